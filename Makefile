@@ -1,0 +1,68 @@
+# `make` lists the targets. Everything installs into .venv from the hashed locks; nothing else is touched.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+DATA ?= .data
+# Many tests wait for servers more than they compute. A file's tests share their servers, so they stay together.
+WORKERS ?= 4
+ARGS ?=
+
+.PHONY: help run manage test bench bench-relay screenshots translations lint format types imports locks clean venv
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+run: ## run everything on this machine; PORT=8000, DATA=.data
+	@requirements/bootstrap base
+	@exec env DATA="$(DATA)" $(PY) manage.py up
+
+manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq list", audit
+	@ENV_FILE="$(DATA)/env" exec $(PY) manage.py $(ARGS)
+
+test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
+	@requirements/bootstrap base dev
+	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+
+bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
+	@exec $(PY) -m benchmarks.orders $(ARGS)
+
+bench-relay: venv ## measure the mailbox: relay, latency, idle, full tables; ARGS="latency"
+	@exec $(PY) -m benchmarks.relay $(ARGS)
+
+screenshots: venv ## take the pictures in docs/images of the running system
+	@exec $(PY) -m orders_project.tests.screenshots $(ARGS)
+
+translations: venv ## bring the translations in step with the code
+	@DEBUG=1 $(PY) manage.py translations
+
+lint: venv ## check style and likely mistakes
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: venv ## put the code into the house's style
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+types: venv ## check the types
+	@DEBUG=1 $(PY) -m mypy .
+
+imports: venv ## check that no room reaches where it must not
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
+
+locks: venv ## write requirements/*.txt anew from *.in; ARGS=--upgrade takes the newest versions
+	@for set in base dev; do \
+	  UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make locks" $(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
+	    --generate-hashes $(ARGS) --output-file requirements/$$set.txt requirements/$$set.in || exit 1; \
+	done
+
+venv: ## install everything into .venv
+	@requirements/bootstrap base dev
+
+clean: ## forget the data of `make run`; downloads stay in .cache
+	@if [ -x $(PY) ]; then exec $(PY) -m orders_project.embedded.places "$(DATA)"; else rm -rf "$(DATA)"; fi
+
+protos: venv ## write the gRPC stubs anew from orders/protos/*.proto
+	@$(PY) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. orders/protos/order_service.proto

@@ -1,0 +1,1 @@
+"""Measurements, in ratios: see docs/performance.md."""

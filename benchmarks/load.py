@@ -1,0 +1,77 @@
+"""
+An open-loop load from a process of its own: orders arrive at their rate, whether or not the system keeps up.
+
+    python -m benchmarks.load URL RATE SECONDS
+
+Prints one JSON line: how many were sent, accepted and refused, and how late the answers came.
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from typing import Any
+from urllib.parse import urlsplit
+
+USERS, PRODUCTS = 100, 50
+_local = threading.local()
+
+
+def order() -> dict[str, Any]:
+    """One order: a product of the catalogue, paid from an account."""
+    return {
+        "user_id": f"bench-{random.randrange(USERS)}",
+        "customer_id": "bench",
+        "items": [{"sku": f"bench-{random.randrange(PRODUCTS)}", "quantity": 1, "price": 10.0}],
+    }
+
+
+def send(host: str, body: bytes) -> tuple[int, float]:
+    """The status of the answer and the seconds that it took."""
+    connection: HTTPConnection | None = getattr(_local, "connection", None)
+    if connection is None:
+        connection = _local.connection = HTTPConnection(host, timeout=30)
+    began = time.perf_counter()
+    try:
+        connection.request("POST", "/orders", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+    except OSError:
+        connection.close()
+        _local.connection = None
+        return 0, time.perf_counter() - began
+    return answer.status, time.perf_counter() - began
+
+
+def main(url: str, rate: float, seconds: float) -> None:
+    host = urlsplit(url).netloc
+    count = int(rate * seconds)
+    bodies = [json.dumps(order()).encode() for _ in range(count)]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(max_workers=64) as pool:
+        waiting = []
+        for number, body in enumerate(bodies):
+            time.sleep(max(0.0, began + number / rate - time.perf_counter()))
+            waiting.append(pool.submit(send, host, body))
+        answers = [one.result() for one in waiting]
+    took = time.perf_counter() - began
+    accepted = sorted(latency for status, latency in answers if status == 201)
+    print(
+        json.dumps(
+            {
+                "sent": count,
+                "accepted": len(accepted),
+                "refused": count - len(accepted),
+                "seconds": took,
+                "post_p50": accepted[len(accepted) // 2] if accepted else None,
+                "post_p95": accepted[len(accepted) * 95 // 100] if accepted else None,
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))

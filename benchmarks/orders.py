@@ -1,0 +1,176 @@
+"""
+The whole system under load, beside what its database alone could do: `make bench`.
+
+Reports CPU-seconds an order by process, orders accepted and finished a second, the time from accepted to done at a
+gentle rate, and finished a second ÷ the limit: the transactions of one order as prepared SQL under pgbench, on the
+same server, in the same run. Rates drift from machine to machine; the ratios are what to compare.
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from benchmarks.load import PRODUCTS, USERS
+from orders_project.embedded.postgres import binaries
+from orders_project.tests.house import PROJECT, House
+
+TICK = os.sysconf("SC_CLK_TCK")
+SEED = """
+from django.utils import timezone
+from payments import ledger, services as money
+from processing import services as stock
+from processing.models import Product
+now = timezone.now()
+for n in range({users}):
+    money.open_account(user_id=f"bench-{{n}}")
+    money.deposit(user_id=f"bench-{{n}}", amount=10**12, now=now)
+ledger.system_account(ledger.REVENUE, currency="USD")
+for n in range({products}):
+    product = Product.objects.create(sku=f"bench-{{n}}", name="bench", price=10_00, currency="USD")
+    stock.receive_stock(product_id=product.product_id, quantity=10**9, reason="bench", actor="bench", now=now)
+"""
+
+
+def cpu_by_group(house: House) -> dict[str, float]:
+    """CPU-seconds so far of each process with its children, the servers included."""
+    parents: dict[int, int] = {}
+    spent: dict[int, float] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = int(stat.parent.name), stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[pid], spent[pid] = int(rest[1]), sum(map(int, rest[11:15])) / TICK
+    postgres, rabbitmq = house.services.postgres, house.services.rabbitmq
+    assert postgres is not None
+    assert postgres.process is not None
+    assert rabbitmq is not None
+    assert rabbitmq.process is not None
+    roots = {process.pid: name for name, process in house.running.items()}
+    roots |= {postgres.process.pid: "PostgreSQL", rabbitmq.process.pid: "RabbitMQ"}
+    totals = dict.fromkeys(roots.values(), 0.0)
+    for pid, seconds in spent.items():
+        ancestor = pid
+        while ancestor not in roots and ancestor in parents:
+            ancestor = parents[ancestor]
+        if ancestor in roots:
+            totals[roots[ancestor]] += seconds
+    return totals
+
+
+def load(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.load", house.url(""), str(rate), str(seconds)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def count_orders(house: House, condition: str) -> int:
+    ((count,),) = house.query("orders", f"SELECT count(*) FROM orders_order WHERE {condition}")  # noqa: S608
+    return int(count)
+
+
+def open_orders(house: House) -> int:
+    ((count,),) = house.query(
+        "orders", "SELECT count(*) FROM orders_order WHERE status NOT IN ('done','failed','canceled')"
+    )
+    return int(count)
+
+
+def finish(house: House) -> None:
+    house.until(lambda: open_orders(house) == 0, timeout=300)
+
+
+def latency(house: House) -> tuple[float, ...]:
+    """Seconds from accepted to done: p50, p95, p99 of all orders so far."""
+    ((values,),) = house.query(
+        "orders",
+        "SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP"
+        " (ORDER BY extract(epoch FROM updated_at - created_at))::float8[] FROM orders_order WHERE status = 'done'",
+    )
+    return tuple(values)
+
+
+def measure(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
+    """One load: what came through, how fast, and what it cost."""
+    before = count_orders(house, "status = 'done'")
+    cpu, began = cpu_by_group(house), time.perf_counter()
+    sent = load(house, rate=rate, seconds=seconds)
+    finish(house)
+    took = time.perf_counter() - began
+    finished = count_orders(house, "status = 'done'") - before
+    spent = {name: value - cpu[name] for name, value in cpu_by_group(house).items()}
+    return {
+        **sent,
+        "finished": finished,
+        "accepted_per_second": sent["accepted"] / sent["seconds"],
+        "finished_per_second": finished / took,
+        "cpu_per_order": {name: value / finished for name, value in spent.items()},
+    }
+
+
+def limit(house: House, *, how_long: tuple[str, str]) -> float:
+    """Orders a second of the bare transactions: 16 clients, prepared, on a copy of the tables in one database.
+
+    `how_long` is pgbench's own: ("-T", seconds) or ("-t", transactions of each client).
+    """
+    assert house.services.postgres is not None
+    url = house.services.postgres.url("limit")
+    house.services.postgres.create_database("limit")
+    for room in ("orders", "payments", "processing"):
+        dump = subprocess.run(
+            [binaries() / "pg_dump", house.env[f"DATABASE_URL_{room.upper()}"]],
+            capture_output=True, check=True,
+        )  # fmt: skip
+        # The outbox tables are the same in every room: the second and third time they stand already.
+        subprocess.run([binaries() / "psql", "-q", url], input=dump.stdout, capture_output=True, check=True)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+    script = PROJECT / "benchmarks" / "limit.sql"
+    done = subprocess.run(
+        [binaries() / "pgbench", "-n", "-M", "prepared", "-c", "16", "-j", "2", *how_long, "-f", script, url],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.search(r"tps = ([0-9.]+)", done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert found is not None, done.stdout
+    return float(found[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=20, help="how long each part lasts")
+    parser.add_argument("--rate", type=float, default=150, help="orders a second that are more than it can take")
+    parser.add_argument("--json", type=Path, help="write the result here too")
+    arguments = parser.parse_args()
+    with House() as house:
+        house.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
+        bare = limit(house, how_long=("-T", str(arguments.seconds)))
+        house.start_all()
+        load(house, rate=10, seconds=3)
+        finish(house)
+        gentle = measure(house, rate=10, seconds=arguments.seconds)
+        gentle["accepted_to_done"] = latency(house)
+        full = measure(house, rate=arguments.rate, seconds=arguments.seconds)
+    result = {"limit": bare, "gentle": gentle, "full": full, "ratio": full["finished_per_second"] / bare}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2))
+    p50, p95, p99 = (1000 * value for value in gentle["accepted_to_done"])
+    print(f"limit (pgbench)      {bare:7.0f} orders/s")
+    print(f"accepted             {full['accepted_per_second']:7.0f} orders/s ({full['refused']} refused)")
+    print(f"finished             {full['finished_per_second']:7.0f} orders/s = {result['ratio']:.3f} of the limit")
+    print(f"accepted to done     p50 {p50:.0f} ms, p95 {p95:.0f} ms, p99 {p99:.0f} ms at 10 orders/s")
+    print(f"CPU an order         {1000 * sum(full['cpu_per_order'].values()):.1f} ms:")
+    for name, seconds in sorted(full["cpu_per_order"].items(), key=lambda item: -item[1]):
+        print(f"    {name:<12} {1000 * seconds:6.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

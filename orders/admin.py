@@ -1,0 +1,206 @@
+"""Orders in the back office. The page of an order shows every room, so it is at home under the roof."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin
+from django.http import HttpRequest
+from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_lazy as _
+
+from outbox.admin import (
+    Age,
+    DeadLetters,
+    Deed,
+    IncomingMessages,
+    OutgoingMessages,
+    Reasoned,
+    Sure,
+    Verb,
+    Window,
+    panels,
+    show,
+)
+
+from . import webhooks
+from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing
+from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
+
+admin.site.register(Outgoing, OutgoingMessages)
+admin.site.register(Incoming, IncomingMessages)
+admin.site.register(DeadLetter, DeadLetters)
+
+
+@admin.register(OrderEvent)
+class OrderEvents(Window):
+    """The history of all orders."""
+
+    list_display = ("type", show.order(), "version", show.status(), "actor", "at")
+    list_filter = (Age, "status")
+    found_by = ("order_id", "id")
+    order = ("-id",)
+    empty = _("No order has moved yet. Place one, and its history is written here.")
+    fields = (
+        show.order(), "version", "type", show.status(), show.json("data", _("data")), "actor", "message_id",
+        "correlation_id", "at",
+    )  # fmt: skip
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeys(Window):
+    """What was answered under an Idempotency-Key."""
+
+    list_display = ("key", "principal", show.order(), "answer_status", "created_at")
+    found_by = ("key", "order_id")
+    order = ("-id",)
+    empty = _("No request has carried an Idempotency-Key yet.")
+    fields = (
+        "principal", "key", show.order(), "fingerprint", "answer_status", show.json("answer", _("answer")),
+        show.json("answer_headers", _("answer headers")), "created_at",
+    )  # fmt: skip
+
+
+class NewEndpoint(Sure):
+    """Where to send, and what of."""
+
+    url = forms.CharField(label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url"}))
+    events = forms.MultipleChoiceField(
+        label=_("Events"),
+        required=False,
+        choices=[(kind, kind) for kind in webhooks.KINDS],
+        help_text=_("None means all of them."),
+    )
+
+
+def _register(deed: Deed) -> str:
+    endpoint = webhooks.register(url=deed.said["url"], events=deed.said["events"], actor=deed.actor, now=deed.now)
+    return _secret_of(endpoint)
+
+
+def _rotate(deed: Deed) -> str:
+    return _secret_of(webhooks.rotate(endpoint_id=str(deed.row.pk), now=deed.now))
+
+
+def _secret_of(endpoint: WebhookEndpoint) -> str:
+    return _g("It signs with %(secret)s. Hand it over now: it is not shown again.") % {"secret": endpoint.secret}
+
+
+def _switch_off(deed: Deed) -> None:
+    webhooks.switch(endpoint_id=str(deed.row.pk), on=False, reason=deed.said["reason"])
+
+
+def _switch_on(deed: Deed) -> None:
+    webhooks.switch(endpoint_id=str(deed.row.pk), on=True)
+
+
+def _resend(deed: Deed) -> None:
+    webhooks.resend(delivery_id=str(deed.row.pk), now=deed.now)
+
+
+class WhyOff(Reasoned):
+    """A short reason."""
+
+    reason = forms.CharField(label=_("Reason"), max_length=50)
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpoints(Window):
+    """Who is told of orders."""
+
+    list_display = ("url", "is_active", "disabled_because", "created_by", "created_at")
+    list_filter = ("is_active",)
+    found_by = ("id",)
+    order = ("-id",)
+    empty = _("Nobody is told of orders yet. Register an address.")
+    fields = ("url", "events", "is_active", "disabled_because", "previous_until", "created_by", "created_at")
+    verbs = (
+        Verb(
+            name="register",
+            label=_("Register an address"),
+            explains=_("It is told of these events from now on, each signed with a secret of its own."),
+            permission="orders_project.edit_endpoint",
+            form=NewEndpoint,
+            does=_register,
+            of_list=True,
+        ),
+        Verb(
+            name="rotate",
+            label=_("New secret"),
+            explains=_("For a day both secrets sign, so that the receiver can change over."),
+            permission="orders_project.edit_endpoint",
+            does=_rotate,
+        ),
+        Verb(
+            name="off",
+            label=_("Switch off"),
+            explains=_("It is told nothing until it is switched on again."),
+            permission="orders_project.edit_endpoint",
+            form=WhyOff,
+            does=_switch_off,
+            possible=lambda endpoint: endpoint.is_active,
+            grave=True,
+        ),
+        Verb(
+            name="on",
+            label=_("Switch on"),
+            explains=_("It is told of what happens from now on."),
+            permission="orders_project.edit_endpoint",
+            does=_switch_on,
+            possible=lambda endpoint: not endpoint.is_active,
+        ),
+    )
+
+    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+        return [
+            panels.newest(
+                WebhookDelivery.objects.filter(endpoint=row).order_by("-id"),
+                (_("at"), lambda one: show.page_link("orders", "webhookdelivery", one.pk, show.ago(one.created_at))),
+                (_("type"), lambda one: one.type),
+                (_("order"), lambda one: show.order_link(one.order_id)),
+                (_("status"), lambda one: one.get_status_display()),
+                (_("attempts"), lambda one: one.attempts),
+                title=_("Deliveries"),
+                more=show.list_url("orders", "webhookdelivery", f"q={row.pk}"),
+                empty=_("Nothing has been sent to it yet."),
+            )
+        ]
+
+
+@admin.register(WebhookDelivery)
+class WebhookDeliveries(Window):
+    """What was told to whom."""
+
+    list_display = ("type", show.order(), "endpoint", show.status(), "attempts", "next_at", "created_at")
+    list_filter = ("status", Age)
+    list_select_related = ("endpoint",)
+    found_by = ("id", "event_id", "order_id", "endpoint_id")
+    order = ("-id",)
+    empty = _("Nothing has been sent yet. Register an address that is told of orders.")
+    fields = (
+        "endpoint", "type", show.order(), show.status(), "attempts", "tries", "next_at", "event_id",
+        show.text("body", _("body")), "created_at",
+    )  # fmt: skip
+    verbs = (
+        Verb(
+            name="resend",
+            label=_("Resend"),
+            explains=_("Sends it now, and goes through the schedule anew if it isn't taken."),
+            permission="orders_project.resend_webhook",
+            does=_resend,
+            possible=lambda delivery: delivery.endpoint.is_active,
+        ),
+    )
+
+    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+        return [
+            panels.newest(
+                WebhookAttempt.objects.filter(delivery=row).order_by("-number"),
+                (_("number"), lambda one: one.number),
+                (_("at"), lambda one: show.ago(one.at)),
+                (_("seconds"), lambda one: f"{one.seconds:.3f}"),
+                (_("answer"), lambda one: one.status_code or one.error),
+                (_("response"), lambda one: show.preformatted(one.response[:2000]) if one.response else show.NOTHING),
+                title=_("Attempts"),
+                empty=_("It has not been sent yet."),
+            )
+        ]

@@ -1,0 +1,58 @@
+"""How many orders a minute: for one email, one client and one address."""
+
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from django.conf import settings
+
+from outbox.refusal import Refusal
+
+from . import metrics, windows
+
+
+class TooManyOrders(Refusal):
+    """One of the windows is full."""
+
+    code = "rate_limited"
+
+    def __init__(self, full: windows.Standing, standings: list[windows.Standing]) -> None:
+        limit = f"{full.window.limit} orders a minute for one {full.window.name}"
+        super().__init__(f"No more than {limit}.", extra={"retry_after": full.reset})
+        self.headers = windows.headers(standings)
+
+
+def count_order(*, email: str = "", principal: str = "", address: str = "") -> dict[str, str]:
+    """
+    Count one attempt to place an order; the RateLimit headers that tell how much is left.
+
+    :raises TooManyOrders: if that is too many
+    """
+    asked = [
+        windows.Window("email", email.strip().casefold(), settings.RATE_LIMIT_ORDERS_PER_MINUTE),
+        windows.Window("client", principal, settings.RATE_LIMIT_CLIENT_PER_MINUTE),
+        windows.Window("address", address, settings.RATE_LIMIT_ADDRESS_PER_MINUTE),
+    ]
+    standings, full = windows.take([window for window in asked if window.key and window.limit])
+    if full is not None:
+        metrics.RATE_LIMIT_REFUSALS.labels(full.window.name).inc()
+        raise TooManyOrders(full, standings)
+    return windows.headers(standings)
+
+
+def address_of(peer: str, forwarded: Iterable[str]) -> str:
+    """
+    Where a request comes from: the last address in its way that is not one of our own proxies.
+
+    `forwarded` is what X-Forwarded-For says; only what a trusted proxy added to it is believed.
+    """
+    way = [hop.strip() for header in forwarded for hop in header.split(",")] + [peer]
+    origin = peer
+    for hop in reversed(way):
+        try:
+            address = ip_address(hop)
+        except ValueError:
+            break
+        origin = str(address)
+        if not any(address in network for network in settings.TRUSTED_PROXIES):
+            break
+    return origin

@@ -1,0 +1,207 @@
+"""The order, its lines and its history."""
+
+from datetime import datetime
+from typing import Any
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from outbox.idempotency import Answer
+from outbox.ids import uuid7
+from outbox.models import DeadLetter as AnyDeadLetter
+from outbox.models import IncomingMessage, OutgoingMessage
+
+from .webhook_models import WebhookAttempt as WebhookAttempt
+from .webhook_models import WebhookDelivery as WebhookDelivery
+from .webhook_models import WebhookEndpoint as WebhookEndpoint
+
+
+class Outgoing(OutgoingMessage):
+    """What orders sends."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("outgoing message")
+        verbose_name_plural = _("outgoing messages")
+
+
+class Incoming(IncomingMessage):
+    """What orders has handled."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("incoming message")
+        verbose_name_plural = _("incoming messages")
+
+    @classmethod
+    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+        """Orders that have not come to their end."""
+        return Order.objects.filter(order_id=subject).exclude(status__in=ENDS)
+
+
+class DeadLetter(AnyDeadLetter):
+    """What orders could not send or handle."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+
+
+class Status(models.TextChoices):
+    """Where an order stands; what follows what is in saga.py."""
+
+    PENDING = "pending", _("pending")
+    RESERVED = "reserved", _("reserved")
+    PAYMENT_PENDING = "payment_pending", _("payment pending")
+    PAID = "paid", _("paid")
+    VOIDING = "voiding", _("voiding")
+    REFUNDING = "refunding", _("refunding")
+    RELEASING = "releasing", _("releasing")
+    DONE = "done", _("done")
+    CANCELED = "canceled", _("canceled")
+    FAILED = "failed", _("failed")
+
+
+ENDS = frozenset({Status.DONE, Status.CANCELED, Status.FAILED})
+
+
+def new_order_id() -> str:
+    return str(uuid7())
+
+
+class Order(models.Model):
+    """An order. Only the saga changes one."""
+
+    class Method(models.TextChoices):
+        ACCOUNT = "account", _("account")
+        GATEWAY = "gateway", _("gateway")
+
+    order_id = models.CharField(_("order id"), primary_key=True, max_length=64, default=new_order_id)
+    principal = models.CharField(_("principal"), max_length=100, blank=True)
+    customer_id = models.CharField(_("customer id"), max_length=100, blank=True)
+    user_id = models.CharField(_("user id"), max_length=100, blank=True)
+    user_email = models.CharField(_("email"), max_length=254, blank=True)
+    description = models.CharField(_("description"), max_length=500, blank=True)
+    status = models.CharField(_("status"), max_length=20, choices=Status.choices)
+    total = models.BigIntegerField(_("total"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    payment_method = models.CharField(_("payment method"), max_length=10, choices=Method.choices)
+    payment_id = models.CharField(_("payment id"), max_length=100, blank=True)
+    hold_id = models.UUIDField(_("hold"), null=True)
+    fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
+    version = models.PositiveIntegerField(_("version"), default=1)
+    fingerprint = models.CharField(_("request fingerprint"), max_length=64, blank=True)
+    created_at = models.DateTimeField(_("created at"))
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("order")
+        verbose_name_plural = _("orders")
+        constraints = [
+            models.CheckConstraint(condition=models.Q(total__gte=0), name="order_total_not_negative"),
+            models.CheckConstraint(condition=models.Q(status__in=Status.values), name="order_status_known"),
+        ]
+        indexes = [
+            models.Index(fields=["-created_at", "-order_id"], name="order_newest"),
+            models.Index(fields=["principal", "-created_at", "-order_id"], name="order_of_principal"),
+            models.Index(fields=["status", "-created_at", "-order_id"], name="order_of_status"),
+            models.Index(
+                fields=["customer_id", "-created_at", "-order_id"],
+                name="order_of_customer",
+                condition=~models.Q(customer_id=""),
+            ),
+            models.Index(
+                fields=["user_id", "-created_at", "-order_id"],
+                name="order_of_user",
+                condition=~models.Q(user_id=""),
+            ),
+            models.Index(
+                fields=["user_email", "-created_at", "-order_id"],
+                name="order_of_email",
+                condition=~models.Q(user_email=""),
+            ),
+            models.Index(
+                fields=["status", "updated_at"],
+                name="order_open",
+                condition=~models.Q(status__in=sorted(ENDS)),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.order_id
+
+
+class OrderLine(models.Model):
+    """What was ordered; without a product it is a free line, which holds no stock."""
+
+    order = models.ForeignKey(Order, models.PROTECT, related_name="lines", verbose_name=_("order"))
+    position = models.PositiveSmallIntegerField(_("position"))
+    product_id = models.UUIDField(_("product"), null=True)
+    sku = models.CharField(_("sku"), max_length=64, blank=True)
+    name = models.CharField(_("name"), max_length=500, blank=True)
+    quantity = models.PositiveIntegerField(_("quantity"))
+    unit_price = models.BigIntegerField(_("unit price"), help_text=_("in minor units"))
+
+    class Meta:
+        verbose_name = _("order line")
+        verbose_name_plural = _("order lines")
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["order", "position"], name="one_line_per_position"),
+            models.CheckConstraint(condition=models.Q(quantity__gte=1), name="line_quantity_positive"),
+            models.CheckConstraint(condition=models.Q(unit_price__gte=0), name="line_price_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} x {self.sku or self.name}"
+
+
+class OrderEvent(models.Model):
+    """One transition of an order: the history, from which its state can be rebuilt. The database refuses changes."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    order = models.ForeignKey(Order, models.PROTECT, related_name="events", verbose_name=_("order"))
+    version = models.PositiveIntegerField(_("version"))
+    type = models.CharField(_("type"), max_length=60)
+    status = models.CharField(_("status"), max_length=20, choices=Status.choices)
+    data = models.JSONField(_("data"), default=dict)
+    actor = models.CharField(_("actor"), max_length=150, blank=True)
+    message_id = models.CharField(_("message id"), max_length=64, blank=True)
+    correlation_id = models.CharField(_("correlation id"), max_length=64)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("order event")
+        verbose_name_plural = _("order events")
+        ordering = ["version"]
+        constraints = [models.UniqueConstraint(fields=["order", "version"], name="one_event_per_version")]
+
+    def __str__(self) -> str:
+        return f"{self.order_id} v{self.version}: {self.type}"
+
+
+class IdempotencyKey(Answer):
+    """The answer that was given to a request, committed together with what the request did."""
+
+    order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
+
+    class Meta(Answer.Meta):
+        pass
+
+
+def snapshot(order: Order) -> dict[str, Any]:
+    """The order as its facts tell it: amounts in minor units."""
+    return {
+        "order_id": order.order_id,
+        "customer_id": order.customer_id or None,
+        "user_id": order.user_id or None,
+        "status": str(order.status),
+        "version": order.version,
+        "total": order.total,
+        "currency": order.currency,
+        "payment_method": str(order.payment_method),
+        "payment_id": order.payment_id or None,
+        "fail_reason": order.fail_reason or None,
+        "updated_at": order.updated_at.isoformat() if isinstance(order.updated_at, datetime) else None,
+    }

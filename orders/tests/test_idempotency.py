@@ -1,0 +1,289 @@
+"""Idempotency-Key: one answer a key, for a hundred callers at once and through every crash."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import time_machine
+from django.db import connections
+from django.test import Client
+from django.utils import timezone
+from rest_framework.test import APIClient
+
+from orders import factories, saga
+from orders.models import IdempotencyKey, Order, Outgoing
+from outbox.tasks import forget_answers
+
+from .conftest import Shop
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
+
+AMOUNT = {"user_id": "ann", "amount": 5}
+
+
+def send(client: Client, body: Any, key: str = "k", path: str = "/orders") -> Any:
+    return client.post(path, body, content_type="application/json", headers={"Idempotency-Key": key})
+
+
+def of_lamps(lamp: str, quantity: int = 1) -> dict[str, Any]:
+    return {"user_email": "ann@example.com", "items": [{"product_id": lamp, "quantity": quantity}]}
+
+
+def replayed(answer: Any) -> bool:
+    return answer.headers.get("Idempotency-Replayed") == "true"
+
+
+class TestTheSameRequest:
+    def test_gets_the_answer_of_the_first(self, client: Client, shop: Shop, lamp: str) -> None:
+        first, second = send(client, of_lamps(lamp)), send(client, of_lamps(lamp))
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert (replayed(first), replayed(second)) == (False, True)
+        assert first.json() == second.json()
+        assert (first["ETag"], first["Location"]) == (second["ETag"], second["Location"])
+        assert Order.objects.count() == 1
+        assert shop.stock(lamp) == (9, 1)
+
+    def test_gets_it_though_the_order_has_moved_on(self, client: Client) -> None:
+        first = send(client, AMOUNT)
+        client.post(f"{first['Location']}/cancel")
+        assert send(client, AMOUNT).json()["status"] == "pending"
+
+    def test_gets_a_refusal_too_though_it_could_be_had_now(self, client: Client, shop: Shop) -> None:
+        last = shop.sells("last", stock=1)
+        first = send(client, of_lamps(last, 2))
+        client.patch(
+            f"/admin/products/{last}", {"stock": 5}, content_type="application/json",
+            headers={"X-Admin-Secret": "dev-admin-secret"},
+        )  # fmt: skip
+        second = send(client, of_lamps(last, 2))
+        assert (first.status_code, second.status_code) == (409, 409)
+        assert second["Content-Type"] == "application/problem+json"
+        assert first.json() == second.json()
+        assert replayed(second)
+        assert shop.stock(last) == (5, 0)
+
+    def test_gets_the_same_mistakes_told(self, client: Client) -> None:
+        first, second = send(client, {"user_id": "ann"}), send(client, {"user_id": "ann"})
+        assert first.json() == second.json()
+        assert (second.status_code, replayed(second)) == (400, True)
+
+    def test_does_not_count_as_one_more(self, client: Client, settings: Any) -> None:
+        settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1
+        body = AMOUNT | {"user_email": "one-more@example.com"}
+        first, second = send(client, body), send(client, body)
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert "RateLimit" in first
+        assert "RateLimit" not in second
+
+    def test_under_another_key_is_another_order(self, client: Client) -> None:
+        assert send(client, AMOUNT).json()["order_id"] != send(client, AMOUNT, "other").json()["order_id"]
+
+    def test_of_another_client_is_another_order(self, caller_named: Callable[[str], APIClient]) -> None:
+        mine = caller_named("me").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
+        yours = caller_named("you").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
+        assert (yours.status_code, replayed(yours)) == (201, False)
+        assert mine.json()["order_id"] != yours.json()["order_id"]
+
+    def test_cancels_once(self, client: Client) -> None:
+        path = f"/orders/{factories.order().order_id}/cancel"
+        first = send(client, "", path=path)
+        Order.objects.update(status="canceled", version=3)
+        second = send(client, "", path=path)
+        assert (first.status_code, second.status_code) == (202, 202)
+        assert first.json() == second.json()
+
+
+class TestAnotherRequestUnderTheKey:
+    @pytest.mark.parametrize("other", [AMOUNT | {"amount": 6}, AMOUNT | {"description": "x"}, {"user_id": "ann"}])
+    def test_is_refused(self, client: Client, other: Any) -> None:
+        send(client, AMOUNT)
+        answer = send(client, other)
+        assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_reused")
+        assert Order.objects.get().total == 500
+
+    def test_is_refused_at_another_door(self, client: Client) -> None:
+        placed = send(client, AMOUNT)
+        assert send(client, AMOUNT, path=f"{placed['Location']}/cancel").status_code == 409
+        assert Order.objects.get().status == "pending"
+
+
+class TestWhatIsNoAnswer:
+    def test_a_body_that_can_not_be_read(self, client: Client) -> None:
+        assert send(client, "{").status_code == 400
+        assert send(client, AMOUNT).status_code == 201
+
+    def test_too_many_orders(self, client: Client, settings: Any) -> None:
+        settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1
+        body = AMOUNT | {"user_email": "one@example.com"}
+        assert send(client, body, "first").status_code == 201
+        assert send(client, body).status_code == 429
+        settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
+        assert send(client, body).status_code == 201
+
+    def test_a_mistake_of_ours(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        client.raise_request_exception = False
+        with monkeypatch.context() as broken:
+            broken.setattr(saga, "charge", lambda order: 1 / 0)
+            assert send(client, AMOUNT).status_code == 500
+        assert not IdempotencyKey.objects.exists()
+        assert send(client, AMOUNT).status_code == 201
+
+
+class TestForgetting:
+    def test_keeps_a_key_for_a_day_at_least_and_forgets_it_then(self, client: Client, settings: Any) -> None:
+        with time_machine.travel(timezone.now() - settings.IDEMPOTENCY_RETENTION - timedelta(minutes=1)):
+            send(client, AMOUNT, "old")
+        with time_machine.travel(timezone.now() - timedelta(hours=24)):
+            send(client, AMOUNT, "young")
+        forget_answers("orders")
+        assert [key.key for key in IdempotencyKey.objects.all()] == ["young"]
+        assert not replayed(send(client, AMOUNT, "old"))
+
+
+def at_once(requests: int, send: Callable[[], Any], *, threads: int = 16) -> list[Any]:
+    """The answers to so many requests, sent together."""
+
+    def one(_number: int) -> Any:
+        try:
+            return send()
+        finally:
+            for connection in connections.all(initialized_only=True):
+                connection.close()
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(one, range(requests)))
+
+
+@pytest.mark.django_db(transaction=True)
+class TestManyAtOnce:
+    def test_a_hundred_duplicates_make_one_order(self, shop: Shop, lamp: str) -> None:
+        still_running: list[Any] = []
+
+        def insist() -> Any:
+            while (answer := send(Client(), of_lamps(lamp))).status_code == 409:
+                assert (answer.json()["code"], answer["Retry-After"]) == ("idempotency_key_in_use", "1")
+                still_running.append(answer)
+                time.sleep(0.01)
+            return answer
+
+        answers = at_once(100, insist)
+        assert Counter((answer.status_code, replayed(answer)) for answer in answers) == {
+            (201, False): 1,
+            (201, True): 99,
+        }
+        assert all(answer.json() == answers[0].json() for answer in answers)
+        assert Order.objects.count() == 1
+        assert Outgoing.objects.filter(type="payments.charge").count() == 1
+        assert shop.stock(lamp) == (9, 1)
+
+    def test_a_hundred_of_one_order_id_make_one_order(self, shop: Shop, lamp: str) -> None:
+        body = of_lamps(lamp) | {"order_id": "ord-001"}
+        answers = at_once(100, lambda: Client().post("/orders", body, content_type="application/json"))
+        assert Counter(answer.status_code for answer in answers) == {201: 1, 200: 99}
+        assert Order.objects.count() == 1
+        assert shop.stock(lamp) == (9, 1)
+
+
+def another_connection(room: str) -> psycopg.Connection[Any]:
+    """A connection of somebody else to a room's database."""
+    parameters = connections[room].get_connection_params()
+    known = ("host", "port", "user", "password", "dbname")
+    return psycopg.connect(**{name: parameters[name] for name in known if parameters.get(name)})
+
+
+@contextmanager
+def in_the_background(send: Callable[[], Any]) -> Iterator[list[Any]]:
+    """The answers of a request that is on its way; complete when the block has ended."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.extend(at_once(1, send, threads=1)))
+    thread.start()
+    try:
+        yield answers
+    finally:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def until_somebody_waits(room: str) -> int:
+    """Wait until a connection to the room's database waits for a lock; its process."""
+    for _ in range(500):
+        with connections[room].cursor() as cursor:
+            cursor.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            if (row := cursor.fetchone()) is not None:
+                return int(row[0])
+        time.sleep(0.01)
+    raise AssertionError("nobody waits")
+
+
+@pytest.mark.django_db(transaction=True)
+class TestCrashes:
+    """A connection that breaks at a point is what its database sees of a crash there."""
+
+    BREAKS = {
+        "before the hold": ("processing", "SELECT 1 FROM processing_product FOR UPDATE"),
+        "in the hold": ("processing", "LOCK processing_stockmovement IN EXCLUSIVE MODE"),
+        "after the hold, before the order": ("orders", "LOCK orders_order IN EXCLUSIVE MODE"),
+        "after the order, before its lines": ("orders", "LOCK orders_orderline IN EXCLUSIVE MODE"),
+        "before the answer is kept": ("orders", "LOCK orders_idempotencykey IN EXCLUSIVE MODE"),
+    }
+
+    @pytest.mark.parametrize("point", BREAKS)
+    def test_the_retry_under_the_key_gets_a_true_answer(self, shop: Shop, point: str) -> None:
+        self.crash_and_retry(shop, point, key="k")
+
+    @pytest.mark.parametrize("point", list(BREAKS)[:-1])
+    def test_the_retry_of_the_order_id_gets_a_true_answer(self, shop: Shop, point: str) -> None:
+        self.crash_and_retry(shop, point, order_id="ord-001")
+
+    def crash_and_retry(self, shop: Shop, point: str, *, key: str = "", **more: str) -> None:
+        last = shop.sells("last", stock=1)
+        body = of_lamps(last) | more
+        headers = {"Idempotency-Key": key} if key else {}
+
+        def attempt() -> Any:
+            client = Client(raise_request_exception=False)
+            return client.post("/orders", body, content_type="application/json", headers=headers)
+
+        room, lock = self.BREAKS[point]
+        with another_connection(room) as blocker:
+            blocker.execute(lock)
+            with in_the_background(attempt) as answers:
+                pid = until_somebody_waits(room)
+                if key:
+                    assert attempt().json()["code"] == "idempotency_key_in_use"
+                blocker.execute("SELECT pg_terminate_backend(%s)", [pid])
+        assert answers[0].status_code in (500, 503)
+        assert not Order.objects.exists()
+
+        answer = attempt()
+        assert (answer.status_code, replayed(answer)) == (201, False), answer.content
+        assert Order.objects.get().order_id == answer.json()["order_id"]
+        assert shop.stock(last) == (0, 1)
+        assert attempt().json() == answer.json()
+
+    def test_a_deadlock_is_tried_again_at_once(self, shop: Shop, lamp: str) -> None:
+        """Both wait for each other: this one for the product, the other for the hold of the same order."""
+        now = timezone.now()
+        body = of_lamps(lamp) | {"order_id": "ord-001"}
+        with another_connection("processing") as other:
+            other.execute("SELECT 1 FROM processing_product FOR UPDATE")
+            with in_the_background(lambda: send(Client(), body)) as answers:
+                until_somebody_waits("processing")
+                other.execute("SET LOCAL deadlock_timeout = '30s'")  # so that it is the order that is sacrificed
+                other.execute(
+                    "INSERT INTO processing_hold (hold_id, order_id, status, created_at, expires_at)"
+                    " VALUES (gen_random_uuid(), 'ord-001', 'held', %s, %s)",
+                    [now, now],
+                )
+                other.rollback()
+        assert answers[0].status_code == 201, answers[0].content
+        assert shop.stock(lamp) == (9, 1)

@@ -1,0 +1,265 @@
+"""The table: every pair is decided once, every road ends, and no end keeps stock or money."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import transaction
+from django.utils import timezone
+
+from orders import saga
+from orders.diagram import becomes, decision, said
+from orders.history import rebuild, state, told_at_first
+from orders.management.commands.saga import in_step
+from orders.messages import DeliverWebhook, Overdue
+from orders.models import ENDS, Order, OrderEvent, Outgoing, Status
+from orders.saga import ALREADY, EVENTS, FAILURES, PATIENCE, REASONS, REFUSED, STEPS, CancelRequested, Event
+from outbox.message import REGISTRY
+from payments import messages as money
+from processing import messages as stock
+
+BEGINNINGS = (Status.PENDING, Status.RESERVED)
+PAIRS = [pytest.param(status, event, id=f"{status}-{event.__name__}") for status in Status for event in EVENTS]
+O = "o1"  # noqa: E741
+HEARD: dict[type[Event], Event] = {
+    money.PaymentPending: money.PaymentPending(order_id=O, payment_id="pay-1"),
+    money.PaymentSucceeded: money.PaymentSucceeded(order_id=O, payment_id="pay-1"),
+    money.PaymentFailed: money.PaymentFailed(order_id=O, reason="insufficient_funds"),
+    money.PaymentVoided: money.PaymentVoided(order_id=O),
+    money.PaymentRefunded: money.PaymentRefunded(order_id=O),
+    stock.OrderProcessed: stock.OrderProcessed(order_id=O),
+    stock.ProcessingRefused: stock.ProcessingRefused(order_id=O, reason="bad_luck"),
+    stock.StockReleased: stock.StockReleased(order_id=O),
+    stock.HoldExpired: stock.HoldExpired(order_id=O, hold_id="00000000-0000-0000-0000-000000000000"),
+    Overdue: Overdue(order_id=O),
+    CancelRequested: CancelRequested(),
+}
+
+
+@pytest.mark.parametrize(("status", "event"), PAIRS)
+def test_every_pair_is_decided_exactly_once(status: Status, event: type[Event]) -> None:
+    decided = [(status, event) in STEPS, status in ALREADY[event], status in REFUSED.get(event, {})]
+    assert decided.count(True) == 1, dict(zip(("step", "old news", "refused"), decided, strict=True))
+
+
+def test_every_event_that_orders_can_hear_is_in_the_table() -> None:
+    letters = {kind for kind in REGISTRY.values() if kind.to == "orders"} - {DeliverWebhook}  # no event of an order
+    assert set(EVENTS) == letters | {CancelRequested} == set(HEARD)
+    assert {event for _, event in STEPS} | set(REFUSED) <= set(EVENTS)
+
+
+def steps_from(status: Status) -> Iterator[tuple[type[Event], saga.Step, Status]]:
+    for (source, event), step in STEPS.items():
+        if source == status:
+            yield from ((event, step, target) for target in becomes(step))
+
+
+def reachable(*begin: Status) -> set[Status]:
+    seen, waiting = set(begin), list(begin)
+    while waiting:
+        status = waiting.pop()
+        for _, step, target in steps_from(status):
+            new = {target, *([step.through] if step.through else [])} - seen
+            seen |= new
+            waiting += new
+    return seen
+
+
+def test_every_status_can_be_reached() -> None:
+    assert reachable(*BEGINNINGS) == set(Status)
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - ENDS))
+def test_every_road_can_end(status: Status) -> None:
+    assert reachable(status) & ENDS
+
+
+@pytest.mark.parametrize("status", sorted(ENDS))
+def test_an_end_is_never_left(status: Status) -> None:
+    assert reachable(status) == {status}
+
+
+@pytest.mark.parametrize("status", sorted(set(Status) - ENDS))
+def test_nobody_waits_for_ever(status: Status) -> None:
+    """Every open status has its time, and after it the order asks for something."""
+    assert PATIENCE[status]().total_seconds() > 0
+    assert said(STEPS[status, Overdue])
+
+
+def test_only_open_orders_wait() -> None:
+    assert set(PATIENCE) == set(Status) - ENDS
+
+
+def test_turning_back_has_a_reason() -> None:
+    forth = {*BEGINNINGS, Status.PAYMENT_PENDING, Status.PAID}
+    turns = {event for (status, event), step in STEPS.items() if status in forth and not set(becomes(step)) <= {
+        *forth, Status.DONE}}  # fmt: skip
+    assert turns == set(REASONS)
+
+
+# Heard only by those who have asked for it.
+ANSWERS: dict[type[Event], set[str]] = {
+    money.PaymentRefunded: {"refund", "void"},
+    stock.StockReleased: {"release"},
+    stock.OrderProcessed: {"process"},
+    stock.ProcessingRefused: {"process"},
+}
+
+
+@dataclass(frozen=True)
+class Road:
+    """A way through the table on which no step is made twice, and what was heard and said on it."""
+
+    status: Status
+    made: frozenset[tuple[Status, type[Event]]] = frozenset()
+    heard: tuple[type[Event], ...] = ()
+    said: tuple[str, ...] = ()
+
+    def onward(self) -> Iterator["Road"]:
+        for event, step, target in steps_from(self.status):
+            asked = event not in ANSWERS or ANSWERS[event] & set(self.said)
+            if asked and (pair := (self.status, event)) not in self.made:
+                yield replace(
+                    self,
+                    status=target,
+                    made=self.made | {pair},
+                    heard=(*self.heard, event),
+                    said=(*self.said, said(step)),
+                )
+
+
+def roads() -> Iterator[Road]:
+    """Every road to an end."""
+    waiting = [Road(status) for status in BEGINNINGS]
+    while waiting:
+        road = waiting.pop()
+        if road.status in ENDS:
+            yield road
+        else:
+            waiting += road.onward()
+
+
+def test_no_road_ends_with_stock_or_money_kept() -> None:
+    ends = set()
+    for road in roads():
+        ends.add(road.status)
+        if road.status == Status.DONE:
+            assert stock.OrderProcessed in road.heard
+            assert money.PaymentSucceeded in road.heard
+            continue
+        assert "release" in road.said
+        assert stock.StockReleased in road.heard
+        paid = [place for place, event in enumerate(road.heard) if event is money.PaymentSucceeded]
+        if paid:
+            after = road.heard[paid[-1] :]
+            assert {"refund", "void"} & set(road.said[paid[-1] :]), road
+            assert {money.PaymentRefunded, money.PaymentVoided, money.PaymentFailed} & set(after), road
+    assert ends == ENDS
+
+
+def test_every_way_back_is_taken_by_some_road() -> None:
+    taken = {pair for road in roads() for pair in road.made}
+    assert taken == {pair for pair in STEPS if pair[0] not in ENDS}
+
+
+# The machine does what the table says -------------------------------------------------------------------------------
+
+
+def order_that_is(status: Status) -> Order:
+    now = timezone.now()
+    order = Order(
+        order_id=O, status=status, total=500, currency="USD", payment_method="account", created_at=now, updated_at=now
+    )
+    order.save(force_insert=True)
+    OrderEvent.objects.create(
+        order=order, version=1, type="order.created", status=status, data=told_at_first(order), at=now
+    )
+    return order
+
+
+def posted() -> list[str]:
+    """What was said since, but for facts and timers."""
+    rows = Outgoing.objects.exclude(to="events").exclude(type=Overdue.name).order_by("id")
+    return [row.type.split(".")[-1] for row in rows]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("status", "event"), PAIRS)
+def test_an_order_does_as_the_table_says(status: Status, event: type[Event]) -> None:
+    before = order_that_is(status)
+    now = timezone.now()
+    step = STEPS.get((status, event))
+    if refusal := REFUSED.get(event, {}).get(status):
+        with pytest.raises(saga.OutOfTurn) as refused, transaction.atomic(using="orders"):
+            saga.advance(order_id=O, event=HEARD[event], now=now)
+        assert refused.value.code == refusal
+    else:
+        saga.advance(order_id=O, event=HEARD[event], now=now, actor="bob")
+    after, history = Order.objects.get(pk=O), list(OrderEvent.objects.order_by("version"))
+    assert state(after) == rebuild(history)
+    if step is None:
+        assert state(after) == state(before)
+        assert not Outgoing.objects.exists()
+        return
+    assert after.status in becomes(step)
+    assert after.version == len(history) == (3 if step.through else 2)
+    assert [one.status for one in history[1:]] == [*([step.through] if step.through else []), after.status]
+    assert {one.actor for one in history[1:]} == {"bob"}
+    assert posted() == ([said(step)] if said(step) else [])
+    facts = [row.data["status"] for row in Outgoing.objects.filter(to="events").order_by("id")]
+    assert facts == ([one.status for one in history[1:]] if after.status != status else [])
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("reason", [*sorted(FAILURES), "canceled_by_customer", "declined", "payment_timeout"])
+def test_where_it_ends_depends_on_why_it_turned_back(reason: str) -> None:
+    order_that_is(Status.RESERVED)
+    saga.advance(order_id=O, event=money.PaymentFailed(order_id=O, reason=reason), now=timezone.now())
+    saga.advance(order_id=O, event=stock.StockReleased(order_id=O), now=timezone.now())
+    order = Order.objects.get()
+    assert (order.status, order.fail_reason) == ("failed" if reason in FAILURES else "canceled", reason)
+
+
+@pytest.mark.django_db
+def test_the_first_reason_stays() -> None:
+    order_that_is(Status.PAYMENT_PENDING)
+    for event in (CancelRequested("second_thoughts"), Overdue(order_id=O), HEARD[money.PaymentFailed]):
+        saga.advance(order_id=O, event=event, now=timezone.now())
+    assert Order.objects.get().fail_reason == "second_thoughts"
+
+
+@pytest.mark.django_db
+def test_a_reader_of_an_old_version_changes_nothing() -> None:
+    order_that_is(Status.RESERVED)
+    saga.advance(order_id=O, event=HEARD[money.PaymentPending], now=timezone.now())
+    with pytest.raises(saga.VersionConflict), transaction.atomic(using="orders"):
+        saga.advance(order_id=O, event=CancelRequested(), now=timezone.now(), if_version=1)
+    assert Order.objects.get().status == "payment_pending"
+    saga.advance(order_id=O, event=CancelRequested(), now=timezone.now(), if_version=2)
+    assert Order.objects.get().status == "voiding"
+
+
+# Its picture --------------------------------------------------------------------------------------------------------
+
+
+def test_the_docs_show_the_table_as_it_is() -> None:
+    text = Path(settings.BASE_DIR / "docs" / "architecture.md").read_text()
+    assert in_step(text) == text, "run manage.py saga"
+
+
+def test_the_command_prints_every_pair_and_draws(tmp_path: Path, capsys: Any) -> None:
+    docs = tmp_path / "page.md"
+    docs.write_text("before\n<!-- saga: written by manage.py saga --><!-- end of saga -->\nafter\n")
+    call_command("saga", docs=docs)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 1 + len(Status) * len(EVENTS)
+    assert any(line.split() == ["done", "cancel", "requested", "refused:", "already_done"] for line in printed)
+    assert decision(Status.PENDING, money.PaymentSucceeded) == "payment_pending → paid, says process"
+    drawn = docs.read_text()
+    assert "    paid --> done: order.processed\n" in drawn
+    assert drawn.startswith("before\n")
+    assert drawn.endswith("\nafter\n")

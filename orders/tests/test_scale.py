@@ -1,0 +1,72 @@
+"""A page of orders costs the same wherever it is, whatever it is filtered by, and however many orders there are."""
+
+import os
+from typing import Any
+
+import pytest
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+pytestmark = pytest.mark.django_db
+
+ORDERS = int(os.environ.get("ORDERS_AT_SCALE", "20000"))
+MANY = """
+INSERT INTO orders_order (order_id, principal, customer_id, user_id, user_email, description, status, total, currency,
+    payment_method, payment_id, hold_id, fail_reason, version, fingerprint, created_at, updated_at)
+SELECT 'o' || n, CASE n %% 2 WHEN 0 THEN '' ELSE 'shop' END, 'c' || n %% 50, 'u' || n %% 5000,
+    CASE WHEN n %% 10 = 0 THEN 'e' || n %% 1000 || '@example.com' ELSE '' END, '',
+    CASE WHEN n %% 10000 = 0 THEN 'failed' WHEN n %% 3 = 0 THEN 'canceled' ELSE 'done' END, 100, 'USD', 'account', '',
+    NULL, '', 4, '', now() - n / 7 * interval '1 second', now()
+FROM generate_series(1, %s) AS n
+"""
+MOST_PAGES = 400  # of the database, 8 KB each: what reading 21 orders by an index may touch
+
+
+@pytest.fixture
+def many() -> None:
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(MANY, [ORDERS])
+        cursor.execute("ANALYZE orders_order")
+
+
+def explained(client: Client, path: str) -> tuple[Any, dict[str, Any]]:
+    """The answer, and the database's own account of how it found the orders in it."""
+    with CaptureQueriesContext(connections["orders"]) as queries:
+        answer = client.get(path).json()
+    with connections["orders"].cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + queries.captured_queries[0]["sql"])
+        plan = cursor.fetchone()[0][0]["Plan"]
+    return answer, plan
+
+
+def test_every_page_by_every_filter(many: None, client: Client) -> None:
+    filters = (
+        "", "status=done", "status=failed", "status=pending", "customer_id=c7", "user_id=u7", "user_id=nobody",
+        "user_email=e10@example.com", "status=canceled&customer_id=c7", "created_to=2020-01-01T00:00:00Z",
+    )  # fmt: skip
+    for filtered in filters:
+        page, plan = explained(client, f"/orders?{filtered}")
+        touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
+        assert touched < MOST_PAGES, (filtered, plan)
+        if os.environ.get("ORDERS_SHOW_PLANS"):
+            print(f"{filtered or 'no filter'}: {touched} pages, {_named(plan)}")
+        for _ in range(5):
+            if page["next"] is None:
+                break
+            page, plan = explained(client, page["next"])
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MOST_PAGES, (filtered, plan)
+
+
+def test_the_last_page(many: None, client: Client) -> None:
+    with connections["orders"].cursor() as cursor:
+        cursor.execute("UPDATE orders_order SET created_at = '2020-01-02' WHERE order_id IN ('o1', 'o2')")
+    page, _ = explained(client, "/orders?created_to=2020-01-03T00:00:00Z&limit=1")
+    _, plan = explained(client, page["next"])
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MOST_PAGES, plan
+
+
+def _named(plan: dict[str, Any]) -> str:
+    """The steps of a plan, outermost first."""
+    own = " ".join(filter(None, (plan["Node Type"], plan.get("Index Name"))))
+    return " < ".join([own, *map(_named, plan.get("Plans", []))])

@@ -1,0 +1,314 @@
+"""Others are told of orders: signed, tried again, and never led to where they should not."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+from standardwebhooks import Webhook
+
+from orders import outward, webhooks
+from orders.models import Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from orders.services import Line, NewOrder, place_order
+from outbox.consumers import receive
+
+pytestmark = pytest.mark.django_db
+
+NOW = timezone.now()
+
+
+class Receiver(ThreadingHTTPServer):
+    """Somebody who wants to be told; answers as it was told to."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Door)
+        self.answers: list[tuple[int, dict[str, str]]] = []
+        self.heard: list[tuple[dict[str, str], bytes]] = []
+        self.drip = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hook?x=1"
+
+
+class Door(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        status, headers = self.server.answers.pop(0) if self.server.answers else (204, {})
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if status == 299:  # a byte now and then, for ever
+            while not self.server.drip.wait(0.05):
+                self.wfile.write(b"x")
+        elif status not in (204, 304):
+            self.wfile.write(b"y" * 100_000)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    settings.WEBHOOKS_ALLOW_LOOPBACK = True
+    monkeypatch.setattr(webhooks, "_breakers", {})
+    server = Receiver()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.drip.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def endpoint(receiver: Receiver) -> WebhookEndpoint:
+    return webhooks.register(url=receiver.url, actor="root", now=NOW)
+
+
+def place(order_id: str = "o") -> None:
+    place_order(new=NewOrder(lines=(Line(quantity=1, price=500),), order_id=order_id), now=timezone.now())
+
+
+def work() -> None:
+    """Send the webhooks that are due."""
+    due = Outgoing.objects.filter(published_at=None, type="orders.deliver_webhook", due_at__lte=timezone.now())
+    for row in due.order_by("id"):
+        Outgoing.objects.filter(pk=row.pk).update(published_at=timezone.now())
+        receive("orders", row.letter().envelope(), headers={}, worker="test")
+
+
+class TestAnOrderEvent:
+    def test_is_told_signed_in_the_standard_form(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        place()
+        work()
+        (headers, body), = receiver.heard  # fmt: skip
+        said = Webhook(endpoint.secret).verify(body, headers)
+        assert said == json.loads(body)
+        assert (said["type"], said["data"]["order_id"], said["data"]["status"]) == ("order.created", "o", "pending")
+        delivery = WebhookDelivery.objects.get()
+        assert (delivery.status, headers["webhook-id"]) == ("delivered", str(delivery.event_id))
+        log = WebhookAttempt.objects.get()
+        assert (log.number, log.status_code, log.error) == (1, 204, "")
+
+    def test_is_told_to_those_who_want_it(self, receiver: Receiver) -> None:
+        for events in ([], ["order.paid"], ["order.created", "order.done"]):
+            webhooks.register(url=receiver.url, events=events, actor="root", now=NOW)
+        place()
+        work()
+        assert len(receiver.heard) == WebhookDelivery.objects.count() == 2
+
+    def test_is_told_with_every_transition(self, endpoint: WebhookEndpoint, receiver: Receiver, post: Any) -> None:
+        place()
+        post.run()
+        told = [json.loads(body)["type"] for _, body in receiver.heard]
+        assert told[0] == "order.created"
+        assert [fact.type for fact in post.facts] == told
+
+    def test_costs_nothing_where_nobody_listens(self, post: Any) -> None:
+        place()
+        post.run()
+        assert not WebhookDelivery.objects.exists()
+
+    def test_delivered_twice_is_sent_once(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        place()
+        row = Outgoing.objects.get(type="orders.deliver_webhook")
+        for _ in range(2):
+            receive("orders", row.letter().envelope(), headers={}, worker="test")
+        assert len(receiver.heard) == 1
+
+
+class TestAnEndpoint:
+    def test_that_fails_is_tried_by_the_schedule(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        receiver.answers = [(500, {})] * 20
+        place()
+        with time_machine.travel(timezone.now(), tick=False) as clock:
+            gaps = []
+            while (delivery := WebhookDelivery.objects.get()).status == "pending":
+                work()
+                delivery.refresh_from_db()
+                if delivery.next_at:
+                    gaps.append((delivery.next_at - timezone.now()).total_seconds())
+                    clock.move_to(delivery.next_at)
+        expected = [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
+        assert len(gaps) == len(expected)
+        assert all(want <= got <= want * 1.1 for got, want in zip(gaps, expected, strict=True))
+        assert (delivery.status, delivery.attempts, len(receiver.heard)) == ("failed", 10, 10)
+        assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1
+
+    @pytest.mark.parametrize(
+        ("asked", "wait"),
+        [("600", 600), ("1", 5), ("999999999", 86400), ("soon", 5), ("-5", 5), ("٣", 5),
+         ("Thu, 01 Jan 2032 00:10:00 GMT", 600), ("Thu, 01 Jan 1970 00:00:00 GMT", 5)],
+    )  # fmt: skip
+    def test_may_ask_for_patience(self, endpoint: WebhookEndpoint, receiver: Receiver, asked: str, wait: int) -> None:
+        receiver.answers = [(503, {"Retry-After": asked})] if asked.isascii() else [(503, {})]
+        with time_machine.travel(datetime(2032, 1, 1, tzinfo=UTC), tick=False):
+            place()
+            work()
+            waits = (WebhookDelivery.objects.get().next_at or NOW) - timezone.now()
+        assert timedelta(seconds=wait) <= waits <= timedelta(seconds=wait * 1.1)
+
+    def test_that_is_gone_is_told_no_more(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        receiver.answers = [(410, {})]
+        place("o1")
+        place("o2")
+        work()
+        endpoint.refresh_from_db()
+        assert (endpoint.is_active, endpoint.disabled_because) == (False, "gone")
+        place("o3")
+        work()
+        assert len(receiver.heard) == 1
+        assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {"failed"}
+
+    @pytest.mark.parametrize("status", [301, 302, 307, 308])
+    def test_leads_nowhere(self, endpoint: WebhookEndpoint, receiver: Receiver, status: int) -> None:
+        receiver.answers = [(status, {"Location": receiver.url})]
+        place()
+        work()
+        assert len(receiver.heard) == 1
+        assert (WebhookAttempt.objects.get().status_code, WebhookDelivery.objects.get().status) == (status, "pending")
+
+    def test_that_says_much_is_heard_in_short(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        receiver.answers = [(400, {})]
+        place()
+        work()
+        assert WebhookAttempt.objects.get().response == "y" * outward.LONGEST_ANSWER
+
+    def test_that_drips_is_cut_off(
+        self, endpoint: WebhookEndpoint, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(outward, "WHOLE_TIMEOUT", 0.5)
+        receiver.answers = [(299, {"Content-Length": "100000"})]
+        place()
+        work()
+        attempt = WebhookAttempt.objects.get()
+        assert attempt.seconds < 3
+        assert WebhookDelivery.objects.get().status in ("pending", "delivered")
+
+    def test_that_does_not_answer_is_left_alone_for_a_while(self, receiver: Receiver) -> None:
+        endpoint = webhooks.register(url="http://127.0.0.1:1/", actor="root", now=NOW)
+        for number in range(6):
+            place(f"o{number}")
+        work()
+        assert WebhookAttempt.objects.count() == 3
+        assert WebhookDelivery.objects.filter(endpoint=endpoint, status="pending").count() == 6
+        assert Outgoing.objects.filter(type="orders.deliver_webhook", published_at=None).count() == 6
+
+    def test_with_a_new_secret_is_told_under_both(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        renewed = webhooks.rotate(endpoint_id=str(endpoint.pk), now=timezone.now())
+        place()
+        work()
+        (headers, body), = receiver.heard  # fmt: skip
+        assert renewed.secret != endpoint.secret
+        for secret in (endpoint.secret, renewed.secret):
+            Webhook(secret).verify(body, headers)
+
+
+class TestADelivery:
+    def test_can_be_sent_again(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        place()
+        work()
+        delivery = WebhookDelivery.objects.get()
+        webhooks.resend(delivery_id=str(delivery.pk), now=timezone.now())
+        work()
+        delivery.refresh_from_db()
+        assert (delivery.status, delivery.attempts, len(receiver.heard)) == ("delivered", 2, 2)
+
+    def test_can_not_be_sent_where_nobody_is_told(self, endpoint: WebhookEndpoint) -> None:
+        place()
+        webhooks.switch(endpoint_id=str(endpoint.pk), on=False)
+        with pytest.raises(webhooks.EndpointOff):
+            webhooks.resend(delivery_id=str(WebhookDelivery.objects.get().pk), now=timezone.now())
+
+
+HIDDEN = [
+    "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254",  # noqa: S104
+    "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1", "::1", "::", "fe80::1",
+    "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1",
+    "2001:0:7f00:1::1", "2001:db8::1",
+]  # fmt: skip
+
+
+class TestTheWayOut:
+    @pytest.mark.parametrize("address", HIDDEN)
+    def test_leads_to_no_hidden_address(self, settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        connected: list[Any] = []
+        monkeypatch.setattr("socket.create_connection", lambda *args, **kwargs: connected.append(args))
+        host = f"[{address}]" if ":" in address else address
+        resolves(monkeypatch, [address])
+        for url in (f"https://{host}/", "https://innocent.example/"):
+            with pytest.raises(outward.Refused):
+                outward.post(url, headers={}, body=b"")
+            with pytest.raises(webhooks.BadEndpoint):
+                webhooks.register(url=url, actor="root", now=NOW)
+        assert not connected
+
+    def test_leads_nowhere_if_one_of_many_addresses_is_hidden(
+        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        resolves(monkeypatch, ["93.184.216.34", "10.0.0.1"])
+        with pytest.raises(outward.Refused):
+            outward.post("https://innocent.example/", headers={}, body=b"")
+
+    def test_leads_to_the_address_that_was_checked(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A name that resolves differently the second time is not resolved a second time."""
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        asked = resolves(monkeypatch, ["93.184.216.34"], ["127.0.0.1"])
+        connected = []
+
+        def connect(address: Any, **kwargs: Any) -> Any:
+            connected.append(address)
+            raise TimeoutError
+
+        monkeypatch.setattr("socket.create_connection", connect)
+        with pytest.raises(outward.Unreachable):
+            outward.post("https://innocent.example/", headers={}, body=b"")
+        assert (connected, len(asked)) == ([("93.184.216.34", 443)], 1)
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://example.com/", "ftp://example.com/", "https://", "https:///x", "https://u:p@example.com/",
+         "example.com", "https://exa mple.com/", "https://example.com:0/", "https://example.com:99999/",
+         "https://[::1", "https://e.com/#x", "https://e.com/\r\nX: y", "javascript:alert(1)", "file:///etc/passwd", "https://пример.рф/"],
+    )  # fmt: skip
+    def test_takes_no_other_urls(self, settings: Any, url: str) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        with pytest.raises(webhooks.BadEndpoint):
+            webhooks.register(url=url, actor="root", now=NOW)
+
+    def test_may_lead_home_in_a_demo_alone(self, settings: Any, receiver: Receiver) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        with pytest.raises(webhooks.BadEndpoint):
+            webhooks.register(url=receiver.url, actor="root", now=NOW)
+
+    def test_is_refused_when_sending_too(self, settings: Any, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        place()
+        work()
+        assert not receiver.heard
+        assert WebhookAttempt.objects.get().error.startswith("address_refused")
+
+
+def resolves(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[Any]:
+    """Let names resolve to these addresses, one answer after the other; the list of who was asked for."""
+    asked: list[Any] = []
+
+    def getaddrinfo(host: Any, port: Any, **kwargs: Any) -> Any:
+        asked.append(host)
+        return [(2, 1, 6, "", (address, port)) for address in answers[min(len(asked), len(answers)) - 1]]
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    return asked

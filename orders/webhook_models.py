@@ -1,0 +1,95 @@
+"""Who wants to be told of orders, and what was told to whom."""
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from outbox.ids import uuid7
+
+
+class WebhookEndpoint(models.Model):
+    """An address that is told of order events."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    url = models.CharField(_("URL"), max_length=500)
+    events = models.JSONField(_("events"), default=list, blank=True, help_text=_("such as order.paid; none means all"))
+    is_active = models.BooleanField(_("active"), default=True)
+    disabled_because = models.CharField(_("disabled because"), max_length=50, blank=True)
+    secret = models.CharField(_("secret"), max_length=100)
+    previous_secret = models.CharField(_("previous secret"), max_length=100, blank=True)
+    previous_until = models.DateTimeField(_("previous secret signs until"), null=True)
+    created_by = models.CharField(_("created by"), max_length=150, blank=True)
+    created_at = models.DateTimeField(_("created at"))
+
+    class Meta:
+        verbose_name = _("webhook endpoint")
+        verbose_name_plural = _("webhook endpoints")
+        indexes = [
+            models.Index(fields=["is_active"], condition=models.Q(is_active=True), name="webhook_endpoint_active")
+        ]
+
+    def __str__(self) -> str:
+        return self.url
+
+    def wants(self, kind: str) -> bool:
+        return not self.events or kind in self.events
+
+
+class WebhookDelivery(models.Model):
+    """One event on its way to one endpoint."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("pending")
+        DELIVERED = "delivered", _("delivered")
+        FAILED = "failed", _("failed")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, models.PROTECT, related_name="deliveries", verbose_name=_("webhook endpoint")
+    )
+    event_id = models.UUIDField(_("event id"))
+    type = models.CharField(_("type"), max_length=100)
+    order_id = models.CharField(_("order id"), max_length=64, db_index=True)
+    body = models.TextField(_("body"))
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.PENDING)
+    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
+    tries = models.PositiveSmallIntegerField(_("tries since it was last sent by hand"), default=0)
+    next_at = models.DateTimeField(_("next attempt at"), null=True)
+    created_at = models.DateTimeField(_("created at"))
+
+    class Meta:
+        verbose_name = _("webhook delivery")
+        verbose_name_plural = _("webhook deliveries")
+        constraints = [models.UniqueConstraint(fields=["endpoint", "event_id"], name="one_delivery_per_event")]
+        indexes = [
+            models.Index(
+                fields=["created_at"],
+                condition=models.Q(status__in=["pending", "failed"]),
+                name="webhook_delivery_open",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.type} of {self.order_id}"
+
+
+class WebhookAttempt(models.Model):
+    """What came of sending a delivery once."""
+
+    delivery = models.ForeignKey(
+        WebhookDelivery, models.PROTECT, related_name="log", verbose_name=_("webhook delivery")
+    )
+    number = models.PositiveSmallIntegerField(_("number"))
+    at = models.DateTimeField(_("at"))
+    seconds = models.FloatField(_("seconds"))
+    status_code = models.PositiveSmallIntegerField(_("status code"), null=True)
+    response = models.TextField(_("response"), blank=True)
+    error = models.CharField(_("error"), max_length=200, blank=True)
+
+    class Meta:
+        verbose_name = _("webhook attempt")
+        verbose_name_plural = _("webhook attempts")
+        ordering = ["number"]
+        constraints = [models.UniqueConstraint(fields=["delivery", "number"], name="one_row_per_webhook_attempt")]
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.status_code or self.error}"

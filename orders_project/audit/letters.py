@@ -1,0 +1,111 @@
+"""Letters: what was sent, what was seen, and what is under way."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from django.conf import settings
+
+from outbox.ids import floor7
+
+from .common import Finding, Scope, batches, rows
+
+TIMER = "orders.overdue"
+BATCH = 20_000
+
+SENT = """
+SELECT id, message_id, "to" FROM outbox_outgoingmessage
+WHERE published_at < %s AND "to" = ANY(%s) AND id > %s ORDER BY id LIMIT %s
+"""
+SEEN = """
+SELECT message_id FROM outbox_incomingmessage WHERE handled_at < %s AND message_id > %s ORDER BY message_id LIMIT %s
+"""
+NOT_IN_INBOX = """
+SELECT asked FROM unnest(%s::uuid[]) AS asked
+WHERE NOT EXISTS (SELECT 1 FROM outbox_incomingmessage seen WHERE seen.message_id = asked)
+  AND NOT EXISTS (SELECT 1 FROM outbox_deadletter dead WHERE dead.message_id = asked)
+"""
+POSTED = "SELECT id FROM outbox_outgoingmessage WHERE id = ANY(%s)"  # a message has the id of the row that posted it
+ABOUT = "SELECT type, subject FROM outbox_outgoingmessage WHERE id = %s"
+COMING_AGAIN = """
+SELECT message_id FROM outbox_outgoingmessage WHERE published_at IS NULL AND message_id = ANY(%s)
+"""
+
+
+def unseen(room: str, message_ids: list[UUID]) -> set[UUID]:
+    """Those of these letters that the room has neither handled nor buried."""
+    return {one for (one,) in rows(room, NOT_IN_INBOX, message_ids)}
+
+
+def seen(scope: Scope) -> Iterator[Finding]:
+    yield from sent_but_not_seen(scope)
+    yield from seen_but_not_sent(scope)
+
+
+def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
+    for room in settings.ROOMS:
+        start = floor7(scope.since)
+        for page in batches(room, SENT, scope.settled, list(settings.ROOMS), start=start, size=BATCH):
+            for to in settings.ROOMS:
+                sent = {message_id: row_id for row_id, message_id, target in page if target == to}
+                lost = unseen(to, list(sent)) if sent else set()
+                if lost:  # one that failed lies in the outbox of the room that failed, to come again
+                    lost -= {one for (one,) in rows(to, COMING_AGAIN, list(lost))}
+                for message_id in sorted(lost):
+                    ((kind, subject),) = rows(room, ABOUT, sent[message_id])
+                    yield Finding(
+                        "letters",
+                        str(message_id),
+                        f"{kind} for {subject} was sent by {room} to {to}, which has not seen it",
+                        f"see that a worker of {to} is running and its queue is empty, then send the letter again",
+                    )
+
+
+def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
+    """A letter's id holds the time when it was written, so that letters of the window are looked for in the window."""
+    for room in settings.ROOMS:
+        for page in batches(room, SEEN, scope.settled, start=floor7(scope.since), size=BATCH):
+            unknown = {message_id for (message_id,) in page}
+            for origin in settings.ROOMS:
+                unknown -= {one for (one,) in rows(origin, POSTED, list(unknown))}
+            for message_id in sorted(unknown):
+                yield Finding(
+                    "letters",
+                    str(message_id),
+                    f"{room} has seen it, and nobody sent it",
+                    "find out who can write to the broker; see what the letter did by its id in the logs",
+                )
+
+
+UNSENT = """
+SELECT message_id, type, subject, "to", due_at, last_error FROM outbox_outgoingmessage
+WHERE published_at IS NULL AND due_at < %s ORDER BY due_at LIMIT 1000
+"""
+
+
+def unsent(scope: Scope) -> Iterator[Finding]:
+    for room in settings.ROOMS:
+        for message_id, kind, subject, to, due_at, error in rows(room, UNSENT, scope.settled):
+            yield Finding(
+                "unsent",
+                str(message_id),
+                f"{kind} for {subject} from {room} to {to} was due at {due_at.isoformat()}{f': {error}' * bool(error)}",
+                f"see that the relay of {room} is running and the broker answers",
+            )
+
+
+UNDER_WAY = """
+SELECT subject, message_id, "to", published_at FROM outbox_outgoingmessage
+WHERE subject = ANY(%s) AND "to" = ANY(%s) AND (published_at IS NOT NULL OR type <> %s)
+"""
+
+
+def under_way(order_ids: set[str], scope: Scope) -> set[str]:
+    """Those of these orders about which a letter is to be sent or to be seen; a timer alone is none."""
+    found = set()
+    for room in settings.ROOMS:
+        for subject, message_id, to, published_at in rows(
+            room, UNDER_WAY, sorted(order_ids), list(settings.ROOMS), TIMER
+        ):
+            if published_at is None or unseen(to, [message_id]):
+                found.add(subject)
+    return found

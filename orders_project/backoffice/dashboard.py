@@ -1,0 +1,219 @@
+"""The dashboard: what stands where, what moved, what is well. Every number leads to the list behind it."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_lazy as _
+
+from orders.models import ENDS, Status
+from outbox.admin import show
+
+from . import charts, readings, wellbeing
+
+OUTCOMES = (("done", _("done")), ("open", _("under way")), ("canceled", _("canceled")), ("failed", _("failed")))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number with its name; `mood` is good, bad or neither, and said in words as well."""
+
+    label: Any
+    value: Any
+    url: str = ""
+    mood: str = ""
+    note: Any = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tiles that belong together; none at all means that their database doesn't answer."""
+
+    title: Any
+    tiles: Sequence[Tile]
+    chart: SafeString | str = ""
+    empty: Any = ""
+
+
+def sections(request: HttpRequest) -> list[Section]:
+    """Everything there is to see."""
+    ours, rows = readings.take()
+    return [
+        _standing(rows),
+        _hourly(ours.get(readings.HOURLY)),
+        _duration(ours.get(readings.DURATION)),
+        _money(ours.get(readings.TURNOVER)),
+        _mailboxes(rows),
+        _dead(rows),
+        Section(_("Health"), [Tile(*part) for part in wellbeing.parts()]),
+    ]
+
+
+SILENT = _("The database does not answer. See Health below.")
+
+
+def _orders(**query: Any) -> str:
+    return show.list_url("orders", "order", urlencode(query))
+
+
+def _standing(rows: list[dict[str, Any]]) -> Section:
+    found = {row["status"]: row for row in rows if "orders_open" in row}
+    if not found:
+        return Section(_("Orders under way"), (), empty=SILENT)
+    tiles = [
+        Tile(
+            status.label,
+            _count(found.get(status, {}).get("orders_open", 0)),
+            _orders(status__exact=status.value),
+            note=_oldest(found.get(status, {})),
+        )
+        for status in Status
+        if status not in ENDS
+    ]
+    stuck = sum(row["orders_stuck"] for row in found.values())
+    mood = "bad" if stuck else "good"
+    note = _("longer than the saga's patience") if stuck else _("every order is looked after")
+    tiles.append(Tile(_("Stuck orders"), _count(stuck), _orders(standing="stuck"), mood, note))
+    return Section(_("Orders under way"), tiles)
+
+
+def _oldest(row: dict[str, Any]) -> str:
+    if not row.get("orders_open"):
+        return ""
+    return _g("oldest %(age)s") % {"age": duration(float(row["orders_open_oldest_seconds"]))}
+
+
+def _hourly(rows: list[dict[str, Any]] | None) -> Section:
+    title = _("Orders placed, by hour")
+    if rows is None:
+        return Section(title, (), empty=SILENT)
+    counted: Counter[tuple[datetime, str]] = Counter()
+    for row in rows:
+        counted[row["hour"], row["status"] if row["status"] in ENDS else "open"] += row["orders"]
+    now = timezone.now().replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=back) for back in reversed(range(readings.HOURS))]
+    chart = charts.bars([_bar(hour, counted) for hour in hours], title=title)
+    totals = {kind: sum(n for (_hour, one), n in counted.items() if one == kind) for kind, _label in OUTCOMES}
+    tiles = [
+        Tile(label, _count(totals[kind]), _orders(age="day", **_fate(kind)), note=f"bar-{kind}")
+        for kind, label in OUTCOMES
+    ]
+    note = _("Only the newest 100,000 are counted.") if sum(totals.values()) >= readings.MOST else ""
+    return Section(title, tiles, chart, empty=note)
+
+
+def _fate(kind: str) -> dict[str, str]:
+    return {"standing": "open"} if kind == "open" else {"status__exact": kind}
+
+
+def _bar(hour: datetime, counted: Counter[tuple[datetime, str]]) -> charts.Bar:
+    span = {"created_at__gte": hour.isoformat(), "created_at__lt": (hour + timedelta(hours=1)).isoformat()}
+    return charts.Bar(
+        timezone.localtime(hour).strftime("%H:%M"),
+        _orders(**span),
+        [charts.Part(kind, label, counted[hour, kind]) for kind, label in OUTCOMES],
+    )
+
+
+def _duration(rows: list[dict[str, Any]] | None) -> Section:
+    title = _("From accepted to done, in the last hour")
+    if not rows:
+        return Section(title, (), empty=SILENT)
+    (row,) = rows
+    done = _orders(status__exact="done", age="hour")
+    if not row["orders"]:
+        return Section(title, (), empty=_("No order was done in the last hour."))
+    return Section(
+        title,
+        [
+            Tile(_("half within (p50)"), duration(float(row["p50"])), done),
+            Tile(_("nearly all within (p95)"), duration(float(row["p95"])), done),
+            Tile(_("orders done"), _count(row["orders"]), done),
+        ],
+    )
+
+
+MOVES = {
+    ("deposit", "in"): _("deposited"),
+    ("charge", "in"): _("paid through gateways"),
+    ("charge", "within"): _("paid from accounts"),
+    ("refund", "out"): _("refunded through gateways"),
+    ("refund", "within"): _("refunded to accounts"),
+    ("correction", "within"): _("corrected"),
+}
+
+
+def _money(rows: list[dict[str, Any]] | None) -> Section:
+    title = _("Money, in the last day")
+    if rows is None:
+        return Section(title, (), empty=SILENT)
+    tiles = []
+    for currency in sorted({row["currency"] for row in rows}):
+        for direction, label in (("in", _("in")), ("out", _("out"))):
+            amount = sum(
+                int(row["amount"]) for row in rows if (row["currency"], row["direction"]) == (currency, direction)
+            )
+            url = show.list_url("payments", "entry", urlencode({"age": "day", "direction": direction}))
+            tiles.append(Tile(label, show.money_text(amount, currency), url))
+        for row in rows:
+            if row["currency"] == currency:
+                url = show.list_url("payments", "entry", urlencode({"age": "day", "kind__exact": row["kind"]}))
+                label = MOVES.get((row["kind"], row["direction"]), row["kind"])
+                tiles.append(Tile(label, show.money_text(int(row["amount"]), currency), url))
+    return Section(title, tiles, empty=_("No money has moved in the last day."))
+
+
+def _mailboxes(rows: list[dict[str, Any]]) -> Section:
+    found = [row for row in rows if "outbox_room_pending" in row]
+    tiles = [
+        Tile(
+            row["room"],
+            _count(row["outbox_room_pending"]),
+            show.list_url(row["room"], "outgoing", "sending=due"),
+            "bad" if row["outbox_oldest_seconds"] > 30 else "good",
+            _g("oldest %(age)s") % {"age": duration(float(row["outbox_oldest_seconds"]))}
+            if row["outbox_room_pending"]
+            else _("nothing waits"),
+        )
+        for row in found
+    ]
+    return Section(_("Letters due and not sent"), tiles, empty=SILENT)
+
+
+def _dead(rows: Iterable[dict[str, Any]]) -> Section:
+    tiles = [
+        Tile(
+            row["type"] or "?",
+            _count(row["dead_letters"]),
+            show.list_url(row["room"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
+            "bad",
+            f"{row['room']}: {row['reason']}",
+        )
+        for row in rows
+        if "dead_letters" in row
+    ]
+    return Section(_("Dead letters"), tiles, empty=_("None: everything that was sent has been handled."))
+
+
+def _count(number: int) -> str:
+    return f"{number:,}" if number < 10_000 else "10,000+" if number == 10_000 else f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 1:
+        return _g("%(n)d ms") % {"n": round(seconds * 1000)}
+    if seconds < 90:
+        return _g("%(n)s s") % {"n": f"{seconds:.1f}".removesuffix(".0")}
+    if seconds < 5400:
+        return _g("%(n)d min") % {"n": round(seconds / 60)}
+    if seconds < 172_800:
+        return _g("%(n)d h") % {"n": round(seconds / 3600)}
+    return _g("%(n)d days") % {"n": round(seconds / 86_400)}

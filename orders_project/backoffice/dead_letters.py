@@ -1,0 +1,56 @@
+"""The dead letters of all rooms, by what they died of."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied
+from django.db import Error
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from outbox import dead_letters
+from outbox.admin import show
+from outbox.admin.errand import KINDS
+from outbox.consumers import mailbox
+
+
+def view(site: Any, request: HttpRequest) -> HttpResponse:
+    """Groups of dead letters, with what can be done to each as a whole."""
+    rooms = [room for room in settings.ROOMS_HERE if request.user.has_perm(f"{room}.view_deadletter")]
+    if not rooms:
+        raise PermissionDenied
+    groups, silent = [], []
+    for room in rooms:
+        try:
+            groups += list(_groups(request, room))
+        except Error:
+            silent.append(room)
+    groups.sort(key=lambda group: -group["group"].letters)
+    context = {**site.each_context(request), "title": _("Dead letters"), "groups": groups, "silent": silent}
+    return TemplateResponse(request, "admin/dead_letters.html", context)
+
+
+def _groups(request: HttpRequest, room: str) -> Iterator[dict[str, Any]]:
+    for group in dead_letters.groups([room], dead_letters.Selection(), now=timezone.now()):
+        newest = mailbox(room, "DeadLetter").objects.filter(fingerprint=group.fingerprint, status="dead")
+        newest = newest.order_by("-pk").values_list("pk", flat=True).first()
+        yield {
+            "group": group,
+            "list": show.list_url(room, "deadletter", f"status__exact=dead&q={group.fingerprint}"),
+            "preview": reverse(f"admin:{room}_deadletter_preview", args=[newest])
+            if newest and request.user.has_perm(KINDS["replay"].permission)
+            else "",
+            "verbs": [
+                {
+                    "label": kind.label,
+                    "grave": verb == "discard",
+                    "url": reverse(f"admin:{room}_deadletter_many", args=[verb]) + f"?fingerprint={group.fingerprint}",
+                }
+                for verb, kind in KINDS.items()
+                if request.user.has_perm(kind.permission)
+            ],
+        }

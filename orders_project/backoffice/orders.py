@@ -1,0 +1,215 @@
+"""Orders: their list, and the page that shows one of them through every room."""
+
+import operator
+from functools import reduce
+from typing import Any
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+from django.db import Error
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_lazy as _
+
+from orders import rescue
+from orders.gauges import GRACE
+from orders.models import ENDS, Order, Status
+from orders.saga import PATIENCE
+from orders_project import timeline
+from outbox.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, show
+
+from . import approvals, drawing, everywhere
+
+TRUTHS = {
+    "payment.pending": _("The gateway has the payment"),
+    "payment.succeeded": _("The money is in"),
+    "payment.failed": _("No money was taken, and none will be"),
+    "payment.voided": _("Nothing was taken, and nothing ever will be"),
+    "payment.refunded": _("What was taken has been given back"),
+    "order.processed": _("The processor has accepted the order"),
+    "processing.refused": _("The processor won't have the order"),
+    "stock.released": _("No stock is held for the order"),
+    "stock.hold_expired": _("The hold has outlived its time"),
+}
+
+
+class Seen(Reasoned):
+    """Carries the version that the operator looked at, so that nothing is done to an order that has moved on."""
+
+    version = forms.IntegerField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
+        super().__init__(*args, row=row, initial={"version": row.version}, **kwargs)
+
+
+class Evidence(Seen):
+    """What is true, and how we know."""
+
+    truth = forms.ChoiceField(label=_("What is true"))
+    reason = forms.CharField(
+        label=_("Evidence"),
+        max_length=500,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=_("How you know: the gateway's reference, a ticket, who confirmed it."),
+    )
+    field_order = ("truth", "reason")
+
+    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
+        super().__init__(*args, row=row, **kwargs)
+        self.fields["truth"].choices = [  # type: ignore[attr-defined]
+            (name, f"{TRUTHS.get(name, name)} ({name})") for name in rescue.truths(row)
+        ]
+
+
+def _repeat(deed: Deed) -> str:
+    message = rescue.repeat(order_id=deed.row.pk)
+    return _g("The order has asked again: %(message)s.") % {"message": message.type}
+
+
+def _cancel(deed: Deed) -> str:
+    rescue.turn_back(order_id=deed.row.pk, now=deed.now, actor=deed.actor, if_version=deed.said["version"])
+    return _g("The order is on its way back. It is canceled once stock and money are back.")
+
+
+def _compensate(deed: Deed) -> str:
+    order = deed.row
+    if approvals.is_needed(order.total, order.currency):
+        approvals.ask(
+            verb="compensate_order", subject=order.pk, amount=order.total, currency=order.currency,
+            reason=deed.said["reason"], by=deed.actor,
+        )  # fmt: skip
+        return _g("A second person has to approve: it waits under Approvals.")
+    return _cancel(deed)
+
+
+def _resolve(deed: Deed) -> str:
+    order = rescue.resolve(
+        order_id=deed.row.pk, truth=deed.said["truth"], now=deed.now, actor=deed.actor,
+        if_version=deed.said["version"],
+    )  # fmt: skip
+    return _g("The order is %(status)s now.") % {"status": order.get_status_display()}
+
+
+def _explain_compensation(order: Any) -> str:
+    words = _g("The stock of this order goes back, then its money (%(amount)s), then it is shown as canceled.") % {
+        "amount": show.money_text(order.total, order.currency)
+    }
+    if approvals.is_needed(order.total, order.currency):
+        words += " " + _g("Above the set amount: it happens when a second person has approved.")
+    return words
+
+
+class Standing(admin.SimpleListFilter):
+    """Orders under way, and those that wait longer than the saga is patient."""
+
+    title = _("standing")
+    parameter_name = "standing"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("open", _("under way")), ("stuck", _("stuck"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = timezone.now()
+        match self.value():
+            case "open":
+                return queryset.exclude(status__in=ENDS)
+            case "stuck":
+                late = [
+                    Q(status=status, updated_at__lt=now - patience() - GRACE) for status, patience in PATIENCE.items()
+                ]
+                return queryset.filter(reduce(operator.or_, late))
+        return queryset
+
+
+@admin.register(Order)
+class Orders(Window):
+    """Orders."""
+
+    list_display = (
+        "order_id", show.status(), show.amount("total", _("total")), "user_id", "user_email", "payment_method",
+        "fail_reason", "created_at", show.since("updated_at", _("updated")),
+    )  # fmt: skip
+    list_filter = (Standing, "status", Age, "payment_method")
+    found_by = ("order_id", "user_id", "user_email", "customer_id")
+    order = ("-created_at", "-order_id")
+    empty = _("No orders yet. POST /orders places one.")
+    change_form_template = "admin/orders/order.html"
+    fields = (
+        "order_id", show.status(), show.amount("total", _("total")), "customer_id", "user_id", "user_email",
+        "description", "payment_method", "payment_id", "fail_reason", "version", "created_at", "updated_at",
+    )  # fmt: skip
+    verbs = (
+        Verb(
+            name="retry",
+            label=_("Retry the step"),
+            explains=_("Says again what the order last asked for. Whoever did it already answers as before."),
+            permission="orders_project.retry_order",
+            form=Sure,
+            does=_repeat,
+            possible=lambda order: rescue.word(order) is not None,
+        ),
+        Verb(
+            name="cancel",
+            label=_("Cancel"),
+            explains=_("No money is in yet. Its payment is called off and its stock goes back."),
+            permission="orders_project.cancel_order",
+            form=Seen,
+            does=_cancel,
+            possible=lambda order: order.status in (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING),
+            grave=True,
+        ),
+        Verb(
+            name="compensate",
+            label=_("Compensate from here"),
+            explains=_explain_compensation,
+            permission="orders_project.cancel_order",
+            form=Seen,
+            does=_compensate,
+            possible=lambda order: order.status == Status.PAID,
+            grave=True,
+        ),
+        Verb(
+            name="resolve",
+            label=_("Resolve with evidence"),
+            explains=_(
+                "Tells the order what another room should have told it. Only the order moves; the audit compares it"
+                " with what money and stock say. Prefer to retry the step."
+            ),
+            permission="orders_project.resolve_order",
+            form=Evidence,
+            does=_resolve,
+            possible=lambda order: order.status not in ENDS and bool(rescue.truths(order)),
+            grave=True,
+        ),
+    )
+
+    def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
+        """The dashboard's bars lead to the orders of an hour."""
+        return lookup in {"created_at__gte", "created_at__lt"} or super().lookup_allowed(lookup, value, request)
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if (order := context.get("original")) is not None:
+            context |= _way(order)
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+        return everywhere.panels_of(row)
+
+
+def _way(order: Order) -> dict[str, Any]:
+    """The order's way and why it waits; nothing of it while a database that it needs doesn't answer."""
+    try:
+        seen = timeline.of(order.pk, now=timezone.now())
+    except Error as error:
+        return {"way_unknown": type(error).__name__}
+    rows = drawing.as_rows(seen.moments)
+    return {
+        "drawing": drawing.drawn(seen),
+        "legend": drawing.legend(),
+        "rooms": settings.ROOMS,
+        "way": panels.Panel(_("The same as a table"), drawing.HEADS, rows),
+        "waiting": seen.waiting,
+    }

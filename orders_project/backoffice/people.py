@@ -1,0 +1,95 @@
+"""What people did here: every verb and every edit, by whom and when."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from orders_project.models import Approval
+from outbox.admin import Age, Deed, Verb, Window, show
+
+from . import approvals
+
+ABOUT = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
+
+
+@admin.display(description=_("object"))
+def what(entry: Any) -> SafeString | str:
+    url = entry.get_admin_url()
+    return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
+
+
+@admin.display(description=_("what was done"))
+def done(entry: Any) -> str:
+    return str(entry.get_change_message())
+
+
+@admin.register(LogEntry)
+class Actions(Window):
+    """What people did."""
+
+    list_display = ("action_time", "user", "content_type", what, done)
+    list_filter = ("action_flag",)
+    list_select_related = ("user", "content_type")
+    found_by = ("object_id",)
+    order = ("-id",)
+    empty = _("Nobody has done anything here yet.")
+    fields = ("action_time", "user", "content_type", what, done)
+
+
+def _waits(approval: Any) -> bool:
+    return approval.status == Approval.Status.WAITING
+
+
+def _approve(deed: Deed) -> None:
+    approvals.decide(approval=deed.row, approve=True, by=deed.actor, now=deed.now)
+
+
+def _reject(deed: Deed) -> None:
+    approvals.decide(approval=deed.row, approve=False, by=deed.actor, now=deed.now)
+
+
+@admin.display(description=_("subject"))
+def subject(approval: Any) -> SafeString | str:
+    room, model = ABOUT[approval.verb]
+    return show.page_link(room, model, approval.subject, approval.subject)
+
+
+@admin.register(Approval)
+class Approvals(Window):
+    """What waits for a second person, and what became of it."""
+
+    list_display = (
+        "verb", subject, show.amount("amount", _("amount")), show.status(), "asked_by", "reason",
+        "asked_at", "decided_by",
+    )  # fmt: skip
+    list_filter = ("status", Age)
+    found_by = ("subject",)
+    order = ("-id",)
+    empty = _("Nothing waits for a second person.")
+    fields = (
+        "verb", subject, show.amount("amount", _("amount")), show.status(), "reason", "asked_by",
+        "asked_at", "decided_by", "decided_at",
+    )  # fmt: skip
+    verbs = (
+        Verb(
+            name="approve",
+            label=_("Approve"),
+            explains=_("It is carried out at once. Who asked for it can't approve it."),
+            permission="orders_project.approve",
+            does=_approve,
+            possible=_waits,
+            grave=True,
+        ),
+        Verb(
+            name="reject",
+            label=_("Reject"),
+            explains=_("Nothing happens; it can be asked for again."),
+            permission="orders_project.approve",
+            does=_reject,
+            possible=_waits,
+        ),
+    )

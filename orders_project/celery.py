@@ -1,0 +1,170 @@
+"""
+The whole topology on one page: queues, routes, dead-lettering, the clock.
+
+    <room>        a quorum queue a room: its commands and the events it hears; what it gives up on goes to <room>.dlq
+    <room>.dlq    what the room's queue gave up on, until it is taken into the room's DeadLetter table
+    <room>.beat   ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
+    events        topic exchange: order facts as CloudEvents, for anybody; those that nobody hears go to events.unheard
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_after_setup
+from celery.worker.consumer import Consumer
+from django.conf import settings
+from kombu import Connection, Exchange, Queue
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
+
+logger = logging.getLogger(__name__)
+
+DELIVERY_LIMIT = 5
+ROOMS = ("orders", "payments", "processing")
+
+TASKS = Exchange("tasks", type="topic")
+DEAD = Exchange("dead", type="direct")
+UNHEARD = Exchange("events.unheard", type="fanout")
+EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNHEARD.name})
+
+
+def room_queue(room: str) -> Queue:
+    return Queue(
+        room,
+        TASKS,
+        routing_key=room,
+        queue_arguments={
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-overflow": "reject-publish",
+            "x-dead-letter-exchange": DEAD.name,
+            "x-dead-letter-routing-key": f"{room}.dlq",
+            "x-dead-letter-strategy": "at-least-once",
+        },
+    )
+
+
+def dead_letter_queue(room: str) -> Queue:
+    # RabbitMQ 4 would drop a letter that comes back twenty times, which a long loss of the database could bring about.
+    return Queue(
+        f"{room}.dlq",
+        DEAD,
+        routing_key=f"{room}.dlq",
+        queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000},
+    )
+
+
+def clock_queue(room: str) -> Queue:
+    return Queue(
+        f"{room}.beat",
+        TASKS,
+        routing_key=f"{room}.beat",
+        queue_arguments={"x-queue-type": "quorum", "x-message-ttl": 5_000, "x-max-length": 100},
+    )
+
+
+UNHEARD_QUEUE = Queue(
+    "events.unheard",
+    UNHEARD,
+    queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
+)
+
+
+def every(seconds: float, task: str, room: str, *args: Any) -> dict[str, dict[str, Any]]:
+    return {
+        f"{task} {room}": {
+            "task": task,
+            "schedule": seconds,
+            "args": args,
+            "options": {"queue": f"{room}.beat"},
+        }
+    }
+
+
+class CarefulConsumer(Consumer):
+    """
+    A worker's consumer that loses nothing and survives everything.
+
+    Celery would acknowledge, and so drop, what it can't decode; and a body that is no task would end the worker.
+    """
+
+    def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(**options)
+
+        def careful(message: Any) -> None:
+            try:
+                handle(message)
+            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+                if message.acknowledged:
+                    raise
+                self.on_decode_error(message, error)
+
+        return careful
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        logger.error("A letter can't be decoded: %s", exc)
+        message.reject_log_error(logger, self.connection_errors)
+
+
+app = Celery("orders_project", set_as_current=True)
+app.conf.update(
+    broker_url=settings.AMQP_URL,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"confirm_publish": True, "max_retries": 3, "interval_step": 0.2},
+    broker_heartbeat=30,
+    task_default_queue="orders",
+    task_default_exchange=TASKS.name,
+    task_default_exchange_type=TASKS.type,
+    task_default_queue_type="quorum",
+    task_create_missing_queues=False,
+    task_queues=[make(room) for room in ROOMS for make in (room_queue, clock_queue)],
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    task_acks_on_failure_or_timeout=False,
+    # A handler that hangs: longer than one that waits for its database, shorter than the broker waits for its answer.
+    task_time_limit=25 * 60,
+    worker_prefetch_multiplier=8,
+    worker_consumer=f"{__name__}:CarefulConsumer",
+    worker_enable_remote_control=True,
+    worker_send_task_events=False,
+    timezone="UTC",
+    beat_schedule={
+        **{name: entry for room in ROOMS for name, entry in every(1, "outbox.tick", room, room).items()},
+        **{name: entry for room in ROOMS for name, entry in every(5, "outbox.collect", room, room).items()},
+        **{name: entry for room in ROOMS for name, entry in every(60, "outbox.purge", room, room).items()},
+        **every(10, "processing.expire_holds", "processing"),
+        **every(60, "outbox.forget_answers", "orders", "orders"),
+        **every(60, "outbox.forget_answers", "payments", "payments"),
+        **every(5, "payments.janitor", "payments"),
+    },
+)
+app.conf["CELERY_DB_REUSE_MAX"] = 100  # Celery's Django fixup: a pool child keeps its connections for this many tasks
+app.autodiscover_tasks()
+app.autodiscover_tasks(related_name="consumers")
+
+
+@celeryd_after_setup.connect
+def also_hear_the_clock(sender: str, instance: Any, **kwargs: Any) -> None:
+    """A worker of a room's queue gets the room's ticks too, so that `-Q payments` is all one has to say."""
+    queues = instance.app.amqp.queues
+    for room in ROOMS:
+        if room in queues.consume_from and f"{room}.beat" not in queues.consume_from:
+            queues.select_add(clock_queue(room))
+
+
+def declare_topology() -> list[str]:
+    """Declare every exchange and queue; does nothing to those that stand. The names of the queues."""
+    queues = [make(room) for room in ROOMS for make in (room_queue, dead_letter_queue, clock_queue)]
+    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+        for exchange in (TASKS, DEAD, UNHEARD, EVENTS):
+            exchange(channel).declare()
+        for queue in (*queues, UNHEARD_QUEUE):
+            queue(channel).declare()
+    return [queue.name for queue in (*queues, UNHEARD_QUEUE)]

@@ -1,0 +1,179 @@
+"""Child processes that never outlive us, free ports, and the orphans of a run that was killed."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from . import CannotRun
+
+TETHER = Path(__file__).with_name("tether.py")
+
+
+class NotReady(CannotRun):
+    """A server ended or stayed silent while it was starting."""
+
+    code = "not_ready"
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    *,
+    env: Mapping[str, str],
+    output: IO[bytes] | int,
+    cwd: Path | None = None,
+    uid: int | None = None,
+    gid: int | None = None,
+    farewell: signal.Signals = signal.SIGTERM,
+) -> subprocess.Popen[bytes]:
+    """
+    Start a process in a session of its own: Ctrl-C reaches us alone, and we decide when it ends.
+
+    The kernel sends it `farewell` when the calling thread dies, however it dies; so call this from a
+    thread that lives as long as the process should.
+    """
+    identity = ["-", "-"] if uid is None else [str(uid), str(gid)]
+    tether: list[str | Path] = [sys.executable, "-I", "-S", TETHER, str(os.getpid()), str(farewell.value), *identity]
+    return subprocess.Popen(
+        [*tether, *argv],
+        env=env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def end(process: subprocess.Popen[bytes], *, by: signal.Signals = signal.SIGTERM, grace: float = 20) -> None:
+    """Ask the process to end, wait, and take down whatever is left of its group."""
+    if process.returncode is not None:
+        return
+    if not _exited(process):
+        process.send_signal(by)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: _exited(process), timeout=grace)
+    # Not reaped yet, so its group's number cannot have gone to somebody else.
+    _kill_group(process.pid)
+    process.wait()
+
+
+def _exited(process: subprocess.Popen[bytes]) -> bool:
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return process.returncode is not None or os.waitid(os.P_PID, process.pid, flags) is not None
+
+
+def _kill_group(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def wait_until(done: Callable[[], bool], *, timeout: float, every: float = 0.05) -> None:
+    """
+    Wait for something to become true.
+
+    :raises TimeoutError: if it does not in time
+    """
+    deadline = time.monotonic() + timeout
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout:g} s in vain")
+        time.sleep(every)
+
+
+def await_ready(
+    process: subprocess.Popen[bytes], ready: Callable[[], bool], *, name: str, log: Path, timeout: float
+) -> None:
+    """
+    Wait until the server answers.
+
+    :raises NotReady: with the end of its log, if it ends first or takes too long
+    """
+
+    def settled() -> bool:
+        return process.poll() is not None or ready()
+
+    with contextlib.suppress(TimeoutError):
+        wait_until(settled, timeout=timeout)
+        if process.returncode is None:
+            return
+    fate = f"ended with code {process.returncode}" if process.returncode is not None else "did not answer"
+    raise NotReady(f"{name} {fate} within {timeout:g} s. The end of {log}:\n{tail(log)}")
+
+
+def tail(log: Path, *, lines: int = 15) -> str:
+    """The last lines of a log."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
+
+
+def remember(process: subprocess.Popen[bytes], path: Path) -> None:
+    """Note which process this is, so that a later run can tell whether it still lives."""
+    path.write_text(f"{process.pid} {_birth(process.pid)}")
+
+
+def end_orphan(path: Path, *, by: signal.Signals = signal.SIGTERM, grace: float = 20) -> None:
+    """End the process noted there, if a killed run left it behind. A reused pid is not mistaken for it."""
+    try:
+        pid, birth = (int(word) for word in path.read_text().split())
+    except (FileNotFoundError, ValueError):
+        return
+    if _birth(pid) == birth:
+        os.kill(pid, by)
+        with contextlib.suppress(TimeoutError):
+            wait_until(lambda: _birth(pid) != birth, timeout=grace)
+        if _birth(pid) == birth:
+            _kill_group(pid)
+            wait_until(lambda: _birth(pid) != birth, timeout=5)
+    path.unlink(missing_ok=True)
+
+
+def _birth(pid: int) -> int:
+    """When the kernel says this process began; 0 if there is none, or it is a zombie."""
+    try:
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if after_name[0] == "Z" else int(after_name[19])
+
+
+def free_port(*, preferred: int | None = None) -> int:
+    """A free port on the loopback interface, below the range from which outgoing connections are taken."""
+    for candidate in [preferred, *random.sample(range(20_000, 32_000), 200)]:
+        if candidate and is_free(candidate):
+            return candidate
+    raise CannotRun("no port is free on 127.0.0.1")
+
+
+def free_port_from(first: int) -> int:
+    """The first free port from this one on."""
+    for candidate in range(first, min(first + 1000, 65_536)):
+        if is_free(candidate):
+            return candidate
+    raise CannotRun(f"no port from {first} on is free on 127.0.0.1")
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def answers(port: int) -> bool:
+    """Whether something accepts connections there."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,76 @@
+"""The servers of one run: those that the environment names, and private ones for the rest."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .postgres import Postgres
+from .rabbitmq import RabbitMQ
+
+DATABASES = ("default", "orders", "payments", "processing")
+
+
+def variable(database: str) -> str:
+    """The name of the environment variable with the address of this database."""
+    return "DATABASE_URL" if database == "default" else f"DATABASE_URL_{database.upper()}"
+
+
+@dataclass
+class Services:
+    """What was started, and what to put into the environment to reach it."""
+
+    env: dict[str, str] = field(default_factory=dict)
+    postgres: Postgres | None = None
+    rabbitmq: RabbitMQ | None = None
+
+    def stop(self) -> None:
+        """Stop what was started; the data stay."""
+        with contextlib.ExitStack() as stack:
+            if self.postgres is not None:
+                stack.callback(self.postgres.stop)
+            if self.rabbitmq is not None:
+                stack.callback(self.rabbitmq.stop)
+
+    def mend(self) -> list[str]:
+        """Start again what has died meanwhile; its name for each."""
+        mended = []
+        if self.postgres is not None and not self.postgres.is_running:
+            self.postgres.kill()
+            self.postgres.start()
+            mended.append("PostgreSQL")
+        if self.rabbitmq is not None and not self.rabbitmq.is_running:
+            self.rabbitmq.kill()
+            self.rabbitmq.start()
+            mended.append("RabbitMQ")
+        return mended
+
+
+def provide(home: Path, env: Mapping[str, str]) -> Services:
+    """
+    Start a private server for each part that `env` does not name, with its data under `home`.
+
+    Whoever calls this stops it; if the caller is killed, the kernel ends the servers.
+
+    :raises CannotRun: if a server cannot be had here or does not come up
+    :raises HomeInUse: if another run uses the same home
+    """
+    services = Services()
+    missing = [database for database in DATABASES if not env.get(variable(database))]
+    try:
+        if not env.get("AMQP_URL"):
+            services.rabbitmq = RabbitMQ(home / "rabbitmq")
+            services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
+        if missing:
+            services.postgres = Postgres(home / "postgres")
+            services.postgres.start()
+            for database in missing:
+                services.postgres.create_database(database)
+                services.env[variable(database)] = services.postgres.url(database)
+        if services.rabbitmq is not None:
+            services.rabbitmq.await_ready()
+            services.env["AMQP_URL"] = services.rabbitmq.url("/")
+    except BaseException:
+        services.stop()
+        raise
+    return services

@@ -1,0 +1,164 @@
+"""Reading the environment: every wrong or missing variable is one clear line, and all of them are said at once."""
+
+import os
+import sys
+from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import environ
+
+T = TypeVar("T")
+Network = IPv4Network | IPv6Network
+
+DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
+SHORTEST_SECRET = 16
+
+
+class Environment:
+    """The environment with its problems collected; `finish` ends the start if there are any."""
+
+    def __init__(self, *, env_file: Path) -> None:
+        self.problems: list[str] = []
+        named = os.environ.get("ENV_FILE")
+        if Path(named or env_file).is_file():
+            environ.Env.read_env(named or env_file)
+        elif named:
+            self.problems.append(f"ENV_FILE: there is no file {named}. Is the embedded run up?")
+        self.debug = self.flag("DEBUG", default=False)
+        self.embedded = self.flag("EMBEDDED", default=False)
+
+    @property
+    def relaxed(self) -> bool:
+        """Whether the seeds' development secrets are good enough: under DEBUG and in the embedded run only."""
+        return self.debug or self.embedded
+
+    def _read(self, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
+        value = os.environ.get(name, "").strip()
+        if not value:
+            return default
+        try:
+            return read(value)
+        except (ValueError, environ.ImproperlyConfigured):
+            self.problems.append(f"{name}: {value!r} is not {expected}.")
+            return default
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        words = {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }
+        return self._read(name, default, lambda value: _lookup(words, value.lower()), "true or false")
+
+    def whole(self, name: str, *, default: int, least: int = 0, most: int = 2**31) -> int:
+        return self._read(
+            name,
+            default,
+            lambda value: _within(int(value), least, most),
+            f"a whole number from {least} to {most}",
+        )
+
+    def fraction(self, name: str, *, default: float) -> float:
+        return self._read(name, default, lambda value: _within(float(value), 0, 1), "a number from 0 to 1")
+
+    def seconds(self, name: str, *, default: float) -> float:
+        return self._read(name, default, lambda value: _within(float(value), 0.001, 1e9), "a number of seconds")
+
+    def text(self, name: str, *, default: str = "") -> str:
+        return os.environ.get(name, "").strip() or default
+
+    def words(self, name: str, *, default: list[str]) -> list[str]:
+        value = os.environ.get(name, "").strip()
+        return [word.strip() for word in value.split(",") if word.strip()] if value else default
+
+    def rooms(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
+        """Some rooms, all if none are named. "none" is for a process that enters no room, such as the clock."""
+        words = self.words(name, default=list(of))
+        if words == ["none"]:
+            return ()
+        if unknown := set(words) - set(of):
+            self.problems.append(f"{name}: no room {', '.join(sorted(unknown))}; there are {', '.join(of)}, or none.")
+        return tuple(room for room in of if room in words)
+
+    def networks(self, name: str, *, default: list[str]) -> list[Network]:
+        found = []
+        for word in self.words(name, default=default):
+            try:
+                found.append(ip_network(word))
+            except ValueError:
+                self.problems.append(f"{name}: {word!r} is no address or network.")
+        return found
+
+    def choice(self, name: str, *, default: str, of: tuple[str, ...]) -> str:
+        return self._read(name, default, lambda value: _lookup({w: w for w in of}, value), f"one of {', '.join(of)}")
+
+    def url(self, name: str, *, schemes: tuple[str, ...], default: str | None = None) -> str:
+        """A URL that must be given where there is no default."""
+        value = os.environ.get(name, "").strip() or default
+        if value is None:
+            self.problems.append(f"{name} is missing: a URL such as {schemes[0]}://user:password@host/name.")
+            return f"{schemes[0]}://missing.invalid/"
+        parts = urlsplit(value)
+        try:
+            usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            self.problems.append(f"{name} is not a URL of the form {schemes[0]}://user:password@host/name.")
+        return value
+
+    def database(self, name: str, *, database: str) -> dict[str, Any]:
+        default = f"postgres://localhost/{database}" if self.debug else None
+        url = self.url(name, schemes=("postgres", "postgresql"), default=default)
+        return dict(environ.Env.db_url_config(url))
+
+    def secrets(
+        self, name: str, *, development: str, shortest: int = SHORTEST_SECRET, needed: bool = True
+    ) -> list[str]:
+        """A secret, or several separated by commas while they are rotated; the first is the newest."""
+        secrets = self.words(name, default=[development] if self.relaxed else [])
+        if needed and not secrets:
+            self.problems.append(f"{name} is missing: a secret of at least {shortest} characters.")
+        for secret in secrets if not self.relaxed else ():
+            if secret in DEV_SECRETS:
+                self.problems.append(f"{name} holds a development secret, which only the embedded run accepts.")
+            elif len(secret) < shortest:
+                self.problems.append(f"{name} is too short: at least {shortest} characters.")
+        return secrets
+
+    def finish(self) -> None:
+        """
+        End the start, with one line a problem, if there are any.
+
+        `manage.py up` goes on: it is what provides the missing addresses, to the processes that it starts,
+        and the first of these will tell what else is wrong.
+        """
+        if self.problems and sys.argv[1:2] != ["up"]:
+            _end(self.problems)
+
+
+def _end(problems: list[str]) -> NoReturn:
+    for problem in problems:
+        sys.stderr.write(f"orders: {problem}\n")
+    sys.stderr.write("orders: see .env.example for every variable.\n")
+    raise SystemExit(78)  # EX_CONFIG
+
+
+def _lookup(table: dict[str, T], key: str) -> T:
+    if key not in table:
+        raise ValueError(key)
+    return table[key]
+
+
+def _within(value: Any, least: float, most: float) -> Any:
+    if not least <= value <= most:
+        raise ValueError(value)
+    return value

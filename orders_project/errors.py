@@ -1,0 +1,250 @@
+"""Every error of every door, in one form: a problem (RFC 9457) with a stable code."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import ValidationError as ModelValidationError
+from django.db import InterfaceError, OperationalError
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.views import defaults
+from django.views.csrf import csrf_failure as html_csrf_failure
+from rest_framework import exceptions
+from rest_framework.response import Response
+from rest_framework.utils.encoders import JSONEncoder
+from rest_framework.views import set_rollback
+
+from orders.limits import TooManyOrders
+from orders.saga import VersionConflict
+from outbox import context
+from outbox.consumers import Undeliverable
+from outbox.refusal import Refusal
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+# The HTTP status of each code that a room refuses with. Those that are not here are conflicts: 409.
+STATUS: dict[str, HTTPStatus] = {
+    "invalid": HTTPStatus.BAD_REQUEST,
+    "no_account": HTTPStatus.NOT_FOUND,
+    "order_not_found": HTTPStatus.NOT_FOUND,
+    "unknown_product": HTTPStatus.BAD_REQUEST,
+    "duplicate_line": HTTPStatus.BAD_REQUEST,
+    "nothing_to_pay": HTTPStatus.BAD_REQUEST,
+    "total_too_large": HTTPStatus.BAD_REQUEST,
+    "free_lines_not_allowed": HTTPStatus.BAD_REQUEST,
+    "signature_missing": HTTPStatus.UNAUTHORIZED,
+    "signature_malformed": HTTPStatus.BAD_REQUEST,
+    "signature_stale": HTTPStatus.UNAUTHORIZED,
+    "signature_mismatch": HTTPStatus.UNAUTHORIZED,
+    "malformed_webhook": HTTPStatus.BAD_REQUEST,
+    "version_conflict": HTTPStatus.PRECONDITION_FAILED,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+}
+
+# What Django and DRF refuse with, where their own name for it says too little.
+RENAMED = {"error": "refused", "throttled": "rate_limited", "parse_error": "malformed"}
+
+Errors = Mapping[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What went wrong, in words that every door can say."""
+
+    status: int
+    code: str
+    detail: str
+    errors: Errors = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        return self.code.replace("_", " ").capitalize()
+
+    def body(self) -> dict[str, object]:
+        """The members of the problem document."""
+        return {
+            **self.extra,
+            "type": f"{settings.PUBLIC_URL}/problems/{self.code}",
+            "title": self.title,
+            "status": int(self.status),
+            "detail": self.detail,
+            "code": self.code,
+            "correlation_id": context.current().correlation_id,
+            **({"errors": self.errors} if self.errors else {}),
+        }
+
+    def response(self) -> HttpResponse:
+        content = json.dumps(self.body(), cls=JSONEncoder, ensure_ascii=False)
+        return HttpResponse(content, status=self.status, content_type=MEDIA_TYPE, headers=dict(self.headers))
+
+
+class CallFailed(Exception):
+    """A call of another process has ended with this problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
+
+
+def problem_of(error: BaseException) -> Problem | None:
+    """What to tell a caller of this error; nothing if it is a mistake of ours, which is none of their business."""
+    match error:
+        case CallFailed():
+            return error.problem
+        case TooManyOrders():
+            problem = _of_code(error.code, str(error), extra=error.extra)
+            return replace(problem, headers={**problem.headers, **error.headers})
+        case Refusal():
+            return _of_code(error.code, str(error), errors=error.errors, extra=error.extra)
+        case VersionConflict() | Undeliverable():
+            return _of_code(error.code, str(error))
+        case exceptions.ValidationError():
+            return Problem(HTTPStatus.BAD_REQUEST, "invalid", "The request is not valid.", errors=by_path(error.detail))
+        case exceptions.APIException():
+            return _of_api_exception(error)
+        case ModelValidationError():
+            problems = error.message_dict if hasattr(error, "error_dict") else {"body": error.messages}
+            return Problem(HTTPStatus.BAD_REQUEST, "invalid", "The request is not valid.", errors=problems)
+        case Http404():
+            return NOT_FOUND
+        case PermissionDenied():
+            return Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This is not allowed.")
+        case RequestDataTooBig():
+            return TOO_LARGE
+        case SuspiciousOperation():
+            return Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
+        case OperationalError() | InterfaceError():
+            return UNAVAILABLE
+    return None
+
+
+NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here.")
+TOO_LARGE = Problem(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    "too_large",
+    f"A body has at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes.",
+)
+UNAVAILABLE = Problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "unavailable",
+    "A part of the system is out of reach. Try again.",
+    headers={"Retry-After": "5"},
+)
+
+
+INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Something went wrong here. Quote the correlation id.")
+
+
+def _of_code(
+    code: str, detail: str, *, errors: Errors | None = None, extra: Mapping[str, object] | None = None
+) -> Problem:
+    extra = dict(extra or {})
+    headers = {"Retry-After": str(extra["retry_after"])} if "retry_after" in extra else {}
+    return Problem(STATUS.get(code, HTTPStatus.CONFLICT), code, detail, errors or {}, extra, headers)
+
+
+def _of_api_exception(error: exceptions.APIException) -> Problem:
+    code = error.get_codes() if isinstance(error.detail, str) else error.default_code
+    headers = {}
+    if auth := getattr(error, "auth_header", None):
+        headers["WWW-Authenticate"] = auth
+    if wait := getattr(error, "wait", None):
+        headers["Retry-After"] = str(int(wait))
+    detail = str(error.detail) if isinstance(error.detail, str) else str(error.default_detail)
+    return Problem(error.status_code, RENAMED.get(str(code), str(code)), detail, headers=headers)
+
+
+def by_path(detail: Any, path: str = "") -> dict[str, list[str]]:
+    """Nested messages of a serializer as one list a field: {'items[0].price': ['A valid number is required.']}."""
+    if isinstance(detail, Mapping):
+        found: dict[str, list[str]] = {}
+        for name, inner in detail.items():
+            if name == "non_field_errors":
+                where = path
+            elif isinstance(name, int):
+                where = f"{path}[{name}]"
+            else:
+                where = f"{path}.{name}" if path else str(name)
+            for key, messages in by_path(inner, where).items():
+                found.setdefault(key, []).extend(messages)
+        return found
+    if isinstance(detail, list) and any(isinstance(each, Mapping | list) for each in detail):
+        return by_path({index: each for index, each in enumerate(detail) if each}, path)
+    messages = detail if isinstance(detail, list) else [detail]
+    return {path or "body": [str(message) for message in messages]}
+
+
+# The doors ----------------------------------------------------------------------------------------------------------
+
+
+def handle(error: Exception, where: dict[str, Any]) -> HttpResponseBase | None:
+    """DRF's EXCEPTION_HANDLER: what it returns none for goes on to Django's handlers below."""
+    problem = problem_of(error)
+    if problem is None:
+        return None
+    set_rollback()
+    renderer = getattr(where.get("request"), "accepted_renderer", None)
+    if renderer is not None and renderer.format == "api":
+        return Response(problem.body(), status=problem.status, headers=dict(problem.headers))
+    return problem.response()
+
+
+def wants_html(request: HttpRequest) -> bool:
+    """Whether this is the admin's page: there people are told, everywhere else programs."""
+    path = request.path_info
+    return path.startswith("/admin/") and not path.startswith("/admin/products")
+
+
+def _or_html(request: HttpRequest, html: Callable[[], HttpResponseBase], problem: Problem) -> HttpResponseBase:
+    return html() if wants_html(request) else problem.response()
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    problem = problem_of(exception) or Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
+    return _or_html(request, lambda: defaults.bad_request(request, exception), problem)
+
+
+def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    problem = problem_of(exception) or Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This is not allowed.")
+    return _or_html(request, lambda: defaults.permission_denied(request, exception), problem)
+
+
+def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    return _or_html(request, lambda: defaults.page_not_found(request, exception), NOT_FOUND)
+
+
+def server_error(request: HttpRequest) -> HttpResponseBase:
+    return _or_html(request, lambda: defaults.server_error(request), INTERNAL)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
+    problem = Problem(HTTPStatus.FORBIDDEN, "csrf_failed", "The form's token is missing or wrong.")
+    return _or_html(request, lambda: html_csrf_failure(request, reason=reason), problem)
+
+
+class Wordless:
+    """Middleware that puts into words the errors which plain views answer with an empty body, such as a 405."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        response = self.get_response(request)
+        if response.status_code < HTTPStatus.BAD_REQUEST or response.streaming or getattr(response, "content", None):
+            return response
+        if wants_html(request) or request.method == "HEAD":
+            return response
+        status = HTTPStatus(response.status_code)
+        headers = {name: value for name, value in response.items() if name not in ("Content-Type", "Content-Length")}
+        code = status.phrase.lower().replace(" ", "_").replace("-", "_")
+        return Problem(status, code, f"{status.phrase}.", headers=headers).response()

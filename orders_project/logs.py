@@ -1,0 +1,163 @@
+"""
+Logs: one JSON object a line in every process, or a readable line on a terminal. No secret and no whole email in any.
+
+Everything logs by the standard library; what is on behalf of a request or a letter says so by itself.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from outbox import context
+
+HIDDEN = "***"
+SHORTEST_SECRET = 8  # what is shorter is a word, and hiding it would only garble the logs
+
+TELLING = re.compile(
+    r"authorization|secret|passw|token|api[-_]?key|^key$|signature|cookie|credential|idempotency[-_]key", re.IGNORECASE
+)
+# What gives itself away inside a text, each with what may stay of it.
+PATTERNS = (
+    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {HIDDEN}"),
+    (re.compile(r"(://[^\s:/@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
+    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), HIDDEN),
+    (re.compile(r"\b(sk|rk|pk|whsec)_[A-Za-z0-9_+/=-]{6,}"), rf"\1_{HIDDEN}"),
+    (re.compile(r"\bv1a?,[A-Za-z0-9+/=]{16,}"), f"v1,{HIDDEN}"),
+    (
+        re.compile(
+            r"(?i)((?:authorization|x-admin-secret|[\w-]*secret|password|passwd|[\w-]*token|api[-_]?key|idempotency-key)"
+            r"[\"']?\s*[:=]\s*[\"']?)(?!(?:bearer|basic)\b)[^\s\"',;&}\])]+"
+        ),
+        rf"\1{HIDDEN}",
+    ),
+    (re.compile(r"([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
+)
+ABOUT_SECRETS = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
+
+
+class Redaction:
+    """Takes secrets out of what is logged: this process's own by value, all others by their look and their names."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        known = {
+            form for secret in secrets for form in (secret, quote(secret, safe="")) if len(secret) >= SHORTEST_SECRET
+        }
+        longest_first = sorted(known, key=len, reverse=True)
+        self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        return {name: value if name.startswith("_") else self.clean(value, name) for name, value in event.items()}
+
+    def clean(self, value: Any, name: str = "") -> Any:
+        """This value without secrets; all of it is one if its name tells so."""
+        if TELLING.search(name) and value is not None:
+            return HIDDEN
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self.clean(each, str(key)) for key, each in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self.clean(each) for each in value]
+        return value if isinstance(value, int | float | None) else self.text(str(value))
+
+    def text(self, text: str) -> str:
+        """This text without the secrets in it."""
+        if self._known is not None:
+            text = self._known.sub(HIDDEN, text)
+        for pattern, instead in PATTERNS:
+            text = pattern.sub(instead, text)
+        return text
+
+
+def secrets_of(environment: Mapping[str, str]) -> set[str]:
+    """Every secret that this environment holds: those named so, and the passwords in URLs."""
+    found: set[str] = set()
+    for name, value in environment.items():
+        if not ABOUT_SECRETS.search(name):
+            continue
+        if "://" in value:
+            password = urlsplit(value).password or ""
+            found |= {password, unquote(password)}
+        else:
+            found |= {word.strip().partition("=")[2] or word.strip() for word in value.split(",")}
+    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+
+
+def on_behalf(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Add whom this line is about: the request or letter that is being handled."""
+    here = context.peek()
+    if here is not None:
+        event.setdefault("correlation_id", here.correlation_id)
+        for name, value in (("order_id", here.order_id), ("message_id", here.causation_id)):
+            if value:
+                event.setdefault(name, value)
+        if here.traceparent:
+            event.setdefault("trace_id", here.traceparent.split("-")[1])
+    return event
+
+
+def configuration(*, level: str, form: str) -> dict[str, Any]:
+    """
+    The logging configuration of a process.
+
+    :param form: `json`, `console`, or `auto`: readable on a terminal, else JSON
+    """
+    if form == "auto":
+        form = "console" if sys.stderr.isatty() else "json"
+    renderers: list[Processor] = [structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+    if form == "console":
+        colors = "NO_COLOR" not in os.environ and (sys.stderr.isatty() or "FORCE_COLOR" in os.environ)
+        renderers = [structlog.dev.ConsoleRenderer(colors=colors, event_key="message", sort_keys=False)]
+    before: list[Processor] = [
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        on_behalf,
+        structlog.stdlib.ExtraAdder(),
+    ]
+    after: list[Processor] = [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.processors.format_exc_info,
+        structlog.processors.EventRenamer("message"),
+        Redaction(secrets_of(os.environ)),
+        *renderers,
+    ]
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "lines": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "foreign_pre_chain": before,
+                "processors": after,
+            }
+        },
+        "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
+        "root": {"handlers": ["lines"], "level": level},
+        "loggers": {
+            # A line a task, twice: outbox/consumers.py says once and better what was handled.
+            "celery.worker.strategy": {"level": "WARNING"},
+            "celery.app.trace": {"level": "WARNING"},
+            "amqp": {"level": "WARNING"},
+            "urllib3": {"level": "WARNING"},
+            # Django's and gunicorn's own handlers would print each line a second time, in another form.
+            **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "gunicorn.error")},
+            "gunicorn.access": {"handlers": [], "propagate": True},
+        },
+    }
+
+
+def take_over() -> None:
+    """Have warnings and uncaught exceptions logged like everything else. For processes that nobody watches."""
+    logging.captureWarnings(True)
+    logger = logging.getLogger("orders_project")
+    sys.excepthook = lambda kind, error, trace: logger.critical("Uncaught: %s", error, exc_info=(kind, error, trace))
+    threading.excepthook = lambda args: logger.critical(
+        "Uncaught in %s: %s", args.thread and args.thread.name, args.exc_value, exc_info=args.exc_value
+    )

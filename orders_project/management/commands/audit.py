@@ -1,0 +1,55 @@
+"""manage.py audit: does it all add up?"""
+
+import json
+import sys
+from datetime import timedelta
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+
+from orders_project.audit import CHECKS, Report, audit
+
+SHOWN = 20
+
+
+class Command(BaseCommand):
+    help = (
+        "Check that stock, money and messages are conserved across all databases; work in flight is passed over."
+        " The exit status is 1 if something does not add up."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--json", action="store_true", help="write one JSON object")
+        parser.add_argument(
+            "--window", type=float, default=24, metavar="HOURS", help="how far back letters are looked at"
+        )
+        parser.add_argument("--grace", type=float, default=60, metavar="SECONDS", help="what is younger is in flight")
+        parser.add_argument("--settle", type=float, default=5, metavar="SECONDS", help="wait before a second look")
+
+    def handle(self, *args: Any, window: float, grace: float, settle: float, **options: Any) -> None:
+        report = audit(window=timedelta(hours=window), grace=timedelta(seconds=grace), settle=timedelta(seconds=settle))
+        if options["json"]:
+            self.stdout.write(json.dumps(as_json(report)))
+        else:
+            self.show(report)
+        if not report.passed:
+            sys.exit(1)
+
+    def show(self, report: Report) -> None:
+        for name, (promise, _) in CHECKS.items():
+            found = [finding for finding in report.findings if finding.check == name]
+            verdict = self.style.ERROR(f"{len(found)} wrong") if found else self.style.SUCCESS("ok")
+            self.stdout.write(f"{name:<10} {promise:<85} {report.seconds[name]:6.2f} s  {verdict}")
+            for finding in found[:SHOWN]:
+                self.stdout.write(f"    {finding.subject}: {finding.detail}\n        repair: {finding.repair}")
+            if len(found) > SHOWN:
+                self.stdout.write(f"    … and {len(found) - SHOWN} more: see --json")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    return {
+        "passed": report.passed,
+        "began": report.began.isoformat(),
+        "seconds": {name: round(seconds, 3) for name, seconds in report.seconds.items()},
+        "findings": [finding.asdict() for finding in report.findings],
+    }

@@ -1,0 +1,81 @@
+"""manage.py client: the programs that may call the API, and the keys that sign their tokens."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from oauth2_provider.generators import generate_client_secret
+
+from orders_project import keys
+from orders_project.models import Client
+from outbox.caller import SCOPES
+
+CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+class Command(BaseCommand):
+    help = "Make, list, re-key and remove clients of the API; make a key that signs tokens"
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True)
+        create = verbs.add_parser("create", help="make a client and show its secret, once")
+        create.add_argument("name", help="its client id, which will own what it makes")
+        create.add_argument("--scopes", nargs="+", metavar="SCOPE", required=True, help=f"of {', '.join(SCOPES)}")
+        verbs.add_parser("list", help="show all clients")
+        for verb, does in (("secret", "give a client a new secret"), ("remove", "let a client in no more")):
+            verbs.add_parser(verb, help=does).add_argument("name")
+        key = verbs.add_parser("key", help="make a new private key, for JWT_KEY_FILES")
+        key.add_argument("path", type=Path)
+
+    def handle(self, *args: Any, verb: str, **options: Any) -> None:
+        getattr(self, verb)(**{name: value for name, value in options.items() if name in ("name", "scopes", "path")})
+
+    def create(self, *, name: str, scopes: list[str]) -> None:
+        if not CLIENT_ID.fullmatch(name):
+            raise CommandError("A client id is at most 100 of A-Z a-z 0-9 . _ -")
+        wanted = " ".join(scopes).split()
+        if unknown := sorted(set(wanted) - set(SCOPES)):
+            raise CommandError(f"There is no scope {', '.join(unknown)}: of {', '.join(SCOPES)}.")
+        if Client.objects.filter(client_id=name).exists():
+            raise CommandError(f"There is a client {name} already: `client secret {name}` gives it a new secret.")
+        secret = generate_client_secret()
+        Client.objects.create(
+            client_id=name,
+            name=name,
+            client_secret=secret,
+            client_type=Client.CLIENT_CONFIDENTIAL,
+            authorization_grant_type=Client.GRANT_CLIENT_CREDENTIALS,
+            scopes=" ".join(wanted),
+        )
+        self._show(name, secret)
+
+    def list(self) -> None:
+        for client in Client.objects.order_by("client_id"):
+            self.stdout.write(f"{client.client_id}: {client.scopes}")
+
+    def secret(self, *, name: str) -> None:
+        client = self._client(name)
+        client.client_secret = secret = generate_client_secret()
+        client.save(update_fields=["client_secret", "updated"])
+        self._show(name, secret)
+
+    def remove(self, *, name: str) -> None:
+        self._client(name).delete()
+        self.stdout.write(f"{name} gets no more tokens; one that it holds works until it expires.")
+
+    def key(self, *, path: Path) -> None:
+        try:
+            keys.make(path)
+        except OSError as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(f"{path} holds a new private key: put it first in JWT_KEY_FILES.")
+
+    def _client(self, name: str) -> Client:
+        client = Client.objects.filter(client_id=name).first()
+        if client is None:
+            raise CommandError(f"There is no client {name}.")
+        return client
+
+    def _show(self, name: str, secret: str) -> None:
+        self.stdout.write(f"client_id={name}\nclient_secret={secret}")

@@ -1,0 +1,38 @@
+"""manage.py grpcserver: the gRPC door, until a signal closes it."""
+
+import logging
+import signal
+import threading
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+
+from orders_project import auth, process
+from orders_project.grpc_server import Server
+
+logger = logging.getLogger(__name__)
+
+GRACE = 10.0
+
+
+class Command(BaseCommand):
+    help = "Serve orders by gRPC"
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--host", default=settings.GRPC_HOST)
+        parser.add_argument("--port", type=int, default=settings.GRPC_PORT, help="0 takes a free one")
+        parser.add_argument("--threads", type=int, default=settings.GRPC_THREADS)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        process.begin("grpc")
+        auth.prepare()
+        asked_to_stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: asked_to_stop.set())
+        server = Server(host=options["host"], port=options["port"], threads=options["threads"])
+        server.start()
+        logger.info("gRPC is listening on %s:%s", options["host"], server.port)
+        asked_to_stop.wait()
+        server.stop(grace=GRACE)
+        logger.info("gRPC has stopped")

@@ -1,0 +1,84 @@
+"""manage.py status: the whole system on one screen."""
+
+import json
+import time
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from orders_project import status
+from orders_project.status import Status
+
+CLEAR = "\033[2J\033[H"
+
+
+class Command(BaseCommand):
+    help = (
+        "Show how the system stands: rooms, queues, lag, dead letters, stuck orders. "
+        "Exit codes: 0 all is well; 1 something needs a person."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="show it again and again, until Ctrl-C"
+        )
+        parser.add_argument("--json", action="store_true", help="write JSON; with --watch one object a line")
+
+    def handle(self, *args: Any, watch: float | None, **options: Any) -> None:
+        found = status.look()
+        self._show(found, as_json=options["json"], once=watch is None)
+        try:
+            while watch is not None:
+                time.sleep(max(0.2, watch))
+                self._show(found := status.look(), as_json=options["json"], once=False)
+        except KeyboardInterrupt:
+            self.stdout.write("")
+        if found.troubles:
+            raise SystemExit(1)
+
+    def _show(self, found: Status, *, as_json: bool, once: bool) -> None:
+        if as_json:
+            self.stdout.write(json.dumps(asdict(found), indent=2 if once else None))
+            return
+        clear = "" if once or not self.stdout.isatty() else CLEAR
+        self.stdout.write(clear + "\n".join(self._screen(found)))
+
+    def _screen(self, found: Status) -> Iterator[str]:
+        yield f"{timezone.now():%Y-%m-%d %H:%M:%S} UTC"
+        yield ""
+        yield self.style.MIGRATE_HEADING(f"{'room':<14}{'unsent':>8}{'oldest':>10}{'dead':>7}{'connections':>13}")
+        for room in found.rooms:
+            if room.answers:
+                oldest = f"{room.oldest_seconds:g} s"
+                numbers = f"{room.pending:>8}{oldest:>10}{room.dead_letters:>7}{room.connections:>13}"
+                yield f"{room.name:<14}{numbers}"
+            else:
+                yield self.style.ERROR(f"{room.name:<14}  does not answer")
+        yield ""
+        yield self.style.MIGRATE_HEADING(f"{'queue':<22}{'waiting':>8}{'consumers':>11}")
+        for queue in found.queues:
+            yield f"{queue.name:<22}{_or_dash(queue.waiting):>8}{_or_dash(queue.consumers):>11}"
+        yield ""
+        under_way = (
+            f"{where} {number}" + (f" ({found.stuck_orders[where]} stuck)" if found.stuck_orders.get(where) else "")
+            for where, number in found.open_orders.items()
+            if number
+        )
+        yield f"orders under way    {', '.join(under_way) or 'none'}"
+        yield f"payments unknown    {_or_dash(found.payments_unknown)}"
+        unsettled = (f"{where} {number}" for where, number in found.webhooks_open.items() if number)
+        yield f"webhooks unsettled  {', '.join(unsettled) or 'none'}"
+        yield f"ledger imbalance    {_or_dash(found.ledger_imbalance)}"
+        yield ""
+        if not found.troubles:
+            yield self.style.SUCCESS("All is well.")
+        for trouble in found.troubles:
+            yield self.style.ERROR(f"! {trouble}")
+
+
+def _or_dash(number: int | None) -> str:
+    return "-" if number is None else str(number)

@@ -1,0 +1,173 @@
+"""
+`/metrics`: what all processes that share `PROMETHEUS_MULTIPROC_DIR` have counted, and what the databases show.
+
+A process without a web server serves the same on `METRICS_PORT`; a worker without what the databases show, which one of
+many need not ask.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import prometheus_client
+from django.conf import settings
+from django.db import Error, connections
+from django.http import HttpRequest, HttpResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+import orders.gauges
+import payments.gauges
+import processing.gauges
+from outbox.gauges import Reading, mailbox
+from outbox.metrics import REGISTRY
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Counted(Collector):
+    """What processes have counted: of all that share the folder, or of this one where there is none."""
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._families():
+            yield metric
+            if metric.name == "orders_created":
+                # A second name for the same number: prometheus_client can't hold both `orders` and `orders_created`.
+                yield CounterMetricFamily("orders", "Orders created.", value=metric.samples[0].value)
+
+    def _families(self) -> Iterable[Metric]:
+        folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if not folder:
+            return [*REGISTRY.collect(), *prometheus_client.REGISTRY.collect()]
+        forget_the_dead(Path(folder))
+        return MultiProcessCollector(None, path=folder).collect()
+
+
+def forget_the_dead(folder: Path) -> None:
+    """
+    Take the living's gauges of dead processes out of the folder, however they died.
+
+    What they have counted stays: a counter must not fall.
+    """
+    for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*_*.db")}:
+        if not _is_alive(pid):
+            with contextlib.suppress(FileNotFoundError):  # somebody else who is scraped was quicker
+                mark_process_dead(pid, str(folder))
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+@dataclass(eq=False)
+class Stored(Collector):
+    """What the databases show; an answer a few seconds old is given again."""
+
+    readings: tuple[Reading, ...]
+    clock: Callable[[], float] = time.monotonic
+    _taken: dict[Reading, tuple[float, list[dict[str, Any]]]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def rows(self) -> list[tuple[Reading, list[dict[str, Any]]]]:
+        """Each reading with its rows; without those of a database that doesn't answer."""
+        found: list[tuple[Reading, list[dict[str, Any]]]] = []
+        lost: set[str] = set()
+        with self._lock:
+            for reading in self.readings:
+                at, rows = self._taken.get(reading, (0.0, []))
+                if reading not in self._taken or self.clock() - at >= reading.every:
+                    if reading.database in lost:
+                        continue
+                    try:
+                        rows = reading.take()
+                    except Error as error:
+                        logger.warning("%s could not be read for the metrics: %s", reading.database, error)
+                        connections[reading.database].close_if_unusable_or_obsolete()
+                        lost.add(reading.database)
+                        continue
+                    self._taken[reading] = (self.clock(), rows)
+                found.append((reading, rows))
+        return found
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        families: dict[str, GaugeMetricFamily] = {}
+        up = GaugeMetricFamily("database_up", "Whether a database answers.", labels=["database"])
+        pending = 0
+        found = self.rows()
+        for reading, rows in found:
+            for name, documentation in reading.gauges.items():
+                labels = [column for column in (rows[0] if rows else ()) if column not in reading.gauges]
+                family = families.setdefault(name, GaugeMetricFamily(name, documentation, labels=labels))
+                for row in rows:
+                    family.add_metric([str(row[label]) for label in labels], float(row[name]))
+            pending += sum(row.get("outbox_room_pending", 0) for row in rows)
+        answered = {reading.database for reading, _ in found}
+        for database in dict.fromkeys(reading.database for reading in self.readings):
+            up.add_metric([database], float(database in answered))
+        yield from families.values()
+        yield GaugeMetricFamily("outbox_pending", "Letters that are due and not sent, of all rooms here.", pending)
+        yield up
+
+
+def readings() -> tuple[Reading, ...]:
+    """What there is to read of the rooms that this process knows."""
+    of_rooms = (*orders.gauges.READINGS, *payments.gauges.READINGS, *processing.gauges.READINGS)
+    return (
+        *(reading for room in settings.ROOMS_HERE for reading in mailbox(room)),
+        *(reading for reading in of_rooms if reading.database in settings.ROOMS_HERE),
+    )
+
+
+STORED = Stored(readings())
+SHOWN = CollectorRegistry()
+SHOWN.register(Counted())
+SHOWN.register(STORED)
+COUNTED = CollectorRegistry()
+COUNTED.register(Counted())
+
+
+def show(request: HttpRequest) -> HttpResponse:
+    """The web's `/metrics`."""
+    return HttpResponse(generate_latest(SHOWN), content_type=CONTENT_TYPE)
+
+
+def serve(*, host: str, port: int, databases: bool) -> ThreadingWSGIServer:
+    """Serve `/metrics` in a thread of this process; what the databases show with it, or only what was counted."""
+    shown = SHOWN if databases else COUNTED
+    server = make_server(host, port, partial(_answer, shown), ThreadingWSGIServer, handler_class=_Quiet)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    return server
+
+
+def _answer(shown: CollectorRegistry, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    known = environ["PATH_INFO"].rstrip("/") in {"", "/metrics"}
+    try:
+        body = generate_latest(shown) if known else b"/metrics is here\n"
+    finally:
+        connections.close_all()  # a thread a request: its connections end with it
+    start_response("200 OK" if known else "404 Not Found", [("Content-Type", CONTENT_TYPE)])
+    return [body]
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """A scrape is no news."""

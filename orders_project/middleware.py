@@ -1,0 +1,119 @@
+"""What wraps every HTTP request."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import connections
+from django.http import HttpRequest, HttpResponse
+
+from outbox import context, tracing
+from outbox.metrics import gauge
+
+from .errors import TOO_LARGE
+
+logger = logging.getLogger(__name__)
+
+# Asked every few seconds: not worth a line each.
+UNHEARD_OF = frozenset({"health", "live", "ready", "started", "metrics"})
+
+POOL = gauge(
+    "database_pool",
+    "Connection pools of all processes: connections in them, those not in use, and requests waiting for one.",
+    "database",
+    "what",
+    over_processes="livesum",
+)
+POOL_EVERY = 1.0
+
+
+class Correlation:
+    """Runs a request under its correlation id and trace, and answers with the id."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        here = context.Context(
+            correlation_id=context.accepted_correlation_id(request.headers.get("X-Correlation-ID")),
+            traceparent=tracing.accepted(request.headers.get("traceparent")),
+        )
+        with context.acting(here), tracing.span(str(request.method), kind="server") as span:
+            response = self.get_response(request)
+            span.rename(f"{request.method} {viewed(request)}")
+            span.say(http__request__method=request.method, http__response__status_code=response.status_code)
+        response["X-Correlation-ID"] = here.correlation_id
+        return response
+
+
+def viewed(request: HttpRequest) -> str:
+    """What a request asked for, without its ids."""
+    return request.resolver_match.view_name if request.resolver_match else "none"
+
+
+class Logged:
+    """Logs every request, and looks at the connection pools; requests are counted by django-prometheus."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        self._pool_due = 0.0
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        began = time.monotonic()
+        response = self.get_response(request)
+        now = time.monotonic()
+        view = viewed(request)
+        if view not in UNHEARD_OF:
+            logger.log(
+                logging.WARNING if response.status_code >= 500 else logging.INFO,
+                "%s %s %s", request.method, request.path, response.status_code,
+                extra={"status": response.status_code, "seconds": round(now - began, 4)},
+            )  # fmt: skip
+        if now >= self._pool_due:
+            self._pool_due = now + POOL_EVERY
+            _measure_pools()
+        return response
+
+
+def _measure_pools() -> None:
+    for connection in connections.all(initialized_only=True):
+        if pool := getattr(connection, "pool", None):
+            stats = pool.get_stats()
+            for what, name in (("size", "pool_size"), ("free", "pool_available"), ("waiting", "requests_waiting")):
+                POOL.labels(connection.alias, what).set(stats.get(name, 0))
+
+
+class SmallBodies:
+    """Turns away a body that says it is too large, before anybody reads it."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        length = request.META.get("CONTENT_LENGTH") or "0"
+        if not length.isdecimal() or int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
+            return TOO_LARGE.response()
+        return self.get_response(request)
+
+
+class ContentSecurity:
+    """
+    Says what a page may load: what comes from here, and no script or style that stands in the page itself.
+
+    A view that needs more says so in the `Content-Security-Policy` of its own answer.
+    """
+
+    POLICY = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", self.POLICY)
+        response.headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=(), payment=()")
+        return response

@@ -1,0 +1,90 @@
+"""What the back office itself keeps, beside its users: what they may do, and what waits for a second person."""
+
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from oauth2_provider.models import AbstractApplication
+
+from outbox.caller import SCOPES
+from outbox.ids import uuid7
+
+
+class Verb(models.Model):  # noqa: DJ008 - there are no rows to name
+    """No table: what people may do here, as permissions that a role or a user is given."""
+
+    class Meta:
+        managed = False
+        default_permissions = ()
+        permissions = [
+            ("retry_order", _("repeat what an order last asked for")),
+            ("cancel_order", _("cancel an order")),
+            ("resolve_order", _("resolve an order with evidence")),
+            ("approve", _("approve what another person asked for")),
+            ("replay_letter", _("replay dead letters")),
+            ("discard_letter", _("discard dead letters")),
+            ("edit_product", _("add and edit products")),
+            ("move_stock", _("receive and correct stock")),
+            ("deposit", _("deposit money")),
+            ("correct_account", _("correct the balance of an account")),
+            ("match_webhook", _("match a webhook in quarantine")),
+            ("refund_webhook", _("refund a webhook in quarantine")),
+            ("discard_webhook", _("discard a webhook in quarantine")),
+            ("resend_webhook", _("resend webhooks to customers")),
+            ("edit_endpoint", _("register addresses for webhooks")),
+        ]
+
+
+class Approval(models.Model):
+    """Something that gives money back, asked for by one person; it happens when another person approves."""
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", _("waiting")
+        APPROVED = "approved", _("approved")
+        REJECTED = "rejected", _("rejected")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    verb = models.CharField(_("verb"), max_length=40)
+    subject = models.CharField(_("subject"), max_length=64)
+    amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    reason = models.CharField(_("reason"), max_length=500)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.WAITING)
+    asked_by = models.CharField(_("asked by"), max_length=150)
+    asked_at = models.DateTimeField(_("asked at"), default=timezone.now)
+    decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
+    decided_at = models.DateTimeField(_("decided at"), null=True)
+
+    class Meta:
+        verbose_name = _("approval")
+        verbose_name_plural = _("approvals")
+        default_permissions = ("view",)
+        constraints = [
+            models.UniqueConstraint(
+                fields=["verb", "subject"], condition=models.Q(status="waiting"), name="one_open_approval"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status="waiting")
+                | ~models.Q(decided_by="") & ~models.Q(decided_by=models.F("asked_by")),
+                name="second_person_decides",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.subject}"
+
+
+class Client(AbstractApplication):
+    """A program that may call the API. Its client id is the principal that owns what it makes."""
+
+    scopes = models.TextField(_("scopes"), help_text=_("what it may do, separated by spaces"))
+
+    class Meta(AbstractApplication.Meta):
+        abstract = False
+        verbose_name = _("client")
+        verbose_name_plural = _("clients")
+
+    def clean(self) -> None:
+        super().clean()
+        if unknown := set(self.scopes.split()) - set(SCOPES):
+            raise ValidationError({"scopes": _("Unknown: %s") % ", ".join(sorted(unknown))})

@@ -1,0 +1,104 @@
+"""The front of the house: what doors there are, and how they are used."""
+
+import inspect
+from collections.abc import Iterator
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
+from drf_spectacular.utils import extend_schema
+from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from outbox.refusal import Refusal
+
+from .errors import STATUS, Problem
+from .middleware import ContentSecurity
+
+DOORS = {
+    "orders": "/orders",
+    "an order": "/orders/{order_id}",
+    "its history": "/orders/{order_id}/events",
+    "cancel it": "/orders/{order_id}/cancel",
+    "orders by gRPC": "/grpc/orders",
+    "an order by gRPC": "/grpc/orders/{order_id}",
+    "products": "/products",
+    "a product": "/products/{product_id}",
+    "add products": "/admin/products",
+    "change a product": "/admin/products/{product_id}",
+    "accounts": "/accounts?user_id={user_id}",
+    "deposit": "/accounts/{user_id}/deposit",
+    "balance": "/accounts/{user_id}/balance",
+    "entries": "/accounts/{user_id}/entries",
+    "payment webhooks": "/webhooks/payments/{gateway}",
+    "tokens": "/oauth/token",
+    "public keys": "/.well-known/jwks.json",
+    "the back office": "/admin/",
+    "health": "/health",
+    "metrics": "/metrics",
+    "schema": "/schema",
+    "documents": "/docs",
+    "reference": "/redoc",
+}
+
+
+class Root(APIView):
+    """Every door of the house."""
+
+    public_methods = ("GET", "HEAD")
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> Response:
+        """The doors, by name."""
+        return Response({name: settings.PUBLIC_URL + path for name, path in DOORS.items()})
+
+
+class Description(SpectacularAPIView):
+    """The API in OpenAPI 3.1, as YAML or JSON."""
+
+
+class Docs(SpectacularSwaggerSplitView):
+    """The API to read and to try (Swagger UI)."""
+
+    url_name = "schema"
+
+
+class Reference(SpectacularRedocView):
+    """The API to read (Redoc)."""
+
+    url_name = "schema"
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        answer: Response = super().get(request, *args, **kwargs)
+        # Redoc writes its styles into the page, and searches in a worker of its own making.
+        allowed = ContentSecurity.POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+        answer["Content-Security-Policy"] = f"{allowed}; worker-src 'self' blob:"
+        return answer
+
+
+def _refusals(kind: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
+    for refusal in kind.__subclasses__():
+        yield refusal
+        yield from _refusals(refusal)
+
+
+@require_safe
+def problem(request: HttpRequest, code: str) -> HttpResponse:
+    """What a problem's `type` leads to: what its code means."""
+    meanings = {refusal.code: inspect.cleandoc(refusal.__doc__ or "") for refusal in _refusals()}
+    if code not in meanings and code not in STATUS:
+        raise Http404
+    status = STATUS.get(code, HTTPStatus.CONFLICT)
+    return JsonResponse(
+        {
+            "code": code,
+            "title": Problem(status, code, "").title,
+            "status": int(status),
+            "meaning": meanings.get(code, ""),
+        }
+    )

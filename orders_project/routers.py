@@ -1,0 +1,27 @@
+"""One app, one database; the outbox tables live in every room's database."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Model
+
+
+class Rooms:
+    """Routes each room's models to the database of the same name, and everything else to `default`."""
+
+    def _database(self, app_label: str) -> str | None:
+        if app_label in settings.ROOMS:
+            return app_label
+        # The concrete outbox tables exist once a room: reach them through a room's own proxies.
+        return None if app_label == "outbox" else "default"
+
+    def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
+        return self._database(model._meta.app_label)
+
+    db_for_write = db_for_read
+
+    def allow_relation(self, one: Model, other: Model, **hints: Any) -> bool:
+        return one._state.db == other._state.db
+
+    def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
+        return db in settings.ROOMS if app_label == "outbox" else db == self._database(app_label)

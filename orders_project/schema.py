@@ -1,0 +1,198 @@
+"""The description of the API (OpenAPI 3.1): what the views don't say of themselves."""
+
+from typing import Any
+
+from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
+from drf_spectacular.openapi import AutoSchema
+from rest_framework.permissions import SAFE_METHODS
+
+from outbox import money
+from outbox.caller import SCOPES
+
+from .errors import MEDIA_TYPE
+
+CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
+
+DESCRIPTION = """
+Orders, the accounts and gateways that pay for them, and the stock they take.
+
+Errors are problem documents (RFC 9457): `code` is stable, `errors` says more by field, `correlation_id` finds the
+request in the logs. Amounts are JSON numbers in the currency's unit, exact. Paths work with a trailing slash too.
+"""
+
+ANSWERS = {
+    "400": "What was asked makes no sense; `errors` says why, by field.",
+    "401": "No token, or none that is worth anything.",
+    "403": "The token doesn't allow this.",
+    "404": "There is no such thing, or it is another's.",
+    "405": "The path doesn't know this method.",
+    "406": "No answer in that format.",
+    "409": "Understood, and refused as things stand; `code` says why.",
+    "412": "It has changed since; look again.",
+    "413": "The body is larger than 256 KB.",
+    "415": "Send JSON.",
+    "422": "The request can't be acted on.",
+    "429": "Too many; `Retry-After` says when to come again.",
+    "500": "A mistake of ours; quote the correlation id.",
+    "503": "A part of the system is out of reach; try again.",
+}
+WITH_BODY = ("409", "413", "415", "429")
+
+PROBLEM = {
+    "type": "object",
+    "description": "What went wrong (RFC 9457).",
+    "required": ["type", "title", "status", "detail", "code", "correlation_id"],
+    "properties": {
+        "type": {"type": "string", "format": "uri-reference"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string", "description": "Stable; part of the API."},
+        "correlation_id": {"type": "string"},
+        "errors": {
+            "type": "object",
+            "description": "By field, such as `items[0].price`.",
+            "additionalProperties": {"type": "array", "items": {"type": "string"}},
+        },
+    },
+    "examples": [
+        {
+            "type": "https://shop.example/problems/insufficient_stock",
+            "title": "Insufficient stock",
+            "status": 409,
+            "detail": "There is not enough of LAMP.",
+            "code": "insufficient_stock",
+            "correlation_id": "0f4c1c5ad5a44d58a1a4bb0f6b0f5f0e",
+        }
+    ],
+}
+
+_BY_CATALOGUE = {
+    "user_email": "customer@example.com",
+    "items": [{"product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929", "quantity": 2}],
+}
+_BY_LINES = {
+    "order_id": "ord-001",
+    "customer_id": "cust-123",
+    "items": [{"sku": "laptop", "quantity": 1, "price": 1200.0}],
+}
+_BY_AMOUNT = {"user_id": "ann", "amount": "19.99", "description": "A lamp"}
+_ORDER_EXAMPLES = {
+    "catalogue": {"summary": "Products of the catalogue", "value": _BY_CATALOGUE},
+    "lines": {"summary": "Lines by sku, with their prices", "value": _BY_LINES},
+    "amount": {"summary": "An amount alone", "value": _BY_AMOUNT},
+}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "place_order": _ORDER_EXAMPLES,
+    "grpc_place_order": _ORDER_EXAMPLES,
+    "deposit": {"deposit": {"value": {"amount": 50}}},
+    "make_product": {"lamp": {"value": {"name": "Lamp", "price": 19.99, "stock": 10, "sku": "LAMP"}}},
+    "change_product": {"price": {"value": {"price": 24.99}}},
+}
+
+
+class Schema(AutoSchema):
+    """Operations are named for the view where it doesn't name them itself."""
+
+    def get_operation_id(self) -> str:
+        named = {
+            "Products": "list_products",
+            "OneProduct": "get_product",
+            "MakeProduct": "make_product",
+            "ChangeProduct": "change_product",
+        }
+        return named.get(type(self.view).__name__) or super().get_operation_id()
+
+
+class Tokens(OpenApiAuthenticationExtension):
+    target_class = "orders_project.auth.Bearer"
+    name = CLIENTS
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        flow = {"tokenUrl": f"{settings.PUBLIC_URL}/oauth/token", "scopes": SCOPES}
+        return {"type": "oauth2", "flows": {"clientCredentials": flow}}
+
+    def get_security_requirement(self, auto_schema: Any) -> dict[str, list[str]]:
+        view, method = auto_schema.view, auto_schema.method
+        if method in getattr(view, "public_methods", ()) or not getattr(view, "scope", None):
+            return {}
+        return {self.name: [f"{view.scope}:{'read' if method in SAFE_METHODS else 'write'}"]}
+
+
+class AmountField(OpenApiSerializerFieldExtension):
+    target_class = "outbox.fields.Amount"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        step = 10 ** -money.EXPONENTS[settings.CURRENCY]
+        least = money.number(self.target.least, currency=settings.CURRENCY)
+        most = money.number(self.target.most, currency=settings.CURRENCY)
+        number = {"type": "number", "minimum": least, "maximum": most}
+        if direction == "response":
+            return number
+        decimals = rf"(\.[0-9]{{1,{money.EXPONENTS[settings.CURRENCY]}}})?" if step < 1 else ""
+        text = {"type": "string", "pattern": rf"^[0-9]{{1,12}}{decimals}$"}
+        return {"oneOf": [number, text], "examples": [1200.0, "19.99"]}
+
+
+class WholeField(OpenApiSerializerFieldExtension):
+    target_class = "outbox.fields.Whole"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        return {"type": "integer", "minimum": self.target.least, "maximum": self.target.most}
+
+
+def leave_out_twins(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """One path a door: /webhooks/payments is /webhooks/payments/fake."""
+    return [endpoint for endpoint in endpoints if endpoint[0].rstrip("/") != "/webhooks/payments"]
+
+
+def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str, Any]:
+    """Add what all operations share: their errors, the admin secret, examples, paths as they are documented."""
+    result["info"]["description"] = DESCRIPTION.strip()
+    components = result["components"]
+    components["schemas"]["Problem"] = PROBLEM
+    components["responses"] = {
+        f"Problem{status}": {
+            "description": why,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, why in ANSWERS.items()
+    }
+    schemes = components.setdefault("securitySchemes", {})
+    schemes[ADMIN_SECRET] = {"type": "apiKey", "in": "header", "name": "X-Admin-Secret"}
+    result["paths"] = {path.rstrip("/") or "/": item for path, item in sorted(result["paths"].items())}
+    for path, item in result["paths"].items():
+        for method, operation in item.items():
+            _complete_operation(path, method, operation)
+    return result
+
+
+def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
+    for status in ANSWERS:
+        if status in WITH_BODY and method == "get":
+            continue
+        operation["responses"].setdefault(status, {"$ref": f"#/components/responses/Problem{status}"})
+    if path.startswith("/grpc/"):
+        operation["security"] = [{CLIENTS: [f"orders:{'read' if method == 'get' else 'write'}"]}]
+    if path.startswith("/admin/"):
+        operation["security"].append({ADMIN_SECRET: []})
+    elif settings.API_AUTH == "open" and {} not in operation.setdefault("security", []):
+        operation["security"].append({})
+    for parameter in operation.get("parameters", ()):
+        if parameter["in"] == "query":
+            parameter["schema"] = _filter(parameter["schema"])
+    examples = EXAMPLES.get(operation["operationId"])
+    if examples:
+        operation["requestBody"]["content"]["application/json"]["examples"] = examples
+
+
+def _filter(schema: dict[str, Any]) -> dict[str, Any]:
+    """A filter that is left empty asks for nothing."""
+    if schema.get("type") == "boolean":
+        schema = {"type": "boolean"}
+    return (
+        {"anyOf": [schema, {"const": ""}]}
+        if schema.keys() & {"format", "enum"} or "boolean" in schema.values()
+        else schema
+    )

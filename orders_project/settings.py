@@ -1,0 +1,274 @@
+"""Everything that can be set, read from the environment. `.env.example` has a line on each variable."""
+
+import os
+import tempfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from . import logs
+from .environment import Environment
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Environment(env_file=BASE_DIR / ".env")
+
+DEBUG = env.debug
+EMBEDDED = env.embedded
+SECRET_KEY, *SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY", development="dev-secret-key", shortest=50) or [""]
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["*"] if env.relaxed else ["localhost", "127.0.0.1", "[::1]"])
+PUBLIC_URL = env.url("PUBLIC_URL", schemes=("http", "https"), default="http://127.0.0.1:8000")
+WEBHOOKS_URL = env.url("WEBHOOKS_URL", schemes=("http", "https"), default=PUBLIC_URL)  # if the fake gateway is inside
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+
+# Behind TLS, which the gateway ends: it says so by X-Forwarded-Proto.
+HTTPS = PUBLIC_URL.startswith("https://")
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics/?$"]
+SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+
+# Rooms and their databases. A process that serves some rooms needs no other room's credentials, with one exception:
+# where orders are taken in, by HTTP or gRPC, stock is held in processing's database; so its address may be given too.
+ROOMS = ("orders", "payments", "processing")
+ROOMS_HERE = env.rooms("ROOMS", of=ROOMS)
+BACK_OFFICE = env.flag("BACK_OFFICE", default=ROOMS_HERE == ROOMS)
+if BACK_OFFICE and ROOMS_HERE != ROOMS:
+    env.problems.append("BACK_OFFICE looks into every room: leave ROOMS out.")
+
+DATABASES: dict[str, dict[str, Any]] = {"default": {}}
+if BACK_OFFICE:
+    DATABASES["default"] = env.database("DATABASE_URL", database="default")
+for room in ROOMS:
+    if room in ROOMS_HERE or env.text(f"DATABASE_URL_{room.upper()}"):
+        DATABASES[room] = env.database(f"DATABASE_URL_{room.upper()}", database=room)
+DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
+DATABASE_POOL = env.whole("DATABASE_POOL", default=0, most=100)  # for threaded processes; 0 for prefork workers
+for database in (DATABASES[alias] for alias in DATABASES_HERE):
+    database["OPTIONS"] = database.get("OPTIONS", {}) | {"connect_timeout": 5}
+    if DATABASE_POOL:
+        database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 10}
+    else:
+        database["CONN_MAX_AGE"] = 60
+        database["CONN_HEALTH_CHECKS"] = False
+DATABASE_ROUTERS = ["orders_project.routers.Rooms"]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# The broker.
+AMQP_URL = env.url(
+    "AMQP_URL", schemes=("amqp", "amqps"), default="amqp://guest:guest@localhost:5672//" if DEBUG else None
+)
+WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
+BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
+REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
+
+# How long the mailboxes remember. A letter older than the horizon is never handled unseen: its key may be gone.
+OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, least=1))
+INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, least=2))
+IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, least=24))
+DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
+
+# Business.
+CURRENCY = env.choice(
+    "CURRENCY", default="USD", of=("USD", "EUR", "GBP", "RUB", "CHF", "CNY", "INR", "JPY", "KRW", "KWD")
+)
+ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=True)
+PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", default=900))
+PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
+HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))
+REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of the currency
+PROCESSOR = env.text("PROCESSOR", default="processing.processors.random_success")
+PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
+
+# Gateways.
+PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake", of=("fake", "stripe"))
+PAYMENT_WEBHOOK_SECRETS = env.secrets(
+    "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in ROOMS_HERE
+)
+FAKE_GATEWAY_URL = env.url("FAKE_GATEWAY_URL", schemes=("http", "https"), default="http://127.0.0.1:8900")
+FAKE_GATEWAY_PORT = env.whole("FAKE_GATEWAY_PORT", default=8900, most=65535)
+FAKE_PAYMENT_SUCCESS_RATE = env.fraction("FAKE_PAYMENT_SUCCESS_RATE", default=0.8)
+STRIPE_API_URL = env.url("STRIPE_API_URL", schemes=("https", "http"), default="https://api.stripe.com")
+STRIPE_API_KEY = env.text("STRIPE_API_KEY")
+STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", default=[])
+if PAYMENT_GATEWAY == "stripe" and "payments" in ROOMS_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
+    env.problems.append("PAYMENT_GATEWAY is stripe: STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET are needed.")
+GATEWAY_TIMEOUT = (
+    env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
+    env.seconds("GATEWAY_READ_TIMEOUT", default=10),
+)
+WEBHOOKS_ALLOW_LOOPBACK = env.flag("WEBHOOKS_ALLOW_LOOPBACK", default=EMBEDDED)
+
+# Doors.
+JWT_KEY_FILES = env.words("JWT_KEY_FILES", default=[])
+OAUTH_TOKEN_SECONDS = env.whole("OAUTH_TOKEN_SECONDS", default=900, least=60, most=86_400)
+API_AUTH = env.choice("API_AUTH", default="open" if DEBUG else "required", of=("required", "open"))
+if API_AUTH == "open" and not (env.relaxed or env.flag("API_AUTH_OPEN_ACKNOWLEDGED", default=False)):
+    env.problems.append(
+        "API_AUTH is open: anybody could call the API and see everything. "
+        "If that is meant, say so by API_AUTH_OPEN_ACKNOWLEDGED=true."
+    )
+ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in ROOMS_HERE)
+# Orders a minute: by email, by client and by address (0: without end).
+RATE_LIMIT_ORDERS_PER_MINUTE = env.whole("RATE_LIMIT_ORDERS_PER_MINUTE", default=5)
+RATE_LIMIT_CLIENT_PER_MINUTE = env.whole("RATE_LIMIT_CLIENT_PER_MINUTE", default=0 if EMBEDDED else 3000)
+RATE_LIMIT_ADDRESS_PER_MINUTE = env.whole("RATE_LIMIT_ADDRESS_PER_MINUTE", default=0 if EMBEDDED else 1200)
+RATE_LIMIT_FILE = env.text("RATE_LIMIT_FILE")
+GRPC_PORT = env.whole("GRPC_PORT", default=50051, most=65535)
+GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1" if env.relaxed else "0.0.0.0")  # noqa: S104 - a server's door
+GRPC_THREADS = env.whole("GRPC_THREADS", default=8, least=1, most=200)
+ORDER_SERVICE_GRPC = env.text("ORDER_SERVICE_GRPC", default=f"127.0.0.1:{GRPC_PORT}")
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", default=["127.0.0.0/8", "::1/128"])
+DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
+
+INSTALLED_APPS = [
+    "orders_project.backoffice.apps.BackOfficeConfig",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_filters",
+    "django_prometheus",
+    "oauth2_provider",
+    "axes",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "outbox",
+    "processing",
+    "payments",
+    "orders",
+    "orders_project",
+]
+MIDDLEWARE = [
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "orders_project.middleware.Correlation",
+    "orders_project.middleware.Logged",
+    "orders_project.errors.Wordless",
+    "orders_project.middleware.SmallBodies",
+    "django.middleware.security.SecurityMiddleware",
+    "orders_project.middleware.ContentSecurity",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
+    "orders_project.backoffice.middleware.ViewersZone",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+PROMETHEUS_EXPORT_MIGRATIONS = False
+PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, float("inf"))
+ROOT_URLCONF = "orders_project.urls"
+CSRF_FAILURE_VIEW = "orders_project.errors.csrf_failure"
+APPEND_SLASH = False  # paths work with and without one, see urls.py
+WSGI_APPLICATION = "orders_project.wsgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "orders_project" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+# People and clients who are wrong five times about a secret wait a quarter of an hour, from that address.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "orders_project.oauth.client_address"
+AXES_LOCKOUT_CALLABLE = "orders_project.oauth.locked_out"
+AXES_VERBOSE = False
+
+OAUTH2_PROVIDER_APPLICATION_MODEL = "orders_project.Client"
+OAUTH2_PROVIDER = {
+    "ACCESS_TOKEN_EXPIRE_SECONDS": OAUTH_TOKEN_SECONDS,
+    "ACCESS_TOKEN_GENERATOR": "orders_project.oauth.signed_token",
+    "OAUTH2_VALIDATOR_CLASS": "orders_project.oauth.Validator",
+    "SCOPES_BACKEND_CLASS": "orders_project.oauth.ClientScopes",
+    "ALLOWED_REDIRECT_URI_SCHEMES": ["https"],
+    "REFRESH_TOKEN_REUSE_PROTECTION": True,
+    **{
+        f"COMPLIANT_BCP_RFC9700_{rule}": True
+        for rule in (
+            "IMPLICIT_GRANT", "PASSWORD_GRANT", "PKCE_METHOD", "ACCESS_TOKEN_TRANSPORT", "AUTHZ_RESPONSE_ISS",
+            "TOKEN_STORAGE", "REFRESH_TOKEN", "REDIRECT_URI_SCHEME", "REDIRECT_URI_MATCHING", "PKCE_REQUIRED",
+        )
+    },
+}  # fmt: skip
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["orders_project.auth.Bearer"],
+    "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.MayEnter"],
+    "DEFAULT_PARSER_CLASSES": ["orders_project.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "orders_project.errors.handle",
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_SCHEMA_CLASS": "orders_project.schema.Schema",
+    "UNAUTHENTICATED_USER": "orders_project.auth.unauthenticated",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Orders",
+    "VERSION": "1.0.0",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
+    "PREPROCESSING_HOOKS": ["orders_project.schema.leave_out_twins"],
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "orders_project.schema.complete",
+    ],
+}
+
+LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("ru", "Русский")]
+LOCALE_PATHS = [BASE_DIR / "orders_project" / "locale"]
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+
+LOG_LEVEL = env.choice("LOG_LEVEL", default="INFO", of=("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = env.choice("LOG_FORMAT", default="auto", of=("auto", "json", "console"))
+LOGGING: dict[str, Any] = logs.configuration(level=LOG_LEVEL, form=LOG_FORMAT)
+
+ON_START = "orders_project.process.begin"  # called by a process that is not the web and not Celery
+HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a living worker, relay or clock, for `manage.py health`
+# Where a process without a web server shows its metrics; 0: nowhere.
+METRICS_HOST = env.text("METRICS_HOST", default="0.0.0.0")  # noqa: S104 - scraped from other containers
+METRICS_PORT = env.whole("METRICS_PORT", default=0, most=65535)
+if METRICS_PORT and not env.text("PROMETHEUS_MULTIPROC_DIR"):
+    # What the children of this process count must reach it, so it is settled before they and the counters exist.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orders-metrics-")
+
+env.finish()

@@ -1,0 +1,130 @@
+"""How the whole system stands, as plain data: rooms, queues, lag, dead letters, stuck orders."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from amqp.exceptions import NotFound
+from django.conf import settings
+
+from outbox import broker
+
+from .celery import ROOMS, UNHEARD_QUEUE
+from .health import LATE
+from .metrics import Stored, readings
+
+
+@dataclass
+class Room:
+    """A room's database and mailbox; the numbers are None where the database doesn't answer."""
+
+    name: str
+    answers: bool = True
+    pending: int | None = None
+    oldest_seconds: float | None = None
+    dead_letters: int | None = None
+    connections: int | None = None
+
+
+@dataclass
+class Queue:
+    name: str
+    waiting: int | None  # None: there is no such queue
+    consumers: int | None
+
+
+@dataclass
+class Status:
+    rooms: list[Room]
+    queues: list[Queue]
+    broker: str  # why it can't be reached; empty if it can
+    open_orders: dict[str, int] = field(default_factory=dict)
+    stuck_orders: dict[str, int] = field(default_factory=dict)
+    payments_unknown: int | None = None
+    webhooks_open: dict[str, int] = field(default_factory=dict)
+    holds_late: int | None = None
+    ledger_imbalance: int | None = None
+    troubles: list[str] = field(default_factory=list)
+
+
+def look() -> Status:
+    """Ask every database and the broker now."""
+    rows = [(reading, row) for reading, rows in Stored(readings()).rows() for row in rows]
+    answering = {reading.database for reading, _ in rows}
+    rooms = {room: Room(room, answers=room in answering) for room in settings.ROOMS_HERE}
+    queues, unreachable = _queues()
+    status = Status(rooms=list(rooms.values()), queues=queues, broker=unreachable)
+    for room in answering:
+        rooms[room].dead_letters = 0
+    for reading, row in rows:
+        _take(status, rooms[reading.database], row)
+    status.troubles = list(_troubles(status))
+    return status
+
+
+def _take(status: Status, room: Room, row: dict[str, Any]) -> None:
+    match row:
+        case {"outbox_room_pending": pending, "outbox_oldest_seconds": oldest}:
+            room.pending, room.oldest_seconds = int(pending), round(float(oldest), 1)
+        case {"dead_letters": number}:
+            room.dead_letters = (room.dead_letters or 0) + int(number)
+        case {"database_connections": number}:
+            room.connections = int(number)
+        case {"status": where, "orders_open": number, "orders_stuck": stuck}:
+            status.open_orders[where], status.stuck_orders[where] = int(number), int(stuck)
+        case {"status": where, "webhooks_open": number}:
+            status.webhooks_open[where] = int(number)
+        case {"payments_unknown": number}:
+            status.payments_unknown = int(number)
+        case {"stock_holds_late": number}:
+            status.holds_late = int(number)
+        case {"ledger_imbalance": number}:
+            status.ledger_imbalance = int(number)
+
+
+def _queues() -> tuple[list[Queue], str]:
+    names = [name for room in ROOMS for name in (room, f"{room}.dlq", f"{room}.beat")] + [UNHEARD_QUEUE.name]
+    try:
+        connection = broker.connect()
+    except (*broker.LOST, broker.BrokerTooOld) as error:
+        return [], type(error).__name__
+    with connection:
+        return [_queue(connection, name) for name in names], ""
+
+
+def _queue(connection: Any, name: str) -> Queue:
+    with connection.channel() as channel:
+        try:
+            answer = channel.queue_declare(name, passive=True)
+        except NotFound:
+            return Queue(name, waiting=None, consumers=None)
+    return Queue(name, waiting=answer.message_count, consumers=answer.consumer_count)
+
+
+def _troubles(status: Status) -> Iterator[str]:
+    """What a person should look at, each in one line."""
+    if status.broker:
+        yield f"the broker can't be reached: {status.broker}"
+    for room in status.rooms:
+        if not room.answers:
+            yield f"the database {room.name} does not answer"
+            continue
+        if (room.oldest_seconds or 0) > LATE:
+            yield f"the relay of {room.name} is {room.oldest_seconds:.0f} s behind"
+        if room.dead_letters:
+            yield f"{room.name} has {room.dead_letters} dead letters: manage.py dlq list"
+    for queue in status.queues:
+        if queue.waiting is None:
+            yield f"there is no queue {queue.name}: manage.py declare_topology"
+        elif queue.name in ROOMS and not queue.consumers:
+            yield f"nobody works on the queue {queue.name}"
+        elif queue.name.endswith(".dlq") and queue.waiting:
+            yield f"{queue.waiting} letters in {queue.name} are not collected yet"
+    if stuck := sum(status.stuck_orders.values()):
+        yield f"{stuck} orders are stuck"
+    if status.webhooks_open.get("quarantined"):
+        yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
+    if status.holds_late:
+        yield f"{status.holds_late} holds of stock have outlived their time"
+    if status.ledger_imbalance:
+        yield f"the ledger is out of balance by {status.ledger_imbalance}"

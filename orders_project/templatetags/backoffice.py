@@ -1,0 +1,10 @@
+"""The back office's ways of showing things, for its templates."""
+
+from django import template
+
+from outbox.admin import show
+
+register = template.Library()
+register.filter("laid_out", show.laid_out)
+register.filter("preformatted", show.preformatted)
+register.filter("ago", show.ago)

@@ -1,0 +1,53 @@
+"""
+Runs a program of the system that also knows the messages of outbox/tests/stage.py, and may die at a chosen point:
+
+    python -m orders_project.tests.on_stage POINT PROGRAM ARGUMENTS…
+
+It dies by kill -9, with all of its children, the first time that any process gets there: the file CRASHED notes it.
+"""
+
+import contextlib
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import django
+
+
+def die_after(work: Callable[..., Any]) -> Callable[..., Any]:
+    """This function, with death right behind it, once."""
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        result = work(*arguments, **options)
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["CRASHED"]).touch(exist_ok=False)
+            os.killpg(0, signal.SIGKILL)
+        return result
+
+    return wrapped
+
+
+def main(point: str, program: str, *arguments: str) -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
+    django.setup()
+    import outbox.tests.stage  # noqa: F401 - its consumers
+    from outbox import consumers
+    from outbox.broker import Publisher
+
+    if point == "published":
+        Publisher.publish = die_after(Publisher.publish)  # type: ignore[method-assign]
+    elif point == "committed":
+        consumers.receive = die_after(consumers.receive)
+    sys.argv = [program, *arguments]
+    if program == "celery":
+        runpy.run_module("celery", run_name="__main__")
+    else:
+        runpy.run_path(program, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

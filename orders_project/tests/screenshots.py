@@ -1,0 +1,98 @@
+"""`make screenshots`: the pictures of the documentation, taken of the running system."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from orders_project.tests.browser import browser
+from orders_project.tests.house import PROJECT, House
+
+WIDTH, HEIGHT = 1280, 860
+
+
+def take(folder: Path, *, only: str = "") -> list[Path]:
+    """Start everything, give it something to show, and take the pictures into this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with House() as house, browser() as chromium:
+        stuck = furnish(house)
+        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, timezone_id="Europe/Berlin", locale="en")
+        enter(page, house)
+        pages = {
+            "dashboard": "/admin/",
+            "order": f"/admin/orders/order/{stuck}/change/",
+            "dead-letters": "/admin/dead-letters/",
+        }
+        taken = []
+        for name, path in pages.items():
+            if only in name:
+                page.goto(house.url(path))
+                page.screenshot(path=folder / f"{name}.png", full_page=name == "order")
+                taken.append(folder / f"{name}.png")
+        return taken
+
+
+def enter(page: Any, house: House) -> None:
+    """Log in as the admin of the demo."""
+    page.goto(house.url("/admin/"))
+    page.fill("#id_username", "admin")
+    page.fill("#id_password", (house.home / "password").read_text())
+    page.press("#id_password", "Enter")
+    page.wait_for_selector("#content-main")
+    page.goto(house.url("/admin/"))
+
+
+def furnish(house: House) -> str:
+    """Something to look at: orders of every fate, dead letters, an order that waits. The id of that one."""
+    house.start_all()
+    house.manage("load_demo", "--password-file", str(house.home / "password"))
+    wanted = [("demo-rich", 12_50), ("demo-rich", 99), ("demo-poor", 5000), ("nobody", 3)]
+    placed = [place(house, user_id=user, amount=amount / 100) for _ in range(6) for user, amount in wanted]
+    house.until(lambda: all(status_of(house, one) in ("done", "failed", "canceled") for one in placed))
+    # The oldest of them as if it had been placed through the day: the chart has 24 bars.
+    house.query(
+        "orders",
+        "UPDATE orders_order SET created_at = created_at - random() * interval '20 hours' WHERE random() < 0.7",
+    )
+    say_the_impossible(house, *placed[:5])
+    house.stop("processing")
+    waiting = str(place(house, user_id="demo-rich", amount=42))
+    house.until(lambda: status_of(house, waiting) == "paid")
+    house.until(lambda: house.query("orders", "SELECT count(*) FROM outbox_deadletter")[0][0] >= 1)
+    time.sleep(2)
+    return waiting
+
+
+def say_the_impossible(house: House, *order_ids: str) -> None:
+    """Have processing refuse orders that have come to their end: letters that nobody can handle."""
+    house.manage(
+        "shell", "-v", "0", "-c",
+        "from django.db import transaction\n"
+        "from processing.messages import ProcessingRefused\n"
+        "from processing.models import Outgoing\n"
+        "with transaction.atomic(using='processing'):\n"
+        f"    Outgoing.post(*[ProcessingRefused(order_id=o, reason='fraud_check') for o in {order_ids!r}])\n",
+    )  # fmt: skip
+
+
+def place(house: House, **order: Any) -> str:
+    """Place an order by its API; its id."""
+    answer = requests.post(house.url("/orders"), json={"description": "A lamp", **order}, timeout=10)
+    answer.raise_for_status()
+    return str(answer.json()["order_id"])
+
+
+def status_of(house: House, order_id: str) -> str:
+    """Where an order stands."""
+    return str(requests.get(house.url(f"/orders/{order_id}"), timeout=10).json()["status"])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--into", type=Path, default=PROJECT / "docs" / "images")
+    parser.add_argument("--only", default="")
+    arguments = parser.parse_args()
+    for path in take(arguments.into, only=arguments.only):
+        print(path)

@@ -1,0 +1,69 @@
+"""The back office: every page of every room opens, over all the databases."""
+
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from orders import services
+from payments import services as money
+from processing import services as stock
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def boss() -> Client:
+    client = Client()
+    client.force_login(User.objects.create_superuser("boss"))
+    return client
+
+
+@pytest.fixture
+def orders(post: Any) -> list[Any]:
+    """Some orders, of which all rooms have rows."""
+    now = timezone.now()
+    money.open_account(user_id="ann")
+    money.deposit(user_id="ann", amount=100_00, now=now, reason="first", actor="boss")
+    lamp = stock.make_product(name="Lamp", sku="lamp", price=5_00, stock=10, actor="boss", now=now)
+    line = services.Line(quantity=1, product_id=str(lamp.product_id))
+    placed = [
+        services.place_order(new=services.NewOrder(lines=(line,), user_id="ann"), now=timezone.now())[0]
+        for _ in range(3)
+    ]
+    post.run()
+    return placed
+
+
+class TestEveryPage:
+    @pytest.mark.parametrize("model", admin.site._registry, ids=lambda model: model._meta.label)
+    def test_opens(self, boss: Client, orders: list[Any], model: Any) -> None:
+        name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+        answer = boss.get(reverse(f"{name}_changelist"))
+        assert answer.status_code == 200
+        for row in answer.context["cl"].result_list[:1]:
+            page = boss.get(reverse(f"{name}_change", args=[row.pk]))
+            assert page.status_code == 200
+
+
+class TestRoles:
+    def test_come_with_the_migrations(self) -> None:
+        roles = {group.name: set(group.permissions.values_list("codename", flat=True)) for group in Group.objects.all()}
+        assert roles["viewer"] < roles["operator"] < roles["manager"]
+        assert "view_order" in roles["viewer"]
+        assert {name for name in roles["viewer"] if not name.startswith("view_")} == set()
+        assert "cancel_order" in roles["operator"]
+        assert roles["manager"] - roles["operator"] >= {"approve", "correct_account"}
+
+    def test_a_viewer_sees_everything_but_the_users(self, orders: list[Any]) -> None:
+        viewer = User.objects.create_user("viewer", is_staff=True)
+        viewer.groups.add(Group.objects.get(name="viewer"))
+        client = Client()
+        client.force_login(viewer)
+        assert client.get(reverse("admin:orders_order_changelist")).status_code == 200
+        assert client.get(reverse("admin:orders_order_change", args=[orders[0].pk])).status_code == 200
+        assert client.get(reverse("admin:auth_user_changelist")).status_code == 403

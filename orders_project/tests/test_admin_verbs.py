@@ -1,0 +1,336 @@
+"""What people can do in the back office: once, with permission, and on record."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, User
+from django.db import connections
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from orders import services
+from orders.models import Order
+from orders_project.models import Approval
+from outbox.consumers import mailbox
+from outbox.models import DeadLetter
+from payments import services as money
+from payments.models import Entry
+from processing import services as stock
+from processing.messages import ProcessingRefused
+from processing.models import Product, StockMovement
+
+pytestmark = pytest.mark.django_db
+
+
+def client_of(role: str, name: str = "") -> Client:
+    """Somebody of this role, logged in."""
+    user = User.objects.create_user(name or role, is_staff=True)
+    user.groups.add(Group.objects.get(name=role))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def manager() -> Client:
+    return client_of("manager")
+
+
+def place(user_id: str = "ann", *, amount: int = 500) -> Order:
+    new = services.NewOrder(lines=(services.Line(quantity=1, price=amount),), user_id=user_id)
+    return services.place_order(new=new, now=timezone.now())[0]
+
+
+def url(row: Any, verb: str) -> str:
+    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_verb"
+    return reverse(name, args=[row.pk, verb])
+
+
+def do(client: Client, row: Any, verb: str, **said: Any) -> Any:
+    """Open the verb's page and send its form as it stands, filled in."""
+    page = client.get(url(row, verb))
+    if page.status_code != 200:
+        return page
+    form = page.context["form"]
+    values = {name: form[name].value() for name in form.fields}
+    return client.post(url(row, verb), {name: value for name, value in (values | said).items() if value is not None})
+
+
+@pytest.fixture
+def ann() -> Any:
+    account, _made = money.open_account(user_id="ann")
+    money.deposit(user_id="ann", amount=10_000_00, now=timezone.now())
+    return account
+
+
+class TestDeposits:
+    def test_a_double_click_pays_once(self, manager: Client, ann: Any) -> None:
+        said = {"once": str(uuid4()), "amount": "12.50", "reason": "a present"}
+        answers = [manager.post(url(ann, "deposit"), said, follow=True) for _ in range(2)]
+        ann.refresh_from_db()
+        assert ann.balance == 10_012_50
+        assert Entry.objects.filter(reason="a present").count() == 1
+        assert LogEntry.objects.count() == 1
+        assert "not done again" in answers[1].content.decode()
+
+    def test_say_who_and_why(self, manager: Client, ann: Any) -> None:
+        assert do(manager, ann, "deposit", amount="5", reason="found").status_code == 302
+        entry = Entry.objects.get(reason="found")
+        assert (entry.actor, entry.amount) == ("manager", 500)
+        assert "Reason: found" in LogEntry.objects.get().change_message
+
+    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e400", ""])
+    def test_of_no_amount_are_refused(self, manager: Client, ann: Any, amount: str) -> None:
+        answer = do(manager, ann, "deposit", amount=amount, reason="x")
+        assert answer.status_code == 422
+        ann.refresh_from_db()
+        assert ann.balance == 10_000_00
+        assert not LogEntry.objects.exists()
+
+    def test_need_a_manager(self, ann: Any) -> None:
+        assert client_of("operator").get(url(ann, "deposit")).status_code == 403
+        assert do(client_of("viewer"), ann, "deposit", amount="1", reason="x").status_code == 403
+
+    def test_corrections_go_down_but_not_below_zero(self, manager: Client, ann: Any) -> None:
+        assert do(manager, ann, "correct", amount="-4000", reason="booked twice").status_code == 302
+        refused = do(manager, ann, "correct", amount="-6000.01", reason="too much")
+        assert refused.status_code == 422
+        assert "insufficient_funds" in refused.content.decode()
+        ann.refresh_from_db()
+        assert ann.balance == 6_000_00
+
+
+class TestStock:
+    @pytest.fixture
+    def lamp(self) -> Product:
+        return stock.make_product(name="Lamp", sku="lamp", price=5_00, stock=10, actor="x", now=timezone.now())
+
+    def test_moves_by_movements_with_a_reason(self, lamp: Product) -> None:
+        operator = client_of("operator")
+        assert do(operator, lamp, "receive", quantity=5, reason="delivery 7").status_code == 302
+        assert do(operator, lamp, "correct", quantity=-3, reason="broken").status_code == 302
+        lamp.refresh_from_db()
+        assert (lamp.available, lamp.received) == (12, 12)
+        moved = StockMovement.objects.order_by("id").values_list("kind", "quantity", "reason", "actor")
+        assert list(moved)[1:] == [("received", 5, "delivery 7", "operator"), ("corrected", -3, "broken", "operator")]
+
+    def test_is_received_once_a_form(self, lamp: Product) -> None:
+        operator = client_of("operator")
+        said = {"once": str(uuid4()), "quantity": 5, "reason": "delivery"}
+        for _ in range(2):
+            operator.post(url(lamp, "receive"), said)
+        lamp.refresh_from_db()
+        assert lamp.available == 15
+
+    def test_is_never_a_field_to_edit(self, manager: Client, lamp: Product) -> None:
+        page = manager.get(url(lamp, "edit"))
+        assert set(page.context["form"].fields) == {"once", "name", "price", "is_active"}
+        change = reverse("admin:processing_product_change", args=[lamp.pk])
+        assert manager.post(change, {"available": 99}).status_code == 403
+
+    def test_products_are_added_and_edited(self, manager: Client) -> None:
+        add = reverse("admin:processing_product_verb_of_list", args=["add"])
+        said = {"once": str(uuid4()), "name": "Chair", "sku": "chair", "price": "1,249.00", "stock": 2}
+        assert manager.post(add, said).status_code == 302
+        chair = Product.objects.get(sku="chair")
+        assert (chair.price, chair.available) == (1249_00, 2)
+        assert do(manager, chair, "edit", price="99", is_active="").status_code == 302
+        chair.refresh_from_db()
+        assert (chair.price, chair.is_active, chair.available) == (99_00, False, 2)
+
+
+class TestAnOrder:
+    def test_says_its_last_word_again(self, ann: Any, post: Any) -> None:
+        order = place()
+        post.passes_over = lambda letter: letter.type == "payments.charge"
+        post.run()
+        post.passes_over = lambda letter: False
+        assert do(client_of("operator"), order, "retry").status_code == 302
+        post.run()
+        order.refresh_from_db()
+        assert order.status == "done"
+
+    def test_is_canceled_with_everything_given_back(self, ann: Any, post: Any) -> None:
+        order = place()
+        assert do(client_of("operator"), order, "cancel", reason="asked by phone").status_code == 302
+        post.run()
+        order.refresh_from_db()
+        ann.refresh_from_db()
+        assert (order.status, order.fail_reason, ann.balance) == ("canceled", "canceled_by_operator", 10_000_00)
+        assert "asked by phone" in LogEntry.objects.get().change_message
+
+    def test_that_has_moved_on_is_left_alone(self, ann: Any, post: Any) -> None:
+        order = place()
+        operator = client_of("operator")
+        page = operator.get(url(order, "cancel"))
+        post.run()
+        values = {name: page.context["form"][name].value() for name in page.context["form"].fields}
+        answer = operator.post(url(order, "cancel"), values | {"reason": "late"})
+        assert answer.status_code == 422
+        order.refresh_from_db()
+        assert order.status == "done"
+        assert not LogEntry.objects.exists()
+
+    def test_is_resolved_with_evidence(self, manager: Client, post: Any) -> None:
+        order = place("nobody")
+        answer = do(manager, order, "resolve", truth="payment.failed", reason="the bank says so, ticket 12")
+        assert answer.status_code == 302
+        order.refresh_from_db()
+        assert (order.status, order.fail_reason) == ("releasing", "resolved_by_operator")
+        assert "ticket 12" in LogEntry.objects.get().change_message
+
+    @pytest.mark.parametrize("verb", ["retry", "cancel", "resolve"])
+    def test_needs_permission_for_each_verb(self, ann: Any, verb: str) -> None:
+        assert client_of("viewer").get(url(place(), verb)).status_code == 403
+
+
+class TestASecondPerson:
+    @pytest.fixture
+    def paid(self, ann: Any, post: Any) -> Order:
+        order = place(amount=1000_01)
+        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.run()
+        post.passes_over = lambda letter: False
+        order.refresh_from_db()
+        assert order.status == "paid"
+        return order
+
+    def test_approves_what_is_above_the_amount(self, paid: Order, ann: Any, post: Any) -> None:
+        asker, other = client_of("manager", "eve"), client_of("manager", "bob")
+        assert do(asker, paid, "compensate", reason="fraud").status_code == 302
+        paid.refresh_from_db()
+        assert paid.status == "paid"
+        approval = Approval.objects.get()
+        assert do(asker, approval, "approve").status_code == 422
+        assert do(client_of("operator"), approval, "approve").status_code == 403
+        assert do(other, approval, "approve").status_code == 302
+        post.run()
+        paid.refresh_from_db()
+        ann.refresh_from_db()
+        assert (paid.status, ann.balance) == ("canceled", 10_000_00)
+        approval.refresh_from_db()
+        assert (approval.status, approval.asked_by, approval.decided_by) == ("approved", "eve", "bob")
+
+    def test_may_reject(self, paid: Order, post: Any) -> None:
+        asker, other = client_of("operator", "eve"), client_of("manager", "bob")
+        do(asker, paid, "compensate", reason="fraud")
+        assert do(other, Approval.objects.get(), "reject").status_code == 302
+        post.run()
+        paid.refresh_from_db()
+        assert paid.status == "paid"
+
+    def test_is_not_asked_twice(self, paid: Order) -> None:
+        asker = client_of("operator", "eve")
+        do(asker, paid, "compensate", reason="fraud")
+        assert do(asker, paid, "compensate", reason="fraud!").status_code == 422
+
+    def test_is_not_needed_below(self, ann: Any, post: Any) -> None:
+        order = place(amount=1000_00)
+        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.run()
+        do(client_of("operator"), order, "compensate", reason="asked")
+        post.run()
+        order.refresh_from_db()
+        assert order.status == "canceled"
+
+
+class TestDeadLetters:
+    @pytest.fixture
+    def dead(self, ann: Any, post: Any) -> list[DeadLetter]:
+        """Letters about orders that have come to their end."""
+        from django.db import transaction
+
+        from processing.models import Outgoing
+
+        orders = [place() for _ in range(3)]
+        post.run()
+        with transaction.atomic(using="processing"):
+            Outgoing.post(*[ProcessingRefused(order_id=order.pk, reason="late") for order in orders])
+        post.run()
+        letters = list(mailbox("orders", "DeadLetter").objects.order_by("pk"))
+        assert len(letters) == 3
+        return letters
+
+    def test_are_grouped_by_what_they_died_of(self, dead: list[Any]) -> None:
+        page = client_of("viewer").get(reverse("admin:dead_letters"))
+        (group,) = page.context["groups"]
+        assert (group["group"].letters, group["verbs"], group["preview"]) == (3, [], "")
+
+    def test_show_what_a_replay_would_do(self, dead: list[Any]) -> None:
+        page = client_of("operator").get(reverse("admin:orders_deadletter_preview", args=[dead[0].pk]))
+        assert "It would die of the same failure again" in page.content.decode()
+
+    def test_come_again(self, dead: list[Any], post: Any) -> None:
+        assert do(client_of("operator"), dead[0], "replay").status_code == 302
+        dead[0].refresh_from_db()
+        assert dead[0].status == "replayed"
+        post.run()
+        assert mailbox("orders", "DeadLetter").objects.filter(status="dead").count() == 3
+
+    def test_are_discarded_by_managers_only(self, dead: list[Any], manager: Client) -> None:
+        assert client_of("operator").get(url(dead[0], "discard")).status_code == 403
+        assert do(manager, dead[0], "discard", why="known").status_code == 302
+        dead[0].refresh_from_db()
+        assert dead[0].status == "discarded"
+
+    def run_errand(self, client: Client, verb: str, query: str, post: Any) -> Any:
+        where = reverse("admin:orders_deadletter_many", args=[verb]) + query
+        page = client.get(where)
+        for _ in range(20):
+            page = client.post(where, {"errand": page.context["sealed"]})
+            post.run()
+            if page.context["errand"].finished:
+                return page.context["errand"]
+        raise AssertionError("the errand goes on and on")
+
+    def test_many_stop_when_the_canary_dies(self, dead: list[Any], post: Any) -> None:
+        errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+        assert "canary died" in errand.stopped
+        assert [one.status for one in mailbox("orders", "DeadLetter").objects.order_by("pk")[:3]] == [
+            "replayed", "dead", "dead",
+        ]  # fmt: skip
+
+    def test_many_follow_a_canary_that_lived(self, dead: list[Any], post: Any) -> None:
+        Order.objects.update(status="paid")
+        errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+        assert (errand.done, errand.total, errand.stopped) == (3, 3, "")
+        assert not mailbox("orders", "DeadLetter").objects.filter(status="dead").exists()
+        assert LogEntry.objects.count() == 2
+
+    def test_selected_ones_are_discarded(self, dead: list[Any], manager: Client, post: Any) -> None:
+        ids = [str(one.pk) for one in dead[:2]]
+        chosen = manager.post(
+            reverse("admin:orders_deadletter_changelist"), {"action": "discard_selected", "_selected_action": ids}
+        )
+        errand = self.run_errand(manager, "discard", "?" + chosen["Location"].partition("?")[2], post)
+        assert (errand.done, errand.total) == (2, 2)
+        assert mailbox("orders", "DeadLetter").objects.filter(status="dead").count() == 1
+
+    def test_a_forged_errand_is_refused(self, dead: list[Any]) -> None:
+        where = reverse("admin:orders_deadletter_many", args=["discard"])
+        assert client_of("manager", "eve").post(where, {"errand": "forged"}).status_code == 404
+
+
+@pytest.mark.django_db(transaction=True)
+def test_clicks_at_the_same_moment_pay_once() -> None:
+    account, _made = money.open_account(user_id="ann")
+    client = client_of("manager")
+    said = {"once": str(uuid4()), "amount": "1", "reason": "a crowd"}
+
+    def click(_n: int) -> int:
+        mine = Client()
+        mine.cookies = client.cookies
+        try:
+            return mine.post(url(account, "deposit"), said).status_code
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(click, range(6))) == {302}
+    account.refresh_from_db()
+    assert account.balance == 100
+    assert LogEntry.objects.count() == 1

@@ -1,0 +1,274 @@
+"""
+What the mailbox survives, with real servers and processes: after each bad day every message had its effect once.
+
+Letters go from the outbox of orders to payments, where each leaves a row in the table `counted`
+(outbox/tests/stage.py) and some are answered by another letter, which leaves a row as well.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import amqp
+import psycopg
+import pytest
+
+from orders_project.tests.house import House
+from outbox import broker
+from outbox.ids import uuid7
+from outbox.message import Letter
+from outbox.tests.counted import CREATE
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+
+POST = """
+    INSERT INTO outbox_outgoingmessage (id, message_id, type, version, subject, "to", data, correlation_id, attempt,
+        created_at, due_at, publish_attempts, refusals, last_error)
+    VALUES (%s, %s, 'tests.count', 1, 'o', 'payments', %s, 'c', 0, now(), now() + %s, 0, 0, '')
+"""
+PENDING = "SELECT count(*) FROM outbox_outgoingmessage WHERE published_at IS NULL"
+
+
+class Stage(House):
+    """A house whose programs know the messages of the tests, and may crash at a chosen point."""
+
+    def start(self, *names: str, crash: str = "nowhere", **options: Any) -> None:
+        for name in names:
+            command = [word for word in self.commands[name] if word != "-m"]
+            super().start(
+                name,
+                command=["-m", "orders_project.tests.on_stage", crash, *command],
+                env={"CRASHED": str(self.home / f"crashed-{crash}")},
+            )
+
+    def crashed(self, point: str) -> bool:
+        return (self.home / f"crashed-{point}").exists()
+
+    def gone(self, name: str) -> None:
+        """Wait for the end of a process that kills itself."""
+        self.running.pop(name).wait(timeout=30)
+
+    def post(self, number: int, *, then: str = "", due_in: float = 0, every: float = 0) -> list[str]:
+        """Post so many messages, one transaction each."""
+        ids = []
+        with psycopg.connect(self.env["DATABASE_URL_ORDERS"], autocommit=True) as connection:
+            for _ in range(number):
+                ids.append(str(message_id := uuid7()))
+                connection.execute(
+                    POST, [message_id, message_id, json.dumps({"then": then}), timedelta(seconds=due_in)]
+                )
+                connection.execute("NOTIFY outbox")
+                time.sleep(every)
+        return ids
+
+    def counts(self, ids: list[str]) -> dict[str, int]:
+        """How often each of these messages had its effect."""
+        rows = self.query(
+            "payments",
+            "SELECT message_id, count(*) FROM counted WHERE message_id = ANY(%s) GROUP BY 1",
+            [UUID(one) for one in ids],
+        )
+        return {str(message_id): number for message_id, number in rows}
+
+    def settle(self, ids: list[str], *, timeout: float = 60) -> None:
+        """Wait until nothing is pending; then each had its effect once, and each answer too."""
+        self.until(lambda: len(self.counts(ids)) == len(ids) and not self.pending(), timeout=timeout)
+        time.sleep(0.3)  # for a second effect, if there were one
+        assert set(self.counts(ids).values()) == {1}
+        assert self.query("payments", "SELECT message_id FROM counted GROUP BY 1 HAVING count(*) > 1") == []
+        assert self.dead() == []
+
+    def pending(self) -> int:
+        queued = sum(self.depth(name) for name in ("payments", "payments.dlq"))
+        return queued + sum(self.query(room, PENDING)[0][0] for room in ("orders", "payments"))
+
+    def depth(self, queue: str) -> int:
+        """Messages in a queue, of which none is with a worker if it is zero."""
+        with self.channel() as channel:
+            found: int = channel.queue_declare(queue, passive=True).message_count
+            return found
+
+    def dead(self) -> list[tuple[Any, ...]]:
+        return self.query("payments", "SELECT reason, error, message_id FROM outbox_deadletter ORDER BY died_at")
+
+    def channel(self) -> Any:
+        connection = broker.connect(self.env["AMQP_URL"])
+        channel = connection.channel()
+        channel.__class__ = _OneOff
+        return channel
+
+
+class _OneOff(amqp.Channel):
+    """A channel whose connection ends with it."""
+
+    def __exit__(self, *exception: object) -> None:
+        self.connection.close()
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with Stage() as standing:
+        standing.query("payments", CREATE)
+        standing.start("relay", "payments", "beat")
+        standing.settle(standing.post(3))
+        yield standing
+
+
+def test_a_relay_is_killed_between_publish_and_stamp(stage: Stage) -> None:
+    stage.stop("relay")
+    stage.start("relay", crash="published")
+    ids = stage.post(300, then="echo")
+    stage.gone("relay")
+    assert stage.crashed("published")
+    assert stage.query("orders", PENDING)[0][0] > 0
+    stage.start("relay")
+    stage.settle(ids)
+
+
+def test_a_worker_is_killed_between_commit_and_acknowledgement(stage: Stage) -> None:
+    stage.stop("payments")
+    stage.start("payments", crash="committed")
+    ids = stage.post(100, then="echo")
+    stage.gone("payments")
+    assert stage.crashed("committed")
+    stage.start("payments")
+    stage.settle(ids)
+    assert stage.query("payments", "SELECT count(*) FROM counted")[0][0] >= 200
+
+
+def test_postgresql_restarts_under_load(stage: Stage) -> None:
+    ids = stage.post(40, then="sleep") + stage.post(100, then="echo")
+    stage.services.postgres.stop()  # type: ignore[union-attr]
+    time.sleep(1)
+    stage.services.postgres.start()  # type: ignore[union-attr]
+    stage.settle(ids)
+
+
+def test_a_queue_is_deleted_while_rows_are_pending(stage: Stage) -> None:
+    stage.stop("relay")
+    stage.stop("payments")
+    ids = stage.post(100, then="echo")
+    with stage.channel() as channel:
+        channel.queue_delete("payments")
+    stage.start("relay")
+    stage.until(lambda: stage.query("orders", PENDING)[0][0] == 0)
+    stage.start("payments")
+    stage.settle(ids)
+
+
+def test_each_message_is_delivered_ten_times(stage: Stage) -> None:
+    letters = [
+        Letter(
+            id=str(uuid7()), source="/orders", type="tests.count", subject="o", time=datetime.now(UTC).isoformat(),
+            schemaversion=1, correlationid="c", data={"then": "echo"},
+        )
+        for _ in range(50)
+    ]  # fmt: skip
+    publisher = broker.Publisher(stage.env["AMQP_URL"])
+    for _ in range(10):
+        assert len(publisher.publish([(letter, "payments") for letter in letters]).confirmed) == 50
+    publisher.close()
+    stage.settle([letter.id for letter in letters])
+    answered = stage.query(
+        "payments",
+        "SELECT count(*) FROM outbox_outgoingmessage WHERE causation_id = ANY(%s)",
+        [letter.id for letter in letters],
+    )
+    assert answered == [(50,)]
+
+
+def test_two_beats_run_and_no_relay(stage: Stage) -> None:
+    stage.stop("relay")
+    stage.commands["beat2"] = [word.replace("/beat", "/beat2") for word in stage.commands["beat"]]
+    stage.start("beat2", "orders")
+    stage.settle(stage.post(100, then="echo"))
+    stage.stop("beat2")
+    stage.stop("orders")
+    stage.start("relay")
+
+
+def test_timers_keep_time_under_load(stage: Stage) -> None:
+    listening = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN outbox'"
+    stage.until(lambda: stage.query("orders", listening))
+    timers = [stage.post(1, due_in=2 + n / 10)[0] for n in range(20)]
+    load = stage.post(80, then="echo", every=0.05)
+    stage.settle(timers + load)
+    due = dict(stage.query("orders", "SELECT message_id, due_at FROM outbox_outgoingmessage"))
+    rang = dict(stage.query("payments", "SELECT message_id, at FROM counted"))
+    late = [rang[timer] - due[timer] for timer in map(UUID, timers)]
+    assert min(late) >= timedelta(0)
+    assert max(late) < timedelta(seconds=1)
+
+
+class TestTheDeadLetterQueue:
+    """What no consumer can account for; the collector takes it every five seconds."""
+
+    def publish(self, stage: Stage, body: bytes, *, headers: dict[str, Any], content_type: str) -> None:
+        with stage.channel() as channel:
+            channel.basic_publish(
+                amqp.Message(
+                    body, content_type=content_type, content_encoding="utf-8", application_headers=headers,
+                    delivery_mode=2,
+                ),
+                routing_key="payments",
+            )  # fmt: skip
+
+    def test_takes_what_nobody_can_read(self, stage: Stage) -> None:
+        task = {"task": "tests.count", "id": str(uuid7()), "lang": "py"}
+        empty: dict[str, Any] = {}
+        letter = {"specversion": "1.0", "id": str(uuid7()), "data": {"padding": "x" * 300_000}}
+        for body, headers, content_type in (
+            (b"[[{}], {}, {}]", task | {"task": "payments.chrage"}, "application/json"),
+            (b"{not json", task, "application/json"),
+            (b"\xff\xfe\x00", task, "application/json"),
+            (b"[[{}], {}, {}]", task, "application/x-python-serialize"),
+            (b"hello", task, "text/plain"),
+            (b"[[{}], {}, {}]", empty, "application/json"),
+            (b"{}", empty, "application/json"),
+            (b"[[], {}, {}]", task, "application/json"),
+            (b"[[1, 2, 3], {}, {}]", task, "application/json"),
+            (b"17", task, "application/json"),
+            (b"[[{}], {}, {}]", task | {"task": {"a": 1}}, "application/json"),
+            (b"[[{}], {}, {}]", task | {"eta": "soon", "timelimit": "x"}, "application/json"),
+            (b"[" * 100_000, task, "application/json"),
+            (json.dumps([[letter], {}, {}]).encode(), task, "application/json"),
+            (b"[[{}], {}, {}]", task, "application/json"),
+        ):
+            self.publish(stage, body, headers=headers, content_type=content_type)
+        fine = stage.post(20)
+        stage.until(lambda: len(stage.dead()) >= 15 and not stage.pending(), timeout=40)
+        found = sorted(reason for reason, _, _ in stage.dead())
+        assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 5, *["malformed"] * 8]), found
+        kept = stage.query("payments", "SELECT body, headers FROM outbox_deadletter WHERE reason = 'unknown_type'")
+        assert bytes(kept[0][0]) == b"[[{}], {}, {}]"
+        assert kept[0][1]["task"] == "payments.chrage"
+        assert kept[0][1]["x-death"][0]["reason"] == "rejected"
+        stage.query("payments", "DELETE FROM outbox_deadletter")
+        stage.settle(fine)
+
+    def test_takes_what_kills_its_worker_and_the_others_flow(self, stage: Stage) -> None:
+        (killer,) = stage.post(1, then="kill")
+        fine = stage.post(50)
+        stage.until(lambda: len(stage.dead()) == 1, timeout=60)
+        assert stage.dead()[0][::2] == ("killed_its_worker", UUID(killer))
+        assert stage.counts([killer]) == {}
+        ((letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
+        assert json.loads(stage.manage("dlq", "show", str(letter_id), "--json"))["replayable"] is True
+        stage.manage("dlq", "discard", str(letter_id))
+        stage.query("payments", "DELETE FROM outbox_deadletter")
+        stage.settle(fine)
+
+
+def test_the_broker_is_away_for_twenty_seconds_under_load(stage: Stage) -> None:
+    ids = stage.post(100, then="echo")
+    stage.services.rabbitmq.stop()  # type: ignore[union-attr]
+    ends = time.monotonic() + 20
+    while time.monotonic() < ends:
+        ids += stage.post(10, then="echo", every=0.02)
+    stage.services.rabbitmq.start()  # type: ignore[union-attr]
+    stage.settle(ids, timeout=90)
+    attempts = stage.query("orders", "SELECT max(refusals) FROM outbox_outgoingmessage")
+    assert attempts[0][0] <= 1

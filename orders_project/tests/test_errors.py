@@ -1,0 +1,147 @@
+"""Every error is a problem document, whatever door it comes out of."""
+
+from typing import Any
+
+import pytest
+from django.http import HttpResponseNotAllowed
+from django.test import Client, RequestFactory
+from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
+
+from orders_project import errors
+from orders_project.parsers import JSONParser
+from outbox.refusal import Refusal
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(raise_request_exception=False)
+
+
+def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert response["Content-Type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code)
+    assert body["type"].endswith(f"/problems/{code}")
+    assert body["title"]
+    assert body["detail"]
+    assert body["correlation_id"]
+    return body
+
+
+def test_an_unknown_path(client: Client) -> None:
+    answer = client.get("/no/such/path", headers={"X-Correlation-ID": "mine-1"})
+    assert assert_problem(answer, 404, "not_found")["correlation_id"] == "mine-1" == answer["X-Correlation-ID"]
+
+
+def test_an_unknown_path_of_the_admin_is_a_page(client: Client) -> None:
+    answer = client.get("/admin/no/such/path/")
+    assert answer["Content-Type"].startswith("text/html")
+
+
+def test_a_wrong_method(client: Client) -> None:
+    answer = client.delete("/orders")
+    assert_problem(answer, 405, "method_not_allowed")
+    assert "GET" in answer["Allow"] or "POST" in answer["Allow"]
+
+
+def test_a_wrong_method_of_a_plain_view() -> None:
+    middleware = errors.Wordless(lambda request: HttpResponseNotAllowed(["GET"]))
+    answer: Any = middleware(RequestFactory().post("/x"))
+    assert answer["Allow"] == "GET"
+    assert b'"code": "method_not_allowed"' in answer.content
+
+
+def test_an_answer_nobody_can_give(client: Client) -> None:
+    assert_problem(client.get("/orders/x", headers={"Accept": "image/png"}), 406, "not_acceptable")
+    assert errors.problem_of(NotAcceptable()) is not None
+
+
+def test_a_language_nobody_speaks(client: Client) -> None:
+    answer = client.post("/orders", "<order/>", content_type="application/xml")
+    assert_problem(answer, 415, "unsupported_media_type")
+
+
+def test_a_body_too_large(client: Client) -> None:
+    body = '{"description": "%s"}' % ("x" * 256 * 1024)
+    assert_problem(client.post("/orders", body, content_type="application/json"), 413, "too_large")
+    form = "description=" + "x" * 256 * 1024
+    answer = client.post(
+        "/orders", form, content_type="application/x-www-form-urlencoded", headers={"Accept": "text/html"}
+    )
+    assert answer.status_code == 413
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "{",
+        '{"amount": NaN}',
+        '{"amount": -Infinity}',
+        '{"a": 1, "a": 2}',
+        '{"a": "\\u0000"}',
+        '{"a": ["\\ud800"]}',
+        '{"\\ud800": 1}',
+        "[" * 100_000,
+        '{"a": ' + "9" * 5000 + "}",
+        "",
+        "\ufeff{}",
+        b"\xff\xfe",
+    ],
+)
+def test_what_is_no_json(client: Client, body: str | bytes) -> None:
+    answer = client.post("/orders", body or " ", content_type="application/json")
+    assert_problem(answer, 400, "malformed")
+
+
+def test_numbers_stay_exact() -> None:
+    import io
+    from decimal import Decimal
+
+    assert JSONParser().parse(io.BytesIO(b'{"price": 0.1}')) == {"price": Decimal("0.1")}
+
+
+def test_a_mistake_of_ours_shows_no_trace(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orders import api
+
+    def stumble(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("the secret inside")
+
+    monkeypatch.setattr(api.OneOrder, "get", stumble)
+    answer = client.get("/orders/x", headers={"X-Correlation-ID": "mine-2"})
+    assert_problem(answer, 500, "internal")
+    assert answer.json()["correlation_id"] == "mine-2"
+    assert "secret inside" not in answer.text
+
+
+def test_a_refusal_says_its_code_its_fields_and_what_it_adds() -> None:
+    class Lacking(Refusal):
+        code = "insufficient_stock"
+
+    problem = errors.problem_of(Lacking("No.", errors={"items[0]": ["lamp"]}, extra={"lacking": ["lamp"], "status": 1}))
+    assert problem is not None
+    body = problem.body()
+    assert (body["status"], body["code"], body["lacking"]) == (409, "insufficient_stock", ["lamp"])
+    assert body["errors"] == {"items[0]": ["lamp"]}
+
+
+def test_waiting_is_said_in_the_header() -> None:
+    class Slower(Refusal):
+        code = "rate_limited"
+
+    for error in (Slower("Slower.", extra={"retry_after": 7}), Throttled(wait=7)):
+        problem = errors.problem_of(error)
+        assert problem is not None
+        assert (problem.status, problem.code, problem.headers["Retry-After"]) == (429, "rate_limited", "7")
+
+
+def test_nested_messages_are_told_by_path() -> None:
+    error = ValidationError(
+        {"items": [{}, {"price": ["No number."], "tags": ["Odd."]}], "non_field_errors": ["Either or."]}
+    )
+    problem = errors.problem_of(error)
+    assert problem is not None
+    assert problem.errors == {
+        "items[1].price": ["No number."],
+        "items[1].tags": ["Odd."],
+        "body": ["Either or."],
+    }

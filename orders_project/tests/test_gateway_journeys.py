@@ -1,0 +1,324 @@
+"""Orders paid through the fake gateway, over real HTTP in both directions, however it misbehaves."""
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.db.models import Min
+from django.utils import timezone
+
+from orders import services as desk
+from orders.models import ENDS, Order
+from orders_project.audit import audit
+from outbox.breaker import Breaker
+from outbox.consumers import mailbox
+from outbox.message import Letter
+from outbox.models import DeadLetter
+from payments import clearing, gateways, receipts
+from payments.gateways.base import GatewayUnavailable
+from payments.gateways.server import FakeService
+from payments.models import Entry, Payment, WebhookReceipt
+from processing.tests import factories
+
+from .carrier import Carrier
+
+ROOMS = ("orders", "payments")
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@dataclass
+class World:
+    """Orders, rooms and the fake gateway; time passes when nothing else does."""
+
+    bank: FakeService
+    clock: time_machine.Traveller
+    post: Carrier = field(default_factory=Carrier)
+
+    def place(self, order_id: str = "o", *, quantity: int = 1) -> Order:
+        new = desk.NewOrder(lines=(desk.Line(quantity=quantity, sku="lamp", price=1000),), order_id=order_id)
+        return desk.place_order(new=new, now=timezone.now())[0]
+
+    def behave(self, **wishes: object) -> None:
+        self.bank.bank.behave({"delay": 0.05, **wishes})
+
+    def settle(self, order: Order, *, hours: float = 72) -> Order:
+        """Let everything happen until the order has ended; real time for the network, and virtual time for the rest."""
+        ends = timezone.now() + timedelta(hours=hours)
+        while timezone.now() < ends:
+            for _ in range(6):
+                self.round()
+                order.refresh_from_db()
+                if order.status in ENDS and self.is_quiet():
+                    return order
+                time.sleep(0.03)
+            self.let_the_gateway_speak()
+            self.clock.shift(max(timedelta(seconds=1), self.next_due() - timezone.now()))
+        raise AssertionError(f"{order.order_id} is {order.status}; {list(Payment.objects.values())}")
+
+    def round(self) -> None:
+        self.post.run()
+        clearing.look_after(now=timezone.now())
+        receipts.sweep()
+        self.post.run()
+
+    def let_the_gateway_speak(self) -> None:
+        """Wait, in real time, for webhooks that are about to go out."""
+        patience = time.monotonic() + 1.5
+        while time.monotonic() < patience and any(
+            not payment.notified and payment.status in ("pending", "succeeded", "failed")
+            and not payment.behaviour["drop"] and payment.behaviour["delay"] < 2
+            for payment in list(self.bank.bank.payments.values())
+        ):  # fmt: skip
+            time.sleep(0.02)
+        self.round()
+
+    def next_due(self) -> datetime:
+        """When something will happen by itself."""
+        due = [
+            mailbox(room, "Outgoing").objects.filter(published_at=None).aggregate(at=Min("due_at")) for room in ROOMS
+        ]
+        due.append(Payment.objects.aggregate(at=Min("ask_at")))
+        return min(one["at"] for one in due if one["at"])
+
+    def is_quiet(self) -> bool:
+        """Whether no payment waits for the gateway any more."""
+        return not Payment.objects.filter(ask_at__isnull=False).exists()
+
+
+@pytest.fixture
+def world(live_server: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    settings.WEBHOOKS_URL = live_server.url
+    settings.GATEWAY_TIMEOUT = (0.5, 0.5)
+    breakers = {name: Breaker(name, failures=(GatewayUnavailable,), rest=0.1) for name in gateways.GATEWAYS}
+    monkeypatch.setattr(gateways, "BREAKERS", breakers)
+    bank = FakeService(("127.0.0.1", 0), secrets=settings.PAYMENT_WEBHOOK_SECRETS, success_rate=1.0)
+    settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{bank.port}"
+    serving = threading.Thread(target=bank.serve_forever)
+    serving.start()
+    factories.product("lamp", stock=10)
+    with time_machine.travel(timezone.now(), tick=True) as clock:
+        yield World(bank, clock)
+    bank.close()
+    serving.join()
+
+
+def gateway_says(world: World, order_id: str = "o") -> str:
+    return world.bank.bank.find(order_id=order_id).status
+
+
+def kinds(order_id: str = "o") -> list[str]:
+    return [str(kind) for kind in Entry.objects.filter(order_id=order_id).order_by("id").values_list("kind", flat=True)]
+
+
+def conserved() -> None:
+    """Money and stock are where they belong, and nothing was given up."""
+    report = audit(grace=timedelta(0), settle=timedelta(0))
+    assert report.findings == []
+    available, held, sold = factories.counters("lamp")
+    done = Order.objects.filter(status="done")
+    assert (available, held, sold) == (10 - done.count(), 0, done.count())
+    assert not DeadLetter.objects.using("orders").exists()
+    assert not DeadLetter.objects.using("payments").exists()
+
+
+class TestAPaymentThroughTheGateway:
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_is_told_by_webhook(self, world: World, times: int) -> None:
+        world.post.times = times
+        world.behave()
+        order = world.settle(world.place(), hours=0.1)
+        payment = Payment.objects.get()
+        assert (order.status, order.payment_id) == ("done", payment.gateway_payment_id)
+        assert payment.status == "succeeded"
+        assert kinds() == ["charge"]
+        assert WebhookReceipt.objects.get().status == "applied"
+        conserved()
+
+    def test_that_is_declined_cancels_the_order(self, world: World) -> None:
+        world.behave(outcome="failed")
+        order = world.settle(world.place(), hours=0.1)
+        assert (order.status, order.fail_reason) == ("canceled", "payment_declined")
+        assert kinds() == []
+        conserved()
+
+    def test_goes_back_if_the_processor_refuses(self, world: World, settings: Any) -> None:
+        settings.PROCESSING_SUCCESS_RATE = 0
+        world.behave()
+        order = world.settle(world.place(), hours=0.1)
+        assert (order.status, order.fail_reason) == ("failed", "processing_refused")
+        assert (gateway_says(world), kinds()) == ("refunded", ["charge", "refund"])
+        conserved()
+
+
+MISBEHAVIOURS: dict[str, dict[str, Any]] = {
+    "delays": {"delay": 1.0},
+    "duplicates": {"duplicates": 5},
+    "tells before it answers": {"early": True},
+    "never tells": {"drop": True},
+    "answers 500": {"errors": 2},
+    "takes the payment and answers 500": {"lost_answers": 2},
+    "hangs": {"hang": 0.8},
+    "lies about the amount": {"lie_amount": 1.0},
+    "lies about the currency": {"lie_currency": "EUR"},
+    "lies about the currency beyond belief": {"lie_currency": "XXX"},
+    "everything": {"duplicates": 2, "early": True, "lost_answers": 1, "hang": 0.6},
+}
+
+
+@pytest.mark.parametrize("behaviour", MISBEHAVIOURS)
+@pytest.mark.parametrize("outcome", ["success", "failed"])
+def test_a_gateway_that(world: World, behaviour: str, outcome: str) -> None:
+    """…ends with the truth, and with money and stock conserved."""
+    world.behave(outcome=outcome, **MISBEHAVIOURS[behaviour])
+    order = world.settle(world.place())
+    payment = Payment.objects.get()
+    truth = gateway_says(world)
+    if order.status == "done":
+        assert (truth, payment.status, kinds()) == ("succeeded", "succeeded", ["charge"])
+        assert outcome == "success"
+    else:
+        assert order.status == "canceled"
+        assert truth in ("failed", "canceled", "refunded")
+        assert kinds() in ([], ["charge", "refund"])
+    assert order.status == ("done" if outcome == "success" else "canceled")
+    if "lies" in behaviour:
+        told = WebhookReceipt.objects.values_list("status", "reason")
+        assert list(told) in ([("quarantined", f"{behaviour.split()[-1]}_mismatch")], [])  # [] beyond belief: refused
+    conserved()
+
+
+class TestACancel:
+    @pytest.mark.parametrize("rounds", [0, 1, 2, 3, 5])
+    @pytest.mark.parametrize("delay", [0.01, 30.0])
+    def test_at_any_moment_leaves_no_money_in(self, world: World, rounds: int, delay: float) -> None:
+        world.behave(delay=delay)
+        order = world.place()
+        for _ in range(rounds):
+            letters = world.post.collect()
+            for room, letter in letters:
+                world.post.deliver(room, letter)
+            time.sleep(0.02)
+        order.refresh_from_db()
+        if order.status not in ENDS:
+            desk.cancel_order(order_id="o", now=timezone.now())
+        order = world.settle(order)
+        if order.status == "canceled":
+            assert Payment.objects.get().status in ("voided", "refunded")
+            assert kinds() in ([], ["charge", "refund"])
+        conserved()
+
+    def test_calls_off_a_pending_payment_at_the_gateway(self, world: World) -> None:
+        world.behave(delay=3600)
+        order = world.place()
+        world.round()
+        desk.cancel_order(order_id="o", now=timezone.now())
+        order = world.settle(order, hours=0.1)
+        assert (order.status, gateway_says(world)) == ("canceled", "canceled")
+        conserved()
+
+    def test_before_the_gateway_was_asked_asks_nothing(self, world: World) -> None:
+        late: list[Letter] = []
+
+        def holds_up(letter: Letter) -> bool:
+            late.extend([letter] if letter.type == "payments.turn_to_gateway" else [])
+            return letter in late
+
+        world.post.passes_over = holds_up
+        order = world.place()
+        world.post.run()
+        world.post.passes_over = lambda letter: False
+        desk.cancel_order(order_id="o", now=timezone.now())
+        order = world.settle(order, hours=0.1)
+        world.post.deliver("payments", late[0])
+        assert (order.status, Payment.objects.get().tried_at) == ("canceled", None)
+        assert not world.bank.bank.payments
+        conserved()
+
+
+class TestLateTruth:
+    def test_success_after_the_end_is_refunded_by_itself(self, world: World) -> None:
+        world.behave(drop=True, delay=3600)
+        order = world.place()
+        world.round()
+        desk.cancel_order(order_id="o", now=timezone.now())
+        order = world.settle(order, hours=0.1)
+        assert (order.status, kinds()) == ("canceled", [])
+        paid = world.bank.bank.find(order_id="o")
+        paid.status, paid.outcome = "succeeded", "success"  # the gateway has changed its mind
+        paid.behaviour["drop"] = False
+        world.bank.notify(paid)
+        order = world.settle(order, hours=1)
+        assert (order.status, gateway_says(world), kinds()) == ("canceled", "refunded", ["charge", "refund"])
+        conserved()
+
+    def test_of_a_payment_that_we_never_heard_of_is_refunded_by_itself(self, world: World, settings: Any) -> None:
+        """The request was lost for so long that it was given up; then the gateway has got it after all."""
+        order = world.place()
+        settings.FAKE_GATEWAY_URL, up = "http://127.0.0.1:1", settings.FAKE_GATEWAY_URL
+        world.round()
+        desk.cancel_order(order_id="o", now=timezone.now())
+        world.round()
+        settings.FAKE_GATEWAY_URL = up
+        assert Payment.objects.get().status == "voiding"
+        order = world.settle(order)
+        assert (order.status, Payment.objects.get().gateway_payment_id) == ("canceled", "")
+        late = {"order_id": "o", "amount": 10.0, "currency": "USD",
+                "webhook_url": f"{settings.WEBHOOKS_URL}/webhooks/payments"}  # fmt: skip
+        payment, *_ = world.bank.bank.create(late, key="o.charge")
+        world.bank.notify(payment)
+        order = world.settle(order, hours=1)
+        assert (order.status, gateway_says(world), kinds()) == ("canceled", "refunded", ["charge", "refund"])
+        conserved()
+
+
+class TestAGatewayThatTookSomethingElse:
+    def test_has_it_given_back_and_never_written_down(self, world: World) -> None:
+        world.behave(drop=True)
+        order = world.place()
+        world.round()
+        world.bank.bank.find(order_id="o").amount = 1.0
+        order = world.settle(order)
+        assert (order.status, order.fail_reason) == ("canceled", "payment_timeout")
+        assert (gateway_says(world), Payment.objects.get().status, kinds()) == ("refunded", "voided", [])
+        conserved()
+
+
+class TestASilentGateway:
+    @pytest.mark.parametrize("minutes", [1, 10, 60, 60 * 24])
+    def test_strands_no_order(self, world: World, settings: Any, minutes: int) -> None:
+        world.behave()
+        settings.FAKE_GATEWAY_URL, up = "http://127.0.0.1:1", settings.FAKE_GATEWAY_URL
+        order = world.place()
+        back = timezone.now() + timedelta(minutes=minutes)
+        while timezone.now() < back:
+            world.round()
+            world.clock.shift(timedelta(minutes=minutes) / 12)
+        order.refresh_from_db()
+        assert order.status not in ENDS
+        settings.FAKE_GATEWAY_URL = up
+        order = world.settle(order)
+        assert order.status == ("done" if minutes < 15 else "canceled")
+        conserved()
+
+
+def test_many_orders_with_every_misbehaviour_end_conserved(world: World) -> None:
+    chance = random.Random(7)
+    world.post.shuffle = chance
+    orders = []
+    for number in range(10):
+        wishes = MISBEHAVIOURS[chance.choice(sorted(MISBEHAVIOURS))]
+        outcome = chance.choice(["success", "success", "failed"])
+        world.behave(order_id=f"o{number}", outcome=outcome, reorder=chance.random() < 0.5, **wishes)
+        orders.append(world.place(f"o{number}"))
+        world.round()
+        if chance.random() < 0.3:
+            desk.cancel_order(order_id=f"o{number}", now=timezone.now())
+    ended = [world.settle(order).status for order in orders]
+    assert set(ended) <= {"done", "canceled"}
+    conserved()

@@ -1,0 +1,235 @@
+"""The gRPC door: the same orders, callers and refusals as over HTTP."""
+
+import json
+import random
+from typing import Any
+
+import grpc
+import pytest
+from django.db import connections, transaction
+from django.test import Client
+from google.protobuf.empty_pb2 import Empty
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from orders.models import Order
+from orders.protos import order_service_pb2 as pb
+from orders.protos.order_service_pb2_grpc import OrderServiceStub
+from orders_project.grpc_server import SERVICE
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def orders(grpc_channel: grpc.Channel) -> OrderServiceStub:
+    return OrderServiceStub(grpc_channel)
+
+
+def details(error: grpc.RpcError) -> tuple[Any, Any]:
+    """The ErrorInfo and the BadRequest of a failed call."""
+    status = rpc_status.from_call(error)
+    assert status is not None
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    for detail in status.details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    return info, bad
+
+
+def refused(call: Any, *arguments: Any, **options: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as refusal:
+        call(*arguments, **options)
+    return refusal.value
+
+
+class TestAnOrder:
+    def test_is_placed_found_and_listed(self, orders: OrderServiceStub) -> None:
+        made = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=19.99, description="A lamp"))
+        assert (made.status, made.total_amount, made.payment_method, made.version) == ("pending", 19.99, "account", 1)
+        assert made.description == "A lamp"
+        assert not made.HasField("user_email")
+        assert Order.objects.get(pk=made.order_id).total == 1999
+        assert orders.GetOrder(pb.GetOrderRequest(order_id=made.order_id)) == made
+        assert list(orders.ListOrders(Empty()).orders) == [made]
+
+    def test_of_lines(self, orders: OrderServiceStub) -> None:
+        item = pb.NewItem(sku="free", quantity=3, price=0.1)
+        made = orders.CreateOrder(pb.CreateOrderRequest(order_id="ord-1", customer_id="cust", items=[item]))
+        assert (made.order_id, made.total_amount) == ("ord-1", 0.3)
+        assert [(line.sku, line.quantity, line.price) for line in made.items] == [("free", 3, 0.1)]
+
+    def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
+        request = pb.CreateOrderRequest(user_id="ann", amount=1)
+        key = [("idempotency-key", "key-1")]
+        first, call = orders.CreateOrder.with_call(request, metadata=key)
+        again, call_again = orders.CreateOrder.with_call(request, metadata=key)
+        assert first == again
+        assert dict(call.trailing_metadata())["order-made"] == "true"
+        assert dict(call_again.trailing_metadata())["order-made"] == "false"
+        other = pb.CreateOrderRequest(user_id="ann", amount=2)
+        assert refused(orders.CreateOrder, other, metadata=key).code() is grpc.StatusCode.ALREADY_EXISTS
+        assert Order.objects.count() == 1
+
+
+class TestARefusal:
+    def test_of_a_wrong_field_names_it(self, orders: OrderServiceStub) -> None:
+        item = pb.NewItem(sku="free", quantity=-1, price=float("nan"))
+        error = refused(orders.CreateOrder, pb.CreateOrderRequest(customer_id="cust", items=[item]))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        info, bad = details(error)
+        assert (info.reason, info.domain) == ("INVALID", "orders")
+        assert {violation.field for violation in bad.field_violations} == {"items[0].quantity", "items[0].price"}
+        assert Order.objects.count() == 0
+
+    def test_of_very_much_still_arrives(self, orders: OrderServiceStub) -> None:
+        items = [pb.NewItem(sku="x" * 2000, quantity=-1)] * 100
+        error = refused(orders.CreateOrder, pb.CreateOrderRequest(payment_method="y" * 9000, items=items))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(error)[0].reason == "INVALID"
+
+    @pytest.mark.parametrize("order_id", ["no-such-order", "", "..", "a\0b", "x" * 100, "☃"])
+    def test_of_what_is_not_there(self, orders: OrderServiceStub, order_id: str) -> None:
+        error = refused(orders.GetOrder, pb.GetOrderRequest(order_id=order_id))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert details(error)[0].reason == "ORDER_NOT_FOUND"
+
+    def test_quotes_the_correlation_id(self, orders: OrderServiceStub) -> None:
+        error = refused(orders.GetOrder, pb.GetOrderRequest(), metadata=[("x-correlation-id", "mine-3")])
+        assert details(error)[0].metadata["correlation_id"] == "mine-3"
+        assert dict(error.initial_metadata())["x-correlation-id"] == "mine-3"
+
+    def test_of_too_many_says_when_to_come_again(self, orders: OrderServiceStub) -> None:
+        request = pb.CreateOrderRequest(user_email="grpc-many@example.com", amount=1)
+        for left in (4, 3, 2, 1, 0):
+            call = orders.CreateOrder.with_call(request)[1]
+            assert f'"email";r={left};' in dict(call.trailing_metadata())["ratelimit"]
+        error = refused(orders.CreateOrder, request)
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        info, _ = details(error)
+        assert info.reason == "RATE_LIMITED"
+        assert 0 < int(info.metadata["retry_after"]) <= 60
+
+    def test_of_a_mistake_of_ours_shows_nothing(
+        self, orders: OrderServiceStub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from orders import services
+
+        def stumble(*args: object, **kwargs: object) -> None:
+            raise RuntimeError("the secret inside")
+
+        monkeypatch.setattr(services, "get_order", stumble)
+        error = refused(orders.GetOrder, pb.GetOrderRequest(order_id="x"))
+        assert error.code() is grpc.StatusCode.INTERNAL
+        assert "secret" not in (error.details() or "")
+        assert details(error)[0].metadata["correlation_id"]
+
+
+def test_a_call_ends_at_its_deadline(orders: OrderServiceStub) -> None:
+    """A statement that waits for a lock gives up when the caller has left."""
+    request = pb.CreateOrderRequest(order_id="waits", user_id="ann", amount=1)
+    with transaction.atomic(using="orders"):
+        with connections["orders"].cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('waits', 0))")
+        error = refused(orders.CreateOrder, request, timeout=0.5)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert orders.CreateOrder(request, timeout=10).order_id == "waits"
+    assert Order.objects.count() == 1
+
+
+def test_a_message_too_large_is_refused(orders: OrderServiceStub) -> None:
+    request = pb.CreateOrderRequest(user_id="ann", amount=1, description="x" * 300_000)
+    assert refused(orders.CreateOrder, request).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+def test_health_and_reflection(grpc_channel: grpc.Channel) -> None:
+    health = health_pb2_grpc.HealthStub(grpc_channel)
+    for service in ("", SERVICE):
+        answer = health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = next(reflection_pb2_grpc.ServerReflectionStub(grpc_channel).ServerReflectionInfo(iter([asked])))
+    assert SERVICE in [service.name for service in answer.list_services_response.service]
+
+
+METHODS = {
+    "CreateOrder": pb.CreateOrderRequest(
+        order_id="o", user_id="ann", user_email="a@example.com", description="d", payment_method="account",
+        items=[pb.NewItem(sku="lamp", quantity=2, price=1.5), pb.NewItem(product_id="x", quantity=1)],
+    ),
+    "GetOrder": pb.GetOrderRequest(order_id="some-order"),
+    "ListOrders": Empty(),
+}  # fmt: skip
+
+
+def test_no_message_however_broken_is_our_mistake(grpc_channel: grpc.Channel, settings: Any) -> None:
+    """5,000 random, truncated and twisted messages: each is answered or refused, none is INTERNAL or UNKNOWN."""
+    settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
+    chance = random.Random(7)
+    codes: dict[str, int] = {}
+    for number in range(5000):
+        method, whole = chance.choice(sorted(METHODS.items()))
+        raw = bytearray(whole.SerializeToString())
+        match number % 3:
+            case 0:
+                raw = bytearray(chance.randbytes(chance.randrange(60)))
+            case 1:
+                raw = raw[: chance.randrange(len(raw) + 1)]
+            case _:
+                for _ in range(chance.randrange(1, 6)):
+                    place = chance.randrange(len(raw) + 1)
+                    raw[place : place + 1] = chance.randbytes(1)
+        call = grpc_channel.unary_unary(f"/{SERVICE}/{method}")
+        try:
+            call(bytes(raw), timeout=10)
+            code = "OK"
+        except grpc.RpcError as error:
+            code = error.code().name
+        codes[code] = codes.get(code, 0) + 1
+    assert sum(codes.values()) == 5000
+    assert not codes.keys() & {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"}, codes
+    assert codes.keys() >= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}, codes
+
+
+class TestOverHttp:
+    @pytest.fixture
+    def http(self, grpc_channel: Any, settings: Any) -> Client:
+        settings.ORDER_SERVICE_GRPC = grpc_channel.target
+        return Client(raise_request_exception=False)
+
+    def test_an_order_goes_through_grpc(self, http: Client) -> None:
+        body = {"user_id": "ann", "amount": 19.99, "description": "A lamp"}
+        made = http.post("/grpc/orders/", body, content_type="application/json")
+        assert made.status_code == 201, made.content
+        order = made.json()
+        assert (order["total_amount"], order["status"], order["user_email"]) == (19.99, "pending", None)
+        assert http.get(f"/grpc/orders/{order['order_id']}").json() == order
+        assert http.get("/grpc/orders").json() == [order]
+        direct = http.get(f"/orders/{order['order_id']}").json()
+        assert {name: value for name, value in direct.items() if name in order} == order
+
+    def test_its_key_makes_it_once(self, http: Client) -> None:
+        def place() -> Any:
+            body = json.dumps({"user_id": "ann", "amount": "5.00"})
+            return http.post("/grpc/orders", body, "application/json", headers={"Idempotency-Key": "k"})
+
+        first, again = place(), place()
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert first.json() == again.json()
+
+    def test_its_refusals_are_problems(self, http: Client) -> None:
+        answer = http.get("/grpc/orders/no-such-order")
+        assert (answer.status_code, answer["Content-Type"]) == (404, "application/problem+json")
+        assert answer.json()["code"] == "order_not_found"
+        answer = http.post("/grpc/orders", {"items": []}, content_type="application/json")
+        assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
+        assert "items" in answer.json()["errors"] or "customer_id" in answer.json()["errors"]
+        answer = http.post("/grpc/orders", {"amount": []}, content_type="application/json")
+        assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
+
+    def test_without_a_server_it_is_unavailable(self, http: Client, settings: Any) -> None:
+        settings.ORDER_SERVICE_GRPC = "127.0.0.1:1"
+        answer = http.get("/grpc/orders")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert answer["Retry-After"] == "5"

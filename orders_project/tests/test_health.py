@@ -1,0 +1,101 @@
+"""Health: what is asked, what is answered, and that an answer comes in time."""
+
+import os
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+from django.utils import timezone
+
+from orders import services
+from orders.models import Outgoing
+from orders_project import health
+from outbox import heartbeat
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+DATABASES = {"database default", "database orders", "database payments", "database processing"}
+EVERYTHING = DATABASES | {"broker", "relay orders", "relay payments", "relay processing"}
+
+
+@pytest.fixture
+def no_broker(settings: Any) -> None:
+    settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
+
+
+class TestThePages:
+    @pytest.mark.parametrize("path", ["/health", "/healthz", "/health/", "/healthz/"])
+    def test_health_names_every_part(self, client: Client, path: str) -> None:
+        answer = client.get(path)
+        assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+        assert answer.json()["parts"] == dict.fromkeys(EVERYTHING, "ok")
+
+    def test_without_the_broker_it_fails_and_orders_are_still_served(self, client: Client, no_broker: None) -> None:
+        answer = client.get("/health")
+        assert answer.status_code == 503
+        failed = {part: state for part, state in answer.json()["parts"].items() if state != "ok"}
+        assert failed == {"broker": "failed: ConnectionRefusedError"}
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/health/live").status_code == 200
+
+    def test_a_relay_that_lags_is_named(self, client: Client) -> None:
+        new = services.NewOrder(lines=(services.Line(quantity=1, price=5),), user_id="ann")
+        services.place_order(new=new, now=timezone.now())
+        Outgoing.objects.update(due_at=timezone.now() - timedelta(seconds=45))
+        answer = client.get("/health")
+        assert answer.status_code == 503
+        assert answer.json()["parts"]["relay orders"].startswith("failed: 45 s behind")
+        assert answer.json()["parts"]["relay payments"] == "ok"
+
+    def test_started_asks_for_the_migrations(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert client.get("/health/started").json()["parts"] == dict.fromkeys(DATABASES, "ok")
+        monkeypatch.setattr("django.db.migrations.executor.MigrationExecutor.migration_plan", lambda *_: ["one"])
+        assert client.get("/health/started").status_code == 503
+
+
+class TestChecks:
+    def test_answer_in_bounded_time_though_one_hangs(self) -> None:
+        released = threading.Event()
+
+        def hang() -> None:
+            released.wait(10)
+
+        began = time.monotonic()
+        found = health.examine({"hangs": hang, "well": lambda: None}, patience=0.2)
+        assert time.monotonic() - began < 2
+        assert {f.part: f.trouble for f in found} == {"hangs": "no answer within 0.2 s", "well": ""}
+        released.set()
+
+
+class TestTheCommand:
+    @pytest.fixture
+    def file(self, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        settings.HEARTBEAT_FILE = str(tmp_path / "beat")
+        monkeypatch.setattr(heartbeat, "_next", 0.0)
+        return tmp_path / "beat"
+
+    def test_is_content_with_a_worker_that_lives(self, file: Path, capsys: Any) -> None:
+        heartbeat.beat()
+        call_command("health", "worker")
+        assert "heartbeat" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("beaten", [False, True])
+    def test_fails_for_one_that_hangs(self, file: Path, capsys: Any, beaten: bool) -> None:
+        if beaten:
+            file.touch()
+            long_ago = time.time() - 60
+            os.utime(file, (long_ago, long_ago))
+        with pytest.raises(SystemExit) as end:
+            call_command("health", "worker")
+        assert end.value.code == 1
+        assert ("last beat 60 s ago" if beaten else "never beat") in capsys.readouterr().out
+
+    def test_names_what_fails(self, no_broker: None, capsys: Any) -> None:
+        with pytest.raises(SystemExit):
+            call_command("health")
+        assert "broker                 failed: ConnectionRefusedError" in capsys.readouterr().out

@@ -1,0 +1,165 @@
+"""Five orders a minute for an email, exactly, whoever counts."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+from redis import Redis
+from redis.exceptions import RedisError
+
+from orders import limits, windows
+from orders.limits import TooManyOrders, address_of, count_order
+from orders_project.embedded import CannotRun, debian, processes
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of our own, where there is one to be had."""
+    try:
+        root = None if shutil.which("redis-server") else debian.unpack("redis-server")
+    except CannotRun as problem:
+        pytest.skip(str(problem))
+    program = str(root / "usr/bin/redis-server") if root else "redis-server"
+    port = processes.free_port()
+    server = subprocess.Popen(
+        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path_factory.mktemp("r"))],
+        env=os.environ | (debian.environment(root) if root else {}),
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        client = Redis(port=port)
+        for _ in range(100):
+            try:
+                client.ping()
+                break
+            except RedisError:
+                time.sleep(0.1)
+        client.close()
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
+def store(request: Any, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    settings.RATE_LIMIT_FILE = str(tmp_path / "limits.sqlite3") if request.param == "file" else ""
+    settings.REDIS_URL = ""
+    monkeypatch.setattr(windows, "_alone_until", 0.0)
+    if request.param == "redis":
+        settings.REDIS_URL = request.getfixturevalue("redis_url")
+        with Redis.from_url(settings.REDIS_URL) as client:
+            client.flushall()
+    windows._local.cache_clear()
+    yield
+    windows._local.cache_clear()
+
+
+def attempts(email: str, count: int) -> int:
+    """How many of so many orders at once are admitted."""
+
+    def attempt(_: int) -> bool:
+        try:
+            count_order(email=email)
+        except TooManyOrders:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        return sum(pool.map(attempt, range(count)))
+
+
+@pytest.mark.usefixtures("store")
+class TestTheLimit:
+    def test_admits_five_of_fifty_at_once(self) -> None:
+        assert attempts("ann@example.com", 50) == 5
+
+    def test_is_each_emails_own_however_it_is_written(self) -> None:
+        assert attempts("ann@example.com", 5) == 5
+        assert attempts(" ANN@example.com", 1) == 0
+        assert attempts("bob@example.com", 5) == 5
+
+    def test_slides(self) -> None:
+        now = timezone.now()
+        with time_machine.travel(now, tick=False):
+            assert attempts("ann@example.com", 3) == 3
+        with time_machine.travel(now + timedelta(seconds=40), tick=False):
+            assert attempts("ann@example.com", 3) == 2
+        with time_machine.travel(now + timedelta(seconds=61), tick=False):
+            assert attempts("ann@example.com", 5) == 3
+
+    def test_says_how_much_is_left_and_when_to_come_again(self) -> None:
+        with time_machine.travel(timezone.now(), tick=False) as clock:
+            said = [count_order(email="ann@example.com") for _ in range(5)]
+            assert said[0]["RateLimit-Policy"] == '"email";q=5;w=60'
+            assert [each["RateLimit"] for each in said] == [f'"email";r={left};t=60' for left in (4, 3, 2, 1, 0)]
+            clock.shift(20)
+            with pytest.raises(TooManyOrders) as refused:
+                count_order(email="ann@example.com")
+        assert refused.value.extra == {"retry_after": 40}
+        assert refused.value.headers["RateLimit"] == '"email";r=0;t=40'
+
+    def test_counts_the_client_and_the_address_too(self, settings: Any) -> None:
+        settings.RATE_LIMIT_CLIENT_PER_MINUTE, settings.RATE_LIMIT_ADDRESS_PER_MINUTE = 2, 3
+        for _ in range(2):
+            count_order(principal="shop", address="192.0.2.1")
+        with pytest.raises(TooManyOrders, match="2 orders a minute for one client"):
+            count_order(principal="shop", address="192.0.2.1")
+        count_order(principal="other", address="192.0.2.1")
+        with pytest.raises(TooManyOrders, match="3 orders a minute for one address"):
+            count_order(principal="third", address="192.0.2.1")
+
+
+def test_processes_share_a_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "limits.sqlite3")
+    script = (
+        "import sys; from orders.windows import SharedFile; store = SharedFile(sys.argv[1]);"
+        "print(sum(store.acquire_entry('ann', 5, 60) for _ in range(20)))"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True) for _ in range(4)
+    ]
+    assert sum(int(process.communicate(timeout=60)[0]) for process in running) == 5
+
+
+def test_without_redis_each_process_counts_for_itself(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    monkeypatch.setattr(windows, "_alone_until", 0.0)
+    windows._local.cache_clear()
+    before = windows.FALLBACKS._value.get()
+    assert attempts("ann@example.com", 1) == 1
+    assert attempts("ann@example.com", 20) == 4
+    assert windows.FALLBACKS._value.get() == before + 1
+
+
+class TestTheAddress:
+    @pytest.mark.parametrize(
+        ("peer", "forwarded", "address"),
+        [
+            ("192.0.2.1", [], "192.0.2.1"),
+            ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),  # not a proxy of ours: what it says is not believed
+            ("127.0.0.1", ["198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),  # the caller made up the first one
+            ("127.0.0.1", ["198.51.100.7, 127.0.0.2"], "198.51.100.7"),
+            ("127.0.0.1", ["nonsense"], "127.0.0.1"),
+            ("127.0.0.1", [""], "127.0.0.1"),
+            ("::1", ["2001:db8::1"], "2001:db8::1"),
+        ],
+    )
+    def test_is_the_last_one_that_is_not_ours(self, peer: str, forwarded: list[str], address: str) -> None:
+        assert address_of(peer, forwarded) == address
+
+
+def test_no_limit_is_asked_of_a_store_that_is_off(settings: Any) -> None:
+    settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
+    assert limits.count_order(email="ann@example.com", address="192.0.2.1") == {}

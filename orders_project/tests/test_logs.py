@@ -1,0 +1,104 @@
+"""What a log line says, and what it never says."""
+
+import io
+import json
+import logging
+import logging.config
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orders_project import logs
+from outbox import context
+
+HERE = context.Context(
+    correlation_id="c-1",
+    causation_id="m-1",
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    order_id="o-1",
+)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """What the root logger writes, under an environment with secrets."""
+    monkeypatch.setenv("ADMIN_SECRET", "correct-horse,battery/staple")
+    monkeypatch.setenv("DATABASE_URL_ORDERS", "postgres://app:pa%2Fss-phrase@host/orders")
+    stream, root = io.StringIO(), logging.getLogger("orders_project.tests.lines")
+    formatter = logs.configuration(level="INFO", form="json")["formatters"]["lines"]
+    import structlog
+
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=formatter["foreign_pre_chain"], processors=formatter["processors"]
+        )
+    )
+    root.addHandler(handler)
+    root.setLevel("INFO")
+    root.propagate = False
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.removeHandler(handler)
+
+
+logger = logging.getLogger("orders_project.tests.lines")
+
+
+class TestALine:
+    def test_says_when_how_bad_who_what_and_on_whose_behalf(self, lines: Any) -> None:
+        with context.acting(HERE):
+            logger.warning("paid %s", 5, extra={"seconds": 0.25})
+        (line,) = lines()
+        assert line.pop("timestamp").endswith("Z")
+        assert line == {
+            "level": "warning", "logger": "orders_project.tests.lines", "message": "paid 5", "seconds": 0.25,
+            "correlation_id": "c-1", "order_id": "o-1", "message_id": "m-1",
+            "trace_id": "0af7651916cd43dd8448eb211c80319c",
+        }  # fmt: skip
+
+    def test_stays_one_line_with_a_traceback_in_it(self, lines: Any) -> None:
+        try:
+            raise ValueError("first\nsecond")
+        except ValueError:
+            logger.exception("broken\nline")
+        (line,) = lines()
+        assert "ValueError: first\nsecond" in line["exception"]
+
+
+class TestASecret:
+    @pytest.mark.parametrize(
+        ("said", "shown"),
+        [
+            ("the secret is correct-horse", "the secret is ***"),
+            ("battery/staple and battery%2Fstaple", "*** and ***"),
+            ("password pa/ss-phrase", "password ***"),
+            ("Authorization: Bearer abc.def-ghi", "Authorization: Bearer ***"),
+            ("{'X-Admin-Secret': 'hunter2hunter2'}", "{'X-Admin-Secret': '***'}"),
+            ("amqp://app:s3cret@host/vhost", "amqp://app:***@host/vhost"),
+            ("key sk_test_4eC39HqLyjWDarjtT1zdp7dc", "key sk_***"),
+            ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_***"),
+            ("signed v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4=", "signed v1,***"),
+            ("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "***"),
+            ("?access_token=abcdef&page=2", "?access_token=***&page=2"),
+            ("from ann.smith@example.com", "from a***@example.com"),
+            ("?user_email=ann%40example.com", "?user_email=a***%40example.com"),
+            ("a monkey, 12 tokens, order o-1", "a monkey, 12 tokens, order o-1"),
+        ],
+    )
+    def test_in_a_text_is_hidden(self, lines: Any, said: str, shown: str) -> None:
+        logger.info("%s", said)
+        assert lines()[0]["message"] == shown
+
+    def test_in_a_field_or_an_error_is_hidden(self, lines: Any) -> None:
+        try:
+            raise ValueError("refused correct-horse")
+        except ValueError:
+            logger.exception(
+                "x",
+                extra={"headers": {"Authorization": "abc", "Accept": "text/html"}, "api_key": "123", "n": [1, None]},
+            )
+        (line,) = lines()
+        assert line["headers"] == {"Authorization": "***", "Accept": "text/html"}
+        assert (line["api_key"], line["n"]) == ("***", [1, None])
+        assert "correct-horse" not in line["exception"]

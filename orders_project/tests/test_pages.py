@@ -1,0 +1,90 @@
+"""The front of the house: every door is listed, described and documented without any outside host."""
+
+import json
+import re
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+from django.urls import Resolver404, resolve
+
+from orders_project.pages import DOORS
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def http() -> Client:
+    return Client(raise_request_exception=False)
+
+
+def described(http: Client) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(http.get("/schema", headers={"Accept": "application/json"}).content)
+    return said
+
+
+class TestTheDescription:
+    def test_is_sound(self) -> None:
+        call_command("spectacular", "--validate", "--fail-on-warn", stdout=StringIO())
+
+    def test_knows_every_door(self, http: Client) -> None:
+        said = described(http)
+        assert said["openapi"] == "3.1.0"
+        told = {path.partition("?")[0] for path in DOORS.values()}
+        assert set(said["paths"]) <= told
+        others = {"/admin/", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
+        assert told - set(said["paths"]) == others | {"/.well-known/jwks.json"}
+
+    def test_shows_errors_examples_and_who_may(self, http: Client) -> None:
+        place = described(http)["paths"]["/orders"]["post"]
+        assert {"201", "400", "401", "403", "409", "413", "415", "429"} <= place["responses"].keys()
+        assert place["requestBody"]["content"]["application/json"]["examples"].keys() == {
+            "catalogue", "lines", "amount",
+        }  # fmt: skip
+        assert {"clients": ["orders:write"]} in place["security"]
+
+    def test_its_examples_are_taken(self, http: Client) -> None:
+        examples = described(http)["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+        for name in ("lines", "amount"):
+            answer = http.post("/orders", examples[name]["value"], content_type="application/json")
+            assert answer.status_code == 201, answer.content
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/?script=", "/redoc/", "/"])
+def test_a_page_asks_no_outside_host(http: Client, path: str) -> None:
+    answer = http.get(path, headers={"Accept": "text/html,*/*"})
+    assert answer.status_code == 200
+    page = answer.content.decode()
+    loaded = re.findall(r"(?:\bsrc|<link[^>]*\bhref)=[\"']?([^\"' >]+)", page)
+    assert not [source for source in loaded if "//" in source]
+    for source in re.findall(r"(?:src|href)=\"(/static/[^\"]+)\"", page):
+        assert http.get(source).status_code == 200, source
+    policy = answer["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert not re.search(r"<script(?![^>]*(?:src=|application/json))", page), "a script in the page would be blocked"
+
+
+def test_the_root_lists_doors_that_are_there(http: Client) -> None:
+    listed = http.get("/").json()
+    values = {"order_id": "ord-001", "user_id": "ann", "product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"}
+    for url in listed.values():
+        path = re.sub(r"^https?://[^/]+", "", url).partition("?")[0].format(**values, gateway="fake")
+        try:
+            resolve(path)
+        except Resolver404:
+            pytest.fail(f"{path} leads nowhere")
+
+
+def test_a_problems_type_leads_to_its_meaning(http: Client) -> None:
+    problem = http.get("/orders/no-such-order").json()
+    path = re.sub(r"^https?://[^/]+", "", problem["type"])
+    assert http.get(path).json()["status"] == 404
+    assert http.get("/problems/never-heard-of").status_code == 404
+
+
+def test_the_browsable_api_has_a_form(http: Client) -> None:
+    page = http.get("/orders", headers={"Accept": "text/html"}).content.decode()
+    assert 'name="user_email"' in page

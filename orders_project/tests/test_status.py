@@ -1,0 +1,72 @@
+"""The whole system on one screen, and what it makes of trouble."""
+
+import json
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.utils import timezone
+
+from orders import services
+from orders.models import Order, Outgoing
+from orders_project import status
+from orders_project.celery import declare_topology
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def topology() -> None:
+    declare_topology()
+
+
+def show(*arguments: str) -> tuple[str, int]:
+    """What is printed, and the exit code."""
+    out = StringIO()
+    try:
+        call_command("status", *arguments, stdout=out, no_color=True)
+    except SystemExit as end:
+        return out.getvalue(), int(str(end.code))
+    return out.getvalue(), 0
+
+
+class TestTheScreen:
+    def test_names_rooms_queues_and_troubles(self) -> None:
+        services.place_order(
+            new=services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id="ann"), now=timezone.now()
+        )
+        Outgoing.objects.filter(to="payments").update(due_at=timezone.now() - timedelta(seconds=90))
+        Order.objects.update(updated_at=timezone.now() - timedelta(hours=1))
+        said, code = show()
+        assert code == 1
+        room, queue = [line.split() for line in said.splitlines() if line.startswith("orders  ")]
+        assert (room[1], queue[1:]) == ("2", ["0", "0"])
+        assert "orders under way    pending 1 (1 stuck)" in said
+        assert "! the relay of orders is 90 s behind" in said
+        assert "! 1 orders are stuck" in said
+        assert "! nobody works on the queue payments" in said  # no worker runs in this test
+        assert "payments.dlq" in said
+
+    def test_as_json_says_the_same(self) -> None:
+        said, code = show("--json")
+        found = json.loads(said)
+        assert code == 1
+        assert [room["name"] for room in found["rooms"]] == ["orders", "payments", "processing"]
+        assert found["rooms"][0]["pending"] == 0
+        assert found["ledger_imbalance"] == 0
+
+    def test_without_a_broker_still_shows_the_rooms(self, settings: Any) -> None:
+        settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
+        said, code = show()
+        assert code == 1
+        assert "! the broker can't be reached: ConnectionRefusedError" in said
+        assert "nothing" not in said
+
+    def test_is_content_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        working = [status.Queue(room, waiting=0, consumers=2) for room in status.ROOMS]
+        monkeypatch.setattr(status, "_queues", lambda: (working, ""))
+        said, code = show()
+        assert code == 0
+        assert "All is well." in said

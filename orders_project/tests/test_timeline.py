@@ -1,0 +1,116 @@
+"""The story of an order, as data and as text."""
+
+import json
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+import time_machine
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from orders import services
+from orders.models import DeadLetter, Order
+from orders_project import timeline
+from outbox.ids import uuid7
+from payments import services as money
+from payments.models import Incoming
+
+pytestmark = pytest.mark.django_db
+
+
+def place(user_id: str = "ann") -> Order:
+    money.open_account(user_id="ann")
+    money.deposit(user_id="ann", amount=2000, now=timezone.now())
+    new = services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id=user_id)
+    return services.place_order(new=new, now=timezone.now())[0]
+
+
+def tell(order: Order) -> str:
+    out = StringIO()
+    call_command("order", order.order_id, stdout=out, no_color=True)
+    return out.getvalue()
+
+
+class TestAnOrderThatIsDone:
+    def test_is_told_from_cause_to_effect(self, post: Any) -> None:
+        order = place()
+        post.run()
+        found = timeline.of(order.order_id, now=timezone.now())
+        assert (found.status, found.waiting) == ("done", None)
+        steps = [moment.title for moment in found.moments if moment.kind in {"request", "step"}]
+        assert steps == [
+            "accepted → pending",
+            "payment.succeeded → payment_pending",
+            "payment.succeeded → paid",
+            "order.processed → done",
+        ]
+        depths = {moment.title: moment.depth for moment in found.moments if moment.kind == "letter"}
+        assert depths == {
+            "payments.charge → payments": 0,
+            "payment.succeeded → orders": 1,
+            "processing.process → processing": 2,
+            "order.processed → orders": 3,
+        }
+        rooms = {moment.title: moment.room for moment in found.moments if moment.kind == "letter"}
+        assert rooms["payment.succeeded → orders"] == "payments"
+
+    def test_every_letter_tells_where_its_time_went(self, post: Any) -> None:
+        order = place()
+        post.run()
+        for moment in timeline.of(order.order_id, now=timezone.now()).moments:
+            if moment.kind == "letter":
+                assert [stage.name for stage in moment.stages] == ["outbox", "broker", "inbox"]
+                assert all(stage.seconds >= 0 for stage in moment.stages)
+
+    def test_is_told_as_text_and_as_json(self, post: Any) -> None:
+        order = place()
+        post.run()
+        said = tell(order)
+        assert f"Order {order.order_id}: done" in said
+        assert "orders      accepted → pending  (v1)" in said
+        assert "processing        order.processed → orders" in said  # three causes deep
+        out = StringIO()
+        call_command("order", order.order_id, "--json", stdout=out)
+        assert json.loads(out.getvalue())["status"] == "done"
+
+
+class TestAnOrderThatWaits:
+    def test_for_its_relay_says_so_and_what_comes_next(self) -> None:
+        order = place()
+        waiting = timeline.of(order.order_id, now=timezone.now()).waiting
+        assert waiting is not None
+        assert waiting.reasons == ("payments.charge is in the outbox of orders, not sent: is the relay running?",)
+        assert waiting.next_at == order.updated_at + timedelta(seconds=900)
+        assert waiting.next_step == "turns back: voiding, asking for a void"
+        assert not waiting.overdue
+
+    def test_for_a_worker_says_so(self, post: Any) -> None:
+        post.passes_over = lambda letter: letter.type == "payments.charge"
+        order = place()
+        post.run()
+        assert "payments.charge is in the queue payments, not handled: is a worker of payments running?" in tell(order)
+
+    def test_for_a_person_names_the_dead_letter(self, post: Any) -> None:
+        order = place()
+        post.collect()
+        dead = DeadLetter.objects.create(
+            origin="consumer", queue="payments", message_id=uuid7(), type="payments.charge", subject=order.order_id,
+            reason="failed", error="Boom: secret", fingerprint="f", body=b"{}", died_at=timezone.now(),
+        )  # fmt: skip
+        assert f"payments.charge is a dead letter of orders (failed): see manage.py dlq show {dead.id}" in tell(order)
+
+    def test_longer_than_its_patience_says_that_nobody_looks_after_it(self) -> None:
+        order = place()
+        with time_machine.travel(timezone.now() + timedelta(minutes=20)):
+            said = tell(order)
+        assert "It has waited 20 min:" in said
+        assert "That time has passed: is the relay of orders running" in said
+
+
+def test_an_order_that_does_not_exist_is_named() -> None:
+    with pytest.raises(CommandError, match="There is no order nobody") as refusal:
+        call_command("order", "nobody")
+    assert refusal.value.returncode == 4
+    assert not Incoming.objects.exists()

@@ -1,0 +1,120 @@
+"""`manage.py up`: everything by one command, and nothing left of it."""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from orders_project.embedded import places, processes
+
+from .test_embedded import family, lives
+
+GIVEN = ("PATH", "HOME", "LANG", "ORDERS_CACHE")
+
+
+class Run:
+    """The embedded run in a folder and on ports of its own, with nothing else in its environment."""
+
+    def __init__(self, data: Path, **environment: str) -> None:
+        self.said: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        clean = {name: os.environ[name] for name in GIVEN if name in os.environ}
+        self.process = subprocess.Popen(
+            [sys.executable, "manage.py", "up"],
+            cwd=places.PROJECT,
+            env=clean | {"DATA": str(data), "PROCESSING_SUCCESS_RATE": "1"} | environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with self.process.stdout as output:
+            for line in output:
+                self.said.append(line)
+                self._lines.put(line)
+
+    def until_it_says(self, words: str, *, timeout: float = 150) -> str:
+        """The line with these words."""
+        try:
+            while words not in (line := self._lines.get(timeout=timeout)):
+                pass
+        except queue.Empty:
+            pytest.fail(f"no word of {words!r}:\n{''.join(self.said[-60:])}")
+        return line
+
+    def end(self, by: signal.Signals) -> int:
+        """Send the signal, wait for the end; the exit status."""
+        self.process.send_signal(by)
+        return self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "data"
+    yield folder
+    places.forget(folder)
+
+
+@pytest.mark.processes
+class TestUp:
+    def test_runs_everything_serves_an_order_and_leaves_no_process(self, data: Path) -> None:
+        port, gateway = processes.free_port(), processes.free_port()
+        with socket.create_server(("127.0.0.1", port)):
+            run = Run(data, PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
+            assert f"port {port} is taken" in run.until_it_says("is taken")
+            api = run.until_it_says("API   ").split()[1].removesuffix("/orders")
+            password = run.until_it_says("Admin  ").split()[-1]
+            run.until_it_says("Ctrl-C stops")
+
+        assert api != f"http://127.0.0.1:{port}"
+        order = requests.post(
+            f"{api}/orders",
+            json={"user_id": "demo-rich", "amount": "19.99", "description": "A lamp"},
+            timeout=10,
+        )
+        assert order.status_code == 201
+        where = f"{api}/orders/{order.json()['order_id']}"
+        processes.wait_until(lambda: requests.get(where, timeout=10).json()["status"] == "done", timeout=30)
+        assert processes.answers(gateway)
+        assert (data / "admin-password").read_text() == password
+
+        asked = subprocess.run(
+            [sys.executable, "manage.py", "order", order.json()["order_id"]],
+            cwd=places.PROJECT, env={"PATH": os.environ["PATH"], "ENV_FILE": str(data / "env")},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "done" in asked.stdout, asked.stderr
+
+        second = Run(data)
+        assert f"in use by process {run.process.pid}" in second.until_it_says("CommandError")
+        assert second.process.wait(timeout=30) == 1
+
+        started = family(run.process.pid)
+        assert len(started) > 15
+        assert run.end(signal.SIGINT) == 0
+        assert not [pid for pid in started if lives(pid)]
+
+        again = Run(data, PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
+        again.until_it_says("Ctrl-C stops")
+        kept = requests.get(f"http://127.0.0.1:{port}/orders/{order.json()['order_id']}", timeout=10)
+        assert kept.json()["status"] == "done"
+
+        started = family(again.process.pid)
+        assert again.end(signal.SIGKILL) == -signal.SIGKILL
+        processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=30)
+
+    def test_says_in_one_line_what_is_wrong_with_a_variable(self, data: Path) -> None:
+        run = Run(data, AMQP_URL="amqp://nobody@127.0.0.1:1//", PAYMENT_TIMEOUT_SECONDS="soon")
+        line = run.until_it_says("PAYMENT_TIMEOUT_SECONDS")
+        assert "'soon' is not a number of seconds" in line
+        assert run.process.wait(timeout=60) == 1
+        assert not [words for words in run.said if "Traceback" in words]

@@ -1,0 +1,92 @@
+"""manage.py wait: what it says, when it gives up, and what it becomes."""
+
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from orders_project.embedded import processes
+
+from .compose import PROJECT
+
+NOBODY = "postgres://app:secret-word@127.0.0.1:1/payments"
+
+
+def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "DJANGO_"))}
+    env = kept | {"EMBEDDED": "1", "ROOMS": "none"} | environment
+    command = [sys.executable, "manage.py", "wait", *arguments]
+    return subprocess.Popen(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    said, complained = process.communicate(timeout=60)
+    return process.returncode, said, complained
+
+
+def test_what_does_not_come_is_named_at_the_end_without_its_password() -> None:
+    status, _, said = ended(start("--seconds", "1", ROOMS="payments", DATABASE_URL_PAYMENTS=NOBODY, DATABASE_POOL="4"))
+    first, last = said.splitlines()
+    assert status == 1
+    assert first.startswith("wait: waiting for database payments (")
+    assert last.startswith("CommandError: gave up after 1 s without database payments (")
+    assert "Connection refused" in last
+    assert "secret-word" not in said
+
+
+def test_a_broker_that_is_away_is_waited_for() -> None:
+    status, _, said = ended(start("--seconds", "0.1", AMQP_URL="amqp://a:b@127.0.0.1:1//"))
+    assert (status, "without broker (" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "said"),
+    [(("--", "sh", "-c", "echo $ROOMS; exit 3"), 3, "none\n"), (("echo", "-n", "x"), 0, "x"), ((), 0, "")],
+)
+def test_then_it_becomes_the_command(command: tuple[str, ...], status: int, said: str) -> None:
+    assert ended(start(*command))[:2] == (status, said)
+
+
+def test_a_command_that_is_not_there_is_named() -> None:
+    status, _, said = ended(start("--", "no-such-command"))
+    assert (status, "no-such-command can't be run: No such file or directory" in said) == (1, True)
+
+
+def test_a_signal_ends_it() -> None:
+    process = start(AMQP_URL="amqp://a:b@127.0.0.1:1//")
+    complaints: Any = process.stderr
+    assert "waiting for broker" in complaints.readline()
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 128 + signal.SIGTERM
+
+
+FORWARD = """
+import socket, sys, threading
+def pipe(one, other):
+    while data := one.recv(65536):
+        other.sendall(data)
+door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    near, _ = door.accept()
+    far = socket.create_connection((sys.argv[2], int(sys.argv[3])))
+    for ends in ((near, far), (far, near)):
+        threading.Thread(target=pipe, args=ends, daemon=True).start()
+"""
+
+
+def test_a_server_that_comes_late_is_found() -> None:
+    real, port = urlsplit(os.environ["AMQP_URL"]), processes.free_port()
+    late_one = real._replace(netloc=f"{real.username}:{real.password}@127.0.0.1:{port}").geturl()
+    process = start("--seconds", "30", AMQP_URL=late_one)
+    complaints: Any = process.stderr
+    assert "Connection refused" in complaints.readline()
+    with subprocess.Popen([sys.executable, "-c", FORWARD, str(port), str(real.hostname), str(real.port)]) as late:
+        try:
+            status, _, said = ended(process)
+        finally:
+            late.kill()
+    assert (status, "everything needed is there" in said) == (0, True)

@@ -1,0 +1,162 @@
+"""What can be seen of a whole run from outside: its logs, its numbers and its traces, over all processes."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import requests
+
+from orders_project.tests.house import House
+
+from .otlp import Receiver, Span
+from .prometheus import Prometheus
+from .test_alerts import QUERIES
+from .test_metrics import numbers
+
+pytestmark = [pytest.mark.processes]
+
+ADMIN_SECRET = "planted-admin-secret-7f3a"
+WEBHOOK_SECRET = "planted-webhook-secret-91bc"
+TOKEN = "planted.bearer-token"
+KEY = "planted-idempotency-key"
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+EMAIL = "planted.person@example.com"
+# What did not happen: nothing died, nothing turned back, no gateway and no gRPC was called, nobody was too quick.
+NOT_IN_THIS_RUN = (
+    "dead_letters|compensations|orders_failed|gateway_|webhooks_total|grpc_|rate_limit|duplicates|stock_holds_total"
+)
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiving:
+        yield receiving
+
+
+@pytest.fixture(scope="module")
+def run(receiver: Receiver) -> Iterator[House]:
+    """A system in which an order was placed, paid and done, a product made, and errors were provoked."""
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
+    with House(ADMIN_SECRET=ADMIN_SECRET, PAYMENT_WEBHOOK_SECRET=WEBHOOK_SECRET, **traced) as house:
+        house.manage("load_demo", "--password-file", str(house.home / "password"))
+        for name in ("payments", "relay", "beat"):
+            house.start(name, env={"HEARTBEAT_FILE": str(house.home / f"{name}.heartbeat")})
+        house.start("web", env={"DATABASE_POOL": "8"})
+        house.start_all()
+        yield house
+
+
+@pytest.fixture(scope="module")
+def order(run: House) -> dict[str, Any]:
+    """The order, done."""
+    headers = {
+        "Idempotency-Key": KEY, "X-Correlation-ID": "seen-from-outside",
+        "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+    }  # fmt: skip
+    body = {"user_id": "demo-rich", "user_email": EMAIL, "amount": 12.5, "description": EMAIL}
+    answer = requests.post(run.url("/orders"), json=body, headers=headers, timeout=10)
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["X-Correlation-ID"] == "seen-from-outside"
+    path = run.url(f"/orders/{answer.json()['order_id']}")
+    run.until(lambda: requests.get(path, timeout=5).json()["status"] == "done")
+    requests.get(run.url("/orders"), params={"user_email": EMAIL}, timeout=10)
+    requests.post(run.url("/admin/products"), json={"name": "x"}, headers={"X-Admin-Secret": ADMIN_SECRET}, timeout=10)
+    requests.post(run.url("/orders"), json=body, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=10)
+    found: dict[str, Any] = requests.get(path, timeout=5).json()
+    return found
+
+
+def lines(run: House) -> dict[str, list[dict[str, Any]]]:
+    """Every line of every process, read as JSON."""
+    return {name: [json.loads(line) for line in run.log(name).read_text().splitlines()] for name in run.running}
+
+
+class TestTheLogsOfARun:
+    def test_are_one_json_object_a_line_in_every_process(self, run: House, order: Any) -> None:
+        found = lines(run)
+        for name, said in found.items():
+            assert said, f"{name} said nothing"
+            assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in said)
+        assert any(line["logger"] == "gunicorn.error" for line in found["web"])
+        assert any(line["logger"].startswith("celery") for line in found["payments"])
+
+    def test_follow_one_request_through_every_room(self, run: House, order: Any) -> None:
+        for name in ("web", "orders", "payments", "processing"):
+            about = [line for line in lines(run)[name] if line.get("correlation_id") == "seen-from-outside"]
+            assert about, f"nothing in {name}"
+            if name != "web":
+                assert {line["order_id"] for line in about} == {order["order_id"]}
+                assert all(line["message_id"] and line["trace_id"] for line in about)
+
+    def test_hold_no_secret_and_no_whole_email(self, run: House, order: Any) -> None:
+        database = run.env["DATABASE_URL_ORDERS"].split(":")[2].split("@")[0]
+        broker = run.env["AMQP_URL"].split(":")[2].split("@")[0]
+        for name in run.running:
+            text = run.log(name).read_text()
+            for secret in (ADMIN_SECRET, WEBHOOK_SECRET, TOKEN, KEY, EMAIL, "planted.person", database, broker):
+                assert secret not in text, f"{name} tells {secret}"
+
+
+class TestTheHealthOfARun:
+    @pytest.mark.parametrize(("name", "role"), [("payments", "worker"), ("relay", "relay"), ("beat", "beat")])
+    def test_is_told_by_each_process_to_its_container(self, run: House, order: Any, name: str, role: str) -> None:
+        file = run.home / f"{name}.heartbeat"
+        run.until(file.exists)
+        said = run.manage("health", role, env={"HEARTBEAT_FILE": str(file)})
+        assert "heartbeat              ok" in said
+        assert "failed" not in said
+
+
+class TestTheNumbersOfARun:
+    def test_are_shown_by_the_web_for_every_process(self, run: House, order: Any) -> None:
+        found = numbers(requests.get(run.url("/metrics"), timeout=10).text)
+        assert found["orders_created_total"] == found["orders_total"] == 1  # counted in the web
+        assert found["orders_paid_total"] == found["orders_processed_total"] == 1  # in a worker of orders
+        assert found["events_published_total"] >= 8  # in the relay
+        assert found['consumer_seconds_count{type="processing.process"}'] == 1
+        assert found["events_moved_to_dlq_total"] == 0
+        assert found["ledger_imbalance"] == 0
+
+
+class TestTheDashboardOfARun:
+    def test_every_query_finds_something(self, run: House, order: Any) -> None:
+        with Prometheus(f"127.0.0.1:{run.port}", home=run.home / "prometheus") as prometheus:
+            run.until(lambda: prometheus.ask("rate(orders_created_total[1m])"))
+            for query in QUERIES:
+                found = prometheus.ask(query.replace("$__rate_interval", "1m"))
+                assert found or re.search(NOT_IN_THIS_RUN, query), f"nothing for {query}"
+
+
+@pytest.fixture(scope="module")
+def spans(run: House, receiver: Receiver, order: Any) -> list[Span]:
+    """All spans; those of the last seconds come in when a process ends, so this must be the last to look at the run."""
+    for name in ("web", "relay", "orders", "payments", "processing"):
+        run.stop(name)
+    return receiver.spans
+
+
+class TestTheTraceOfARun:
+    def test_goes_from_the_request_to_the_end_over_every_process(self, spans: list[Span]) -> None:
+        ours = {span.span_id: span for span in spans if span.trace_id == TRACE}
+        (request,) = [span for span in ours.values() if span.service == "web"]
+        assert (request.name, request.parent_id) == ("POST orders", "00f067aa0ba902b7")
+        handled = {span.name: span for span in ours.values() if span.kind == 5}
+        assert {name: span.service for name, span in handled.items()} == {
+            "payments.charge": "payments",
+            "payment.succeeded": "orders",
+            "processing.process": "processing",
+            "order.processed": "orders",
+        }
+        way, last = [], handled["order.processed"]
+        while last.parent_id in ours:
+            way.append(last.name)
+            last = ours[last.parent_id]
+        assert way == ["order.processed", "processing.process", "payment.succeeded", "payments.charge"]
+        assert last == request
+        assert len({span.attributes["correlation_id"] for span in ours.values()}) == 1
+
+    def test_is_linked_to_by_the_batches_that_carried_it(self, spans: list[Span]) -> None:
+        carried = {span.name for span in spans if span.service == "relay" and TRACE in span.links}
+        assert carried == {"relay orders", "relay payments", "relay processing"}

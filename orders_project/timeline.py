@@ -1,0 +1,262 @@
+"""
+The causal timeline of one order: request → key → outbox → broker → inbox → step → webhook, over all rooms, with the
+time spent in each; why it waits, and what happens next by itself. Plain data: a terminal, a page or a test draws it.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+
+from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
+from orders.saga import STEPS, Overdue, waits_until
+from outbox.consumers import mailbox
+from outbox.message import EVENTS
+from outbox.models import ATTEMPTS, DeadLetter, IncomingMessage, OutgoingMessage
+from payments.models import Payment, WebhookReceipt
+
+TIMER = Overdue.name
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of a letter's way: `wait` (for its time), `outbox`, `broker` or `inbox`."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Something that happened in a room."""
+
+    at: datetime
+    room: str
+    kind: str  # request, key, letter, fact, timer, step, webhook or dead
+    title: str
+    detail: str = ""
+    message_id: str = ""
+    cause: str = ""  # the message that led to it
+    depth: int = 0  # how many messages led to it
+    stages: tuple[Stage, ...] = ()
+    trouble: bool = False
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why an open order has not come to its end."""
+
+    since: datetime
+    reasons: tuple[str, ...]
+    next_at: datetime  # when it moves by itself, whatever else happens
+    next_step: str
+    overdue: bool
+
+
+@dataclass(frozen=True)
+class Timeline:
+    order_id: str
+    status: str
+    fail_reason: str
+    moments: tuple[Moment, ...]
+    waiting: Waiting | None  # None once the order has ended
+
+
+@dataclass
+class Sources:
+    """All rows about an order, of every room that this process knows."""
+
+    order: Order
+    events: list[OrderEvent]
+    keys: list[IdempotencyKey]
+    sent: list[OutgoingMessage] = field(default_factory=list)
+    received: dict[str, IncomingMessage] = field(default_factory=dict)
+    dead: list[DeadLetter] = field(default_factory=list)
+    payment: Payment | None = None
+    webhooks: list[WebhookReceipt] = field(default_factory=list)
+
+
+def of(order_id: str, *, now: datetime) -> Timeline:
+    """
+    The timeline of this order.
+
+    :raises Order.DoesNotExist: if there is none
+    """
+    sources = read(order_id)
+    order = sources.order
+    return Timeline(
+        order_id=order.order_id,
+        status=str(order.status),
+        fail_reason=order.fail_reason,
+        moments=tuple(_in_causal_order(_moments(sources))),
+        waiting=None if order.status in ENDS else _waiting(sources, now=now),
+    )
+
+
+def read(order_id: str) -> Sources:
+    """Every row about this order: a fixed number of queries, each by an index."""
+    order = Order.objects.get(pk=order_id)
+    found = Sources(
+        order=order,
+        events=list(order.events.order_by("version")),
+        keys=list(IdempotencyKey.objects.filter(order_id=order_id)),
+    )
+    for room in settings.ROOMS_HERE:
+        found.sent += mailbox(room, "Outgoing").objects.filter(subject=order_id)
+        found.received |= {
+            str(row.message_id): row for row in mailbox(room, "Incoming").objects.filter(subject=order_id)
+        }
+        found.dead += mailbox(room, "DeadLetter").objects.filter(subject=order_id)
+    if "payments" in settings.ROOMS_HERE:
+        found.payment = Payment.objects.filter(pk=order_id).first()
+        found.webhooks = list(WebhookReceipt.objects.filter(order_id=order_id))
+    return found
+
+
+# What happened ------------------------------------------------------------------------------------------------------
+
+
+def _moments(sources: Sources) -> Iterator[Moment]:
+    for key in sources.keys:
+        yield Moment(key.created_at, "orders", "key", "the answer is kept under its Idempotency-Key")
+    for event in sources.events:
+        yield _of_event(event)
+    for row in sources.sent:
+        yield _of_letter(row, sources.received.get(str(row.message_id)))
+    for dead in sources.dead:
+        yield Moment(
+            at=dead.died_at,
+            room=_room(dead),
+            kind="dead",
+            title=f"{dead.type} is a dead letter",
+            detail=f"{dead.reason}: {dead.error}"[:200] + (f" ({dead.status})" if dead.status != "dead" else ""),
+            message_id=str(dead.message_id or ""),
+            cause=str(dead.message_id or ""),
+            trouble=dead.status == DeadLetter.Status.DEAD,
+        )
+    for webhook in sources.webhooks:
+        yield Moment(
+            at=webhook.received_at,
+            room="payments",
+            kind="webhook",
+            title=f"webhook of {webhook.gateway}: {webhook.status}",
+            detail=webhook.reason,
+            stages=_stages(inbox=_between(webhook.received_at, webhook.handled_at)),
+            trouble=webhook.status == WebhookReceipt.Status.QUARANTINED,
+        )
+
+
+def _of_event(event: OrderEvent) -> Moment:
+    reason = event.data.get("fail_reason", "") if event.version > 1 else ""
+    first = event.version == 1
+    return Moment(
+        at=event.at,
+        room="orders",
+        kind="request" if first or not event.message_id else "step",
+        title=f"{'accepted' if first else event.type} → {event.status}",
+        detail=", ".join(filter(None, [reason, f"by {event.actor}" if event.actor else "", f"v{event.version}"])),
+        cause=event.message_id,
+    )
+
+
+def _of_letter(row: OutgoingMessage, received: IncomingMessage | None) -> Moment:
+    kind = {EVENTS: "fact"}.get(row.to, "timer" if row.type == TIMER else "letter")
+    arrived = received if received is not None and received.attempt == row.attempt else None
+    asked_for = max(row.due_at, row.created_at)
+    again = f"attempt {row.attempt % ATTEMPTS + 1}" if row.attempt else ""
+    return Moment(
+        at=row.created_at if not row.attempt else row.due_at,
+        room=_room(row),
+        kind=kind,
+        title=f"{row.type} → {row.to}",
+        detail=", ".join(filter(None, [again, "" if row.published_at else _unsent(row)])),
+        message_id=str(row.message_id),
+        cause=row.causation_id or "",
+        stages=_stages(
+            wait=_between(row.created_at, row.due_at) if not row.attempt else None,
+            outbox=_between(asked_for, row.published_at),
+            broker=_between(row.published_at, arrived.received_at if arrived else None),
+            inbox=_between(arrived.received_at, arrived.handled_at) if arrived else None,
+        ),
+        trouble=bool(row.last_error) and row.published_at is None,
+    )
+
+
+def _unsent(row: OutgoingMessage) -> str:
+    return f"not sent: {row.last_error}" if row.last_error else "not sent yet"
+
+
+def _room(row: OutgoingMessage | DeadLetter) -> str:
+    return str(row._state.db)
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    """Seconds from one to the other; never less than none: the clocks of two machines differ a little."""
+    return None if start is None or end is None else max(0.0, (end - start).total_seconds())
+
+
+def _stages(**seconds: float | None) -> tuple[Stage, ...]:
+    known = {name: value for name, value in seconds.items() if value is not None}
+    return tuple(Stage(name, value) for name, value in known.items() if value or name != "wait")
+
+
+def _in_causal_order(moments: Iterable[Moment]) -> Iterator[Moment]:
+    """By time, each with its depth: what a message led to is one deeper than what led to the message."""
+    ordered = sorted(moments, key=lambda moment: (moment.at, moment.kind not in {"request", "step"}))
+    cause_of = {moment.message_id: moment.cause for moment in ordered if moment.message_id != moment.cause}
+    for moment in ordered:
+        depth, cause, seen = 0, moment.cause, set[str]()
+        while cause and cause not in seen:
+            seen.add(cause)
+            depth, cause = depth + 1, cause_of.get(cause, "")
+        yield Moment(**{**vars(moment), "depth": depth})
+
+
+# Why it waits -------------------------------------------------------------------------------------------------------
+
+
+def _waiting(sources: Sources, *, now: datetime) -> Waiting:
+    order = sources.order
+    next_at = waits_until(order)
+    return Waiting(
+        since=order.updated_at,
+        reasons=tuple(_reasons(sources, now=now)) or ("nothing about it is on its way",),
+        next_at=next_at,
+        next_step=_next_step(order),
+        overdue=now > next_at + timedelta(minutes=1),
+    )
+
+
+def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
+    """Every letter that has not had its effect, and where it is; then whom the payment waits for."""
+    resolved = {str(dead.message_id) for dead in sources.dead}
+    newest: dict[str, OutgoingMessage] = {}
+    for row in sorted(sources.sent, key=lambda row: row.attempt):
+        newest[str(row.message_id)] = row
+    for message_id, row in newest.items():
+        if row.to == EVENTS or row.type == TIMER or message_id in sources.received or message_id in resolved:
+            continue
+        if row.published_at is not None:
+            yield f"{row.type} is in the queue {row.to}, not handled: is a worker of {row.to} running?"
+        elif row.due_at > now:
+            yield f"{row.type} failed in {row.to} and comes again at {row.due_at:%H:%M:%S}"
+        else:
+            why = f" ({row.last_error})" if row.last_error else ": is the relay running?"
+            yield f"{row.type} is in the outbox of {_room(row)}, not sent{why}"
+    for dead in sources.dead:
+        if dead.status == DeadLetter.Status.DEAD:
+            yield f"{dead.type} is a dead letter of {_room(dead)} ({dead.reason}): see manage.py dlq show {dead.id}"
+    payment = sources.payment
+    if payment is not None and payment.status in {"requested", "pending", "voiding", "refunding"}:
+        asks = f"; it is asked again at {payment.ask_at:%H:%M:%S}" if payment.ask_at else ""
+        yield f"the payment is {payment.status} at {payment.gateway or 'its gateway'}{asks}"
+
+
+def _next_step(order: Order) -> str:
+    step = STEPS[Status(order.status), Overdue]
+    becomes: Any = step.becomes(order) if callable(step.becomes) else step.becomes
+    says = getattr(step.says, "__name__", "")
+    again = becomes == order.status
+    return f"asks again: {says}" if again else f"turns back: {becomes}" + (f", asking for a {says}" if says else "")

@@ -1,0 +1,34 @@
+"""Short tables beside a row: the newest of what belongs to it, with a link to the rest."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import QuerySet
+
+NEWEST = 20
+
+Column = tuple[Any, Callable[[Any], Any]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A table to look at."""
+
+    title: Any
+    heads: Sequence[Any]
+    rows: Sequence[Sequence[Any]]
+    more: str = ""
+    empty: Any = ""
+
+
+def newest(rows: QuerySet[Any], *columns: Column, title: Any, more: str = "", empty: Any = "") -> Panel:
+    """The first rows of an ordered queryset; `more` is the address of the others, if there are any."""
+    found = list(rows[: NEWEST + 1])
+    return panel(found[:NEWEST], *columns, title=title, more=more if len(found) > NEWEST else "", empty=empty)
+
+
+def panel(rows: Iterable[Any], *columns: Column, title: Any, more: str = "", empty: Any = "") -> Panel:
+    """These rows as a table."""
+    table = [[cell(row) for _head, cell in columns] for row in rows]
+    return Panel(title, [head for head, _cell in columns], table, more, empty)

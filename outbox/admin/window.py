@@ -1,0 +1,119 @@
+"""A window on a table: read it, search it by what is indexed, and change nothing by hand."""
+
+import operator
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import Model, Q, QuerySet, UUIDField
+from django.http import HttpRequest
+from django.utils.text import capfirst, format_lazy
+from django.utils.translation import gettext_lazy as _
+
+from .pages import Pages
+from .panels import Panel
+from .verbs import Verbs
+
+
+class Seen:
+    """What windows on a whole table and on the rows beside one row have in common."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class Window(Verbs, Seen, admin.ModelAdmin):
+    """
+    A table that only the system writes.
+
+    `order` is the key of its pages (see `Pages`), `found_by` are the fields that the search box looks up, each as a
+    whole and each by its index, and `empty` tells what to do about an empty list.
+    """
+
+    order: tuple[str, ...] = ("-pk",)
+    found_by: tuple[str, ...] = ()
+    empty: Any = ""
+    list_per_page = 50
+    list_max_show_all = 0
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    sortable_by = ()
+    fields: ClassVar[Any] = None
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Pages]:
+        return Pages
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return self.order
+
+    def on_one_page(self, request: HttpRequest) -> bool:
+        """Whether one row is shown and not a list of them, which may do without the large fields."""
+        return request.resolver_match is not None and "object_id" in request.resolver_match.kwargs
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return self.found_by
+
+    @property
+    def search_help_text(self) -> Any:  # type: ignore[override]
+        names = [self._name_of(field) for field in self.found_by]
+        return format_lazy(_("The whole of: {names}."), names=format_lazy(", ".join(["{}"] * len(names)), *names))
+
+    def _name_of(self, field: str) -> Any:
+        try:
+            return self.opts.get_field(field).verbose_name  # type: ignore[union-attr]
+        except FieldDoesNotExist:
+            return field
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if not (term := search_term.strip()):
+            return queryset, False
+        tries = [Q(**{name: term}) for name in self.found_by if _fits(self.model, name, term)]
+        return (queryset.filter(reduce(operator.or_, tries)) if tries else queryset.none()), False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        return super().changelist_view(request, {"verbs": self.verb_links(request), **(extra_context or {})})
+
+    def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        row = context.get("original")
+        context |= {"verbs": self.verb_links(request, row) if row is not None else [], "title": capfirst(str(row))}
+        context |= {"subtitle": None, "panels": self.beside(request, row) if row is not None else []}
+        return super().render_change_form(request, context, *args, **kwargs)
+
+    def beside(self, request: HttpRequest, row: Any) -> Sequence[Panel]:
+        """Tables of what belongs to this row."""
+        return ()
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        return self.fields or ()
+
+
+class Glimpse(Seen, admin.TabularInline):
+    """Rows of another table of the room, beside the row they belong to."""
+
+    extra = 0
+    max_num = 0
+    can_delete = False
+    show_change_link = True
+
+
+def _fits(model: type[Model], name: str, term: str) -> bool:
+    """Whether the field could hold this at all."""
+    field = model._meta.get_field(name)
+    if not isinstance(getattr(field, "target_field", field), UUIDField):
+        return "\0" not in term
+    try:
+        UUID(term)
+    except ValueError:
+        return False
+    return True

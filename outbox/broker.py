@@ -1,0 +1,188 @@
+"""
+Publishing with certainty: confirms pipelined over a batch, and a look at what came back unroutable.
+
+# Note [Why not kombu's confirm]: it waits for one confirm at a time (1,700 messages a second against 14,700), takes
+# any confirm for the one it waits for, and doesn't see returned messages, which the broker confirms as well.
+"""
+
+import json
+import logging
+import ssl
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import amqp
+from amqp.exceptions import AMQPError
+from django.conf import settings
+
+from .message import EVENTS, Letter
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 3.0
+CONFIRM_TIMEOUT = 3.0
+OLDEST_BROKER = (3, 10)
+LOST = (OSError, AMQPError)  # amqp raises these when the connection or the channel is gone
+
+
+class BrokerTooOld(RuntimeError):
+    """The broker has no quorum queues with delivery limits."""
+
+
+@dataclass
+class Outcome:
+    """What the broker said of a batch, by index: which letters it has, and which it refused and why."""
+
+    confirmed: set[int] = field(default_factory=set)
+    refused: dict[int, str] = field(default_factory=dict)
+    cut_off: str = ""  # why there is no answer for the others
+
+
+def connect(url: str | None = None) -> amqp.Connection:
+    """
+    An open connection to the broker.
+
+    :raises BrokerTooOld: below 3.10
+    """
+    parts = urlsplit(url or settings.AMQP_URL)
+    tls: Any = {"context": ssl.create_default_context()} if parts.scheme == "amqps" else False
+    connection = amqp.Connection(
+        host=f"{parts.hostname}:{parts.port or (5671 if tls else 5672)}",
+        userid=unquote(parts.username or "guest"),
+        password=unquote(parts.password or "guest"),
+        virtual_host=unquote(parts.path[1:]) or "/",
+        ssl=tls,
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=CONFIRM_TIMEOUT,
+        write_timeout=CONFIRM_TIMEOUT,
+    )
+    connection.connect()
+    version = str(connection.server_properties.get("version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_BROKER:
+        connection.close()
+        raise BrokerTooOld(f"RabbitMQ {version} is too old: 3.10 or newer is needed.")
+    return connection
+
+
+def encode(letter: Letter, *, to: str) -> tuple[str, str, amqp.Message]:
+    """Exchange, routing key and message: a Celery task for a room, a CloudEvent for the world."""
+    common = {
+        "content_encoding": "utf-8",
+        "delivery_mode": 2,
+        "message_id": letter.id,
+        "type": letter.type,
+        "correlation_id": letter.id,
+    }
+    if to == EVENTS:
+        body: Any = letter.envelope()
+        return (
+            EVENTS,
+            letter.type,
+            amqp.Message(
+                json.dumps(body, separators=(",", ":")), content_type="application/cloudevents+json", **common
+            ),
+        )
+    headers = {
+        "lang": "py",
+        "task": letter.type,
+        "id": letter.id,
+        "root_id": letter.correlationid,
+        "parent_id": letter.causationid,
+        "retries": 0,
+        "timelimit": [None, None],
+    }
+    body = [[letter.envelope()], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
+    return (
+        "",
+        to,
+        amqp.Message(
+            json.dumps(body, separators=(",", ":")),
+            content_type="application/json",
+            application_headers=headers,
+            **common,
+        ),
+    )
+
+
+class Publisher:
+    """A connection that publishes batches. Any failure drops it; the next call makes a new one."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+        self._connection: amqp.Connection | None = None
+        self._channel: Any = None
+        self._sent = 0
+        self._waiting: dict[int, int] = {}  # delivery tag -> index in the batch
+        self._indexes: dict[str, list[int]] = {}  # message id -> indexes in the batch
+        self._outcome = Outcome()
+
+    def open(self) -> None:
+        """
+        Make sure that there is a connection.
+
+        :raises OSError, AMQPError: if none can be had
+        """
+        if self._connection is not None and self._connection.connected:
+            return
+        self.close()
+        self._connection = connect(self._url)
+        self._channel = self._connection.channel()
+        self._channel.confirm_select()
+        self._sent = 0
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+
+    def close(self) -> None:
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.close()
+            except LOST:
+                connection.collect()
+
+    def publish(self, batch: Sequence[tuple[Letter, str]]) -> Outcome:
+        """Publish letters to where they go, wait for all the answers together, and say what became of each."""
+        self._outcome, self._waiting, self._indexes = Outcome(), {}, {}
+        try:
+            self.open()
+            for index, (letter, to) in enumerate(batch):
+                exchange, routing_key, message = encode(letter, to=to)
+                self._indexes.setdefault(letter.id, []).append(index)
+                self._sent += 1
+                self._waiting[self._sent] = index
+                self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
+            self._wait()
+        except LOST as error:
+            self._outcome.cut_off = f"{type(error).__name__}: {error}"
+            self.close()
+        return self._outcome
+
+    def _wait(self) -> None:
+        assert self._connection is not None
+        give_up_at = time.monotonic() + CONFIRM_TIMEOUT
+        while self._waiting:
+            try:
+                self._connection.drain_events(timeout=max(give_up_at - time.monotonic(), 0.001))
+            except TimeoutError:
+                said = f"{len(self._waiting)} letters were not confirmed in {CONFIRM_TIMEOUT:g} s"
+                raise TimeoutError(said) from None
+
+    def _answered(self, tag: int, multiple: bool) -> list[int]:
+        tags = [t for t in self._waiting if t <= tag] if multiple else [tag]
+        return [self._waiting.pop(t) for t in tags if t in self._waiting]
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        # A returned letter is confirmed as well, after it came back.
+        self._outcome.confirmed.update(i for i in self._answered(tag, multiple) if i not in self._outcome.refused)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        for index in self._answered(tag, multiple):
+            self._outcome.refused[index] = "nack: the broker would not take it"
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        for index in self._indexes.get(message.properties.get("message_id"), []):
+            self._outcome.refused[index] = f"returned: no queue for {exchange or 'the default exchange'}/{routing_key}"

@@ -1,0 +1,27 @@
+"""Doors that a person can use too: the form on the page of a view, and what becomes of it."""
+
+from typing import Any
+
+from rest_framework.generics import GenericAPIView
+from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.utils.serializer_helpers import ReturnDict
+
+
+class WithForm(GenericAPIView[Any]):
+    """A view that takes JSON from programs, and from browsers also the form on its page."""
+
+    parser_classes = [*GenericAPIView.parser_classes, MultiPartParser]
+    asked: BaseSerializer[Any] | None = None  # what the request asks for, once a view has read it
+
+    def get_parsers(self) -> list[BaseParser]:
+        by_browser = self.request is not None and "text/html" in self.request.META.get("HTTP_ACCEPT", "")
+        return [parser for parser in super().get_parsers() if by_browser or isinstance(parser, JSONParser)]
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """A form that was refused keeps what was filled in, each mistake beside its field."""
+        answer = super().handle_exception(exc)
+        if isinstance(answer, Response) and self.asked is not None:
+            answer.data = ReturnDict(answer.data, serializer=self.asked)
+        return answer

@@ -1,0 +1,68 @@
+"""What runs on whose behalf: one context variable that spans HTTP, Celery, gRPC and the outbox."""
+
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The request or message that is being handled."""
+
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+    order_id: str | None = None
+
+
+_current: ContextVar[Context | None] = ContextVar("orders_context", default=None)
+
+
+def current() -> Context:
+    """The context in force; outside of any, a fresh one each time."""
+    return _current.get() or Context(correlation_id=new_correlation_id())
+
+
+def peek() -> Context | None:
+    """The context in force, if any."""
+    return _current.get()
+
+
+@contextmanager
+def acting(context: Context) -> Iterator[Context]:
+    """Run a block on behalf of this context."""
+    token = _current.set(context)
+    try:
+        yield context
+    finally:
+        _current.reset(token)
+
+
+def headers() -> dict[str, str]:
+    """What a call to another service says of whom it is for."""
+    here = _current.get()
+    if here is None:
+        return {}
+    return {"X-Correlation-ID": here.correlation_id} | ({"traceparent": here.traceparent} if here.traceparent else {})
+
+
+def new_correlation_id() -> str:
+    return secrets.token_hex(16)
+
+
+def accepted_correlation_id(value: str | None) -> str:
+    """The id a caller offered if it is well formed, else a new one."""
+    return value if value and CORRELATION_ID.fullmatch(value) else new_correlation_id()
+
+
+def accepted_traceparent(value: str | None) -> str:
+    """The W3C traceparent a caller offered if it is well formed, else the start of a new, unsampled trace."""
+    if value and TRACEPARENT.fullmatch(value):
+        return value
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"

@@ -1,0 +1,147 @@
+"""
+One answer a key: a request that is sent again under its `Idempotency-Key` gets the answer of the first.
+
+The answer is committed together with what the request did, so that a crash leaves both or neither. While a request
+runs it holds an advisory lock, which ends with its transaction: no key stays locked after a crash.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from django.db import DatabaseError, connections, models, router, transaction
+from django.http import HttpResponse
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+from rest_framework.exceptions import ValidationError
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from .refusal import Refusal
+
+HEADER = "Idempotency-Key"
+REPLAYED = "Idempotency-Replayed"
+LONGEST_KEY = 255
+NOT_AN_ANSWER = {401, 403, 429}  # said before the request was looked at
+RETRY_AFTER = 1  # second
+PROBLEM = "application/problem+json"
+
+
+class Answer(models.Model):
+    """What was answered to a request. Each room has a table of its own: see `IdempotencyKey` in its models."""
+
+    principal = models.CharField(_("principal"), max_length=100)
+    key = models.CharField(_("key"), max_length=LONGEST_KEY)
+    fingerprint = models.CharField(_("request fingerprint"), max_length=64)
+    answer_status = models.PositiveSmallIntegerField(_("answer status"))
+    answer = models.JSONField(_("answer"), null=True)
+    answer_headers = models.JSONField(_("answer headers"), default=dict)
+    created_at = models.DateTimeField(_("created at"), db_index=True)
+
+    class Meta:
+        abstract = True
+        verbose_name = _("idempotency key")
+        verbose_name_plural = _("idempotency keys")
+        constraints = [models.UniqueConstraint(fields=["principal", "key"], name="%(app_label)s_one_answer_per_key")]
+
+    def __str__(self) -> str:
+        return self.key
+
+    @classmethod
+    def forget(cls, *, before: datetime, most: int = 1000) -> int:
+        """Delete answers older than this, so many at most; how many there were."""
+        old = cls._base_manager.filter(created_at__lt=before).order_by("created_at").values("pk")[:most]
+        return cls._base_manager.filter(pk__in=list(old.values_list("pk", flat=True))).delete()[0]
+
+
+class KeyReused(Refusal):
+    """The key stands for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class StillRunning(Refusal):
+    """The first request under this key has not been answered yet."""
+
+    code = "idempotency_key_in_use"
+
+
+def answer_once(
+    view: APIView,
+    request: Request,
+    perform: Callable[[], HttpResponse],
+    *,
+    answers: type[Answer],
+    principal: str,
+    note: Callable[[Any], dict[str, Any]] = lambda answer: {},
+) -> HttpResponse:
+    """
+    What `perform` answers; under an `Idempotency-Key`, only once for the key.
+
+    `perform` runs in a transaction of the room's database. Its refusals are answers too, and leave nothing but the
+    answer behind; a server error is none. `note` says what else to keep beside the answer.
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return perform()
+    if not (1 <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise ValidationError({HEADER: [f"A key has 1 to {LONGEST_KEY} printable ASCII characters."]})
+    asked = fingerprint(request)
+    using = router.db_for_write(answers)
+    with transaction.atomic(using=using):
+        if not _alone(using, principal, key):
+            raise StillRunning("The first request under this key is still running.", extra={"retry_after": RETRY_AFTER})
+        known = answers._base_manager.filter(principal=principal, key=key).first()
+        if known is not None:
+            if known.fingerprint != asked:
+                raise KeyReused("This key was used for another request.")
+            return _replayed(known)
+        try:
+            with transaction.atomic(using=using):
+                response = perform()
+        except DatabaseError:
+            raise  # the transaction is lost with it
+        except Exception as refusal:
+            response = view.handle_exception(refusal)  # raises again what is no refusal
+        if response.status_code < 500 and response.status_code not in NOT_AN_ANSWER:
+            answer = json.loads(_body(response) or b"null")
+            answers._base_manager.create(
+                principal=principal,
+                key=key,
+                fingerprint=asked,
+                answer_status=response.status_code,
+                answer=answer,
+                answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
+                created_at=timezone.now(),
+                **note(answer),
+            )
+    return response
+
+
+def _body(response: HttpResponse) -> bytes:
+    return JSONRenderer().render(response.data) if isinstance(response, Response) else response.content
+
+
+def _replayed(known: Answer) -> HttpResponse:
+    headers = known.answer_headers | {REPLAYED: "true"}
+    if known.answer_status < 400:
+        return Response(known.answer, known.answer_status, headers=headers)
+    return HttpResponse(json.dumps(known.answer), PROBLEM, known.answer_status, headers=headers)
+
+
+def _alone(using: str, principal: str, key: str) -> bool:
+    with connections[using].cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"idempotency {principal!r} {key!r}"]
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def fingerprint(request: Request) -> str:
+    """What makes a request the same: its method, its path with the query, and what its body says."""
+    said = json.dumps(request.data, sort_keys=True, default=str)
+    return hashlib.sha256("\n".join([request.method or "", request.get_full_path(), said]).encode()).hexdigest()

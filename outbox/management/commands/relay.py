@@ -1,0 +1,39 @@
+"""manage.py relay: send what the rooms have posted."""
+
+import logging
+import signal
+import threading
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from django.utils.module_loading import import_string
+
+from outbox.relay import Relay
+
+logger = logging.getLogger(__name__)
+
+
+class Command(BaseCommand):
+    help = "Send what the rooms have posted to the broker, until stopped. Several may run side by side."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(settings.ROOMS)}; all if left out")
+
+    def handle(self, *args: Any, rooms: list[str], **options: Any) -> None:
+        import_string(settings.ON_START)("relay")
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        relays = [Relay(room) for room in rooms or settings.ROOMS_HERE]
+        threads = [threading.Thread(target=relay.run, args=(stop,), name=relay.room) for relay in relays]
+        for thread in threads:
+            thread.start()
+        logger.info("relaying %s", ", ".join(relay.room for relay in relays))
+        while not stop.wait(1.0):
+            if not all(thread.is_alive() for thread in threads):
+                stop.set()
+                raise SystemExit(1)
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,68 @@
+"""
+What is counted where it happens, in every process.
+
+With `PROMETHEUS_MULTIPROC_DIR` the numbers lie in files that all processes share, and any of them can show them all:
+see orders_project/metrics.py. No label may hold an id: a label's values must be few.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+if _folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+    Path(_folder).mkdir(parents=True, exist_ok=True)  # prometheus_client, which opens files here, does not
+
+from django.db import transaction
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()
+REGISTRY = CollectorRegistry()
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+def counter(name: str, documentation: str, *labels: str) -> Counter:
+    return Counter(name, documentation, labels, registry=REGISTRY)
+
+
+def histogram(name: str, documentation: str, *labels: str, buckets: tuple[float, ...] = SECONDS) -> Histogram:
+    return Histogram(name, documentation, labels, buckets=buckets, registry=REGISTRY)
+
+
+def gauge(name: str, documentation: str, *labels: str, over_processes: str) -> Gauge:
+    """`over_processes` says how living processes' values become one: livesum, livemax, …"""
+    return Gauge(name, documentation, labels, registry=REGISTRY, multiprocess_mode=over_processes)  # type: ignore[arg-type]
+
+
+def after_commit(using: str, count: Callable[[], None]) -> None:
+    """Count what the transaction in this database does, if and when it commits."""
+    transaction.on_commit(count, using=using, robust=True)
+
+
+class Few:
+    """Keeps the values of a label few: the first ones seen stay as they are, all later ones are `other`."""
+
+    def __init__(self, most: int = 30) -> None:
+        self._most = most
+        self._seen: set[str] = set()
+
+    def __call__(self, value: str) -> str:
+        if value in self._seen:
+            return value
+        if len(self._seen) >= self._most:
+            return "other"
+        self._seen.add(value)
+        return value
+
+
+EVENTS_PUBLISHED = counter("events_published_total", "Events that the broker has confirmed.")
+EVENTS_FAILED = counter("events_failed_total", "Attempts to publish an event that failed.")
+EVENTS_MOVED_TO_DLQ = counter("events_moved_to_dlq_total", "Events that were given up on: they are dead letters now.")
+WORKER_ERRORS = counter("worker_errors_total", "Letters that a worker failed to handle, and its losses of a database.")
+
+RELAY_BATCH = histogram(
+    "relay_batch_letters", "Letters sent in one batch.", "room", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+)
+RELAY_LAG = histogram("relay_lag_seconds", "How long a batch's oldest letter was due when the batch was sent.", "room")
+INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of letters handled before, which did nothing.", "room")
+CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a letter.", "type")
+LAST_TICK = gauge("clock_last_tick_seconds", "When the clock was last heard, in Unix time.", over_processes="max")

@@ -1,0 +1,59 @@
+"""What the clock asks of every room: see the beat schedule in orders_project/celery.py."""
+
+import logging
+
+from celery import shared_task
+from django.conf import settings
+from django.utils import timezone
+
+from . import metrics, retention
+from .broker import LOST
+from .collector import collect as take_dead_letters
+from .consumers import mailbox
+from .relay import OVERDUE, Relay
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE, BATCHES = 1000, 20  # rows deleted in one statement, and statements a tick: no lock is held for long
+
+_relays: dict[str, Relay] = {}
+
+
+@shared_task(name="outbox.tick")
+def tick(room: str) -> None:
+    """
+    Send what lies there though a running relay would have sent it.
+
+    With a relay alive this finds nothing; without one it is the relay.
+    """
+    metrics.LAST_TICK.set_to_current_time()
+    try:
+        _relays.setdefault(room, Relay(room)).drain(overdue=OVERDUE)
+    except LOST as error:
+        logger.warning("%s: the broker can't be reached: %s", room, error)
+
+
+@shared_task(name="outbox.collect")
+def collect(room: str) -> None:
+    """Take what the broker has dead-lettered into the room's table."""
+    taken = take_dead_letters(room)
+    if taken:
+        logger.info("%s: took %d dead letters", room, taken)
+
+
+@shared_task(name="outbox.purge")
+def purge(room: str) -> None:
+    """Forget what the room need not remember any longer."""
+    purged = retention.purge(room, now=timezone.now())
+    if any(purged.values()):
+        logger.info("%s: purged %s", room, ", ".join(f"{number} {kind}" for kind, number in purged.items()))
+
+
+@shared_task(name="outbox.forget_answers")
+def forget_answers(room: str) -> None:
+    """Delete the answers kept for idempotency keys that nobody will send again."""
+    answers = mailbox(room, "IdempotencyKey")
+    before = timezone.now() - settings.IDEMPOTENCY_RETENTION
+    for _ in range(BATCHES):
+        if answers.forget(before=before, most=AT_ONCE) < AT_ONCE:
+            return

@@ -1,0 +1,129 @@
+"""The stage of these tests: a room's mailbox, a table that counts effects, a broker that can be cut off."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import amqp
+import pytest
+from django.conf import settings
+from django.db import connections, transaction
+from django.utils.module_loading import import_string
+
+from outbox import broker
+from outbox.consumers import mailbox, receive
+from outbox.message import Letter, Message
+from outbox.tests.counted import CREATE
+from outbox.tests.proxy import Proxy
+from outbox.tests.stage import ROOM
+
+
+@pytest.fixture(scope="session")
+def topology() -> None:
+    import_string(settings.BROKER_TOPOLOGY)()
+
+
+@pytest.fixture
+def channel(topology: None) -> Iterator[Any]:
+    """A channel of a broker whose queues stand and are empty."""
+    connection = broker.connect()
+    channel = connection.channel()
+    for room in settings.ROOMS:
+        channel.queue_purge(room)
+        channel.queue_purge(f"{room}.dlq")
+    yield channel
+    connection.close()
+
+
+@pytest.fixture
+def take(channel: Any) -> Callable[..., list[amqp.Message]]:
+    """Take all the messages out of a queue."""
+
+    def all_of(queue: str = ROOM) -> list[amqp.Message]:
+        taken = []
+        while (message := channel.basic_get(queue, no_ack=True)) is not None:
+            taken.append(message)
+        return taken
+
+    return all_of
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """A way to the broker that can be blocked and cut."""
+    parts = urlsplit(settings.AMQP_URL)
+    with Proxy(str(parts.hostname), parts.port or 5672) as standing:
+        standing.url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{standing.port}").geturl()
+        yield standing
+
+
+@pytest.fixture
+def counted(db: Any) -> Iterator[Callable[[], list[str]]]:
+    """The ids of the messages that had their effect, once for each time they had it."""
+    connection = connections[ROOM]
+    with connection.cursor() as cursor:
+        cursor.execute(CREATE)
+
+    def ids() -> list[str]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT message_id FROM counted ORDER BY at")
+            return [str(row[0]) for row in cursor.fetchall()]
+
+    yield ids
+    if not connection.in_atomic_block:  # else the test's rollback takes it away
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE counted")
+
+
+@pytest.fixture
+def posted(db: Any) -> Callable[..., Letter]:
+    """Post a message and take its letter, as a relay would."""
+
+    def letter_of(message: Message, **options: Any) -> Letter:
+        with transaction.atomic(using=ROOM):
+            (row,) = mailbox(ROOM, "Outgoing").post(message, **options)
+        row.delete()
+        return row.letter()
+
+    return letter_of
+
+
+@pytest.fixture
+def hand_over() -> Callable[..., None]:
+    """Give a letter to the room, as a worker would."""
+
+    def deliver(letter: Letter | Any, *, times: int = 1) -> None:
+        envelope = letter.envelope() if isinstance(letter, Letter) else letter
+        for _ in range(times):
+            receive(ROOM, json.loads(json.dumps(envelope)), headers={"task": "tests.count"}, worker="w1")
+
+    return deliver
+
+
+@pytest.fixture
+def in_thread() -> Iterator[Callable[..., threading.Thread]]:
+    """Run something beside the test, with database connections of its own."""
+    threads: list[threading.Thread] = []
+    failures: list[BaseException] = []
+
+    def start(work: Callable[..., Any], *arguments: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(*arguments)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                connections.close_all()
+
+        threads.append(threading.Thread(target=run))
+        threads[-1].start()
+        return threads[-1]
+
+    yield start
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]

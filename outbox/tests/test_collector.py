@@ -1,0 +1,123 @@
+"""What the broker has dead-lettered is stored once, and acknowledged only then."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import amqp
+import pytest
+from django.db import OperationalError, connections
+
+from outbox import collector
+from outbox.collector import collect
+from outbox.consumers import mailbox
+from outbox.tests.stage import ROOM, Count
+
+DEATH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+DLQ = f"{ROOM}.dlq"
+DeadLetter = mailbox(ROOM, "DeadLetter")
+
+
+@pytest.fixture
+def put(channel: Any) -> Any:
+    """Put something into the dead-letter queue."""
+
+    def publish(body: bytes = b"{not json", **headers: Any) -> None:
+        message = amqp.Message(
+            body, content_type="application/json", application_headers={"task": "tests.count"} | headers
+        )
+        channel.basic_publish_confirm(message, routing_key=DLQ)
+
+    return publish
+
+
+def left(channel: Any) -> int:
+    with channel.connection.channel() as another:
+        found: int = another.queue_declare(DLQ, passive=True).message_count
+        return found
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The collector is lost between its commit and its acknowledgement."""
+    real = amqp.Channel.basic_ack
+
+    def lost(*arguments: Any, **options: Any) -> None:
+        raise ConnectionResetError
+
+    def collect_and_be_lost() -> None:
+        monkeypatch.setattr(amqp.Channel, "basic_ack", lost)
+        with pytest.raises(ConnectionResetError):
+            collect(ROOM)
+        monkeypatch.setattr(amqp.Channel, "basic_ack", real)
+
+    return collect_and_be_lost
+
+
+@pytest.mark.django_db
+class TestCollecting:
+    def test_keeps_bytes_and_headers(self, put: Any, channel: Any) -> None:
+        put(b"\xff\x00{", task="payments.chrage", odd="a\0b", death=[{"n": 1.5}])
+        assert collect(ROOM) == 1
+        dead = DeadLetter.objects.get()
+        assert bytes(dead.body) == b"\xff\x00{"
+        assert (dead.origin, dead.reason, dead.type, dead.message_id) == (
+            "broker",
+            "undecodable",
+            "payments.chrage",
+            None,
+        )
+        assert dead.headers["odd"] == "a␀b"
+        assert dead.headers["death"] == [{"n": "1.5"}]
+        assert dead.headers["properties"]["content_type"] == "application/json"
+        assert left(channel) == 0
+
+    def test_knows_a_letter_in_its_task(self, put: Any, posted: Any) -> None:
+        letter = posted(Count(order_id="o-1"))
+        put(json.dumps([[letter.envelope()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
+        collect(ROOM)
+        dead = DeadLetter.objects.get()
+        assert (str(dead.message_id), dead.subject, dead.reason) == (letter.id, "o-1", "killed_its_worker")
+        assert dead.letter() == letter
+
+    def test_takes_many(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(collector, "BATCH", 7)
+        for number in range(20):
+            put(b"%d" % number)
+        assert collect(ROOM) == 20
+        assert collect(ROOM) == 0
+        assert DeadLetter.objects.count() == 20
+        assert left(channel) == 0
+
+    def test_stores_once_what_it_takes_twice(self, put: Any, channel: Any, interrupted: Any) -> None:
+        put(**{"x-death": [{"reason": "rejected", "time": DEATH}]})
+        interrupted()
+        assert DeadLetter.objects.count() == 1
+        assert collect(ROOM) == 1
+        assert DeadLetter.objects.count() == 1
+        assert left(channel) == 0
+
+    def test_tells_twins_apart(self, put: Any) -> None:
+        for _ in range(2):
+            put(**{"x-death": [{"reason": "rejected", "time": DEATH}]})
+        collect(ROOM)
+        assert DeadLetter.objects.count() == 2
+
+    def test_takes_nothing_without_a_database(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        put()
+
+        def gone() -> None:
+            raise OperationalError("gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(connections[ROOM], "ensure_connection", gone)
+            with pytest.raises(OperationalError):
+                collect(ROOM)
+        message = channel.basic_get(DLQ)
+        assert message.delivery_info["redelivered"] is False
+        channel.basic_reject(message.delivery_tag, requeue=True)
+
+    def test_heals_a_queue_that_was_deleted(self, channel: Any) -> None:
+        channel.queue_delete(DLQ)
+        assert collect(ROOM) == 0
+        assert left(channel) == 0

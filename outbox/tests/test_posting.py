@@ -1,0 +1,129 @@
+"""What a room posts leaves with its transaction, or not at all."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from django.test import override_settings
+from django.utils import timezone
+
+from outbox import context
+from outbox.checks import insist_on_rooms_keeping_together
+from outbox.consumers import mailbox
+from outbox.ids import floor7, time7, uuid7
+from outbox.message import MAX_BYTES
+from outbox.models import OutgoingMessage, PostedOutsideTransaction, TooLarge
+from outbox.tests.stage import ROOM, Count
+
+Outgoing = mailbox(ROOM, "Outgoing")
+
+
+@pytest.mark.django_db(transaction=True)
+class TestPostingOutside:
+    def test_any_transaction_is_an_error(self) -> None:
+        with pytest.raises(PostedOutsideTransaction, match="using='payments'"):
+            Outgoing.post(Count())
+        assert not Outgoing.objects.exists()
+
+    def test_this_rooms_transaction_is_an_error(self) -> None:
+        with transaction.atomic(using="orders"), pytest.raises(PostedOutsideTransaction):
+            Outgoing.post(Count())
+        assert not Outgoing.objects.exists()
+
+    def test_any_room_is_an_error(self) -> None:
+        with transaction.atomic(using=ROOM), pytest.raises(LookupError):
+            OutgoingMessage.post(Count())
+
+    def test_what_is_rolled_back_was_never_posted(self) -> None:
+        with transaction.atomic(using=ROOM):
+            Outgoing.post(Count())
+            transaction.set_rollback(True, using=ROOM)
+        assert not Outgoing.objects.exists()
+
+
+@pytest.mark.django_db
+class TestAPostedMessage:
+    def test_carries_what_its_context_says(self) -> None:
+        trace = context.accepted_traceparent(None)
+        cause = context.Context(correlation_id="c-1", causation_id=str(uuid7()), traceparent=trace)
+        before = timezone.now()
+        with context.acting(cause), transaction.atomic(using=ROOM):
+            (row,) = Outgoing.post(Count(order_id="o-1", then="echo"))
+        envelope = Outgoing.objects.get(pk=row.pk).letter().envelope()
+        written = envelope.pop("time")
+        assert before.isoformat() <= written <= timezone.now().isoformat()
+        assert uuid.UUID(envelope["id"]).version == 7
+        assert envelope == {
+            "specversion": "1.0",
+            "id": str(row.message_id),
+            "source": "/payments",
+            "type": "tests.count",
+            "subject": "o-1",
+            "datacontenttype": "application/json",
+            "schemaversion": 1,
+            "correlationid": "c-1",
+            "causationid": cause.causation_id,
+            "traceparent": trace,
+            "attempt": 0,
+            "data": {"order_id": "o-1", "then": "echo", "padding": ""},
+        }
+
+    def test_says_when_it_is_due(self) -> None:
+        due_at = timezone.now() + timedelta(hours=1)
+        with transaction.atomic(using=ROOM):
+            (row,) = Outgoing.post(Count(), due_at=due_at)
+        assert row.letter().sent_at == due_at
+
+    @pytest.mark.parametrize("letter", ["x", "й"])
+    def test_is_measured_as_it_will_travel(self, letter: str) -> None:
+        each = len(letter.encode("unicode_escape"))
+        with transaction.atomic(using=ROOM), pytest.raises(TooLarge):
+            Outgoing.post(Count(padding=letter * (MAX_BYTES // each)))
+        with transaction.atomic(using=ROOM):
+            Outgoing.post(Count(padding=letter * (MAX_BYTES // each - 100)))
+
+
+class TestIds:
+    def test_sort_in_the_order_they_were_made(self) -> None:
+        made = [uuid7() for _ in range(10_000)]
+        assert made == sorted(made)
+        assert len(set(made)) == 10_000
+
+    def test_tell_their_time(self) -> None:
+        moment = timezone.now()
+        assert abs(time7(uuid7(moment)) - moment) < timedelta(milliseconds=1)
+
+    def test_have_their_time_as_a_bound(self) -> None:
+        before, made, after = timezone.now(), uuid7(), timezone.now() + timedelta(milliseconds=1)
+        assert floor7(before) <= made < floor7(after)
+
+
+class _Astray:
+    """A router that keeps the ledger of payments with the orders."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        return "orders" if model._meta.label == "payments.Entry" else None
+
+    db_for_write = db_for_read
+
+
+class TestTheSystemCheck:
+    def test_passes(self) -> None:
+        assert [found for found in run_checks() if found.id and found.id.startswith("outbox")] == []
+
+    def test_finds_a_room_that_is_kept_in_two_databases(self) -> None:
+        with override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Rooms"]):
+            found = [found for found in run_checks() if found.id == "outbox.E001"]
+        assert {str(one.msg) for one in found} == {
+            "payments.Entry is written in 'orders', its room's outbox is in 'payments'.",
+            "payments.Entry is read in 'orders', its room's outbox is in 'payments'.",
+        }
+
+    def test_keeps_such_a_process_from_starting(self) -> None:
+        astray = override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Rooms"])
+        with astray, pytest.raises(ImproperlyConfigured, match=r"payments\.Entry is written in 'orders'"):
+            insist_on_rooms_keeping_together()

@@ -1,0 +1,303 @@
+"""From the outbox to the broker: confirmed or tried again, by one relay or several."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import current_app
+from django.conf import settings
+from django.db import connections, transaction
+from django.utils import timezone
+
+from outbox import relay as relays
+from outbox.broker import Publisher
+from outbox.consumers import mailbox
+from outbox.relay import Relay
+from outbox.tasks import tick
+from outbox.tests.proxy import Proxy
+from outbox.tests.stage import ROOM, Count
+
+Outgoing, DeadLetter = mailbox(ROOM, "Outgoing"), mailbox(ROOM, "DeadLetter")
+
+
+def post(number: int = 1, **options: Any) -> list[Any]:
+    with transaction.atomic(using=ROOM):
+        return Outgoing.post(*(Count(order_id=f"o-{n}") for n in range(number)), **options)
+
+
+def due_again(row: Any) -> float:
+    """In how many seconds a row is due, from the moment it was put off."""
+    row.refresh_from_db()
+    return (row.due_at - timezone.now()).total_seconds()
+
+
+@pytest.fixture
+def relay(channel: Any) -> Iterator[Relay]:
+    standing = Relay(ROOM)
+    yield standing
+    standing.publisher.close()
+
+
+@pytest.mark.django_db
+class TestABatch:
+    def test_is_published_as_tasks_and_stamped(self, relay: Relay, take: Any) -> None:
+        rows = post(500)
+        relay.drain()
+        assert not Outgoing.objects.filter(published_at=None).exists()
+        taken = take()
+        assert [message.properties["message_id"] for message in taken] == [str(row.message_id) for row in rows]
+        one = taken[0]
+        assert one.properties["application_headers"]["task"] == "tests.count"
+        assert (one.properties["content_type"], one.properties["delivery_mode"]) == ("application/json", 2)
+        assert json.loads(one.body)[0] == [rows[0].letter().envelope()]
+
+    def test_leaves_what_is_not_due(self, relay: Relay, take: Any) -> None:
+        due_at = timezone.now() + timedelta(minutes=1)
+        (later,) = post(due_at=due_at)
+        (now,) = post()
+        assert relay.drain() == due_at
+        assert [message.properties["message_id"] for message in take()] == [str(now.message_id)]
+        later.refresh_from_db()
+        assert later.published_at is None
+
+    def test_goes_out_in_the_order_it_was_posted(self, relay: Relay, take: Any) -> None:
+        ids = [str(row.message_id) for _ in range(20) for row in post(3)]
+        relay.drain()
+        assert [message.properties["message_id"] for message in take()] == ids
+
+
+@pytest.mark.django_db
+class TestARefusal:
+    @pytest.fixture
+    def full(self, channel: Any) -> Iterator[str]:
+        """A queue that takes one message and refuses the rest."""
+        channel.queue_declare(
+            "tests.full",
+            durable=True,
+            auto_delete=False,
+            arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
+        )
+        yield "tests.full"
+        channel.queue_delete("tests.full")
+
+    def test_of_some_leaves_the_others_stamped(self, relay: Relay, full: str) -> None:
+        rows = post(10)
+        Outgoing.objects.filter(pk__in=[row.pk for row in rows[::2]]).update(to=full)
+        relay.send_batch(now=timezone.now())
+        unsent = Outgoing.objects.filter(published_at=None)
+        assert len(unsent) == 4  # the queue took one of five
+        assert {row.to for row in unsent} == {full}
+        assert {(row.refusals, row.last_error) for row in unsent} == {(1, "nack: the broker would not take it")}
+
+    def test_puts_the_row_off_longer_each_time_until_it_is_dead(self, relay: Relay) -> None:
+        (row,) = post()
+        Outgoing.objects.update(to="tests.nowhere")
+        for seconds in (1, 2, 4, 8, 16):
+            relay.send_batch(now=timezone.now())
+            assert seconds - 1 < due_again(row) <= seconds * 1.25
+            Outgoing.objects.update(due_at=timezone.now())
+        relay.send_batch(now=timezone.now())
+        assert not Outgoing.objects.exists()
+        dead = DeadLetter.objects.get()
+        assert (dead.origin, dead.reason, dead.attempts, dead.queue) == ("relay", "unpublishable", 6, "tests.nowhere")
+        assert dead.error == "returned: no queue for the default exchange/tests.nowhere"
+        assert dead.letter() == row.letter()
+
+    def test_of_a_deleted_queue_heals(self, relay: Relay, channel: Any, take: Any) -> None:
+        channel.queue_delete(ROOM)
+        (row,) = post()
+        relay.send_batch(now=timezone.now())
+        row.refresh_from_db()
+        assert row.published_at is None
+        Outgoing.objects.update(due_at=timezone.now())
+        relay.send_batch(now=timezone.now())  # the queue was declared again
+        assert [message.properties["message_id"] for message in take()] == [str(row.message_id)]
+
+
+@pytest.mark.django_db
+class TestALostBroker:
+    @pytest.fixture
+    def far(self, proxy: Proxy, channel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 0.5)
+        monkeypatch.setattr("outbox.broker.CONNECT_TIMEOUT", 0.5)
+        far = Relay(ROOM, Publisher(proxy.url))
+        far.publisher.open()
+        yield far
+        far.publisher.close()
+
+    def test_that_never_answers_kills_no_letter(self, far: Relay, proxy: Proxy, take: Any) -> None:
+        (row,) = post()
+        proxy.silent.set()
+        began = time.monotonic()
+        far.send_batch(now=timezone.now())
+        assert time.monotonic() - began < 3
+        row.refresh_from_db()
+        assert (row.published_at, row.publish_attempts, row.refusals) == (None, 1, 0)
+        assert row.last_error.startswith("TimeoutError: 1 letters were not confirmed")
+        Outgoing.objects.update(publish_attempts=1000, due_at=timezone.now())
+        proxy.silent.clear()
+        proxy.cut()
+        far.send_batch(now=timezone.now())
+        assert not Outgoing.objects.filter(published_at=None).exists()
+        assert not DeadLetter.objects.exists()
+        assert {message.properties["message_id"] for message in take()} == {str(row.message_id)}
+
+    def test_that_cuts_the_connection_is_tried_again(self, far: Relay, proxy: Proxy, take: Any) -> None:
+        (row,) = post()
+        proxy.cut()
+        time.sleep(0.1)
+        far.send_batch(now=timezone.now())
+        assert 0 < due_again(row) <= 1.25
+        Outgoing.objects.update(due_at=timezone.now())
+        far.send_batch(now=timezone.now())
+        row.refresh_from_db()
+        assert row.published_at is not None
+        assert len(take()) == 1
+
+    def test_is_not_asked_with_rows_in_hand(self, far: Relay, proxy: Proxy) -> None:
+        post()
+        far.publisher.close()
+        proxy.__exit__()
+        with pytest.raises(OSError, match="refused"):
+            far.drain()
+        assert set(Outgoing.objects.values_list("publish_attempts", flat=True)) == {0}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestSideBySide:
+    def test_relays_share_the_rows(self, channel: Any, take: Any, in_thread: Any) -> None:
+        rows = post(800)
+        for thread in [in_thread(Relay(ROOM).drain) for _ in range(4)]:
+            thread.join()
+        Relay(ROOM).drain()
+        sent = [message.properties["message_id"] for message in take()]
+        assert sorted(sent) == sorted(str(row.message_id) for row in rows)  # each of them once
+
+    def test_a_relay_that_finds_all_in_hand_lets_go(self, relay: Relay, in_thread: Any) -> None:
+        post(3)
+        locked, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with transaction.atomic(using=ROOM):
+                list(Outgoing.objects.select_for_update())
+                locked.set()
+                done.wait(10)
+
+        in_thread(hold)
+        assert locked.wait(10)
+        assert relay.drain() is None
+        done.set()
+
+    def test_rows_that_commit_late_are_not_skipped(self, relay: Relay, take: Any, in_thread: Any) -> None:
+        written, commit = threading.Event(), threading.Event()
+        early = []
+
+        def slow() -> None:
+            with transaction.atomic(using=ROOM):
+                early.extend(Outgoing.post(Count(order_id="early")))
+                written.set()
+                commit.wait(10)
+
+        thread = in_thread(slow)
+        assert written.wait(10)
+        (late,) = post()
+        relay.drain()
+        commit.set()
+        thread.join()
+        relay.drain()
+        assert [message.properties["message_id"] for message in take()] == [
+            str(late.message_id),
+            str(early[0].message_id),
+        ]
+
+
+@pytest.mark.django_db(transaction=True)
+class TestARunningRelay:
+    @pytest.fixture
+    def running(self, channel: Any, in_thread: Any) -> Iterator[Relay]:
+        stop, relay = threading.Event(), Relay(ROOM)
+        in_thread(relay.run, stop)
+        time.sleep(0.5)  # until it listens
+        yield relay
+        stop.set()
+
+    def wait(self, until: Callable[[], bool], *, most: float) -> float:
+        began = time.monotonic()
+        while not until():
+            assert time.monotonic() - began < most
+            time.sleep(0.005)
+        return time.monotonic() - began
+
+    def sent(self) -> bool:
+        return not Outgoing.objects.filter(published_at=None).exists()
+
+    def test_is_woken_by_a_commit(self, running: Relay) -> None:
+        waits = []
+        for _ in range(5):
+            post()
+            waits.append(self.wait(self.sent, most=5))
+        assert sorted(waits)[2] < 0.3  # far less than it takes to poll
+
+    def test_polls_where_it_hears_nothing(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("outbox.models._Wake.__call__", lambda self: None)
+        post()
+        self.wait(self.sent, most=3)
+
+    def test_keeps_time(self, running: Relay) -> None:
+        due_at = timezone.now() + timedelta(seconds=1.3)
+        (timer,) = post(due_at=due_at)
+        load = post(600)
+        self.wait(self.sent, most=10)
+        timer.refresh_from_db()
+        assert timedelta(0) <= timer.published_at - due_at < timedelta(seconds=1)
+        assert len(load) == 600
+
+    def test_comes_back_after_losing_the_database(self, running: Relay) -> None:
+        with connections[ROOM].cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert cursor.rowcount >= 1
+        post()
+        self.wait(self.sent, most=10)
+
+    def test_hardly_asks_when_idle(self, running: Relay) -> None:
+        asked: list[str] = []
+        wanted = Relay.next_due
+
+        def noted(relay: Relay) -> Any:
+            asked.append(relay.room)
+            return wanted(relay)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(relays.Relay, "next_due", noted)
+            time.sleep(3.2)
+        assert 2 <= len(asked) <= 4  # once a second; the tick's question makes it twice
+
+
+@pytest.mark.django_db
+class TestTheTick:
+    def test_is_a_relay_where_there_is_none(self, channel: Any, take: Any) -> None:
+        (row,) = post(due_at=timezone.now() - timedelta(seconds=2))
+        tick(ROOM)
+        assert [message.properties["message_id"] for message in take()] == [str(row.message_id)]
+
+    def test_leaves_to_a_running_relay_what_has_just_come(self, channel: Any, take: Any) -> None:
+        post()
+        tick(ROOM)
+        assert take() == []
+
+    def test_asks_one_question_if_nothing_is_due(self, django_assert_num_queries: Any, channel: Any) -> None:
+        with django_assert_num_queries(1, using=ROOM):
+            tick(ROOM)
+
+
+def test_every_room_has_a_tick() -> None:
+    assert {entry["args"] for entry in current_app.conf.beat_schedule.values() if entry["task"] == "outbox.tick"} == {
+        (room,) for room in settings.ROOMS
+    }

@@ -1,0 +1,158 @@
+"""What is forgotten, and what is not as long as a copy of a letter could come."""
+
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.apps import apps
+from django.conf import settings
+from django.db import connections, transaction
+from django.utils import timezone
+
+from outbox import retention
+from outbox.consumers import mailbox
+from outbox.ids import uuid7
+from outbox.retention import purge
+from outbox.tests.stage import ROOM, Count
+
+Outgoing, Incoming, DeadLetter = (mailbox(ROOM, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
+LONG_AGO = settings.INBOX_RETENTION + timedelta(hours=1)
+
+
+def handled(*, ago: timedelta = LONG_AGO, subject: str = "") -> Any:
+    """A key of a letter that was handled then."""
+    then = timezone.now() - ago
+    return Incoming.objects.create(
+        message_id=uuid7(then), type="tests.count", subject=subject, received_at=then, handled_at=then
+    )
+
+
+def sent(*, ago: timedelta = LONG_AGO, published: bool = True, message_id: Any = None) -> Any:
+    """A row that was posted then."""
+    with time_machine.travel(timezone.now() - ago, tick=False), transaction.atomic(using=ROOM):
+        (row,) = Outgoing.post(Count())
+        row.published_at = timezone.now() if published else None
+        row.message_id = message_id or row.message_id
+        row.save()
+    return row
+
+
+def buried(*, message_id: Any = None, status: str = "dead", ago: timedelta = LONG_AGO) -> Any:
+    then = timezone.now() - ago
+    return DeadLetter.objects.create(
+        id=uuid7(then), origin="consumer", queue=ROOM, message_id=message_id, type="tests.count", reason="failed",
+        fingerprint="f", body=b"", died_at=then, status=status, resolved_at=None if status == "dead" else then,
+    )  # fmt: skip
+
+
+def purged() -> dict[str, int]:
+    return {kind: number for kind, number in purge(ROOM, now=timezone.now()).items() if number}
+
+
+@pytest.mark.django_db
+class TestOutgoingRows:
+    def test_go_when_they_were_published_long_ago(self) -> None:
+        sent()
+        kept = [sent(ago=timedelta(days=6)), sent(published=False)]
+        assert purged() == {"published": 1}
+        assert set(Outgoing.objects.all()) == set(kept)
+
+    def test_stay_if_they_waited_long_and_went_lately(self) -> None:
+        row = sent()
+        Outgoing.objects.update(published_at=timezone.now())
+        assert purged() == {}
+        assert Outgoing.objects.get() == row
+
+
+@pytest.mark.django_db
+class TestInboxKeys:
+    def test_go_when_no_copy_can_come(self) -> None:
+        handled()
+        kept = handled(ago=settings.INBOX_RETENTION - timedelta(minutes=1))
+        assert purged() == {"handled": 1}
+        assert Incoming.objects.get() == kept
+
+    @pytest.mark.parametrize("status", ["dead", "replayed"])
+    def test_stay_while_a_dead_letter_could_bring_one(self, status: str) -> None:
+        key = handled()
+        buried(message_id=key.pk, status=status, ago=timedelta(days=1))
+        assert purged() == {}
+
+    def test_stay_while_a_row_is_still_to_be_sent(self) -> None:
+        key = handled()
+        row = sent(published=False, message_id=key.pk)
+        assert purged() == {}
+        row.published_at = timezone.now() - LONG_AGO
+        row.save()
+        assert purged() == {"published": 1, "handled": 1}
+
+    def test_stay_while_a_payment_is_under_way(self) -> None:
+        payments = apps.get_model(ROOM, "Payment")
+        key = handled(subject="o-1")
+        handled(subject="o-2")
+        payments.objects.create(order_id="o-1", status="pending", currency="USD")
+        payments.objects.create(order_id="o-2", status="succeeded", currency="USD")
+        assert purged() == {"handled": 1}
+        assert Incoming.objects.get() == key
+
+    @pytest.mark.parametrize("room", settings.ROOMS)
+    def test_of_every_room_can_be_purged(self, room: str) -> None:
+        assert purge(room, now=timezone.now()) == {"published": 0, "handled": 0, "resolved": 0}
+
+    def test_outlive_what_the_consumer_would_take(self) -> None:
+        assert settings.DEDUPE_HORIZON < settings.INBOX_RETENTION
+
+
+@pytest.mark.django_db
+class TestDeadLetters:
+    def test_go_when_they_were_resolved_long_ago(self) -> None:
+        buried(status="replayed")
+        buried(status="discarded")
+        kept = [buried(), buried(status="discarded", ago=timedelta(days=1))]
+        assert purged() == {"resolved": 2}
+        assert set(DeadLetter.objects.all()) == set(kept)
+
+    def test_never_leave_a_key_behind_that_could_be_missed(self) -> None:
+        key = handled()
+        buried(message_id=key.pk, status="replayed")
+        assert purged() == {"resolved": 1}  # the key goes after the letter, never before
+        assert purged() == {"handled": 1}
+
+
+@pytest.mark.django_db(transaction=True)
+class TestABatch:
+    def test_is_small_and_the_next_goes_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "BATCH", 3)
+        for _ in range(4):
+            sent(published=False)
+        for _ in range(10):
+            sent()
+        sizes: list[int] = []
+
+        def watch(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+            result = execute(sql, params, many, context)
+            if sql.startswith("DELETE"):
+                sizes.append(context["cursor"].rowcount)
+            return result
+
+        with connections[ROOM].execute_wrapper(watch):
+            assert purged() == {"published": 10}
+        assert sizes == [3, 3, 3, 1]
+
+    def test_waits_for_nobody(self, in_thread: Any) -> None:
+        sent()
+        held = sent()
+        locked, done = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with transaction.atomic(using=ROOM):
+                Outgoing.objects.select_for_update().get(pk=held.pk)
+                locked.set()
+                done.wait(10)
+
+        in_thread(hold)
+        assert locked.wait(10)
+        assert purged() == {"published": 1}
+        done.set()

@@ -1,0 +1,198 @@
+"""Money in the back office."""
+
+from typing import Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_lazy as _
+
+from outbox.admin import (
+    Age,
+    AmountField,
+    DeadLetters,
+    Deed,
+    IncomingMessages,
+    OutgoingMessages,
+    Reasoned,
+    Sure,
+    Verb,
+    Window,
+    panels,
+    show,
+)
+
+from . import ledger, services
+from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
+
+admin.site.register(Outgoing, OutgoingMessages)
+admin.site.register(Incoming, IncomingMessages)
+admin.site.register(DeadLetter, DeadLetters)
+
+
+class Deposit(Reasoned):
+    """How much, and why."""
+
+    amount = AmountField(label=_("Amount"))
+    field_order = ("amount", "reason")
+
+    def clean_amount(self) -> int:
+        return _for_a_customer(self, int(self.cleaned_data["amount"]))
+
+
+class Correction(Deposit):
+    """By how much, up or down, and why."""
+
+    amount = AmountField(label=_("Amount"), least=None, help_text=_("Negative to take money off the account."))
+
+
+def _for_a_customer(form: Sure, amount: int) -> int:
+    if form.row.currency != settings.CURRENCY:
+        raise ValidationError(_("This account is in %(currency)s."), params={"currency": form.row.currency})
+    return amount
+
+
+def _is_customers(account: Account) -> bool:
+    return account.kind == Account.Kind.CUSTOMER
+
+
+def _deposit(deed: Deed) -> str:
+    entry = services.deposit(
+        user_id=deed.row.user_id, amount=deed.said["amount"], reason=deed.said["reason"], actor=deed.actor,
+        now=deed.now, request_id=deed.number,
+    )  # fmt: skip
+    return _g("Deposited %(amount)s.") % {"amount": show.money_text(entry.amount, entry.currency)}
+
+
+def _correct(deed: Deed) -> str:
+    services.correct(
+        user_id=deed.row.user_id, amount=deed.said["amount"], reason=deed.said["reason"], actor=deed.actor,
+        now=deed.now, request_id=deed.number,
+    )  # fmt: skip
+    return _g("The balance is corrected by %(amount)s.") % {
+        "amount": show.money_text(deed.said["amount"], deed.row.currency)
+    }
+
+
+@admin.register(Account)
+class Accounts(Window):
+    """Accounts of customers, and the system's own."""
+
+    list_display = ("user_id", "kind", show.amount("balance", _("balance")), "created_at")
+    list_filter = ("kind",)
+    found_by = ("user_id", "id")
+    order = ("-id",)
+    empty = _("No accounts yet. POST /accounts?user_id=… opens one.")
+    fields = ("user_id", "kind", "principal", show.amount("balance", _("balance")), "created_at")
+    verbs = (
+        Verb(
+            name="deposit",
+            label=_("Deposit"),
+            explains=_("Puts money on this account by a new entry in the ledger. Sent twice, it happens once."),
+            permission="orders_project.deposit",
+            form=Deposit,
+            does=_deposit,
+            possible=_is_customers,
+        ),
+        Verb(
+            name="correct",
+            label=_("Correct the balance"),
+            explains=_("Sets the balance right by a new entry, up or down. No entry is ever changed or deleted."),
+            permission="orders_project.correct_account",
+            form=Correction,
+            does=_correct,
+            possible=_is_customers,
+            grave=True,
+        ),
+    )
+
+    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+        entries = Entry.objects.filter(Q(source=row) | Q(target=row)).select_related("source", "target")
+        return [
+            panels.newest(
+                entries.order_by("-id"),
+                (_("at"), lambda entry: show.ago(entry.at)),
+                (_("kind"), lambda entry: entry.get_kind_display()),
+                (_("from"), lambda entry: entry.source),
+                (_("to"), lambda entry: entry.target),
+                (_("amount"), lambda entry: show.money_text(entry.amount, entry.currency)),
+                (_("order"), lambda entry: show.order_link(entry.order_id)),
+                (_("reason"), lambda entry: entry.reason or show.NOTHING),
+                (_("by"), lambda entry: entry.actor or show.NOTHING),
+                title=_("Ledger"),
+                more=show.list_url("payments", "entry", f"q={row.pk}"),
+                empty=_("No money has moved on this account yet."),
+            )
+        ]
+
+
+class Direction(admin.SimpleListFilter):
+    """Money that came in from outside, or went out."""
+
+    title = _("direction")
+    parameter_name = "direction"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("in", _("in")), ("out", _("out"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        outside = Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH)
+        match self.value():
+            case "in":
+                return queryset.filter(source__in=outside)
+            case "out":
+                return queryset.filter(target__in=outside)
+        return queryset
+
+
+@admin.register(Entry)
+class Entries(Window):
+    """The ledger."""
+
+    list_display = (
+        "id", "kind", "source", "target", show.amount("amount", _("amount")), show.order(), "reason", "actor", "at",
+    )  # fmt: skip
+    list_filter = (Age, Direction, "kind")
+    list_select_related = ("source", "target")
+    found_by = ("id", "order_id", "source_id", "target_id")
+    order = ("-id",)
+    empty = _("No money has moved yet. A deposit on an account is the first entry.")
+    fields = (
+        "id", "kind", "source", "target", show.amount("amount", _("amount")), show.order(), "reason", "actor",
+        "request_id", "at",
+    )  # fmt: skip
+
+
+@admin.register(Payment)
+class Payments(Window):
+    """The money side of orders."""
+
+    list_display = (
+        "order_id", show.status(), show.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
+        "user_id", "created_at",
+    )  # fmt: skip
+    list_filter = ("status", "method", "gateway")
+    found_by = ("order_id", "gateway_payment_id")
+    order = ("-order_id",)
+    empty = _("No payments yet. Every order that asks for money has one.")
+    fields = (
+        show.order(), show.status(), show.amount("amount", _("amount")), "method", "user_id", "gateway",
+        "gateway_payment_id", "fail_reason", "tried_at", "unanswered", "ask_at", "created_at", "updated_at",
+    )  # fmt: skip
+
+
+@admin.register(IdempotencyKey)
+class IdempotencyKeys(Window):
+    """What was answered under an Idempotency-Key."""
+
+    list_display = ("key", "principal", "answer_status", "created_at")
+    found_by = ("key",)
+    order = ("-id",)
+    empty = _("No request that moves money has carried an Idempotency-Key yet.")
+    fields = (
+        "principal", "key", "fingerprint", "answer_status", show.json("answer", _("answer")),
+        show.json("answer_headers", _("answer headers")), "created_at",
+    )  # fmt: skip

@@ -1,0 +1,251 @@
+"""The books of the fake payment service: its payments, what becomes of them, and how it was told to misbehave."""
+
+import contextlib
+import hashlib
+import json
+import random
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from outbox import money
+
+
+class Refused(Exception):
+    def __init__(self, status: int, code: str) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How to treat a payment. The defaults are good manners."""
+
+    outcome: str = ""  # success or failed; left out, chance decides
+    delay: float = 0.3  # seconds until the money moves and the webhook goes out
+    duplicates: int = 0  # how many times more the webhook is sent
+    reorder: bool = False  # the webhook waits until the next payment's has gone out
+    early: bool = False  # the webhook goes out before the create is answered
+    drop: bool = False  # the webhook is never sent; the status tells the truth
+    errors: int = 0  # how many creates of an order are answered 500 and do nothing
+    lost_answers: int = 0  # how many creates take the payment and are answered 500
+    hang: float = 0.0  # seconds for which the first answer to a create is withheld
+    lie_amount: float | None = None  # what the webhook says instead
+    lie_currency: str = ""
+
+    def changed(self, wishes: object) -> "Behaviour":
+        """This with some things different; refused if they are not known."""
+        if not isinstance(wishes, dict):
+            raise Refused(400, "behaviour_is_not_an_object")
+        known = {field.name: field.type for field in fields(self)}
+        for name, value in wishes.items():
+            kind = known.get(name)
+            fits = {
+                str: isinstance(value, str) and len(value) <= 10,
+                bool: isinstance(value, bool),
+                int: type(value) is int and 0 <= value <= 100,
+                float: _is_number(value) and 0 <= value <= 3600,
+            }.get(kind, value is None or (_is_number(value) and abs(value) <= 1e12))  # type: ignore[arg-type]
+            if kind is None or not fits:
+                raise Refused(400, "unknown_behaviour")
+        if wishes.get("outcome", "") not in {"", "success", "failed"}:
+            raise Refused(400, "unknown_behaviour")
+        return replace(self, **wishes)
+
+
+@dataclass
+class Payment:
+    payment_id: str
+    order_id: str
+    amount: float
+    currency: str
+    webhook_url: str
+    key: str
+    fingerprint: str
+    outcome: str
+    due: float
+    behaviour: dict[str, Any]
+    status: str = "pending"
+    notified: bool = False
+    carries: dict[str, str] = field(default_factory=dict)  # whose trace it is part of: the webhook says so again
+
+    def shown(self) -> dict[str, Any]:
+        names = ("payment_id", "order_id", "amount", "currency", "status")
+        shown = {name: getattr(self, name) for name in names}
+        return shown | ({"fail_reason": "card_declined"} if self.status == "failed" else {})
+
+    def event(self) -> dict[str, Any]:
+        """The body of the webhook, in which it may lie."""
+        amount, currency = self.behaviour["lie_amount"], self.behaviour["lie_currency"]
+        return {
+            "type": "payment.succeeded" if self.outcome == "success" else "payment.failed",
+            "data": {
+                "payment_id": self.payment_id,
+                "order_id": self.order_id,
+                "status": self.outcome,
+                "amount": self.amount if amount is None else amount,
+                "currency": currency or self.currency,
+            },
+        }
+
+
+class Bank:
+    """All payments, in memory and (where a file is given) in a file of JSON lines that outlives a restart."""
+
+    def __init__(self, *, success_rate: float, state: Path | None = None) -> None:
+        self.success_rate = success_rate
+        self.behaviour = Behaviour()
+        self.by_order: dict[str, dict[str, Any]] = {}
+        self.payments: dict[str, Payment] = {}
+        self.lock = threading.RLock()
+        self._keys: dict[str, str] = {}
+        self._latest: dict[str, str] = {}
+        self._creates: dict[str, int] = {}
+        self._state = state
+        if state is not None and state.exists():
+            self._remember(state)
+
+    def behave(self, wishes: dict[str, Any]) -> Behaviour:
+        """Change the manners of all payments to come, or of one order's."""
+        wishes = dict(wishes)
+        order_id = wishes.pop("order_id", None)
+        with self.lock:
+            changed = self.behaviour.changed(wishes)
+            if order_id is None:
+                self.behaviour = changed if wishes else Behaviour()
+            else:
+                self.by_order[_text(order_id, "order_id")] = wishes
+            return changed
+
+    def create(self, request: dict[str, Any], *, key: str) -> tuple[Payment, Behaviour, bool, bool]:
+        """The payment, how to treat it, whether it was made just now, and whether the answer gets lost."""
+        order_id, currency = _text(request.get("order_id"), "order_id"), _text(request.get("currency"), "currency")
+        webhook_url = _text(request.get("webhook_url"), "webhook_url")
+        if currency not in money.EXPONENTS:
+            raise Refused(400, "unknown_currency")
+        if not webhook_url.startswith(("http://", "https://")):
+            raise Refused(400, "invalid_webhook_url")
+        try:
+            amount = money.minor_units(request.get("amount"), currency=currency)
+        except money.NotAnAmount as error:
+            raise Refused(400, error.code) from error
+        if amount <= 0:
+            raise Refused(400, "invalid_amount")
+        fingerprint = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+        with self.lock:
+            behaviour = self._behaviour(request, order_id)
+            asked = self._creates[order_id] = self._creates.get(order_id, 0) + 1
+            lost = asked <= behaviour.errors + behaviour.lost_answers
+            known = self._keys.get(key) if key else None
+            if known is not None:
+                if self.payments[known].fingerprint != fingerprint:
+                    raise Refused(409, "idempotency_key_reused")
+                return self.payments[known], behaviour, False, lost
+            if asked <= behaviour.errors:
+                raise Refused(500, "internal_error")
+            payment = Payment(
+                payment_id=f"pay_{uuid.uuid4().hex}",
+                order_id=order_id,
+                amount=money.number(amount, currency=currency),
+                currency=currency,
+                webhook_url=webhook_url,
+                key=key,
+                fingerprint=fingerprint,
+                outcome=behaviour.outcome or ("success" if random.random() < self.success_rate else "failed"),
+                due=time.time() + behaviour.delay,
+                behaviour=asdict(behaviour),
+            )
+            self._keep(payment)
+            return payment, behaviour, True, lost
+
+    def find(self, *, payment_id: str = "", order_id: str = "") -> Payment:
+        with self.lock:
+            payment = self.payments.get(payment_id or self._latest.get(order_id, ""))
+            if payment is None:
+                raise Refused(404, "no_such_payment")
+            return payment
+
+    def settle(self, payment: Payment) -> bool:
+        """Let the money move, if it is still to; whether there is something to tell."""
+        with self.lock:
+            if payment.status == "pending":
+                payment.status = "succeeded" if payment.outcome == "success" else "failed"
+                self._write(payment)
+            return not payment.notified and payment.status != "canceled" and not payment.behaviour["drop"]
+
+    def notified(self, payment: Payment) -> None:
+        with self.lock:
+            payment.notified = True
+            self._write(payment)
+
+    def cancel(self, payment_id: str) -> Payment:
+        return self._change(
+            payment_id, {"pending": "canceled"}, fine={"canceled", "failed"}, refusal="already_succeeded"
+        )
+
+    def refund(self, payment_id: str) -> Payment:
+        return self._change(payment_id, {"succeeded": "refunded"}, fine={"refunded"}, refusal="not_paid")
+
+    def unfinished(self) -> list[Payment]:
+        """What a restart has to go on with."""
+        with self.lock:
+            return [payment for payment in self.payments.values() if not payment.notified]
+
+    def _change(self, payment_id: str, steps: dict[str, str], *, fine: set[str], refusal: str) -> Payment:
+        with self.lock:
+            payment = self.find(payment_id=payment_id)
+            if payment.status in steps:
+                payment.status = steps[payment.status]
+                self._write(payment)
+            elif payment.status not in fine:
+                raise Refused(409, refusal)
+            return payment
+
+    def _behaviour(self, request: dict[str, Any], order_id: str) -> Behaviour:
+        metadata = request.get("metadata")
+        behaviour = self.behaviour.changed(self.by_order.get(order_id, {}))
+        if isinstance(metadata, dict):
+            behaviour = behaviour.changed(metadata.get("behaviour", {}))
+        return behaviour.changed(request.get("behaviour", {}))
+
+    def _keep(self, payment: Payment) -> None:
+        self.payments[payment.payment_id] = payment
+        self._latest[payment.order_id] = payment.payment_id
+        if payment.key:
+            self._keys[payment.key] = payment.payment_id
+        self._write(payment)
+
+    def _write(self, payment: Payment) -> None:
+        if self._state is not None:
+            with self._state.open("a") as file:
+                file.write(json.dumps(asdict(payment)) + "\n")
+
+    def _remember(self, state: Path) -> None:
+        payments: dict[str, Payment] = {}
+        text = state.read_text()
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError, TypeError):  # the last line may have been cut off
+                payment = Payment(**json.loads(line))
+                payments[payment.payment_id] = payment
+        if text and not text.endswith("\n"):
+            with state.open("a") as file:
+                file.write("\n")
+        for payment in payments.values():
+            self.payments[payment.payment_id] = payment
+            self._latest[payment.order_id] = payment.payment_id
+            if payment.key:
+                self._keys[payment.key] = payment.payment_id
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= 500:
+        raise Refused(400, f"invalid_{name}")
+    return value

@@ -1,0 +1,191 @@
+"""The fake payment service: a small HTTP server that takes payments and calls our webhook later."""
+
+import contextlib
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import requests
+
+from outbox import signing
+
+from .fake_bank import Bank, Payment, Refused
+
+LARGEST_BODY = 64 * 1024
+RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that we don't answer with 2xx
+TRACED = ("traceparent", "X-Correlation-ID")
+LONGEST_REORDER = 2.0  # seconds a webhook waits for another one to overtake it
+
+
+class FakeService(ThreadingHTTPServer):
+    """Serves from construction on with `serve_forever`; `close` ends it."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(
+        self, address: tuple[str, int], *, secrets: list[str], success_rate: float, state: Path | None = None
+    ) -> None:
+        self.secrets = secrets
+        self.bank = Bank(success_rate=success_rate, state=state)
+        self.stopping = threading.Event()
+        self._overtaken = threading.Condition()
+        self._sent = 0
+        super().__init__(address, Handler)
+        self._courier = ThreadPoolExecutor(max_workers=16, thread_name_prefix="webhook")
+        for payment in self.bank.unfinished():
+            self.attend(payment)
+
+    @property
+    def port(self) -> int:
+        return int(self.server_address[1])
+
+    def close(self) -> None:
+        """Stop serving, and what is on its way."""
+        self.stopping.set()
+        self.shutdown()
+        self.server_close()
+        self._courier.shutdown(wait=True, cancel_futures=True)
+
+    def attend(self, payment: Payment) -> None:
+        """Let the money move and the webhook go out when it is time."""
+        timer = threading.Timer(max(0.0, payment.due - time.time()), self._fall_due, args=(payment,))
+        timer.daemon = True
+        timer.start()
+
+    def notify(self, payment: Payment) -> None:
+        """Settle a payment and call its webhook, as often as its behaviour says, until we take it."""
+        if not self.bank.settle(payment):
+            return
+        if payment.behaviour["reorder"]:
+            with self._overtaken:
+                sent = self._sent
+                self._overtaken.wait_for(lambda: self._sent > sent or self.stopping.is_set(), LONGEST_REORDER)
+        taken = [self._deliver(payment) for _ in range(1 + payment.behaviour["duplicates"])]
+        with self._overtaken:
+            self._sent += 1
+            self._overtaken.notify_all()
+        if any(taken):
+            self.bank.notified(payment)
+
+    def _fall_due(self, payment: Payment) -> None:
+        with contextlib.suppress(RuntimeError):  # closed just now
+            self._courier.submit(self.notify, payment)
+
+    def _deliver(self, payment: Payment) -> bool:
+        body = json.dumps(payment.event()).encode()
+        for pause in (*RETRIES, None):
+            headers = signing.sign(
+                secrets=self.secrets, message_id=f"evt_{payment.payment_id}", timestamp=datetime.now(UTC), body=body
+            )
+            headers |= {"Content-Type": "application/json"} | payment.carries
+            try:
+                with requests.Session() as session:
+                    session.trust_env = False
+                    answer = session.post(
+                        payment.webhook_url, data=body, headers=headers, timeout=5, allow_redirects=False
+                    )
+                if answer.ok and not answer.is_redirect:
+                    return True
+            except (requests.RequestException, ValueError, OSError):
+                pass
+            if pause is None or self.stopping.wait(pause):
+                break
+        return False
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "fake-gateway"
+    timeout = 30
+    server: FakeService
+
+    def do_GET(self) -> None:
+        self._respond(self._get)
+
+    def do_POST(self) -> None:
+        self._respond(self._post)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: whoever wants to know asks for the status."""
+
+    def _respond(self, act: Any) -> None:
+        try:
+            status, answer = act()
+        except Refused as refused:
+            status, answer = refused.status, {"error": {"code": refused.code, "message": refused.code}}
+        content = json.dumps(answer).encode()
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+        except OSError:  # whoever asked is gone
+            self.close_connection = True
+
+    def _get(self) -> tuple[int, dict[str, Any]]:
+        parts = urlsplit(self.path)
+        match parts.path.strip("/").split("/"):
+            case ["health"]:
+                return 200, {"status": "ok"}
+            case ["payments"]:
+                order_id = parse_qs(parts.query).get("order_id", [""])[0]
+                return 200, self.server.bank.find(order_id=order_id).shown()
+            case ["payments", payment_id]:
+                return 200, self.server.bank.find(payment_id=unquote(payment_id)).shown()
+        raise Refused(404, "no_such_page")
+
+    def _post(self) -> tuple[int, dict[str, Any]]:
+        content = self._body()
+        match urlsplit(self.path).path.strip("/").split("/"):
+            case ["behaviour"]:
+                return 200, vars(self.server.bank.behave(content))
+            case ["payments"]:
+                return self._create(content)
+            case ["payments", payment_id, "cancel"]:
+                return 200, self.server.bank.cancel(unquote(payment_id)).shown()
+            case ["payments", payment_id, "refund"]:
+                return 200, self.server.bank.refund(unquote(payment_id)).shown()
+        raise Refused(404, "no_such_page")
+
+    def _create(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        key = self.headers.get("Idempotency-Key", "")
+        if len(key) > 255:
+            raise Refused(400, "invalid_idempotency_key")
+        payment, behaviour, fresh, lost = self.server.bank.create(content, key=key)
+        if fresh:
+            payment.carries = {name: self.headers[name] for name in TRACED if name in self.headers}
+            if behaviour.early:
+                self.server.notify(payment)
+            else:
+                self.server.attend(payment)
+            if behaviour.hang:
+                self.server.stopping.wait(behaviour.hang)
+        if lost:
+            raise Refused(500, "internal_error")
+        return 201, payment.shown()
+
+    def _body(self) -> dict[str, Any]:
+        length = self.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
+            self.close_connection = True
+            raise Refused(411, "length_required")
+        if len(length) > 12 or int(length) > LARGEST_BODY:
+            self.close_connection = True
+            raise Refused(413, "too_large")
+        raw = self.rfile.read(int(length))
+        try:
+            content = json.loads(raw) if raw else {}
+        except (ValueError, RecursionError):
+            raise Refused(400, "not_json") from None
+        if not isinstance(content, dict):
+            raise Refused(400, "not_an_object")
+        return content

@@ -1,0 +1,91 @@
+"""The ledger: accounts of the system's own, and how money moves between accounts."""
+
+from datetime import datetime
+
+from django.db.models import F
+
+from outbox.refusal import Refusal
+
+from .models import Account, Entry, Payment
+
+CASH = "cash"  # the world outside: money comes in from it by deposits and gateways, and goes back to it
+REVENUE = "revenue"  # what customers have paid
+CORRECTIONS = "corrections"  # the other side of what operators set right
+
+
+class InsufficientFunds(Refusal):
+    code = "insufficient_funds"
+
+
+def system_account(name: str, *, currency: str) -> Account:
+    """One of the system's own accounts, made when first needed."""
+    return Account.objects.get_or_create(user_id=name, kind=Account.Kind.SYSTEM, currency=currency)[0]
+
+
+def move(
+    *,
+    kind: Entry.Kind,
+    source: Account,
+    target: Account,
+    amount: int,
+    now: datetime,
+    order_id: str = "",
+    reason: str = "",
+    actor: str = "",
+    request_id: str = "",
+) -> Entry:
+    """
+    Move money by an entry. The customer's balance is touched last: its row stays locked until the commit.
+
+    :raises InsufficientFunds: if the customer has less than that
+    """
+    entry = Entry.objects.create(
+        kind=kind,
+        source=source,
+        target=target,
+        amount=amount,
+        currency=source.currency,
+        order_id=order_id,
+        reason=reason,
+        actor=actor,
+        request_id=request_id,
+        at=now,
+    )
+    if source.kind == Account.Kind.CUSTOMER:
+        enough = Account.objects.filter(pk=source.pk, balance__gte=amount)
+        if not enough.update(balance=F("balance") - amount):
+            raise InsufficientFunds(f"{source.user_id} has less than that.")
+    if target.kind == Account.Kind.CUSTOMER:
+        Account.objects.filter(pk=target.pk).update(balance=F("balance") + amount)
+    return entry
+
+
+def capture(payment: Payment, *, source: Account, now: datetime) -> None:
+    """
+    Take the money of an order, once: the database refuses a second time.
+
+    :raises InsufficientFunds: if the source is a customer's and has less than that
+    """
+    if payment.amount:
+        move(
+            kind=Entry.Kind.CHARGE,
+            source=source,
+            target=system_account(REVENUE, currency=payment.currency),
+            amount=payment.amount,
+            now=now,
+            order_id=payment.order_id,
+        )
+
+
+def hand_back(payment: Payment, *, now: datetime) -> None:
+    """Return what was taken for an order, to where it came from, once: the database refuses a second time."""
+    charged = Entry.objects.select_related("source", "target").filter(order_id=payment.order_id, kind=Entry.Kind.CHARGE)
+    for entry in charged:
+        move(
+            kind=Entry.Kind.REFUND,
+            source=entry.target,
+            target=entry.source,
+            amount=entry.amount,
+            now=now,
+            order_id=payment.order_id,
+        )

@@ -1,0 +1,40 @@
+"""manage.py fake_gateway: the fake payment service."""
+
+import signal
+import threading
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+
+from payments.gateways.server import FakeService
+
+
+class Command(BaseCommand):
+    help = "Serve the fake payment service, until stopped."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=settings.FAKE_GATEWAY_PORT, help="0 for any free one")
+        parser.add_argument("--state", type=Path, metavar="FILE", help="remember the payments here across restarts")
+
+    def handle(self, *args: Any, host: str, port: int, state: Path | None, **options: Any) -> None:
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        service = FakeService(
+            (host, port),
+            secrets=settings.PAYMENT_WEBHOOK_SECRETS,
+            success_rate=settings.FAKE_PAYMENT_SUCCESS_RATE,
+            state=state,
+        )
+        thread = threading.Thread(target=service.serve_forever, name="fake-gateway")
+        thread.start()
+        self.stdout.write(f"fake gateway listening on http://{host}:{service.port}")
+        self.stdout.flush()
+        stop.wait()
+        service.close()
+        thread.join()

@@ -1,0 +1,242 @@
+"""Money: accounts, the ledger, payments and what the gateways tell of them."""
+
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from outbox import idempotency
+from outbox.ids import uuid7
+from outbox.locks import take_turn
+from outbox.models import DeadLetter as AnyDeadLetter
+from outbox.models import IncomingMessage, OutgoingMessage
+
+
+class Outgoing(OutgoingMessage):
+    """What payments sends."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("outgoing message")
+        verbose_name_plural = _("outgoing messages")
+
+
+class Incoming(IncomingMessage):
+    """What payments has handled."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("incoming message")
+        verbose_name_plural = _("incoming messages")
+
+    @classmethod
+    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+        """Payments whose gateway has not given its last answer."""
+        unfinished = [
+            Payment.Status.REQUESTED,
+            Payment.Status.PENDING,
+            Payment.Status.VOIDING,
+            Payment.Status.REFUNDING,
+        ]
+        return Payment.objects.filter(order_id=subject, status__in=unfinished)
+
+
+class DeadLetter(AnyDeadLetter):
+    """What payments could not send or handle."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+
+
+class IdempotencyKey(idempotency.Answer):
+    """What was answered to a request that moves money."""
+
+
+class Account(models.Model):
+    """
+    Where money is: a customer's account, or one of the system's own.
+
+    A customer's balance stands here and never falls below zero. A system account is the other side of it: its
+    balance is the sum of its entries, computed when asked, so that no hot row slows every payment.
+    """
+
+    class Kind(models.TextChoices):
+        CUSTOMER = "customer", _("customer")
+        SYSTEM = "system", _("system")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.CUSTOMER)
+    user_id = models.CharField(_("user id"), max_length=100)
+    principal = models.CharField(_("principal"), max_length=100, blank=True)
+    currency = models.CharField(_("currency"), max_length=3)
+    balance = models.BigIntegerField(_("balance"), default=0, help_text=_("in minor units"))
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("account")
+        verbose_name_plural = _("accounts")
+        constraints = [
+            models.UniqueConstraint(fields=["user_id"], condition=Q(kind="customer"), name="one_account_per_user"),
+            models.UniqueConstraint(
+                fields=["user_id", "currency"],
+                condition=Q(kind="system"),
+                name="one_system_account_per_currency",
+            ),
+            models.CheckConstraint(condition=Q(balance__gte=0), name="account_never_overdrawn"),
+            models.CheckConstraint(condition=Q(kind="customer") | Q(balance=0), name="system_balance_is_its_entries"),
+        ]
+
+    def __str__(self) -> str:
+        return self.user_id
+
+
+class Entry(models.Model):
+    """
+    An amount that moved from one account to another: both sides in one row, so that they sum to zero by nature.
+
+    The database refuses to change or delete one.
+    """
+
+    class Kind(models.TextChoices):
+        DEPOSIT = "deposit", _("deposit")
+        CHARGE = "charge", _("charge")
+        REFUND = "refund", _("refund")
+        CORRECTION = "correction", _("correction")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    source = models.ForeignKey(Account, models.PROTECT, related_name="paid_out", verbose_name=_("from"), db_index=False)
+    target = models.ForeignKey(Account, models.PROTECT, related_name="paid_in", verbose_name=_("to"), db_index=False)
+    amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    actor = models.CharField(_("actor"), max_length=150, blank=True)
+    request_id = models.CharField(_("request id"), max_length=64, blank=True)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("entry")
+        verbose_name_plural = _("entries")
+        indexes = [
+            models.Index(fields=["source", "id"], name="entry_paid_out"),
+            models.Index(fields=["target", "id"], name="entry_paid_in"),
+        ]
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="entry_amount_positive"),
+            models.CheckConstraint(condition=~Q(source=F("target")), name="entry_has_two_sides"),
+            models.UniqueConstraint(fields=["order_id"], condition=Q(kind="charge"), name="one_capture_per_order"),
+            models.UniqueConstraint(fields=["order_id"], condition=Q(kind="refund"), name="one_refund_per_order"),
+            models.UniqueConstraint(fields=["request_id"], condition=~Q(request_id=""), name="one_entry_per_request"),
+            models.CheckConstraint(
+                condition=~Q(kind__in=["charge", "refund"]) | ~Q(order_id=""),
+                name="order_money_names_its_order",
+            ),
+            models.CheckConstraint(
+                condition=~Q(kind="correction") | ~Q(reason="") & ~Q(actor=""),
+                name="correction_says_who_and_why",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.amount} {self.currency}"
+
+
+class Payment(models.Model):
+    """
+    The money side of one order: one row an order, whatever is delivered in whatever order.
+
+    A void or a refund that arrives before its charge leaves the row as a tombstone, so that the charge is refused.
+    """
+
+    class Status(models.TextChoices):
+        REQUESTED = "requested", _("requested")  # the gateway is being asked; its answer isn't known
+        PENDING = "pending", _("pending")  # the gateway has it
+        SUCCEEDED = "succeeded", _("succeeded")
+        FAILED = "failed", _("failed")
+        VOIDING = "voiding", _("voiding")  # the gateway is being asked to cancel
+        VOIDED = "voided", _("voided")
+        REFUNDING = "refunding", _("refunding")  # the gateway is being asked to give back
+        REFUNDED = "refunded", _("refunded")
+
+    order_id = models.CharField(_("order id"), primary_key=True, max_length=64)
+    method = models.CharField(_("method"), max_length=10, blank=True)
+    gateway = models.CharField(_("gateway"), max_length=20, blank=True)
+    gateway_payment_id = models.CharField(_("payment id at the gateway"), max_length=100, blank=True)
+    user_id = models.CharField(_("user id"), max_length=100, blank=True)
+    amount = models.BigIntegerField(_("amount"), default=0, help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3, blank=True)
+    status = models.CharField(_("status"), max_length=12, choices=Status.choices)
+    fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
+    tried_at = models.DateTimeField(_("last tried to open at"), null=True)
+    unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
+    ask_at = models.DateTimeField(_("ask the gateway at"), null=True)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("payment")
+        verbose_name_plural = _("payments")
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway", "gateway_payment_id"],
+                condition=~Q(gateway_payment_id=""),
+                name="one_payment_per_gateway_id",
+            ),
+        ]
+        indexes = [models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="payment_to_ask_about")]
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.status}"
+
+    @classmethod
+    def lock(cls, order_id: str) -> "Payment | None":
+        """The payment of an order, locked; who asks second for one that doesn't exist yet waits for the first."""
+        take_turn("payments", order_id)
+        return cls.objects.select_for_update().filter(pk=order_id).first()
+
+
+class WebhookReceipt(models.Model):
+    """What a gateway has told us, in the raw: stored before it is acted on, and acted on once."""
+
+    class Status(models.TextChoices):
+        RECEIVED = "received", _("received")
+        APPLIED = "applied", _("applied")
+        UNMATCHED = "unmatched", _("kept for its payment")
+        QUARANTINED = "quarantined", _("quarantined")
+        REFUNDED = "refunded", _("refunded")
+        DISCARDED = "discarded", _("discarded")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    gateway = models.CharField(_("gateway"), max_length=20)
+    webhook_id = models.CharField(_("webhook id"), max_length=255)
+    status = models.CharField(_("status"), max_length=12, choices=Status.choices, default=Status.RECEIVED)
+    reason = models.CharField(_("reason"), max_length=50, blank=True)
+    headers = models.JSONField(_("headers"), default=dict)
+    body = models.BinaryField(_("body"))
+    says = models.CharField(_("says"), max_length=12, blank=True)  # one of gateways.base.Status
+    amount = models.BigIntegerField(_("amount"), default=0, help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3, blank=True)
+    payment_id = models.CharField(_("payment id"), max_length=100, blank=True, db_index=True)
+    order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
+    decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
+    received_at = models.DateTimeField(_("received at"))
+    handled_at = models.DateTimeField(_("handled at"), null=True)
+
+    class Meta:
+        verbose_name = _("webhook received")
+        verbose_name_plural = _("webhooks received")
+        constraints = [models.UniqueConstraint(fields=["gateway", "webhook_id"], name="one_receipt_per_webhook")]
+        indexes = [
+            models.Index(
+                fields=["received_at"],
+                condition=Q(status__in=["received", "unmatched", "quarantined"]),
+                name="receipt_open",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.gateway} {self.webhook_id}"

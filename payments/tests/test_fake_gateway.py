@@ -1,0 +1,202 @@
+import threading
+import time
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+
+from outbox import context
+from outbox.breaker import Breaker
+from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
+from payments.gateways.fake import FakeGateway
+from payments.gateways.server import FakeService
+
+ORDER = PaymentRequest(order_id="o-1", amount=12_50, currency="USD", idempotency_key="k-1")
+
+
+class Mailbox(ThreadingHTTPServer):
+    """Our webhook, as the service sees it."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Door)
+        self.letters = []
+        self.refusals = 0
+
+
+class Door(BaseHTTPRequestHandler):
+    server: "Mailbox"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.letters.append((dict(self.headers), body))
+        self.server.refusals -= 1
+        self.send_response(500 if self.server.refusals >= 0 else 202)
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mailbox():
+    server = Mailbox()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def service(settings, mailbox, tmp_path):
+    settings.PAYMENT_WEBHOOK_SECRETS = ["dev-webhook-secret"]
+    settings.GATEWAY_TIMEOUT = (0.5, 0.5)
+    settings.WEBHOOKS_URL = f"http://127.0.0.1:{mailbox.server_address[1]}"
+    server = start(tmp_path)
+    settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{server.port}"
+    yield server
+    server.close()
+
+
+def start(tmp_path, **options):
+    server = FakeService(
+        ("127.0.0.1", 0), secrets=["dev-webhook-secret"], success_rate=1.0, state=tmp_path / "state.jsonl", **options
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture
+def gateway(service):
+    return FakeGateway(Breaker("fake", failures=(GatewayUnavailable,)))
+
+
+def until(condition):
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def event(gateway, letter):
+    return gateway.parse_webhook(headers=letter[0], body=letter[1], now=datetime.now(UTC))
+
+
+class TestTheFakeService:
+    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, mailbox):
+        answer = gateway.create(ORDER)
+        assert (answer.status, answer.amount, mailbox.letters) == (Status.PENDING, 12_50, [])
+        until(lambda: mailbox.letters)
+        told = event(gateway, mailbox.letters[0])
+        assert (told.status, told.payment_id, told.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
+        assert (told.amount, told.currency) == (12_50, "USD")
+        assert gateway.status(order_id="o-1").status == Status.SUCCEEDED
+        assert gateway.status(payment_id="nope") is None
+
+    def test_the_same_key_is_the_same_payment_and_another_body_is_refused(self, service, gateway):
+        assert gateway.create(ORDER).payment_id == gateway.create(ORDER).payment_id
+        other = PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-1")
+        with pytest.raises(GatewayRefused, match="idempotency_key_reused"):
+            gateway.create(other)
+
+    def test_cancels_what_is_pending_and_refunds_what_is_paid(self, service, gateway):
+        service.bank.behave({"delay": 0.2})
+        pending = gateway.create(ORDER).payment_id
+        assert gateway.cancel(payment_id=pending, idempotency_key="c").status == Status.CANCELED
+        paid = gateway.create(
+            PaymentRequest(order_id="o-2", amount=5, currency="USD", idempotency_key="k-2")
+        ).payment_id
+        until(lambda: gateway.status(payment_id=paid).status == Status.SUCCEEDED)
+        with pytest.raises(GatewayRefused, match="already_succeeded"):
+            gateway.cancel(payment_id=paid, idempotency_key="c")
+        refund = RefundRequest(payment_id=paid, order_id="o-2", amount=5, currency="USD", idempotency_key="r")
+        assert [gateway.refund(refund).status for _ in range(2)] == [Status.REFUNDED] * 2
+
+    def test_tries_again_until_the_webhook_is_taken(self, service, gateway, mailbox):
+        mailbox.refusals = 2
+        gateway.create(ORDER)
+        until(lambda: len(mailbox.letters) == 3)
+        assert {event(gateway, letter).webhook_id for letter in mailbox.letters} == {
+            event(gateway, mailbox.letters[0]).webhook_id
+        }
+
+    def test_remembers_across_a_restart(self, service, gateway, tmp_path, settings):
+        answer = gateway.create(ORDER)
+        (tmp_path / "state.jsonl").open("a").write('{"torn')
+        second = start(tmp_path)
+        settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{second.port}"
+        try:
+            again = FakeGateway(Breaker("fake", failures=(GatewayUnavailable,)))
+            assert again.create(ORDER).payment_id == answer.payment_id
+        finally:
+            second.close()
+
+    @pytest.mark.parametrize(
+        "body", ["{", "[]", "{}", '{"order_id": 5}', "[" * 60_000, '{"order_id":"o","amount":NaN}']
+    )
+    def test_bad_input_is_a_400(self, service, body):
+        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", data=body, timeout=5)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"]
+
+
+class TestMisbehaving:
+    def test_failure_on_demand(self, service, gateway, mailbox):
+        requests.post(
+            f"http://127.0.0.1:{service.port}/behaviour", json={"order_id": "o-1", "outcome": "failed"}, timeout=5
+        ).raise_for_status()
+        gateway.create(ORDER)
+        until(lambda: mailbox.letters)
+        assert event(gateway, mailbox.letters[0]).status == Status.FAILED
+
+    def test_duplicates(self, service, gateway, mailbox):
+        service.bank.behave({"duplicates": 2})
+        gateway.create(ORDER)
+        until(lambda: len(mailbox.letters) == 3)
+
+    def test_a_dropped_webhook_leaves_the_truth_to_be_asked_for(self, service, gateway, mailbox):
+        service.bank.behave({"drop": True, "delay": 0})
+        gateway.create(ORDER)
+        until(lambda: gateway.status(order_id="o-1").status == Status.SUCCEEDED)
+        assert mailbox.letters == []
+
+    def test_reordered(self, service, gateway, mailbox):
+        service.bank.behave({"order_id": "o-1", "reorder": True, "delay": 0})
+        gateway.create(ORDER)
+        gateway.create(PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-2"))
+        until(lambda: len(mailbox.letters) == 2)
+        assert [event(gateway, letter).order_id for letter in mailbox.letters] == ["o-2", "o-1"]
+
+    def test_early(self, service, gateway, mailbox):
+        service.bank.behave({"early": True})
+        assert gateway.create(ORDER).status == Status.SUCCEEDED
+        assert len(mailbox.letters) == 1
+
+    @pytest.mark.parametrize(
+        ("wishes", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 2}, True)]
+    )
+    def test_no_answer_is_unknown_and_asking_again_is_one_payment(self, service, gateway, wishes, known):
+        service.bank.behave(wishes)
+        with pytest.raises(GatewayUnavailable):
+            gateway.create(ORDER)
+        assert (gateway.status(order_id="o-1") is not None) is known
+        assert gateway.create(ORDER).order_id == "o-1"
+        assert len(service.bank.payments) == 1
+
+    def test_lies(self, service, gateway, mailbox):
+        service.bank.behave({"lie_amount": 1, "lie_currency": "EUR"})
+        gateway.create(ORDER)
+        until(lambda: mailbox.letters)
+        told = event(gateway, mailbox.letters[0])
+        assert (told.amount, told.currency) == (1_00, "EUR")
+        assert gateway.status(order_id="o-1").amount == 12_50
+
+
+def test_a_webhook_says_whose_payment_it_is_part_of(gateway, mailbox):
+    traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with context.acting(context.Context(correlation_id="from-the-customer", traceparent=traceparent)):
+        gateway.create(ORDER)
+    until(lambda: mailbox.letters)
+    (headers, _), *_ = mailbox.letters
+    assert headers["X-Correlation-ID"] == "from-the-customer"
+    assert headers["traceparent"] == traceparent

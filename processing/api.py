@@ -1,0 +1,171 @@
+"""The HTTP door of stock: the catalogue for everybody, its upkeep for those who know the admin secret."""
+
+from collections.abc import Iterable
+from hmac import compare_digest
+from typing import Any
+
+import django_filters
+from django.conf import settings
+from django.db.models import QuerySet
+from django.utils import timezone
+from django_filters.rest_framework import DjangoFilterBackend
+from drf_spectacular.utils import extend_schema
+from rest_framework import generics, serializers
+from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from outbox import caller, fields, money
+from outbox.paging import Pages
+
+from . import services
+from .models import Product
+
+MOST_STOCK = 1_000_000_000
+
+
+class ProductShown(serializers.ModelSerializer[Product]):
+    """A product as callers see it; its `stock` is what can be bought now."""
+
+    price = serializers.SerializerMethodField()
+    stock = serializers.IntegerField(source="available", read_only=True)
+
+    class Meta:
+        model = Product
+        fields = (
+            "product_id", "sku", "name", "price", "currency", "stock", "held", "is_active", "created_at", "updated_at",
+        )  # fmt: skip
+        read_only_fields = fields
+
+    def get_price(self, product: Product) -> float:
+        return money.number(product.price, currency=product.currency)
+
+
+class NewProduct(serializers.Serializer[Any]):
+    """A product to be made."""
+
+    name = fields.Text(max_length=200)
+    price = fields.Amount()
+    stock = fields.Whole(most=MOST_STOCK)
+    sku = fields.Text(max_length=64, required=False, help_text="Made up here if it is left out.")
+    is_active = serializers.BooleanField(default=True)
+
+
+class ProductChange(serializers.Serializer[Any]):
+    """What is to change of a product; `stock` is what shall be on sale after it, corrected by a movement."""
+
+    name = fields.Text(max_length=200, required=False)
+    price = fields.Amount(required=False)
+    stock = fields.Whole(most=MOST_STOCK, required=False)
+    is_active = serializers.BooleanField(required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise ValidationError(f"Nothing to change: {', '.join(self.fields)}.", code="required")
+        return attrs
+
+
+class AdminSecretNeeded(APIException):
+    """The request doesn't show that it comes from the shop's staff."""
+
+    status_code = 401
+    default_code = "admin_secret_needed"
+    default_detail = "X-Admin-Secret is missing or wrong."
+    auth_header = "X-Admin-Secret"
+
+
+class MayKeepProducts(BasePermission):
+    """Lets in who may write products, or sends one of the admin secrets."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        if caller.of(request).may(caller.PRODUCTS_WRITE):
+            return True
+        if not knows(request.headers.get("X-Admin-Secret", ""), secrets=settings.ADMIN_SECRETS):
+            raise AdminSecretNeeded
+        return True
+
+
+def actor(request: Request) -> str:
+    return caller.of(request).principal or "admin secret"
+
+
+def knows(offered: str, *, secrets: Iterable[str]) -> bool:
+    """Whether this is one of the secrets; every one is compared, each in the same time whatever was offered."""
+    matches = [compare_digest(offered.encode(), secret.encode()) for secret in secrets]
+    return any(matches)
+
+
+class ProductPages(Pages):
+    ordering = ("-product_id",)  # made here, in the order of time
+
+
+class ProductFilter(django_filters.FilterSet):
+    is_active = django_filters.TypedChoiceFilter(
+        choices=(("true", "true"), ("false", "false")), coerce=lambda word: word == "true"
+    )
+    sku = django_filters.CharFilter(max_length=64)
+
+    class Meta:
+        model = Product
+        fields = ("is_active", "sku")
+
+
+class Products(generics.ListAPIView[Product]):
+    """The catalogue, newest first."""
+
+    scope = "products"
+    public_methods = ("GET", "HEAD")
+    serializer_class = ProductShown
+    pagination_class = ProductPages
+    filter_backends = (DjangoFilterBackend,)
+    filterset_class = ProductFilter
+    queryset = Product.objects.all()
+
+
+class OneProduct(generics.RetrieveAPIView[Product]):
+    """One product."""
+
+    scope = "products"
+    public_methods = ("GET", "HEAD")
+    serializer_class = ProductShown
+    queryset = Product.objects.all()
+    lookup_field = "product_id"
+
+
+class MakeProduct(generics.GenericAPIView[Product]):
+    """Put a product into the catalogue, with its first stock."""
+
+    scope = "products"
+    permission_classes = (MayKeepProducts,)
+    serializer_class = NewProduct
+
+    @extend_schema(responses={201: ProductShown})
+    def post(self, request: Request) -> Response:
+        asked = self.get_serializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        product = services.make_product(**asked.validated_data, actor=actor(request), now=timezone.now())
+        return Response(ProductShown(product).data, status=201)
+
+
+class ChangeProduct(generics.GenericAPIView[Product]):
+    """Change a product; its stock by a correcting movement."""
+
+    scope = "products"
+    permission_classes = (MayKeepProducts,)
+    serializer_class = ProductChange
+    lookup_field = "product_id"
+
+    def get_queryset(self) -> QuerySet[Product]:
+        return Product.objects.all()
+
+    @extend_schema(responses=ProductShown)
+    def patch(self, request: Request, **kwargs: Any) -> Response:
+        asked = self.get_serializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        product_id = self.get_object().product_id
+        changed = services.change_product(
+            product_id=product_id, **asked.validated_data, actor=actor(request), now=timezone.now()
+        )
+        return Response(ProductShown(changed).data)

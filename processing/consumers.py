@@ -1,0 +1,44 @@
+"""Commands in, answers out."""
+
+from django.utils import timezone
+
+from outbox.consumers import consumes
+
+from . import messages, services
+from .models import Outgoing, Processing
+
+
+def ask_processor(command: messages.Process) -> str | None:
+    return services.ask_processor(order_id=command.order_id)
+
+
+@consumes(messages.Process, first=ask_processor)
+def process(command: messages.Process, refusal: str | None) -> None:
+    """Have the order processed, or say plainly why not."""
+    try:
+        verdict = services.process(
+            order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=timezone.now()
+        )
+    except services.NothingHeld as refusal:
+        Outgoing.post(messages.ProcessingRefused(order_id=command.order_id, reason=refusal.code))
+        return
+    if verdict.verdict == Processing.Verdict.ACCEPTED:
+        Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
+    else:
+        Outgoing.post(messages.ProcessingRefused(order_id=command.order_id, reason=verdict.reason or verdict.verdict))
+
+
+@consumes(messages.Release)
+def release(command: messages.Release) -> None:
+    """Give the stock back; if the order was accepted before, that is the answer."""
+    verdict = services.release(order_id=command.order_id, hold_id=command.hold_id, now=timezone.now())
+    if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
+        Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
+    else:
+        Outgoing.post(messages.StockReleased(order_id=command.order_id))
+
+
+@consumes(messages.GiveBack)
+def give_back(command: messages.GiveBack) -> None:
+    """Give back what a crash left behind; nobody waits for an answer."""
+    services.give_back(hold_id=command.hold_id, now=timezone.now())

@@ -1,0 +1,180 @@
+"""Stock: what can be bought, what is held for whom, and how it came to be so."""
+
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Q
+from django.utils.translation import gettext_lazy as _
+
+from outbox.ids import uuid7
+from outbox.models import DeadLetter as AnyDeadLetter
+from outbox.models import IncomingMessage, OutgoingMessage
+
+
+class Outgoing(OutgoingMessage):
+    """What processing sends."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("outgoing message")
+        verbose_name_plural = _("outgoing messages")
+
+
+class Incoming(IncomingMessage):
+    """What processing has handled."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("incoming message")
+        verbose_name_plural = _("incoming messages")
+
+    @classmethod
+    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+        """Stock that is held."""
+        return Hold.objects.filter(order_id=subject, status=Hold.Status.HELD)
+
+
+class DeadLetter(AnyDeadLetter):
+    """What processing could not send or handle."""
+
+    class Meta:
+        proxy = True
+        verbose_name = _("dead letter")
+        verbose_name_plural = _("dead letters")
+
+
+class Product(models.Model):
+    """What is sold. Its counters change only together with a movement."""
+
+    product_id = models.UUIDField(_("product id"), primary_key=True, default=uuid7, editable=False)
+    sku = models.CharField(_("sku"), max_length=64, unique=True)
+    name = models.CharField(_("name"), max_length=200)
+    price = models.BigIntegerField(_("price"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    available = models.BigIntegerField(_("available"), default=0)
+    held = models.BigIntegerField(_("held"), default=0)
+    sold = models.BigIntegerField(_("sold"), default=0)
+    received = models.BigIntegerField(_("received"), default=0)
+    is_active = models.BooleanField(_("active"), default=True)
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    class Meta:
+        verbose_name = _("product")
+        verbose_name_plural = _("products")
+        constraints = [
+            models.CheckConstraint(condition=Q(price__gte=0), name="product_price_not_negative"),
+            models.CheckConstraint(
+                condition=Q(available__gte=0, held__gte=0, sold__gte=0), name="product_never_oversold"
+            ),
+            models.CheckConstraint(
+                condition=Q(received=F("available") + F("held") + F("sold")), name="product_stock_conserved"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.sku})"
+
+
+class Hold(models.Model):
+    """Stock set aside for one order, until it is sold or released."""
+
+    class Status(models.TextChoices):
+        HELD = "held", _("held")
+        SOLD = "sold", _("sold")
+        RELEASED = "released", _("released")
+
+    hold_id = models.UUIDField(_("hold id"), primary_key=True, default=uuid7, editable=False)
+    order_id = models.CharField(_("order id"), max_length=64, db_index=True)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.HELD)
+    created_at = models.DateTimeField(_("created at"))
+    expires_at = models.DateTimeField(_("expires at"))
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+
+    class Meta:
+        verbose_name = _("hold")
+        verbose_name_plural = _("holds")
+        constraints = [
+            models.UniqueConstraint(fields=["order_id"], condition=Q(status="held"), name="one_open_hold_per_order"),
+            models.CheckConstraint(
+                condition=Q(status="held", ended_at=None) | (~Q(status="held") & Q(ended_at__isnull=False)),
+                name="hold_is_open_or_ended",
+            ),
+        ]
+        indexes = [models.Index(fields=["expires_at"], condition=Q(status="held"), name="hold_open_by_expiry")]
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.status}"
+
+
+class HoldLine(models.Model):
+    """How much of one product a hold sets aside. The database refuses to change or delete one."""
+
+    hold = models.ForeignKey(Hold, models.PROTECT, related_name="lines", verbose_name=_("hold"))
+    product = models.ForeignKey(Product, models.PROTECT, related_name="hold_lines", verbose_name=_("product"))
+    quantity = models.PositiveBigIntegerField(_("quantity"))
+
+    class Meta:
+        verbose_name = _("hold line")
+        verbose_name_plural = _("hold lines")
+        constraints = [
+            models.UniqueConstraint(fields=["hold", "product"], name="one_line_per_product_and_hold"),
+            models.CheckConstraint(condition=Q(quantity__gte=1), name="hold_quantity_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.quantity} x {self.product_id}"
+
+
+class StockMovement(models.Model):
+    """Stock moves only by these. The database refuses to change or delete one."""
+
+    class Kind(models.TextChoices):
+        RECEIVED = "received", _("received")
+        CORRECTED = "corrected", _("corrected")
+        HELD = "held", _("held")
+        RELEASED = "released", _("released")
+        SOLD = "sold", _("sold")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    product = models.ForeignKey(Product, models.PROTECT, related_name="movements", verbose_name=_("product"))
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    quantity = models.BigIntegerField(_("quantity"), help_text=_("negative only in a correction"))
+    hold = models.ForeignKey(Hold, models.PROTECT, null=True, related_name="movements", verbose_name=_("hold"))
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    actor = models.CharField(_("actor"), max_length=150, blank=True)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("stock movement")
+        verbose_name_plural = _("stock movements")
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(quantity__gt=0) | Q(kind="corrected", quantity__lt=0),
+                name="movement_moves_something",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.quantity}"
+
+
+class Processing(models.Model):
+    """What the processor said of an order. The database refuses to change or delete it."""
+
+    class Verdict(models.TextChoices):
+        ACCEPTED = "accepted", _("accepted")
+        REFUSED = "refused", _("refused")
+        WITHDRAWN = "withdrawn", _("withdrawn")
+
+    order_id = models.CharField(_("order id"), primary_key=True, max_length=64)
+    verdict = models.CharField(_("verdict"), max_length=10, choices=Verdict.choices)
+    reason = models.CharField(_("reason"), max_length=50, blank=True)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("processing")
+        verbose_name_plural = _("processings")
+
+    def __str__(self) -> str:
+        return f"{self.order_id}: {self.verdict}"

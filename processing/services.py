@@ -1,0 +1,330 @@
+"""What may be done with stock. `hold` is the one call that another room makes while its customer waits."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+from django.db import IntegrityError, connections, transaction
+from django.db.models import Q
+from django.utils.module_loading import import_string
+
+from outbox.locks import take_turn
+from outbox.refusal import Refusal
+
+from . import metrics
+from .models import Hold, HoldLine, Processing, Product, StockMovement
+
+
+class InsufficientStock(Refusal):
+    code = "insufficient_stock"
+
+    def __init__(self, lacking: Sequence["Lacking"]) -> None:
+        super().__init__(
+            "Not enough stock: " + ", ".join(f"{one.sku} ({one.available} left)" for one in lacking) + ".",
+            extra={"lacking": [asdict(one) for one in lacking]},
+        )
+        self.lacking = list(lacking)
+
+
+class SkuTaken(Refusal):
+    code = "sku_taken"
+
+
+class NothingHeld(Refusal):
+    """The stock that the order counts on is not held for it (any more)."""
+
+    code = "hold_lost"
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A product of which there is less than was asked for."""
+
+    product_id: str
+    sku: str
+    requested: int
+    available: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a customer is told about a product: enough to order it."""
+
+    product_id: str
+    sku: str
+    name: str
+    price: int
+    currency: str
+    is_active: bool
+
+
+def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
+    """The products with these ids or skus, as they are sold now. Unknown ones are left out."""
+    found = Product.objects.filter(Q(product_id__in=list(product_ids)) | Q(sku__in=list(skus)))
+    return [
+        Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found.order_by("product_id")
+    ]
+
+
+HOLD = """
+WITH wanted AS (
+    SELECT product.product_id, asked.quantity
+    FROM processing_product product
+    JOIN unnest(%s::uuid[], %s::bigint[]) AS asked(product_id, quantity) USING (product_id)
+    ORDER BY product.product_id
+    FOR NO KEY UPDATE OF product
+)
+UPDATE processing_product product
+SET available = product.available - wanted.quantity, held = product.held + wanted.quantity
+FROM wanted
+WHERE product.product_id = wanted.product_id AND product.available >= wanted.quantity AND product.is_active
+"""
+
+
+@transaction.atomic(using="processing")
+def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
+    """
+    Set stock aside for an order that is about to be stored: all of it or nothing.
+
+    A hold that an attempt of the same order left behind when it crashed is given back in the same moment.
+
+    :raises InsufficientStock: naming every product that lacks
+    """
+    left_behind = Hold.objects.select_for_update().filter(order_id=order_id, status=Hold.Status.HELD).first()
+    if left_behind is not None:
+        _lock_products({*map(UUID, quantities), *left_behind.lines.values_list("product_id", flat=True)})
+        _end(left_behind, status=Hold.Status.RELEASED, now=now)
+    new = Hold(order_id=order_id, created_at=now, expires_at=now + settings.HOLD_TTL)
+    new.save(force_insert=True)
+    product_ids = sorted(quantities)
+    HoldLine.objects.bulk_create(
+        HoldLine(hold=new, product_id=UUID(product_id), quantity=quantities[product_id]) for product_id in product_ids
+    )
+    _move(new, kind=StockMovement.Kind.HELD, quantities=quantities, now=now)
+    # Note [Stock last]: rows of a hot product stay locked from here to the commit, so nothing else comes between.
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(HOLD, [product_ids, [quantities[product_id] for product_id in product_ids]])
+        if cursor.rowcount != len(product_ids):
+            metrics.STOCK_HOLDS.labels("insufficient").inc()
+            raise InsufficientStock(_lacking(quantities))
+    metrics.count_hold("held")
+    return new.hold_id
+
+
+def _lock_products(product_ids: set[UUID]) -> None:
+    """Lock the products of two baskets in the one order in which everybody locks: else two could wait crosswise."""
+    list(Product.objects.select_for_update(no_key=True).filter(pk__in=product_ids).order_by("product_id"))
+
+
+def _lacking(quantities: dict[str, int]) -> list[Lacking]:
+    products = {str(p.product_id): p for p in Product.objects.filter(product_id__in=list(quantities))}
+    return [
+        Lacking(product_id, products[product_id].sku, quantity, products[product_id].available)
+        for product_id, quantity in sorted(quantities.items())
+        if products[product_id].available < quantity or not products[product_id].is_active
+    ]
+
+
+SETTLE = """
+WITH settled AS (
+    SELECT product.product_id, line.quantity
+    FROM processing_product product
+    JOIN processing_holdline line ON line.product_id = product.product_id AND line.hold_id = %s
+    ORDER BY product.product_id
+    FOR NO KEY UPDATE OF product
+)
+UPDATE processing_product product
+SET held = product.held - settled.quantity,
+    sold = product.sold + CASE WHEN %s THEN settled.quantity ELSE 0 END,
+    available = product.available + CASE WHEN %s THEN 0 ELSE settled.quantity END
+FROM settled
+WHERE product.product_id = settled.product_id
+"""
+
+
+def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
+    """End an open, locked hold: its stock is sold or available again."""
+    sold = status == Hold.Status.SOLD
+    held.status, held.ended_at = status, now
+    held.save(update_fields=["status", "ended_at"])
+    quantities = {str(line.product_id): line.quantity for line in held.lines.all()}
+    kind = StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED
+    _move(held, kind=kind, quantities=quantities, now=now)
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(SETTLE, [held.hold_id, sold, sold])
+    metrics.count_hold(status)
+
+
+def _move(held: Hold, *, kind: StockMovement.Kind, quantities: dict[str, int], now: datetime) -> None:
+    StockMovement.objects.bulk_create(
+        StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
+        for product_id, quantity in sorted(quantities.items())
+    )
+
+
+def ask_processor(*, order_id: str) -> str | None:
+    """
+    Why the processor refuses an order, or None if it accepts. Call it between transactions: it may be far away.
+
+    A verdict that stands already is the answer, and nobody is asked.
+    """
+    verdict = Processing.objects.filter(pk=order_id).first()
+    if verdict is not None:
+        return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
+    reason: str | None = import_string(settings.PROCESSOR)(order_id)
+    return reason
+
+
+@transaction.atomic(using="processing")
+def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: datetime) -> Processing:
+    """
+    Note what the processor said of an order, and sell its stock if that was no refusal. The first verdict stands.
+
+    :raises NothingHeld: if the order counts on stock that is not held
+    """
+    if (verdict := _verdict(order_id)) is not None:
+        return verdict
+    held = _open_hold(hold_id)
+    if hold_id is not None and held is None:
+        raise NothingHeld(f"Order {order_id} counts on hold {hold_id}, which is not open.")
+    if refusal is None and held is not None:
+        _end(held, status=Hold.Status.SOLD, now=now)
+    kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
+    return Processing.objects.create(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
+
+
+@transaction.atomic(using="processing")
+def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing | None:
+    """
+    Give held stock back and see to it that the order is never processed.
+
+    Answers the verdict that stands: `accepted` means that it is too late, and that nothing was released.
+    """
+    verdict = _verdict(order_id)
+    if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
+        return verdict
+    if (held := _open_hold(hold_id)) is not None:
+        _end(held, status=Hold.Status.RELEASED, now=now)
+    return verdict or Processing.objects.create(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
+
+
+@transaction.atomic(using="processing")
+def give_back(*, hold_id: str, now: datetime) -> None:
+    """
+    Give back a hold that no order counts on, if it is still open.
+
+    No verdict is left behind: an order may yet be placed under the same id, with a hold of its own.
+    """
+    if (held := _open_hold(hold_id)) is not None:
+        _end(held, status=Hold.Status.RELEASED, now=now)
+
+
+def _verdict(order_id: str) -> Processing | None:
+    """The verdict on an order; whoever asks second waits until the first has decided."""
+    take_turn("processing", order_id)
+    return Processing.objects.filter(pk=order_id).first()
+
+
+def _open_hold(hold_id: str | None) -> Hold | None:
+    if hold_id is None:
+        return None
+    return Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.HELD).first()
+
+
+@transaction.atomic(using="processing")
+def make_product(
+    *, name: str, price: int, stock: int, actor: str, now: datetime, sku: str | None = None, is_active: bool = True
+) -> Product:
+    """
+    Put a product into the catalogue, with its first stock.
+
+    :raises SkuTaken: if another product has this sku
+    """
+    product = Product(name=name, price=price, currency=settings.CURRENCY, is_active=is_active)
+    product.sku = sku or f"product-{product.product_id}"
+    try:
+        with transaction.atomic(using="processing"):
+            product.save(force_insert=True)
+    except IntegrityError as error:
+        if not Product.objects.filter(sku=product.sku).exists():
+            raise
+        raise SkuTaken(f"There is a product {product.sku} already.", errors={"sku": [product.sku]}) from error
+    if stock:
+        receive_stock(product_id=product.product_id, quantity=stock, reason="first stock", actor=actor, now=now)
+        product.refresh_from_db()
+    return product
+
+
+@transaction.atomic(using="processing")
+def change_product(
+    *,
+    product_id: UUID,
+    actor: str,
+    now: datetime,
+    name: str | None = None,
+    price: int | None = None,
+    is_active: bool | None = None,
+    stock: int | None = None,
+) -> Product:
+    """Change what is given. `stock` is what shall be available after it: the difference is a correcting movement."""
+    product = Product.objects.select_for_update(no_key=True).get(pk=product_id)
+    changes = {"name": name, "price": price, "is_active": is_active}
+    for field, value in changes.items():
+        if value is not None:
+            setattr(product, field, value)
+    product.save(update_fields=[*(field for field, value in changes.items() if value is not None), "updated_at"])
+    if stock is not None and stock != product.available:
+        receive_stock(
+            product_id=product_id,
+            quantity=stock - product.available,
+            reason="stock set",
+            actor=actor,
+            now=now,
+            correction=True,
+        )
+        product.refresh_from_db()
+    return product
+
+
+@transaction.atomic(using="processing")
+def receive_stock(
+    *, product_id: UUID, quantity: int, reason: str, actor: str, now: datetime, correction: bool = False
+) -> StockMovement:
+    """
+    Take stock in, or correct a count (up or down).
+
+    :raises InsufficientStock: if a correction would leave less than nothing available
+    """
+    movement = StockMovement(
+        product_id=product_id,
+        kind=StockMovement.Kind.CORRECTED if correction else StockMovement.Kind.RECEIVED,
+        quantity=quantity,
+        reason=reason,
+        actor=actor,
+        at=now,
+    )
+    product = Product.objects.select_for_update().get(pk=product_id)
+    if product.available + quantity < 0:
+        raise InsufficientStock([Lacking(str(product_id), product.sku, -quantity, product.available)])
+    product.available += quantity
+    product.received += quantity
+    product.save(update_fields=["available", "received", "updated_at"])
+    movement.save(force_insert=True)
+    return movement
+
+
+ASK_AGAIN_AFTER = timedelta(minutes=1)
+
+
+@transaction.atomic(using="processing")
+def expired_holds(*, now: datetime, limit: int = 500) -> list[Hold]:
+    """Open holds past their time, each again a minute later while it stays open."""
+    holds = list(
+        Hold.objects.select_for_update(skip_locked=True)
+        .filter(status=Hold.Status.HELD, expires_at__lte=now)
+        .order_by("expires_at")[:limit]
+    )
+    Hold.objects.filter(pk__in=[held.pk for held in holds]).update(expires_at=now + ASK_AGAIN_AFTER)
+    return holds

@@ -1,0 +1,17 @@
+"""What the clock asks of processing."""
+
+from celery import shared_task
+from django.db import transaction
+from django.utils import timezone
+
+from . import services
+from .messages import HoldExpired
+from .models import Outgoing
+
+
+@shared_task(name="processing.expire_holds")
+def expire_holds() -> None:
+    """Tell orders of every hold that has outlived its time."""
+    with transaction.atomic(using="processing"):
+        for hold in services.expired_holds(now=timezone.now()):
+            Outgoing.post(HoldExpired(order_id=hold.order_id, hold_id=str(hold.hold_id)))

@@ -1,0 +1,126 @@
+"""Many at once, on a real database: nothing is sold twice, and nobody waits crosswise."""
+
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from django.db import connections
+from django.db.models import Sum
+from django.utils import timezone
+
+from processing import services
+from processing.models import Hold, Product, StockMovement
+
+from .factories import counters, hold, product
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def at_once(*calls: Callable[[], str], threads: int) -> Counter[str]:
+    """Run these in so many threads that start together; how often each answer was given."""
+    start = threading.Barrier(threads)
+
+    def work(mine: list[Callable[[], str]]) -> list[str]:
+        try:
+            connections["processing"].ensure_connection()
+            start.wait(timeout=60)
+            return [call() for call in mine]
+        finally:
+            connections["processing"].close()
+
+    shares = [list(calls[number::threads]) for number in range(threads)]
+    with ThreadPoolExecutor(threads) as pool:
+        return Counter(answer for answers in pool.map(work, shares) for answer in answers)
+
+
+def buy(order_id: str, **quantities: int) -> str:
+    try:
+        hold(order_id, **quantities)
+    except services.InsufficientStock as refusal:
+        return refusal.code
+    return "held"
+
+
+def test_two_hundred_buyers_of_fifty_items_get_exactly_fifty() -> None:
+    product("lamp", stock=50)
+    calls = [lambda order_id=f"o{number}": buy(order_id, lamp=1) for number in range(200)]
+    assert at_once(*calls, threads=50) == {"held": 50, "insufficient_stock": 150}
+    assert counters("lamp") == (0, 50, 0)
+    assert Hold.objects.filter(status="held").count() == 50
+
+
+def test_two_buyers_of_the_last_item() -> None:
+    for attempt in range(20):
+        product(f"last{attempt}", stock=1)
+        answers = at_once(*[lambda n=n, sku=f"last{attempt}": buy(f"{sku}-{n}", **{sku: 1}) for n in (1, 2)], threads=2)
+        assert answers == {"held": 1, "insufficient_stock": 1}
+
+
+def test_mixed_baskets_never_wait_crosswise() -> None:
+    """Sixteen writers hold, replace, sell, give back and correct overlapping baskets. A deadlock would raise."""
+    skus = [f"p{number}" for number in range(8)]
+    for sku in skus:
+        product(sku, stock=1000)
+    ids = {one.sku: one.pk for one in Product.objects.all()}
+
+    def life(number: int) -> str:
+        dice = random.Random(number)
+
+        def basket() -> dict[str, int]:
+            return {sku: dice.randint(1, 3) for sku in dice.sample(skus, 3)}
+
+        order_id = f"o{number}"
+        held = hold(order_id, **basket())
+        if dice.random() < 0.5:
+            held = hold(order_id, **basket())  # an attempt after a crash
+        if dice.random() < 0.2:
+            services.receive_stock(
+                product_id=ids[dice.choice(skus)], quantity=1, reason="", actor="", now=timezone.now(), correction=True
+            )
+        if dice.random() < 0.5:
+            return services.process(order_id=order_id, hold_id=held, refusal=None, now=timezone.now()).verdict
+        verdict = services.release(order_id=order_id, hold_id=held, now=timezone.now())
+        return verdict.verdict if verdict else ""
+
+    answers = at_once(*[lambda n=number: life(n) for number in range(160)], threads=16)
+    assert set(answers) == {"accepted", "withdrawn"}
+    assert answers.total() == 160
+    for sku in skus:
+        moved = dict(
+            StockMovement.objects.filter(product=UUID(str(ids[sku])))
+            .values_list("kind")
+            .annotate(total=Sum("quantity"))
+            .order_by()
+        )
+        available, held, sold = counters(sku)
+        assert held == 0 == moved["held"] - moved["released"] - moved["sold"]
+        assert sold == moved["sold"]
+        assert available == moved["received"] + moved.get("corrected", 0) - sold
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_selling_racing_giving_back_does_one_of_them(attempt: int) -> None:
+    product("lamp", stock=100)
+    held = [hold(f"o{number}", lamp=1) for number in range(20)]
+
+    def process(order_id: str, hold_id: str) -> str:
+        return services.process(order_id=order_id, hold_id=hold_id, refusal=None, now=timezone.now()).verdict
+
+    def release(order_id: str, hold_id: str) -> str:
+        verdict = services.release(order_id=order_id, hold_id=hold_id, now=timezone.now())
+        return verdict.verdict if verdict else ""
+
+    calls = [
+        lambda ask=ask, o=f"o{number}", h=hold_id: ask(o, h)
+        for number, hold_id in enumerate(held)
+        for ask in (process, release)
+    ]
+    answers = at_once(*calls, threads=8)
+    assert answers.total() == 40
+    assert counters("lamp")[1] == 0
+    assert counters("lamp")[2] * 2 == answers["accepted"]
+    assert (100 - counters("lamp")[0]) * 2 == answers["accepted"]

@@ -1,0 +1,273 @@
+"""Holding, selling and giving back, in every order in which it can be asked for."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from itertools import permutations
+from typing import Any
+from uuid import UUID
+
+import pytest
+from celery import current_app
+from django.db import DatabaseError, connections, transaction
+from django.utils import timezone
+
+from processing import services
+from processing.messages import HoldExpired
+from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
+from processing.tasks import expire_holds
+
+from .factories import counters, hold, product, status
+
+pytestmark = pytest.mark.django_db
+
+
+def process(order_id: str, hold_id: str | None, *, refusal: str | None = None) -> str:
+    """The verdict."""
+    return services.process(order_id=order_id, hold_id=hold_id, refusal=refusal, now=timezone.now()).verdict
+
+
+def release(order_id: str, hold_id: str | None) -> str:
+    """The verdict that stands, or what released means where none did."""
+    verdict = services.release(order_id=order_id, hold_id=hold_id, now=timezone.now())
+    assert verdict is not None
+    return verdict.verdict
+
+
+def movements() -> list[tuple[str, str, int]]:
+    return list(StockMovement.objects.order_by("id").values_list("product__sku", "kind", "quantity"))
+
+
+class TestHolding:
+    def test_sets_stock_aside(self) -> None:
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        assert counters("lamp") == (6, 4, 0)
+        assert movements() == [("lamp", "received", 10), ("lamp", "held", 4)]
+        assert HoldLine.objects.get().hold_id == UUID(held)
+
+    def test_the_last_item_is_possible_and_one_more_is_not(self) -> None:
+        product("lamp", stock=3)
+        hold("o1", lamp=3)
+        with pytest.raises(services.InsufficientStock) as refusal:
+            hold("o2", lamp=1)
+        lamp = Product.objects.get()
+        assert refusal.value.extra == {
+            "lacking": [{"product_id": str(lamp.pk), "sku": "lamp", "requested": 1, "available": 0}]
+        }
+        assert counters("lamp") == (0, 3, 0)
+
+    def test_is_all_or_nothing_and_names_what_lacks(self) -> None:
+        product("lamp", stock=10)
+        product("chair", stock=1)
+        product("table", stock=10, is_active=False)
+        with pytest.raises(services.InsufficientStock) as refusal:
+            hold("o1", lamp=1, chair=2, table=1)
+        assert sorted(one.sku for one in refusal.value.lacking) == ["chair", "table"]
+        assert counters("lamp") == (10, 0, 0)
+        assert not Hold.objects.exists()
+        assert StockMovement.objects.filter(kind="held").count() == 0
+
+    def test_of_more_than_a_column_holds_is_refused(self) -> None:
+        product("lamp", stock=10)
+        with pytest.raises(services.InsufficientStock):
+            hold("o1", lamp=2**38)
+
+    def test_replaces_what_a_crashed_attempt_left_behind(self) -> None:
+        product("lamp", stock=5)
+        product("chair", stock=5)
+        first = hold("o1", lamp=5)
+        second = hold("o1", lamp=2, chair=1)
+        assert (status(first), status(second)) == ("released", "held")
+        assert (counters("lamp"), counters("chair")) == ((3, 2, 0), (4, 1, 0))
+
+    def test_costs_the_same_for_one_line_and_for_many(self, django_assert_num_queries: Any) -> None:
+        basket = {f"p{number}": number % 3 + 1 for number in range(100)}
+        for sku in basket:
+            product(sku, stock=10)
+        wanted = {str(one.pk): basket[one.sku] for one in Product.objects.all()}
+        few = dict(list(wanted.items())[:1])
+        with django_assert_num_queries(7, using="processing"):  # savepoint, 5 statements, release
+            services.hold(order_id="few", quantities=few, now=timezone.now())
+        with django_assert_num_queries(7, using="processing"):
+            services.hold(order_id="many", quantities=wanted, now=timezone.now())
+
+
+class TestProcessing:
+    def test_sells_what_is_held(self) -> None:
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        assert process("o1", held) == "accepted"
+        assert (counters("lamp"), status(held)) == ((6, 0, 4), "sold")
+        assert movements()[-1] == ("lamp", "sold", 4)
+
+    def test_refused_keeps_the_hold_until_it_is_released(self) -> None:
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        assert process("o1", held, refusal="bad_luck") == "refused"
+        assert counters("lamp") == (6, 4, 0)
+        assert release("o1", held) == "refused"
+        assert (counters("lamp"), status(held)) == ((10, 0, 0), "released")
+
+    def test_without_stock_needs_no_hold(self) -> None:
+        assert process("o1", None) == "accepted"
+        assert process("o2", None, refusal="x" * 80) == "refused"
+        assert Processing.objects.get(pk="o2").reason == "x" * 50
+
+    def test_of_a_lost_hold_is_refused(self) -> None:
+        product("lamp", stock=10)
+        lost = hold("o1", lamp=4)
+        hold("o1", lamp=1)
+        with pytest.raises(services.NothingHeld):
+            process("o1", lost)
+        assert not Processing.objects.exists()
+        assert counters("lamp") == (9, 1, 0)
+
+    def test_asks_the_processor_once_a_verdict_stands_no_more(self, settings: Any) -> None:
+        settings.PROCESSOR = f"{__name__}.bad_mood"
+        assert services.ask_processor(order_id="o1") == "bad_mood"
+        process("o1", None)
+        process("o2", None, refusal="late")
+        release("o3", None)
+        assert [services.ask_processor(order_id=order_id) for order_id in ("o1", "o2", "o3")] == [
+            None,
+            "late",
+            "withdrawn",
+        ]
+
+
+def bad_mood(order_id: str) -> str | None:
+    return "bad_mood"
+
+
+class TestAnyOrderOfEvents:
+    """Whatever comes first decides, and the rest finds it so."""
+
+    WORDS = ("process", "process again", "release", "release again", "expire")
+
+    @pytest.mark.parametrize("words", list(permutations(WORDS)), ids=">".join)
+    def test_ends_the_same_way(self, words: tuple[str, ...]) -> None:
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        say: dict[str, Callable[[], Any]] = {
+            "process": lambda: process("o1", held),
+            "release": lambda: release("o1", held),
+            "expire": lambda: services.expired_holds(now=timezone.now() + timedelta(days=1)),
+        }
+        answers = [say[word.removesuffix(" again")]() for word in words if word != "expire"]
+        sold = next(word for word in words if word != "expire").startswith("process")
+        assert answers == (["accepted"] * 4 if sold else ["withdrawn"] * 4)
+        assert (counters("lamp"), status(held)) == (((6, 0, 4), "sold") if sold else ((10, 0, 0), "released"))
+        assert len(movements()) == 3
+
+    def test_a_release_before_anything_else_is_a_tombstone(self) -> None:
+        assert release("o1", None) == "withdrawn"
+        assert process("o1", None) == "withdrawn"
+
+    def test_giving_an_orphan_back_leaves_the_order_s_name_free(self) -> None:
+        product("lamp", stock=10)
+        orphan = hold("o1", lamp=4)
+        for _ in range(2):
+            services.give_back(hold_id=orphan, now=timezone.now())
+        assert counters("lamp") == (10, 0, 0)
+        held = hold("o1", lamp=1)
+        services.give_back(hold_id=orphan, now=timezone.now())
+        assert process("o1", held) == "accepted"
+        services.give_back(hold_id=held, now=timezone.now())
+        assert counters("lamp") == (9, 0, 1)
+
+
+class TestExpiry:
+    def test_is_told_once_a_minute_while_the_hold_stays_open(self, time_machine: Any, settings: Any) -> None:
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        expire_holds()
+        assert not Outgoing.objects.exists()
+        begin = timezone.now()
+        for seconds, told in ((0, 1), (30, 1), (61, 2)):
+            time_machine.move_to(begin + settings.HOLD_TTL + timedelta(seconds=seconds + 1), tick=False)
+            expire_holds()
+            assert Outgoing.objects.count() == told
+        letter = Outgoing.objects.earliest("id").letter()
+        assert letter.read() == HoldExpired(order_id="o1", hold_id=held)
+        assert counters("lamp") == (6, 4, 0)
+
+    def test_of_an_ended_hold_is_never_told(self, time_machine: Any) -> None:
+        product("lamp", stock=10)
+        release("o1", hold("o1", lamp=4))
+        process("o2", hold("o2", lamp=4))
+        time_machine.move_to(timezone.now() + timedelta(days=1))
+        expire_holds()
+        assert not Outgoing.objects.exists()
+
+    def test_is_on_the_clock(self) -> None:
+        entry = current_app.conf.beat_schedule["processing.expire_holds processing"]
+        assert (entry["schedule"], entry["options"]["queue"]) == (10, "processing.beat")
+        assert entry["task"] in current_app.tasks
+
+
+class TestTheDatabase:
+    """Refuses what no code should ever ask for."""
+
+    @pytest.mark.parametrize(
+        ("change", "constraint"),
+        [
+            ("available = available - 11, held = held + 11", "product_never_oversold"),
+            ("held = held - 1, available = available + 1", "product_never_oversold"),
+            ("sold = -1, available = available + 1", "product_never_oversold"),
+            ("available = available + 1", "product_stock_conserved"),
+            ("sold = sold + 1", "product_stock_conserved"),
+            ("price = -1", "product_price_not_negative"),
+        ],
+    )
+    def test_refuses_impossible_counters(self, change: str, constraint: str) -> None:
+        product("lamp", stock=10)
+        self.refuses(f"UPDATE processing_product SET {change}", constraint)
+
+    @pytest.mark.parametrize("table", ["processing_stockmovement", "processing_holdline", "processing_processing"])
+    @pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET {} = {}"])
+    def test_refuses_to_rewrite_history(self, table: str, statement: str) -> None:
+        product("lamp", stock=10)
+        process("o1", hold("o1", lamp=4))
+        column = "order_id" if table == "processing_processing" else "quantity"
+        self.refuses(statement.format(table, column, column), "append-only")
+
+    @pytest.mark.parametrize("quantity", [0, -1])
+    def test_refuses_movements_of_nothing(self, quantity: int) -> None:
+        lamp = product("lamp")
+        with pytest.raises(DatabaseError, match="movement_moves_something"), transaction.atomic(using="processing"):
+            StockMovement.objects.create(product=lamp, kind="received", quantity=quantity, at=timezone.now())
+
+    def test_refuses_lines_of_nothing_and_holds_that_end_halfway(self) -> None:
+        lamp = product("lamp")
+        held = Hold.objects.get(pk=hold("o1", lamp=1))
+        with pytest.raises(DatabaseError, match="hold_quantity_positive"), transaction.atomic(using="processing"):
+            HoldLine.objects.create(hold=held, product=product("chair"), quantity=0)
+        self.refuses("UPDATE processing_hold SET status = 'sold'", "hold_is_open_or_ended")
+        self.refuses(f"DELETE FROM processing_product WHERE product_id = '{lamp.pk}'", "foreign key")
+
+    def test_refuses_a_second_open_hold_of_an_order(self) -> None:
+        product("lamp")
+        hold("o1", lamp=1)
+        with pytest.raises(DatabaseError, match="one_open_hold_per_order"), transaction.atomic(using="processing"):
+            Hold.objects.create(order_id="o1", created_at=timezone.now(), expires_at=timezone.now())
+
+    def refuses(self, statement: str, why: str) -> None:
+        with pytest.raises(DatabaseError, match=why):
+            self.run(statement)
+
+    def run(self, statement: str) -> None:
+        with transaction.atomic(using="processing"), connections["processing"].cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute(statement)
+
+
+class TestCorrecting:
+    def test_below_nothing_is_refused(self) -> None:
+        lamp = product("lamp", stock=5)
+        hold("o1", lamp=4)
+        with pytest.raises(services.InsufficientStock):
+            services.receive_stock(
+                product_id=lamp.pk, quantity=-2, reason="broken", actor="ann", now=timezone.now(), correction=True
+            )
+        assert counters("lamp") == (1, 4, 0)
+        assert [kind for _, kind, _ in movements()] == ["received", "held"]
