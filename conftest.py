@@ -80,6 +80,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
 
 
+@pytest.fixture(autouse=True)
+def empty_windows() -> None:
+    """No test is refused for the orders that others placed in the same minute."""
+    from orders import windows
+
+    windows._local.cache_clear()
+
+
 @pytest.fixture
 def post(db: Any) -> Any:
     """Carries letters between the rooms in this process: see orders_project/tests/carrier.py."""

@@ -1,5 +1,6 @@
 """The private servers and the supervisor: with the real programs, really killed."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -66,6 +67,9 @@ def kill(program: subprocess.Popen[str]) -> None:
     program.communicate()
 
 
+MAY_BE_GONE = contextlib.suppress(FileNotFoundError, ProcessLookupError)  # while we look at it
+
+
 def lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -78,10 +82,8 @@ def family(pid: int) -> list[int]:
     """A process and all that descend from it."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
+        with MAY_BE_GONE:
             parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
     found = [pid]
     for member in found:
         found += [child for child, parent in parents.items() if parent == member]
@@ -92,10 +94,12 @@ def listening_on(pid: int) -> set[str]:
     """The addresses on which a process and its children listen."""
     inodes = set()
     for member in family(pid):
-        for handle in Path(f"/proc/{member}/fd").iterdir():
-            target = os.readlink(handle) if handle.is_symlink() else ""
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
+        with MAY_BE_GONE:
+            for handle in Path(f"/proc/{member}/fd").iterdir():
+                with MAY_BE_GONE:
+                    target = os.readlink(handle)
+                    if target.startswith("socket:["):
+                        inodes.add(target[8:-1])
     addresses = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         for line in table.read_text().splitlines()[1:] if table.exists() else ():

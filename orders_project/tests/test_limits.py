@@ -52,7 +52,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["memory", "file", "redis"])
-def store(request: Any, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def store(request: Any, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.RATE_LIMIT_FILE = str(tmp_path / "limits.sqlite3") if request.param == "file" else ""
     settings.REDIS_URL = ""
     monkeypatch.setattr(windows, "_alone_until", 0.0)
@@ -60,9 +60,6 @@ def store(request: Any, settings: Any, tmp_path: Path, monkeypatch: pytest.Monke
         settings.REDIS_URL = request.getfixturevalue("redis_url")
         with Redis.from_url(settings.REDIS_URL) as client:
             client.flushall()
-    windows._local.cache_clear()
-    yield
-    windows._local.cache_clear()
 
 
 def attempts(email: str, count: int) -> int:
@@ -135,7 +132,6 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 def test_without_redis_each_process_counts_for_itself(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     monkeypatch.setattr(windows, "_alone_until", 0.0)
-    windows._local.cache_clear()
     before = windows.FALLBACKS._value.get()
     assert attempts("ann@example.com", 1) == 1
     assert attempts("ann@example.com", 20) == 4
