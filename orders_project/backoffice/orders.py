@@ -94,9 +94,10 @@ def _resolve(deed: Deed) -> str:
 
 
 def _explain_compensation(order: Any) -> str:
-    words = _g("The stock of this order goes back, then its money (%(amount)s), then it is shown as canceled.") % {
-        "amount": show.money_text(order.total, order.currency)
-    }
+    words = _g(
+        "The stock of this order goes back, then its money (%(amount)s), then it is shown as canceled. If the processor"
+        " accepts it first, it is done instead and nothing goes back."
+    ) % {"amount": show.money_text(order.total, order.currency)}
     if approvals.is_needed(order.total, order.currency):
         words += " " + _g("Above the set amount: it happens when a second person has approved.")
     return words
