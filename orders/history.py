@@ -16,6 +16,8 @@ STATE = (
     "payment_method", "payment_id", "fail_reason",
 )  # fmt: skip
 
+NOTE = "note"  # what a person gave as the reason: told beside the state, and no part of it
+
 
 def told_at_first(order: Order) -> dict[str, Any]:
     """What the first event of an order says: everything that can change, and what it is about."""
@@ -32,6 +34,7 @@ def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
     rebuilt: dict[str, Any] = {}
     for event in events:
         rebuilt |= event.data | {"version": event.version, "updated_at": event.at}
+    rebuilt.pop(NOTE, None)
     return rebuilt
 
 

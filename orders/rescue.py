@@ -62,9 +62,9 @@ def repeat(*, order_id: str) -> Message:
 
 
 @transaction.atomic(using="orders")
-def turn_back(*, order_id: str, now: datetime, actor: str, if_version: int | None = None) -> Order:
+def turn_back(*, order_id: str, now: datetime, actor: str, reason: str = "", if_version: int | None = None) -> Order:
     """
-    Have an order give back what it has taken, from where it stands.
+    Have an order give back what it has taken, from where it stands; its history says why.
 
     :raises MovedOn: if it is at another version than the operator saw
     :raises saga.OutOfTurn: if it is done or has failed
@@ -75,6 +75,7 @@ def turn_back(*, order_id: str, now: datetime, actor: str, if_version: int | Non
             event=saga.CancelRequested(CANCELED_BY_OPERATOR),
             now=now,
             actor=actor,
+            note=reason,
             if_version=if_version,
         )
     except saga.VersionConflict as conflict:
@@ -91,9 +92,10 @@ def truths(order: Order) -> dict[str, type[Message]]:
 
 
 @transaction.atomic(using="orders")
-def resolve(*, order_id: str, truth: str, now: datetime, actor: str, if_version: int) -> Order:
+def resolve(*, order_id: str, truth: str, evidence: str, now: datetime, actor: str, if_version: int) -> Order:
     """
-    Tell an order what another room should have told it, because a person has seen the evidence.
+    Tell an order what another room should have told it, because a person has seen the evidence. It is kept in the
+    order's history.
 
     Only the order moves: the other rooms keep what they know, and `manage.py audit` compares.
 
@@ -110,6 +112,8 @@ def resolve(*, order_id: str, truth: str, now: datetime, actor: str, if_version:
         if name in kind.__dataclass_fields__:  # type: ignore[attr-defined]  # every message is a dataclass
             said[name] = known[name]
     try:
-        return saga.advance(order_id=order_id, event=kind.read(said), now=now, actor=actor, if_version=if_version)
+        return saga.advance(
+            order_id=order_id, event=kind.read(said), now=now, actor=actor, note=evidence, if_version=if_version
+        )
     except saga.VersionConflict as conflict:
         raise MovedOn("The order has moved on since you looked at it. Look again.") from conflict

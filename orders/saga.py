@@ -241,9 +241,13 @@ def begin(order: Order, *, actor: str) -> Order:
 
 
 @transaction.atomic(using="orders", savepoint=False)
-def advance(*, order_id: str, event: Event, now: datetime, actor: str = "", if_version: int | None = None) -> Order:
+def advance(
+    *, order_id: str, event: Event, now: datetime, actor: str = "", note: str = "", if_version: int | None = None
+) -> Order:
     """
     Let an order hear an event: one transition, its history and what it says, in one commit.
+
+    `note` is kept in the history with it: what a person who said this gave as the reason.
 
     :raises Order.DoesNotExist: if there is no such order
     :raises OutOfTurn: if the table refuses the event
@@ -275,7 +279,8 @@ def advance(*, order_id: str, event: Event, now: datetime, actor: str = "", if_v
     for status in filter(None, (step.through, becomes)):
         order.version += 1
         order.status = status
-        told.append(_event(order, kind=_name(event), status=status, actor=actor, data=changes | {"status": status}))
+        data = changes | {"status": status} | ({history.NOTE: note} if note else {})
+        told.append(_event(order, kind=_name(event), status=status, actor=actor, data=data))
         if status != before:
             says.append(_fact(order, status))
     order.save(using="orders", update_fields=["status", "version", "updated_at", *changes])

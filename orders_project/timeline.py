@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 
+from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
 from orders.saga import STEPS, Overdue, waits_until
 from outbox.consumers import mailbox
@@ -151,12 +152,13 @@ def _moments(sources: Sources) -> Iterator[Moment]:
 def _of_event(event: OrderEvent) -> Moment:
     reason = event.data.get("fail_reason", "") if event.version > 1 else ""
     first = event.version == 1
+    note = f"“{event.data[NOTE]}”" if event.data.get(NOTE) else ""
     return Moment(
         at=event.at,
         room="orders",
         kind="request" if first or not event.message_id else "step",
         title=f"{'accepted' if first else event.type} → {event.status}",
-        detail=", ".join(filter(None, [reason, f"by {event.actor}" if event.actor else "", f"v{event.version}"])),
+        detail=", ".join(filter(None, [reason, note, f"by {event.actor}" if event.actor else "", f"v{event.version}"])),
         cause=event.message_id,
     )
 

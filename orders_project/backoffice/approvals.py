@@ -35,7 +35,7 @@ class SamePerson(Refusal):
 
 
 def _compensate(approval: Approval, actor: str, now: datetime) -> None:
-    rescue.turn_back(order_id=approval.subject, now=now, actor=actor)
+    rescue.turn_back(order_id=approval.subject, now=now, actor=actor, reason=approval.reason)
 
 
 def _refund_webhook(approval: Approval, actor: str, now: datetime) -> None:

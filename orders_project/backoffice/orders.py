@@ -70,7 +70,10 @@ def _repeat(deed: Deed) -> str:
 
 
 def _cancel(deed: Deed) -> str:
-    rescue.turn_back(order_id=deed.row.pk, now=deed.now, actor=deed.actor, if_version=deed.said["version"])
+    rescue.turn_back(
+        order_id=deed.row.pk, now=deed.now, actor=deed.actor, reason=deed.said["reason"],
+        if_version=deed.said["version"],
+    )  # fmt: skip
     return _g("The order is on its way back. It is canceled once stock and money are back.")
 
 
@@ -87,7 +90,7 @@ def _compensate(deed: Deed) -> str:
 
 def _resolve(deed: Deed) -> str:
     order = rescue.resolve(
-        order_id=deed.row.pk, truth=deed.said["truth"], now=deed.now, actor=deed.actor,
+        order_id=deed.row.pk, truth=deed.said["truth"], evidence=deed.said["reason"], now=deed.now, actor=deed.actor,
         if_version=deed.said["version"],
     )  # fmt: skip
     return _g("The order is %(status)s now.") % {"status": order.get_status_display()}

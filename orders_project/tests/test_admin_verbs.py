@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from orders import services
+from orders import history, services
 from orders.models import Order
 from orders_project.models import Approval
 from outbox.consumers import mailbox
@@ -162,6 +162,7 @@ class TestAnOrder:
         ann.refresh_from_db()
         assert (order.status, order.fail_reason, ann.balance) == ("canceled", "canceled_by_operator", 10_000_00)
         assert "asked by phone" in LogEntry.objects.get().change_message
+        assert order.events.get(version=2).data["note"] == "asked by phone"
 
     def test_that_has_moved_on_is_left_alone(self, ann: Any, post: Any) -> None:
         order = place()
@@ -182,6 +183,11 @@ class TestAnOrder:
         order.refresh_from_db()
         assert (order.status, order.fail_reason) == ("releasing", "resolved_by_operator")
         assert "ticket 12" in LogEntry.objects.get().change_message
+        event = order.events.get(version=2)
+        assert (event.data["note"], event.actor) == ("the bank says so, ticket 12", "manager")
+        assert history.mismatch(order, list(order.events.all())) is None
+        page = manager.get(reverse("admin:orders_order_change", args=[order.pk])).content.decode()
+        assert "“the bank says so, ticket 12”" in page
 
     @pytest.mark.parametrize("verb", ["retry", "cancel", "resolve"])
     def test_needs_permission_for_each_verb(self, ann: Any, verb: str) -> None:
@@ -212,6 +218,8 @@ class TestASecondPerson:
         paid.refresh_from_db()
         ann.refresh_from_db()
         assert (paid.status, ann.balance) == ("canceled", 10_000_00)
+        asked = paid.events.get(type="order.cancel_requested")
+        assert (asked.data["note"], asked.actor) == ("fraud", "bob for eve")
         approval.refresh_from_db()
         assert (approval.status, approval.asked_by, approval.decided_by) == ("approved", "eve", "bob")
 
