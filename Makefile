@@ -10,7 +10,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test bench bench-relay screenshots translations lint format types imports locks clean venv
+.PHONY: help run manage test fuzz bench bench-relay screenshots translations lint format types imports locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,11 @@ manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq 
 test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
 	@requirements/bootstrap base dev
 	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+
+EXAMPLES ?= 300
+fuzz: ## ask every door at random, for minutes; EXAMPLES=300 of each operation and caller
+	@requirements/bootstrap base dev
+	@exec env SCHEMATHESIS_EXAMPLES=$(EXAMPLES) $(PY) -m pytest -n 0 orders_project/tests/test_schemathesis.py $(ARGS)
 
 bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
 	@exec $(PY) -m benchmarks.orders $(ARGS)

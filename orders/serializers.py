@@ -23,6 +23,11 @@ AN_ORDER_ID = RegexValidator(r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z", _("At mos
 A_PRODUCT_ID = RegexValidator(r"\A[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z", _("Must be a valid UUID."))
 
 
+# In JSON Schema: a text that says something, and one that may be left out and says nothing.
+SAYS: dict[str, Any] = {"type": "string", "pattern": r"\S"}
+SILENT: dict[str, Any] = {"type": ["string", "null"], "maxLength": 0}
+
+
 def said(**kwargs: Any) -> Text:
     """A text that may be left out; null and empty say nothing either."""
     return Text(required=False, allow_null=True, allow_blank=True, **kwargs)
@@ -31,10 +36,20 @@ def said(**kwargs: Any) -> Text:
 class NewLineSerializer(Strict):
     """A product of the catalogue by `product_id`, or by `sku` with its price; an unknown sku is a free line."""
 
-    product_id = said(validators=[A_PRODUCT_ID])
+    product_id = said(trim_whitespace=False, validators=[A_PRODUCT_ID])
     sku = said(max_length=64)
     quantity = Whole(least=1, most=MOST_OF_A_LINE)
     price = Amount(required=False, allow_null=True)
+
+    across = {
+        "oneOf": [
+            {"required": ["product_id"], "properties": {"product_id": SAYS, "sku": SILENT}},
+            {
+                "required": ["sku", "price"],
+                "properties": {"product_id": SILENT, "sku": SAYS, "price": {"type": ["number", "string"]}},
+            },
+        ]
+    }
 
     def validate(self, line: dict[str, Any]) -> dict[str, Any]:
         product_id, sku = line.get("product_id"), line.get("sku")
@@ -94,6 +109,33 @@ class NewOrderSerializer(Strict):
         allow_null=True,
         help_text=_("The user's account if there is a user_id, else the gateway."),
     )
+
+    across = {
+        "allOf": [
+            {"properties": {"currency": {"pattern": f"^({settings.CURRENCY})?$"}}},
+            {
+                "oneOf": [
+                    {"required": ["items"], "properties": {"items": {"type": "array"}, "amount": {"type": "null"}}},
+                    {
+                        "required": ["amount"],
+                        "properties": {"items": {"type": "null"}, "amount": {"type": ["number", "string"]}},
+                    },
+                ]
+            },
+            {
+                "anyOf": [
+                    {"required": [whose], "properties": {whose: SAYS}}
+                    for whose in ("customer_id", "user_id", "user_email")
+                ]
+            },
+            {
+                "anyOf": [
+                    {"properties": {"payment_method": {"not": {"const": Order.Method.ACCOUNT.value}}}},
+                    {"required": ["user_id"], "properties": {"user_id": SAYS}},
+                ]
+            },
+        ]
+    }
 
     def validate_currency(self, currency: str) -> str:
         if currency and currency != settings.CURRENCY:

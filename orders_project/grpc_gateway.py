@@ -12,7 +12,6 @@ from drf_spectacular.utils import extend_schema
 from google.protobuf import json_format
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
-from rest_framework.exceptions import ParseError, ValidationError
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -82,12 +81,9 @@ class GrpcOrders(ByGrpc):
     )
     def post(self, request: Request) -> Response:
         """Place an order."""
-        if not isinstance(request.data, dict):
-            raise ValidationError({"body": ["An object is needed."]})
-        try:
-            message = json_format.ParseDict(request.data, pb.CreateOrderRequest())
-        except json_format.ParseError as error:
-            raise ParseError(str(error)) from None
+        # As strict as JSON elsewhere: protobuf would take a name in camel case for a field, and a text for a number.
+        NewOrderSerializer(data=request.data).is_valid(raise_exception=True)
+        message = json_format.ParseDict(request.data, pb.CreateOrderRequest())
         answer, said = self.call("CreateOrder", message)
         made = said.pop(MADE, "true") == "true"
         left = {name: value for name, value in said.items() if name.startswith("ratelimit")}

@@ -3,9 +3,15 @@
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerFieldExtension
+from django.core.validators import RegexValidator
+from drf_spectacular.extensions import (
+    OpenApiAuthenticationExtension,
+    OpenApiSerializerExtension,
+    OpenApiSerializerFieldExtension,
+)
 from drf_spectacular.openapi import AutoSchema
 from rest_framework.permissions import SAFE_METHODS
+from rest_framework.serializers import ListSerializer
 
 from outbox import money
 from outbox.caller import SCOPES
@@ -20,6 +26,10 @@ Orders, the accounts and gateways that pay for them, and the stock they take.
 Errors are problem documents (RFC 9457): `code` is stable, `errors` says more by field, `correlation_id` finds the
 request in the logs. Amounts are JSON numbers in the currency's unit, exact. Paths work with a trailing slash too.
 """
+
+# Texts without control characters.
+ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+SAYING_SOMETHING = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$"
 
 ANSWERS = {
     "400": "What was asked makes no sense; `errors` says why, by field.",
@@ -120,19 +130,45 @@ class Tokens(OpenApiAuthenticationExtension):
         return {self.name: [f"{view.scope}:{'read' if method in SAFE_METHODS else 'write'}"]}
 
 
+class StrictSerializer(OpenApiSerializerExtension):
+    """No field but those that are known, and what they demand of each other."""
+
+    target_class = "outbox.fields.Strict"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        for name, field in self.target.fields.items():
+            if isinstance(field, ListSerializer):
+                schema["properties"][name] |= {"minItems": 0 if field.allow_empty else 1, "maxItems": field.max_length}  # type: ignore[attr-defined]
+        return schema | {"additionalProperties": False} | self.target.across
+
+
+class TextField(OpenApiSerializerFieldExtension):
+    target_class = "outbox.fields.Text"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        if any(isinstance(validator, RegexValidator) for validator in self.target.validators):
+            return {"type": "string"}  # and the validator's pattern
+        return {"type": "string", "pattern": ONE_LINE if self.target.allow_blank else SAYING_SOMETHING}
+
+
 class AmountField(OpenApiSerializerFieldExtension):
     target_class = "outbox.fields.Amount"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
-        step = 10 ** -money.EXPONENTS[settings.CURRENCY]
-        least = money.number(self.target.least, currency=settings.CURRENCY)
-        most = money.number(self.target.most, currency=settings.CURRENCY)
-        number = {"type": "number", "minimum": least, "maximum": most}
-        if direction == "response":
-            return number
-        decimals = rf"(\.[0-9]{{1,{money.EXPONENTS[settings.CURRENCY]}}})?" if step < 1 else ""
-        text = {"type": "string", "pattern": rf"^[0-9]{{1,12}}{decimals}$"}
-        return {"oneOf": [number, text], "examples": [1200.0, "19.99"]}
+        exponent = money.EXPONENTS[settings.CURRENCY]
+        least, most = (money.number(edge, currency=settings.CURRENCY) for edge in (self.target.least, self.target.most))
+        whole = rf"(0|[1-9][0-9]{{0,{len(str(money.LARGEST)) - exponent - 2}}})"
+        decimals = rf"(\.[0-9]{{1,{exponent}}}0{{0,6}})?" if exponent else r"(\.0{1,9})?"
+        something = "(?=.*[1-9])" if self.target.least else ""
+        return {
+            "oneOf": [
+                {"type": "number", "minimum": least, "maximum": most},
+                {"type": "string", "pattern": f"^{something}{whole}{decimals}$"},
+            ],
+            "examples": [1200.0, "19.99"],
+        }
 
 
 class WholeField(OpenApiSerializerFieldExtension):
@@ -180,19 +216,10 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
     elif settings.API_AUTH == "open" and {} not in operation.setdefault("security", []):
         operation["security"].append({})
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "query":
-            parameter["schema"] = _filter(parameter["schema"])
+        if parameter["in"] == "query" and operation["operationId"].startswith("list_"):
+            parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}  # left empty it asks for nothing
+    if "requestBody" in operation:
+        operation["requestBody"]["required"] = True
     examples = EXAMPLES.get(operation["operationId"])
     if examples:
         operation["requestBody"]["content"]["application/json"]["examples"] = examples
-
-
-def _filter(schema: dict[str, Any]) -> dict[str, Any]:
-    """A filter that is left empty asks for nothing."""
-    if schema.get("type") == "boolean":
-        schema = {"type": "boolean"}
-    return (
-        {"anyOf": [schema, {"const": ""}]}
-        if schema.keys() & {"format", "enum"} or "boolean" in schema.values()
-        else schema
-    )

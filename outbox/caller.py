@@ -1,10 +1,13 @@
 """Who is asking: what every door makes of its caller, and what every room shows to it."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
 from django.db.models import Model, QuerySet
 from rest_framework.request import Request
+
+if TYPE_CHECKING:
+    from rest_framework.views import APIView
 
 M = TypeVar("M", bound=Model)
 
@@ -51,3 +54,8 @@ class Caller:
 def of(request: Request) -> Caller:
     """The caller of this request."""
     return cast(Caller, request.user)
+
+
+def is_answered(request: Request, view: "APIView") -> bool:
+    """Whether the view has this method at all; if not, everybody may hear so."""
+    return hasattr(view, str(request.method).lower())

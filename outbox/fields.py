@@ -1,7 +1,9 @@
 """Fields for the doors of every room: strict about what they take, exact about what they give."""
 
+import re
 import unicodedata
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django.conf import settings
 from rest_framework import serializers
@@ -11,7 +13,8 @@ from rest_framework.utils.html import is_html_input
 from . import money
 
 LARGEST_WHOLE = 2**31 - 1
-DIGITS = 20
+DIGITS = re.compile(r"-?[0-9]{1,20}")
+AMOUNT = re.compile(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,9})?")
 
 
 class Text(serializers.CharField):
@@ -22,9 +25,12 @@ class Text(serializers.CharField):
     }
 
     def run_validation(self, data: Any = empty) -> Any:
-        # Before anything is trimmed: a line break at an end is one too.
-        if isinstance(data, str) and any(unicodedata.category(character) in ("Cc", "Cs") for character in data):
-            self.fail("control_characters")
+        # Before anything is trimmed: a line break at an end is one too, and length is that of what was sent.
+        if isinstance(data, str):
+            if any(unicodedata.category(character) in ("Cc", "Cs") for character in data):
+                self.fail("control_characters")
+            if self.max_length is not None and len(data) > self.max_length:
+                self.fail("max_length", max_length=self.max_length)
         return super().run_validation(data)
 
     def to_internal_value(self, data: Any) -> str:
@@ -34,7 +40,7 @@ class Text(serializers.CharField):
 
 
 class Whole(serializers.Field):
-    """A whole number, written with ASCII digits; nothing is rounded to one."""
+    """A whole number; nothing is rounded to one, and only in a form it may be a text of ASCII digits."""
 
     default_error_messages = {
         "invalid": "A whole number is needed.",
@@ -45,20 +51,33 @@ class Whole(serializers.Field):
         self.least, self.most = least, most
         super().__init__(**kwargs)
 
+    def get_value(self, dictionary: Any) -> Any:
+        value = super().get_value(dictionary)
+        written = is_html_input(dictionary) and isinstance(value, str) and DIGITS.fullmatch(value)
+        return int(value) if written else value
+
     def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool) or not isinstance(data, int | str):
+        if isinstance(data, bool) or not isinstance(data, int):
             self.fail("invalid")
-        if isinstance(data, str):
-            digits = data.removeprefix("-")
-            if not (digits.isascii() and digits.isdecimal() and len(digits) <= DIGITS):
-                self.fail("invalid")
-        value = int(data)
-        if not self.least <= value <= self.most:
+        if not self.least <= data <= self.most:
             self.fail("range", least=self.least, most=self.most)
-        return value
+        return data
 
     def to_representation(self, value: Any) -> int:
         return int(value)
+
+
+class Flag(serializers.BooleanField):
+    """True or false; only in a form it may be a word for one."""
+
+    def get_value(self, dictionary: Any) -> Any:
+        value = super().get_value(dictionary)
+        return value == "true" if is_html_input(dictionary) and value in ("true", "false") else value
+
+    def run_validation(self, data: Any = empty) -> Any:
+        if data is not empty and not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return super().run_validation(data)
 
 
 class Amount(serializers.Field):
@@ -74,6 +93,8 @@ class Amount(serializers.Field):
         super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, str) and not AMOUNT.fullmatch(data):
+            self.fail("invalid", detail="An amount is a number.")
         try:
             minor = money.minor_units(data, currency=settings.CURRENCY)
         except money.NotAnAmount as error:
@@ -88,7 +109,13 @@ class Amount(serializers.Field):
 
 
 class Strict(serializers.Serializer[Any]):
-    """Refuses fields that it doesn't know: a misspelt one is a mistake, not a detail."""
+    """
+    Refuses fields that it doesn't know: a misspelt one is a mistake, not a detail.
+
+    What its `validate` demands across fields it also says in JSON Schema: `across`, for the description of the API.
+    """
+
+    across: ClassVar[Mapping[str, Any]] = {}
 
     default_error_messages = {
         "unknown": "There is no such field.",

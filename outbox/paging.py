@@ -36,6 +36,7 @@ class Pages(BasePagination):
     most = 100
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
+        self._refuse_unknown(request, view)
         limit = self._limit(request.query_params.get("limit"))
         cursor = request.query_params.get("cursor")
         names = [name.removeprefix("-") for name in self.ordering]
@@ -53,6 +54,14 @@ class Pages(BasePagination):
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"results": data, "next": self.next})
+
+    @staticmethod
+    def _refuse_unknown(request: Request, view: APIView | None) -> None:
+        """A filter that is misspelt must not show everything."""
+        filters = getattr(getattr(view, "filterset_class", None), "base_filters", ())
+        known = {"limit", "cursor", "format", *filters}
+        if unknown := [name for name in request.query_params if name not in known]:
+            raise ValidationError({name: [_("There is no such filter.")] for name in unknown})
 
     def _limit(self, text: str | None) -> int:
         if not text:

@@ -9,6 +9,7 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 from django.urls import Resolver404, resolve
+from jsonschema import Draft202012Validator
 
 from orders_project.pages import DOORS
 
@@ -44,6 +45,30 @@ class TestTheDescription:
             "catalogue", "lines", "amount",
         }  # fmt: skip
         assert {"clients": ["orders:write"]} in place["security"]
+
+    def test_is_as_strict_as_the_doors(self, http: Client) -> None:
+        said = described(http)
+        new = {name: schema for name, schema in said["components"]["schemas"].items() if name.endswith("Request")}
+        assert len(new) == 5
+        assert not [name for name, schema in new.items() if schema["additionalProperties"]]
+        order = new["NewOrderRequest"]
+        assert (order["properties"]["items"]["minItems"], order["properties"]["items"]["maxItems"]) == (1, 100)
+        check = Draft202012Validator({**order, "components": said["components"]})
+        for example in said["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"][
+            "examples"
+        ].values():
+            check.validate(example["value"])
+        for body in (
+            {}, {"user_id": "ann"}, {"amount": 1}, {"user_id": "ann", "amount": 1, "colour": "red"},
+            {"user_id": "ann", "amount": 1, "items": [{"sku": "x", "quantity": 1, "price": 1}]},
+            {"user_id": " ", "amount": 1}, {"user_id": "a\nb", "amount": 1}, {"user_id": "ann", "amount": "01"},
+            {"customer_id": "c", "amount": 1, "payment_method": "account"}, {"user_id": "ann", "items": []},
+            {"user_id": "ann", "items": [{"sku": "x", "quantity": 1}]}, {"user_id": "ann", "amount": 0},
+            {"user_id": "ann", "items": [{"sku": "x", "quantity": "1", "price": 1}]},
+            {"user_id": "ann", "amount": 1, "currency": "EUR"}, {"user_id": "x" * 101, "amount": 1},
+        ):  # fmt: skip
+            assert not check.is_valid(body), body
+            assert http.post("/orders", body, content_type="application/json").status_code in (400, 409), body
 
     def test_its_examples_are_taken(self, http: Client) -> None:
         examples = described(http)["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"]["examples"]
