@@ -7,16 +7,17 @@ from typing import Self
 
 
 class Proxy:
-    """Forwards connections to a server until told otherwise."""
+    """Forwards connections to a server until told otherwise; `at` a port, or at a free one."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, at: int = 0) -> None:
         self.target = (host, port)
+        self.at = at
         self.silent = threading.Event()
         self.url = ""
         self._sockets: list[socket.socket] = []
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", self.at))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
         return self

@@ -1,0 +1,172 @@
+"""manage.py grpcserver as a process: it waits for its database, serves, survives its loss, and stops gracefully."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from django.db import connections, transaction
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from orders.models import Order
+from orders.protos import order_service_pb2 as pb
+from orders.protos.order_service_pb2_grpc import OrderServiceStub
+from orders_project.embedded import processes
+from orders_project.grpc_server import SERVICE
+from orders_project.management.commands.grpcserver import GRACE
+from outbox.tests.proxy import Proxy
+
+from .compose import PROJECT
+
+pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+PATIENCE = 60
+
+
+class Server:
+    """The server as its image starts it, on the databases of this test; that of orders is reached through a proxy."""
+
+    def __init__(self, home: Path) -> None:
+        self.log = home / "grpc.log"
+        self.port, at = processes.free_port(), processes.free_port()
+        orders = connections["orders"].settings_dict
+        self.proxy = lambda: Proxy(orders["HOST"], int(orders["PORT"]), at=at)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "DJANGO_"))}
+        self.environment = kept | {
+            "ROOMS": "orders", "GRPC_PORT": str(self.port), "PYTHONUNBUFFERED": "1", "DATABASE_POOL": "8",
+            "DATABASE_URL_ORDERS": url("orders", port=at), "DATABASE_URL_PROCESSING": url("processing"),
+        }  # fmt: skip
+
+    @contextmanager
+    def runs(self) -> Iterator[subprocess.Popen[bytes]]:
+        command = [sys.executable, "manage.py", "wait", "--", sys.executable, "manage.py", "grpcserver"]
+        with self.log.open("wb") as log:
+            process = processes.spawn(command, env=self.environment, output=log, cwd=PROJECT)
+        try:
+            yield process
+        finally:
+            processes.end(process)
+
+    @contextmanager
+    def channel(self) -> Iterator[grpc.Channel]:
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as channel:
+            yield channel
+
+    def says(self, text: str) -> None:
+        try:
+            processes.wait_until(lambda: text in self.log.read_text(), timeout=PATIENCE)
+        except TimeoutError:
+            raise AssertionError(f"{text} is not in {self.log.read_text()}") from None
+
+
+def url(room: str, *, port: int | None = None) -> str:
+    at = connections[room].settings_dict
+    return f"postgres://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{port or at['PORT']}/{at['NAME']}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    return Server(tmp_path)
+
+
+def code_of(call: Any, *arguments: Any, **options: Any) -> grpc.StatusCode:
+    try:
+        call(*arguments, timeout=PATIENCE, **options)
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def an_order(order_id: str) -> pb.CreateOrderRequest:
+    return pb.CreateOrderRequest(order_id=order_id, user_id="ann", amount=19.99)
+
+
+def test_waits_for_its_database_and_survives_its_loss(server: Server) -> None:
+    with server.runs(), server.channel() as channel:
+        server.says("wait: waiting for database orders (")
+        with server.proxy():
+            server.says("gRPC is listening on")
+            assert "wait: everything needed is there" in server.log.read_text()
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in ("", SERVICE):
+                asked = health_pb2.HealthCheckRequest(service=service)
+                answer = health.Check(asked, timeout=PATIENCE, wait_for_ready=True)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            question = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+            listed = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(question))
+            assert SERVICE in [service.name for service in listed.list_services_response.service]
+            orders = OrderServiceStub(channel)
+            made = orders.CreateOrder(an_order("before"), timeout=PATIENCE)
+            assert (made.order_id, made.total_amount, made.status) == ("before", 19.99, "pending")
+        asked = pb.GetOrderRequest(order_id="before")
+        assert code_of(orders.GetOrder, asked) is grpc.StatusCode.UNAVAILABLE
+        with server.proxy():
+            processes.wait_until(lambda: code_of(orders.GetOrder, asked) is grpc.StatusCode.OK, timeout=PATIENCE)
+            assert orders.CreateOrder(an_order("after"), timeout=PATIENCE).order_id == "after"
+            assert orders.GetOrder(asked, timeout=PATIENCE) == made
+
+
+def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> None:
+    """Under load: what was answered is there, what was turned away is not."""
+    slow = [f"waits-{number}" for number in range(4)]
+    with server.proxy(), server.runs() as process, server.channel() as channel, ThreadPoolExecutor(6) as crowd:
+        orders = OrderServiceStub(channel)
+        server.says("gRPC is listening on")
+        orders.CreateOrder(an_order("first"), timeout=PATIENCE, wait_for_ready=True)
+        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
+            for order_id in slow:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [order_id])
+            calls = [orders.CreateOrder.future(an_order(order_id), timeout=PATIENCE) for order_id in slow]
+            processes.wait_until(lambda: waiting() == len(slow), timeout=PATIENCE)
+            load = [crowd.submit(until_turned_away, orders, f"load-{number}") for number in range(6)]
+            processes.wait_until(lambda: Order.objects.filter(pk__startswith="load-").count() > 20, timeout=PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            made = [order_id for one in load for order_id in one.result(timeout=PATIENCE)]
+            assert not [call for call in calls if call.done()]
+            assert process.poll() is None
+        assert [call.result().order_id for call in calls] == slow
+        assert process.wait(timeout=GRACE + PATIENCE) == 0
+    assert "gRPC has stopped" in server.log.read_text()
+    assert set(Order.objects.values_list("pk", flat=True)) == {"first", *slow, *made}
+
+
+def until_turned_away(orders: OrderServiceStub, name: str) -> list[str]:
+    """Place orders until the server takes no more; the ids of those that were answered."""
+    made: list[str] = []
+    while (code := code_of(orders.CreateOrder, an_order(f"{name}-{len(made)}"))) is grpc.StatusCode.OK:
+        made.append(f"{name}-{len(made)}")
+    assert code is grpc.StatusCode.UNAVAILABLE
+    return made
+
+
+def waiting() -> int:
+    """How many sessions wait for an advisory lock in the database of orders."""
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        (number,) = cursor.fetchone()
+    return int(number)
+
+
+def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
+    """The grace is no promise for ever: what still runs then is told so, and the process ends all the same."""
+    with server.proxy(), server.runs() as process, server.channel() as channel:
+        orders = OrderServiceStub(channel)
+        server.says("gRPC is listening on")
+        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('stuck', 0))")
+            call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 5, wait_for_ready=True)
+            processes.wait_until(lambda: waiting() == 1, timeout=PATIENCE)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=GRACE + PATIENCE) == 0
+            assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
