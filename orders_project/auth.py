@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import jwt
 from django.conf import settings
-from rest_framework.authentication import BaseAuthentication
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
@@ -22,6 +22,14 @@ logger = logging.getLogger(__name__)
 
 NOBODY = Caller()
 ANYBODY = Caller(scopes=frozenset(SCOPES) - {PRODUCTS_WRITE}, sees_all=True)
+LONGEST_PRINCIPAL = 100
+OF_STAFF = {
+    "orders:read": "orders.view_order",
+    "orders:write": "orders_project.cancel_order",
+    "accounts:read": "payments.view_account",
+    "accounts:write": "orders_project.deposit",
+    PRODUCTS_WRITE: "orders_project.edit_product",
+}
 CHALLENGE = 'Bearer realm="orders"'
 
 
@@ -77,6 +85,30 @@ class Bearer(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return CHALLENGE
+
+
+class Staff(SessionAuthentication):
+    """
+    People of the back office on the pages of the API, by their session there and with the token of its forms.
+
+    They may do by a page what the back office lets them do.
+    """
+
+    def authenticate(self, request: Request) -> tuple[Caller, None] | None:
+        if not settings.BACK_OFFICE or settings.SESSION_COOKIE_NAME not in request.COOKIES:
+            return None
+        user = request._request.user
+        if not (user.is_active and user.is_staff):
+            return None
+        self.enforce_csrf(request)
+        granted = frozenset(scope for scope, permission in OF_STAFF.items() if user.has_perm(permission))
+        caller = Caller(
+            principal=f"staff:{user.get_username()}"[:LONGEST_PRINCIPAL],
+            scopes=granted | unauthenticated().scopes,
+            sees_all=True,
+            is_staff=True,
+        )
+        return caller, None
 
 
 class MayEnter(BasePermission):

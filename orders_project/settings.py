@@ -217,7 +217,7 @@ OAUTH2_PROVIDER = {
 }  # fmt: skip
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["orders_project.auth.Bearer"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["orders_project.auth.Bearer", "orders_project.auth.Staff"],
     "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.MayEnter"],
     "DEFAULT_PARSER_CLASSES": ["orders_project.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "orders_project.errors.handle",
@@ -235,6 +235,7 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
+    "AUTHENTICATION_WHITELIST": ["orders_project.auth.Bearer"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},

@@ -27,6 +27,7 @@ if settings.BACK_OFFICE:
         re_path(r"^schema/?$", pages.Description.as_view(), name="schema"),
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
+        path("redoc/redoc.js", pages.redoc_script, name="redoc-script"),
         path("problems/<slug:code>", pages.problem, name="problem"),
         path(".well-known/jwks.json", oauth.jwks, name="jwks"),
         path(".well-known/oauth-authorization-server", oauth.metadata, name="oauth-metadata"),

@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework.generics import GenericAPIView
 from rest_framework.parsers import BaseParser, JSONParser, MultiPartParser
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.serializer_helpers import ReturnDict
@@ -18,6 +19,12 @@ class WithForm(GenericAPIView[Any]):
     def get_parsers(self) -> list[BaseParser]:
         by_browser = self.request is not None and "text/html" in self.request.META.get("HTTP_ACCEPT", "")
         return [parser for parser in super().get_parsers() if by_browser or isinstance(parser, JSONParser)]
+
+    def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
+        """Opened in a browser, a door that only takes something in is the page with its form."""
+        if request.method == "GET" and request.accepted_renderer.format == "api":
+            return Response()
+        return super().http_method_not_allowed(request, *args, **kwargs)
 
     def handle_exception(self, exc: Exception) -> Response:
         """A form that was refused keeps what was filled in, each mistake beside its field."""

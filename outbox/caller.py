@@ -26,15 +26,16 @@ class Caller:
     """
     A caller of the API. Rooms keep its `principal` on what it makes, and show it what it owns.
 
-    Without a principal it is anonymous: it may enter only where doors are open, and then it sees everything.
+    Without a principal it is anonymous: it may enter only where doors are open, and then it sees everything. So do
+    people of the back office, as far as they may look.
     """
 
     principal: str = ""
     scopes: frozenset[str] = field(default_factory=frozenset)
     sees_all: bool = False
+    is_staff: bool = False
 
     is_active: ClassVar[bool] = True
-    is_staff: ClassVar[bool] = False
 
     def __str__(self) -> str:
         return self.principal or "anonymous"

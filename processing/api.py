@@ -6,7 +6,6 @@ from typing import Any
 
 import django_filters
 from django.conf import settings
-from django.db.models import QuerySet
 from django.utils import timezone
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema, extend_schema_field
@@ -18,6 +17,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from outbox import caller, fields, money
+from outbox.browsing import WithForm
 from outbox.paging import Pages
 
 from . import services
@@ -138,33 +138,31 @@ class OneProduct(generics.RetrieveAPIView[Product]):
     lookup_field = "product_id"
 
 
-class MakeProduct(generics.GenericAPIView[Product]):
+class MakeProduct(WithForm):
     """Put a product into the catalogue, with its first stock."""
 
     scope = "products"
     permission_classes = (MayKeepProducts,)
     serializer_class = NewProduct
 
-    @extend_schema(responses={201: ProductShown})
+    @extend_schema(request={"application/json": NewProduct}, responses={201: ProductShown})
     def post(self, request: Request) -> Response:
-        asked = self.get_serializer(data=request.data)
+        asked = self.asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
         product = services.make_product(**asked.validated_data, actor=actor(request), now=timezone.now())
         return Response(ProductShown(product).data, status=201)
 
 
-class ChangeProduct(generics.GenericAPIView[Product]):
+class ChangeProduct(WithForm):
     """Change a product; its stock by a correcting movement."""
 
     scope = "products"
     permission_classes = (MayKeepProducts,)
     serializer_class = ProductChange
+    queryset = Product.objects.all()
     lookup_field = "product_id"
 
-    def get_queryset(self) -> QuerySet[Product]:
-        return Product.objects.all()
-
-    @extend_schema(responses=ProductShown)
+    @extend_schema(request={"application/json": ProductChange}, responses=ProductShown)
     def patch(self, request: Request, **kwargs: Any) -> Response:
         asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import time
 from io import StringIO
 from pathlib import Path
@@ -24,6 +25,7 @@ from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project import auth, keys
 from orders_project.models import Client
 from orders_project.tests.callers import bearer, new_key
+from processing.models import Product, StockMovement
 
 pytestmark = pytest.mark.django_db
 
@@ -351,6 +353,63 @@ class TestTheCommand:
         assert (tmp_path / "key.pem").stat().st_mode & 0o777 == 0o600
         with pytest.raises(CommandError, match="exists"):
             call_command("client", "key", str(tmp_path / "key.pem"))
+
+
+class TestPeopleOfTheBackOffice:
+    """They use the pages of the API by their session, as far as the back office lets them."""
+
+    FORM = {"name": "Lamp", "price": "5", "stock": "1"}
+    PAGE = {"Accept": "text/html"}
+
+    def enter(self, *permissions: str, **fields: Any) -> Http:
+        from django.contrib.auth.models import Permission, User
+
+        person = User.objects.create_user("ann", password="a long secret", **{"is_staff": True} | fields)
+        for permission in permissions:
+            app, _, codename = permission.partition(".")
+            person.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+        browser = Http(enforce_csrf_checks=True, raise_request_exception=False)
+        browser.force_login(person, backend="django.contrib.auth.backends.ModelBackend")
+        return browser
+
+    def send(self, browser: Http, path: str, form: dict[str, str]) -> Any:
+        page = browser.get(path, headers=self.PAGE).content.decode()
+        (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)) or {""}
+        return browser.post(path, form | {"csrfmiddlewaretoken": token}, headers=self.PAGE)
+
+    def test_do_there_what_they_may(self) -> None:
+        browser = self.enter("orders_project.edit_product")
+        answer = self.send(browser, "/admin/products", self.FORM)
+        assert answer.status_code == 201, answer.content
+        assert StockMovement.objects.get().actor == "staff:ann"
+        assert browser.get("/orders", headers=self.PAGE).status_code == 403
+
+    def test_see_everybodys_orders_if_they_may_look(self, http: Http) -> None:
+        http.post("/orders", {"user_id": "eve", "amount": 5}, "application/json", headers=bearer("eve", "orders:write"))
+        browser = self.enter("orders.view_order")
+        assert len(browser.get("/orders").json()["results"]) == 1
+        assert self.send(browser, "/orders", {"user_id": "eve", "amount": "5"}).status_code == 403
+        assert Order.objects.count() == 1
+
+    def test_need_the_token_of_the_form(self) -> None:
+        browser = self.enter(is_superuser=True)
+        for options in ({"data": self.FORM}, {"data": self.FORM, "content_type": "application/json"}):
+            answer = browser.post("/admin/products", headers=self.PAGE, **options)
+            assert answer.status_code == 403
+            assert b"CSRF" in answer.content
+        assert not Product.objects.exists()
+
+    @pytest.mark.parametrize("fields", [{"is_staff": False, "is_superuser": True}, {"is_active": False}])
+    def test_must_be_of_it(self, fields: dict[str, bool]) -> None:
+        assert self.enter("orders.view_order", **fields).get("/orders").status_code == 401
+
+    def test_is_here(self, settings: Any) -> None:
+        settings.BACK_OFFICE = False
+        assert self.enter(is_superuser=True).get("/orders").status_code == 401
+
+    def test_lose_nothing_where_doors_are_open(self, settings: Any) -> None:
+        settings.API_AUTH = "open"
+        assert self.send(self.enter(), "/orders", {"user_id": "eve", "amount": "5"}).status_code == 201
 
 
 def test_the_admin_locks_out_who_is_wrong_five_times(http: Http) -> None:
