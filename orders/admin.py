@@ -20,10 +20,11 @@ from outbox.admin import (
     Window,
     panels,
     show,
+    sieve,
 )
 
 from . import webhooks
-from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing
+from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
 from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 admin.site.register(Outgoing, OutgoingMessages)
@@ -36,7 +37,7 @@ class OrderEvents(Window):
     """The history of all orders."""
 
     list_display = ("type", show.order(), "version", show.status(), "actor", "at")
-    list_filter = (Age, "status")
+    list_filter = (Age, sieve("status", _("status"), Status.choices))
     found_by = ("order_id", "id")
     order = ("-id",)
     empty = _("No order has moved yet. Place one, and its history is written here.")

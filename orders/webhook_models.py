@@ -44,7 +44,11 @@ class WebhookDelivery(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     endpoint = models.ForeignKey(
-        WebhookEndpoint, models.PROTECT, related_name="deliveries", verbose_name=_("webhook endpoint")
+        WebhookEndpoint,
+        models.PROTECT,
+        related_name="deliveries",
+        verbose_name=_("webhook endpoint"),
+        db_index=False,
     )
     event_id = models.UUIDField(_("event id"))
     type = models.CharField(_("type"), max_length=100)
@@ -65,7 +69,9 @@ class WebhookDelivery(models.Model):
                 fields=["created_at"],
                 condition=models.Q(status__in=["pending", "failed"]),
                 name="webhook_delivery_open",
-            )
+            ),
+            models.Index(fields=["endpoint", "id"], name="webhook_delivery_of_endpoint"),
+            models.Index(fields=["status", "id"], name="webhook_delivery_by_status"),
         ]
 
     def __str__(self) -> str:

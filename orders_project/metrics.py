@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,12 +87,14 @@ class Stored(Collector):
     _taken: dict[Reading, tuple[float, list[dict[str, Any]]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def rows(self) -> list[tuple[Reading, list[dict[str, Any]]]]:
-        """Each reading with its rows; without those of a database that doesn't answer."""
+    def rows(self, *, gauges: Set[str] | None = None) -> list[tuple[Reading, list[dict[str, Any]]]]:
+        """Each reading (with one of these gauges) with its rows; without those of a database that doesn't answer."""
         found: list[tuple[Reading, list[dict[str, Any]]]] = []
         lost: set[str] = set()
         with self._lock:
             for reading in self.readings:
+                if gauges is not None and not gauges & reading.gauges.keys():
+                    continue
                 at, rows = self._taken.get(reading, (0.0, []))
                 if reading not in self._taken or self.clock() - at >= reading.every:
                     if reading.database in lost:

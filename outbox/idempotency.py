@@ -46,7 +46,7 @@ class Answer(models.Model):
         abstract = True
         verbose_name = _("idempotency key")
         verbose_name_plural = _("idempotency keys")
-        constraints = [models.UniqueConstraint(fields=["principal", "key"], name="%(app_label)s_one_answer_per_key")]
+        constraints = [models.UniqueConstraint(fields=["key", "principal"], name="%(app_label)s_one_answer_per_key")]
 
     def __str__(self) -> str:
         return self.key

@@ -59,6 +59,7 @@ class OutgoingMessage(models.Model):
         indexes = [
             models.Index(fields=["due_at"], name="outgoing_unpublished", condition=models.Q(published_at__isnull=True)),
             models.Index(fields=["subject"], name="outgoing_by_subject"),
+            models.Index(fields=["message_id"], name="outgoing_again", condition=models.Q(attempt__gt=0)),
         ]
 
     def __str__(self) -> str:
@@ -258,7 +259,8 @@ class DeadLetter(models.Model):
         indexes = [
             models.Index(fields=["status", "died_at"], name="dead_letter_by_age"),
             models.Index(fields=["subject"], name="dead_letter_by_subject"),
-            models.Index(fields=["fingerprint"], name="dead_letter_by_fingerprint"),
+            models.Index(fields=["fingerprint", "id"], name="dead_letter_by_fingerprint"),
+            models.Index(fields=["status", "id"], name="dead_letter_by_status"),
         ]
         constraints = [
             # However many copies of a message die, there is one thing to decide about it.

@@ -1,5 +1,7 @@
 """Money in the back office."""
 
+import operator
+from functools import reduce
 from typing import Any
 
 from django.conf import settings
@@ -23,9 +25,11 @@ from outbox.admin import (
     Window,
     panels,
     show,
+    sieve,
 )
 
 from . import ledger, services
+from .gateways import GATEWAYS
 from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
 
 admin.site.register(Outgoing, OutgoingMessages)
@@ -109,11 +113,17 @@ class Accounts(Window):
         ),
     )
 
+    def way(self, name: str, term: str) -> Q:
+        """Users are unique among customers, and among the system's own: each has an index of its own."""
+        if name == "user_id":
+            return reduce(operator.or_, (Q(user_id=term, kind=kind) for kind in Account.Kind.values))
+        return super().way(name, term)
+
     def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
-        entries = Entry.objects.filter(Q(source=row) | Q(target=row)).select_related("source", "target")
+        entries = Entry.objects.select_related("source", "target").order_by("-id")
         return [
             panels.newest(
-                entries.order_by("-id"),
+                (entries.filter(source=row), entries.filter(target=row)),
                 (_("at"), lambda entry: show.ago(entry.at)),
                 (_("kind"), lambda entry: entry.get_kind_display()),
                 (_("from"), lambda entry: entry.source),
@@ -139,13 +149,12 @@ class Direction(admin.SimpleListFilter):
         return [("in", _("in")), ("out", _("out"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        outside = Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH)
-        match self.value():
-            case "in":
-                return queryset.filter(source__in=outside)
-            case "out":
-                return queryset.filter(target__in=outside)
-        return queryset
+        side = {"in": "source", "out": "target"}.get(str(self.value()))
+        if side is None:
+            return queryset
+        # Known here, and not a part of the query: so it is a range of the index on that side of the entries.
+        outside = Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH).values_list("pk", flat=True)
+        return queryset.filter(**{f"{side}__in": list(outside)})
 
 
 @admin.register(Entry)
@@ -174,7 +183,11 @@ class Payments(Window):
         "order_id", show.status(), show.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
         "user_id", "created_at",
     )  # fmt: skip
-    list_filter = ("status", "method", "gateway")
+    list_filter = (
+        "status",
+        sieve("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
+        sieve("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
+    )
     found_by = ("order_id", "gateway_payment_id")
     order = ("-order_id",)
     empty = _("No payments yet. Every order that asks for money has one.")

@@ -124,6 +124,7 @@ class Entry(models.Model):
         indexes = [
             models.Index(fields=["source", "id"], name="entry_paid_out"),
             models.Index(fields=["target", "id"], name="entry_paid_in"),
+            models.Index(fields=["kind", "id"], name="entry_other_than_charge", condition=~Q(kind="charge")),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="entry_amount_positive"),
@@ -182,12 +183,17 @@ class Payment(models.Model):
         verbose_name_plural = _("payments")
         constraints = [
             models.UniqueConstraint(
-                fields=["gateway", "gateway_payment_id"],
+                fields=["gateway_payment_id", "gateway"],
                 condition=~Q(gateway_payment_id=""),
                 name="one_payment_per_gateway_id",
             ),
         ]
-        indexes = [models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="payment_to_ask_about")]
+        indexes = [
+            models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="payment_to_ask_about"),
+            models.Index(
+                fields=["status", "order_id"], condition=~Q(status="succeeded"), name="payment_other_than_succeeded"
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.status}"
@@ -229,13 +235,14 @@ class WebhookReceipt(models.Model):
     class Meta:
         verbose_name = _("webhook received")
         verbose_name_plural = _("webhooks received")
-        constraints = [models.UniqueConstraint(fields=["gateway", "webhook_id"], name="one_receipt_per_webhook")]
+        constraints = [models.UniqueConstraint(fields=["webhook_id", "gateway"], name="one_receipt_per_webhook")]
         indexes = [
             models.Index(
                 fields=["received_at"],
                 condition=Q(status__in=["received", "unmatched", "quarantined"]),
                 name="receipt_open",
-            )
+            ),
+            models.Index(fields=["status", "id"], condition=~Q(status="applied"), name="receipt_other_than_applied"),
         ]
 
     def __str__(self) -> str:

@@ -101,7 +101,10 @@ class Hold(models.Model):
                 name="hold_is_open_or_ended",
             ),
         ]
-        indexes = [models.Index(fields=["expires_at"], condition=Q(status="held"), name="hold_open_by_expiry")]
+        indexes = [
+            models.Index(fields=["expires_at"], condition=Q(status="held"), name="hold_open_by_expiry"),
+            models.Index(fields=["hold_id"], condition=Q(status="released"), name="hold_released"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.status}"
@@ -137,7 +140,9 @@ class StockMovement(models.Model):
         SOLD = "sold", _("sold")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    product = models.ForeignKey(Product, models.PROTECT, related_name="movements", verbose_name=_("product"))
+    product = models.ForeignKey(
+        Product, models.PROTECT, related_name="movements", verbose_name=_("product"), db_index=False
+    )
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
     quantity = models.BigIntegerField(_("quantity"), help_text=_("negative only in a correction"))
     hold = models.ForeignKey(Hold, models.PROTECT, null=True, related_name="movements", verbose_name=_("hold"))
@@ -152,6 +157,12 @@ class StockMovement(models.Model):
             models.CheckConstraint(
                 condition=Q(quantity__gt=0) | Q(kind="corrected", quantity__lt=0),
                 name="movement_moves_something",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["product", "id"], name="movement_of_product"),
+            models.Index(
+                fields=["kind", "id"], condition=~Q(kind__in=["held", "sold"]), name="movement_other_than_trade"
             ),
         ]
 
@@ -175,6 +186,11 @@ class Processing(models.Model):
     class Meta:
         verbose_name = _("processing")
         verbose_name_plural = _("processings")
+        indexes = [
+            models.Index(
+                fields=["verdict", "order_id"], condition=~Q(verdict="accepted"), name="processing_not_accepted"
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.verdict}"

@@ -40,6 +40,7 @@ class Section:
     tiles: Sequence[Tile]
     chart: SafeString | str = ""
     empty: Any = ""
+    note: Any = ""
 
 
 def sections(request: HttpRequest) -> list[Section]:
@@ -105,8 +106,11 @@ def _hourly(rows: list[dict[str, Any]] | None) -> Section:
         Tile(label, _count(totals[kind]), _orders(age="day", **_fate(kind)), note=f"bar-{kind}")
         for kind, label in OUTCOMES
     ]
-    note = _("Only the newest 100,000 are counted.") if sum(totals.values()) >= readings.MOST else ""
-    return Section(title, tiles, chart, empty=note)
+    return Section(title, tiles, chart, note=_newest(max(totals.values())))
+
+
+def _newest(counted: int) -> Any:
+    return _("Only the newest 100,000 are counted.") if counted >= readings.MOST else ""
 
 
 def _fate(kind: str) -> dict[str, str]:
@@ -167,7 +171,8 @@ def _money(rows: list[dict[str, Any]] | None) -> Section:
                 url = show.list_url("payments", "entry", urlencode({"age": "day", "kind__exact": row["kind"]}))
                 label = MOVES.get((row["kind"], row["direction"]), row["kind"])
                 tiles.append(Tile(label, show.money_text(int(row["amount"]), currency), url))
-    return Section(title, tiles, empty=_("No money has moved in the last day."))
+    note = _newest(sum(row["entries"] for row in rows))
+    return Section(title, tiles, empty=_("No money has moved in the last day."), note=note)
 
 
 def _mailboxes(rows: list[dict[str, Any]]) -> Section:

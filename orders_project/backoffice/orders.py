@@ -19,7 +19,7 @@ from orders.gauges import GRACE
 from orders.models import ENDS, Order, Status
 from orders.saga import PATIENCE
 from orders_project import timeline
-from outbox.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, show
+from outbox.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, show, sieve
 
 from . import approvals, drawing, everywhere
 
@@ -136,7 +136,7 @@ class Orders(Window):
         "order_id", show.status(), show.amount("total", _("total")), "user_id", "user_email", "payment_method",
         "fail_reason", "created_at", show.since("updated_at", _("updated")),
     )  # fmt: skip
-    list_filter = (Standing, "status", Age, "payment_method")
+    list_filter = (Standing, "status", Age, sieve("payment_method", _("payment method"), Order.Method.choices))
     found_by = ("order_id", "user_id", "user_email", "customer_id")
     order = ("-created_at", "-order_id")
     empty = _("No orders yet. POST /orders places one.")

@@ -14,6 +14,7 @@ from django.urls import reverse
 
 from orders.models import Order
 from orders_project.tests.fill import fill, shown
+from outbox.admin import pages
 
 pytestmark = pytest.mark.django_db
 
@@ -86,10 +87,10 @@ def name_of(model: Any) -> str:
 class TestStoredTexts:
     def test_stay_texts(self, boss: Client, model: Any) -> None:
         rows = [fill(model, text) for text in NAUGHTY]
-        pages = [reverse(f"{name_of(model)}_changelist")]
+        urls = [reverse(f"{name_of(model)}_changelist")]
         first = len(model._meta.label) % EVERY  # every text is on the page of some row of every fifth table
-        pages += [reverse(f"{name_of(model)}_change", args=[_quoted(row.pk)]) for row in rows[first::EVERY]]
-        for page in pages:
+        urls += [reverse(f"{name_of(model)}_change", args=[_quoted(row.pk)]) for row in rows[first::EVERY]]
+        for page in urls:
             answer = boss.get(page)
             assert answer.status_code == 200, page
             assert Harm(answer.content.decode()).found == [], page
@@ -159,6 +160,34 @@ class TestQueries:
         assert [row.pk for row in back.context["cl"].result_list] == seen[50:100]
         asked = self._asked(boss, reverse("admin:orders_order_changelist") + answer.context["cl"].newer_url)
         assert not [sql for sql in asked["orders"] if "OFFSET" in sql]
+
+    def test_sieves_look_through_a_stretch_at_a_time(self, boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pages, "STRETCH", 10)
+        oldest: Any = fill(Order, "rare")
+        rows = [fill(Order, f"row {number}") for number in range(25)]
+        Order.objects.filter(pk__in=[row.pk for row in rows]).update(payment_method="account")
+        Order.objects.filter(pk=oldest.pk).update(payment_method="gateway")
+        where = reverse("admin:orders_order_changelist")
+        url, found = f"{where}?payment_method=gateway", []
+        for _page in range(3):
+            changes = boss.get(url).context["cl"]
+            found.append([row.pk for row in changes.result_list])
+            url = where + changes.older_url
+        assert found == [[], [], [oldest.pk]]
+        assert (changes.older_url, changes.looked_through) == ("", 0)
+        assert boss.get(where + changes.newer_url).context["cl"].result_list == []
+
+    def test_of_a_search_are_one_for_each_field(self, boss: Client) -> None:
+        for number in range(60):
+            fill(Order, f"row {number}")
+        Order.objects.update(customer_id="both")
+        Order.objects.filter(user_id__endswith="7").update(user_id="both")
+        answer = boss.get(reverse("admin:orders_order_changelist") + "?q=both")
+        newest = Order.objects.order_by("-created_at", "-order_id").values_list("pk", flat=True)[:50]
+        assert [row.pk for row in answer.context["cl"].result_list] == list(newest)
+        asked = self._asked(boss, reverse("admin:orders_order_changelist") + "?q=both")["orders"]
+        assert len(asked) == 4
+        assert not [sql for sql in asked if " OR " in sql]
 
     def test_of_the_dashboard_are_few(self, boss: Client) -> None:
         for _number in range(10):

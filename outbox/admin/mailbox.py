@@ -7,7 +7,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -19,7 +19,7 @@ from ..models import DeadLetter
 from ..preview import preview
 from ..refusal import Refusal
 from . import errand, show
-from .filters import MessageType, Sent
+from .filters import MessageType, Sent, sieve
 from .panels import Panel, panel
 from .verbs import Deed, Sure, Verb, in_words, note
 from .window import Window
@@ -47,6 +47,12 @@ class OutgoingMessages(Window):
         "causation_id", "traceparent", "attempt", "created_at", "due_at", "publish_attempts", "last_error",
         "published_at",
     )  # fmt: skip
+
+    def way(self, name: str, term: str) -> Q:
+        """A message is first posted in a row of its own id; only those posted again are indexed by their message's."""
+        if name == "message_id":
+            return Q(pk=term) | Q(message_id=term, attempt__gt=0)
+        return super().way(name, term)
 
 
 class IncomingMessages(Window):
@@ -95,7 +101,7 @@ class DeadLetters(Window):
         "__str__", show.status(), show.order("subject"), "fingerprint", "attempts", "replays",
         show.since("died_at", _("died")),
     )  # fmt: skip
-    list_filter = ("status", "origin", MessageType)
+    list_filter = ("status", sieve("origin", _("origin"), DeadLetter.Origin.choices), MessageType)
     found_by = ("message_id", "subject", "fingerprint")
     order = ("-id",)
     actions = ("replay_selected", "discard_selected")

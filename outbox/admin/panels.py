@@ -22,9 +22,22 @@ class Panel:
     empty: Any = ""
 
 
-def newest(rows: QuerySet[Any], *columns: Column, title: Any, more: str = "", empty: Any = "") -> Panel:
-    """The first rows of an ordered queryset; `more` is the address of the others, if there are any."""
-    found = list(rows[: NEWEST + 1])
+def newest(
+    rows: QuerySet[Any] | Sequence[QuerySet[Any]],
+    *columns: Column,
+    title: Any,
+    more: str = "",
+    empty: Any = "",
+) -> Panel:
+    """
+    The first rows of an ordered queryset, or of several that are ordered by their keys from the newest.
+
+    `more` is the address of the others, if there are any.
+    """
+    if isinstance(rows, QuerySet):
+        found = list(rows[: NEWEST + 1])
+    else:
+        found = sorted((row for some in rows for row in some[: NEWEST + 1]), key=lambda row: row.pk, reverse=True)
     return panel(found[:NEWEST], *columns, title=title, more=more if len(found) > NEWEST else "", empty=empty)
 
 

@@ -1,12 +1,11 @@
 """A window on a table: read it, search it by what is indexed, and change nothing by hand."""
 
-import operator
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, Q, QuerySet, UUIDField
 from django.http import HttpRequest
@@ -76,10 +75,21 @@ class Window(Verbs, Seen, admin.ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        if not (term := search_term.strip()):
-            return queryset, False
-        tries = [Q(**{name: term}) for name in self.found_by if _fits(self.model, name, term)]
-        return (queryset.filter(reduce(operator.or_, tries)) if tries else queryset.none()), False
+        return queryset, False  # the pages search: see `Pages`
+
+    def ways(self, term: str) -> list[Q]:
+        """The ways in which to look for a term, each by an index; everything is found without one."""
+        if not (term := term.strip()):
+            return [Q()]
+        return [self.way(name, term) for name in self.found_by if _fits(self.model, name, term)]
+
+    def way(self, name: str, term: str) -> Q:
+        return Q(**{name: term})
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *where: Any) -> Any:
+        """Act on the rows that were ticked, and on no others."""
+        ticked = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        return super().response_action(request, queryset.filter(pk__in=ticked), *where)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         return super().changelist_view(request, {"verbs": self.verb_links(request), **(extra_context or {})})

@@ -1,0 +1,106 @@
+"""
+No page of the back office walks through a big table: neither a list, by any filter or search, nor a row's own page.
+
+`ORDERS_AT_SCALE=1000000` makes it as many orders, and `ORDERS_SHOW_PLANS=1` shows what each page costs.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import User
+from django.db import connections
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+
+from orders_project.backoffice import readings
+from orders_project.metrics import STORED
+from orders_project.tests.crowd import gather
+from orders_project.tests.fill import shown
+from outbox.admin import pages
+
+pytestmark = [pytest.mark.django_db, pytest.mark.timeout(3600)]
+
+ORDERS = int(os.environ.get("ORDERS_AT_SCALE", "20000"))
+MOST_ROWS = 5_000  # that the queries of a page may read, however many there are
+
+
+@pytest.fixture
+def boss(monkeypatch: pytest.MonkeyPatch) -> Client:
+    monkeypatch.setattr(pages, "STRETCH", 1000)
+    client = Client()
+    client.force_login(User.objects.create_superuser("boss"))
+    return client
+
+
+def addresses(client: Client, model: Any) -> Iterator[str]:
+    """Every way to look at the rows of a table."""
+    window: Any = admin.site._registry[model]
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    where = reverse(f"{name}_changelist")
+    changes: Any = client.get(where).context["cl"]
+    queries = ["", changes.older_url, "?q=nowhere", f"?q={uuid4()}"]
+    queries += [one["query_string"] for by in changes.filter_specs for one in list(by.choices(changes))[1:]]
+    rows = model._base_manager.order_by("pk")
+    for row in filter(None, (rows.first(), rows.last())):
+        queries += [f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in window.found_by]
+        yield reverse(f"{name}_change", args=[quote(row.pk)])
+    yield from (where + query for query in dict.fromkeys(queries))
+
+
+def rows_read(plan: dict[str, Any]) -> float:
+    """How many rows of tables and indexes a query has had in its hands."""
+    looked_at = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    is_scan = "Relation Name" in plan or "Index Name" in plan
+    own = sum(plan.get(name, 0) for name in looked_at) * plan["Actual Loops"] if is_scan else 0
+    return float(own) + sum(map(rows_read, plan.get("Plans", ())))
+
+
+def steps(plan: dict[str, Any]) -> str:
+    """The steps of a plan, outermost first."""
+    own = " ".join(filter(None, (plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name"))))
+    return " < ".join([own, *map(steps, plan.get("Plans", []))])
+
+
+def cost(client: Client, path: str) -> tuple[float, list[tuple[float, str, str]]]:
+    """What a page costs: milliseconds; and for each query, the heaviest first, the rows it reads, its plan and SQL."""
+    for stored in (readings.OURS, STORED):
+        stored._taken.clear()
+    with ExitStack() as stack:
+        watched = {room: stack.enter_context(CaptureQueriesContext(connections[room])) for room in settings.ROOMS}
+        began = time.perf_counter()
+        answer = client.get(path)
+        spent = 1000 * (time.perf_counter() - began)
+    assert answer.status_code == 200, path
+    found = []
+    for room, queries in watched.items():
+        for query in queries.captured_queries:
+            if query["sql"].lstrip().startswith(("SELECT", "WITH")):
+                with connections[room].cursor() as cursor:
+                    cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query["sql"])
+                    plan = cursor.fetchone()[0][0]["Plan"]
+                found.append((rows_read(plan), steps(plan), query["sql"]))
+    return spent, sorted(found, reverse=True)
+
+
+def test_no_page_walks_through_a_big_table(boss: Client) -> None:
+    gather(ORDERS)
+    heavy = []
+    of_one_who_left = reverse("admin:orders_order_changelist") + "?q=gone"
+    for path in (of_one_who_left, *(path for model in shown() for path in addresses(boss, model))):
+        spent, queries = cost(boss, path)
+        if os.environ.get("ORDERS_SHOW_PLANS"):
+            print(f"{spent:6.0f} ms {sum(rows for rows, _plan, _sql in queries):9.0f} rows  {path}  {queries[0][1]}")
+        heavy += [f"{path}: {rows:.0f} rows, {plan}\n    {sql}" for rows, plan, sql in queries if rows > MOST_ROWS]
+    for path in (reverse("admin:index"), reverse("admin:dead_letters")):
+        _spent, queries = cost(boss, path)
+        heavy += [f"{path}: {plan}\n    {sql}" for rows, plan, sql in queries if rows > 2 * readings.MOST]
+    assert not heavy, "\n".join(heavy)
