@@ -21,7 +21,7 @@ from outbox import caller
 from outbox.browsing import WithForm
 from outbox.caller import Caller
 from outbox.conflicts import again_after_conflict
-from outbox.idempotency import HEADER, answer_once
+from outbox.idempotency import HEADER, PARAMETER, answer_once
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter
@@ -31,10 +31,6 @@ from .saga import VersionConflict
 from .serializers import EventSerializer, NewOrderSerializer, OrderSerializer
 
 IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="Only at this version: its ETag.")
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", {"type": "string", "pattern": "^[ -~]{1,255}$"}, OpenApiParameter.HEADER,
-    description="Sent again under the same key, a request gets the answer of the first.",
-)  # fmt: skip
 
 
 class Orders(WithForm):
@@ -60,7 +56,7 @@ class Orders(WithForm):
 
     @extend_schema(
         operation_id="place_order",
-        parameters=[IDEMPOTENCY_KEY],
+        parameters=[PARAMETER],
         request={"application/json": NewOrderSerializer},
         responses={200: OrderSerializer, 201: OrderSerializer},
     )
@@ -139,7 +135,7 @@ class Cancel(WithForm):
 
     @extend_schema(
         operation_id="cancel_order",
-        parameters=[IF_MATCH, IDEMPOTENCY_KEY],
+        parameters=[IF_MATCH, PARAMETER],
         request=None,
         responses={200: OrderSerializer, 202: OrderSerializer},
     )

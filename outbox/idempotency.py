@@ -15,6 +15,7 @@ from django.db import DatabaseError, connections, models, router, transaction
 from django.http import HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
@@ -29,6 +30,12 @@ LONGEST_KEY = 255
 NOT_AN_ANSWER = {401, 403, 429}  # said before the request was looked at
 RETRY_AFTER = 1  # second
 PROBLEM = "application/problem+json"
+PARAMETER = OpenApiParameter(
+    HEADER,
+    {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+    OpenApiParameter.HEADER,
+    description="Sent again under the same key, a request gets the answer of the first.",
+)
 
 
 class Answer(models.Model):

@@ -17,18 +17,12 @@ from rest_framework.serializers import ListSerializer
 from outbox import caller, fields, money
 from outbox.browsing import WithForm
 from outbox.conflicts import again_after_conflict
-from outbox.idempotency import HEADER, LONGEST_KEY, answer_once
+from outbox.idempotency import PARAMETER, answer_once
 from outbox.paging import Pages
 
 from . import services
 from .models import Account, Entry, IdempotencyKey
 
-KEY = OpenApiParameter(
-    HEADER,
-    {"type": "string", "minLength": 1, "maxLength": LONGEST_KEY},
-    OpenApiParameter.HEADER,
-    description="Sent again under the same key, a request gets the answer of the first.",
-)
 USER_ID = r"^(?!\s*\.{0,2}\s*$)[^/\x00-\x1f\x7f-\x9f]+$"  # a part of the account's path
 USER = OpenApiParameter(
     "user_id",
@@ -154,7 +148,7 @@ class Deposits(OneAccount):
     serializer_class = Deposit
 
     @extend_schema(
-        operation_id="deposit", parameters=[KEY], request={"application/json": Deposit}, responses=AccountShown
+        operation_id="deposit", parameters=[PARAMETER], request={"application/json": Deposit}, responses=AccountShown
     )
     @again_after_conflict
     def post(self, request: Request, user_id: str) -> HttpResponse:
