@@ -46,9 +46,12 @@ class OrderService(stubs.OrderServiceServicer):
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
+        again = False
         if new.order_id is None and (key := call.metadata.get("idempotency-key")):
             new = replace(new, order_id=_id_under(key, principal=principal))
-        left = limits.count_order(email=new.user_email, principal=principal, address=call.address)
+            again = Order.objects.filter(pk=new.order_id).exists()
+        address = call.address
+        left = {} if again else limits.count_order(email=new.user_email, principal=principal, address=address)
         place = again_after_conflict(services.place_order)
         order, made = place(new=new, now=timezone.now(), actor=principal)
         call.trailing.update({name.lower(): value for name, value in left.items()}, **{MADE: str(made).lower()})

@@ -72,6 +72,14 @@ class TestAnOrder:
         assert refused(orders.CreateOrder, other, metadata=key).code() is grpc.StatusCode.ALREADY_EXISTS
         assert Order.objects.count() == 1
 
+    def test_asked_for_again_under_its_key_is_not_counted(self, orders: OrderServiceStub, settings: Any) -> None:
+        settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1
+        request = pb.CreateOrderRequest(user_email="grpc-again@example.com", amount=1)
+        made = [orders.CreateOrder(request, metadata=[("idempotency-key", "key-2")]).order_id for _ in range(3)]
+        assert len(set(made)) == 1
+        error = refused(orders.CreateOrder, request, metadata=[("idempotency-key", "key-3")])
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
 
 class TestARefusal:
     def test_of_a_wrong_field_names_it(self, orders: OrderServiceStub) -> None:

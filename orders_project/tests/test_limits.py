@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from orders import limits, windows
 from orders.limits import TooManyOrders, address_of, count_order
 from orders_project.embedded import CannotRun, debian, processes
+from outbox.tests.proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +136,28 @@ def test_without_redis_each_process_counts_for_itself(settings: Any, monkeypatch
     before = windows.FALLBACKS._value.get()
     assert attempts("ann@example.com", 1) == 1
     assert attempts("ann@example.com", 20) == 4
+    assert windows.FALLBACKS._value.get() == before + 1
+
+
+def test_a_redis_that_says_nothing_is_left_alone_and_asked_again(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, redis_url: str
+) -> None:
+    """Orders go on meanwhile: they wait for it once, and not each of them."""
+    monkeypatch.setattr(windows, "_alone_until", 0.0)
+    monkeypatch.setattr(windows, "LEAVE_REDIS", 300.0)
+    windows._local.cache_clear()
+    before = windows.FALLBACKS._value.get()
+    with Proxy("127.0.0.1", int(redis_url.split(":")[2].partition("/")[0])) as way:
+        settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
+        assert attempts("mute@example.com", 1) == 1
+        way.silent.set()
+        assert attempts("mute@example.com", 1) == 1  # of five more: this process alone doesn't know of the first
+        assert windows.FALLBACKS._value.get() == before + 1
+        way.silent.clear()
+        way.cut()
+        assert attempts("mute@example.com", 20) == 4
+        monkeypatch.setattr(windows, "_alone_until", 0.0)
+        assert attempts("mute@example.com", 20) == 4, "it is asked again, and remembers the first"
     assert windows.FALLBACKS._value.get() == before + 1
 
 
