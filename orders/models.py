@@ -10,10 +10,13 @@ from outbox.idempotency import Answer
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
+from outbox.rows import Rows
 
 from .webhook_models import WebhookAttempt as WebhookAttempt
 from .webhook_models import WebhookDelivery as WebhookDelivery
 from .webhook_models import WebhookEndpoint as WebhookEndpoint
+
+ROWS = Rows("orders")
 
 
 class Outgoing(OutgoingMessage):

@@ -38,7 +38,7 @@ from processing.messages import (
 
 from . import history, metrics, webhooks
 from .messages import OrderFact, Overdue
-from .models import ENDS, Order, OrderEvent, Outgoing, Status, snapshot
+from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, snapshot
 
 
 @dataclass(frozen=True)
@@ -229,13 +229,12 @@ class OutOfTurn(Undeliverable):
         super().__init__(code, f"Order {order.order_id} is {order.status} and can't hear {type(event).__name__}.")
 
 
-def begin(order: Order, *, actor: str) -> Order:
+def begin(order: Order, lines: list[OrderLine], *, actor: str) -> Order:
     """Store a new order, tell of it, ask for its money and set its timer. Call it in a transaction of orders."""
-    order.save(force_insert=True, using="orders")
     created = _event(order, kind="order.created", status=order.status, actor=actor, data=history.told_at_first(order))
-    created.save(force_insert=True, using="orders")
-    webhooks.announce(Outgoing.post(charge(order), _fact(order, "created")))
-    _set_timer(order, now=order.created_at)
+    letters = Outgoing.drafts(charge(order), _fact(order, "created")) + _timer(order, now=order.created_at)
+    Outgoing.send(letters, beside=[ROWS.insert(order), ROWS.insert(created), ROWS.insert(*lines)])
+    webhooks.announce(letters)
     metrics.created(order)
     return order
 
@@ -253,7 +252,7 @@ def advance(
     :raises OutOfTurn: if the table refuses the event
     :raises VersionConflict: if the order is at another version than the caller believes
     """
-    order = Order.objects.select_for_update().annotate(has_listeners=webhooks.LISTENERS).get(pk=order_id)
+    order = _lock(order_id)
     if if_version is not None and order.version != if_version:
         raise VersionConflict(order)
     kind = type(event)
@@ -283,13 +282,12 @@ def advance(
         told.append(_event(order, kind=_name(event), status=status, actor=actor, data=data))
         if status != before:
             says.append(_fact(order, status))
-    order.save(using="orders", update_fields=["status", "version", "updated_at", *changes])
-    OrderEvent.objects.bulk_create(told)
     if step.says is not None:
         says.append(step.says(order))
-    posted = Outgoing.post(*says)
-    if order.has_listeners:
-        webhooks.announce(posted)
+    stored = [ROWS.update(order, "status", "version", "updated_at", *changes), ROWS.insert(*told)]
+    letters = Outgoing.send(Outgoing.drafts(*says), beside=stored)
+    if order.has_listeners:  # type: ignore[attr-defined]
+        webhooks.announce(letters)
     metrics.stepped(
         order, before=before, event=_name(event), through=step.through, says=getattr(step.says, "__name__", "")
     )
@@ -298,11 +296,11 @@ def advance(
 
 def look_after(*, order_id: str, now: datetime) -> None:
     """The order's timer went off: if it has waited too long it hears so; while it lives, the timer is set again."""
-    order = Order.objects.select_for_update().get(pk=order_id)
+    order = _lock(order_id)
     if order.status not in ENDS and now >= waits_until(order):
         order = advance(order_id=order_id, event=Overdue(order_id=order_id), now=now)
     if order.status not in ENDS:
-        _set_timer(order, now=now)
+        Outgoing.send(_timer(order, now=now))
 
 
 def waits_until(order: Order) -> datetime:
@@ -320,8 +318,16 @@ class VersionConflict(Exception):
         self.order = order
 
 
-def _set_timer(order: Order, *, now: datetime) -> None:
-    Outgoing.post(Overdue(order_id=order.order_id), due_at=max(waits_until(order), now + timedelta(seconds=1)))
+def _lock(order_id: str) -> Order:
+    found = ROWS.select(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
+    if not found:
+        raise Order.DoesNotExist(order_id)
+    return found[0]
+
+
+def _timer(order: Order, *, now: datetime) -> list[Outgoing]:
+    due_at = max(waits_until(order), now + timedelta(seconds=1))
+    return Outgoing.drafts(Overdue(order_id=order.order_id), due_at=due_at)
 
 
 def _fact(order: Order, fact: str) -> Message:

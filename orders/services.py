@@ -92,11 +92,11 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         created_at=now,
         updated_at=now,
     )
-    saga.begin(order, actor=actor)
     for position, line in enumerate(lines, start=1):
         line.order, line.position = order, position
+    saga.begin(order, lines, actor=actor)
     known = OrderLine.objects.all()
-    known._result_cache = OrderLine.objects.bulk_create(lines)  # as prefetch_related does: no need to ask for them
+    known._result_cache = lines  # as prefetch_related does: no need to ask for them
     order._prefetched_objects_cache = {"lines": known}  # type: ignore[attr-defined]
     return order, True
 

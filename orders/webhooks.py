@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from django.db import transaction
-from django.db.models import Exists
 from django.utils import timezone
 
 from outbox import signing
@@ -26,7 +25,7 @@ from outbox.refusal import Refusal
 
 from . import outward
 from .messages import DeliverWebhook
-from .models import Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 KINDS = ("order.created", *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")))
 GAPS = tuple(
@@ -39,7 +38,7 @@ REST = 60.0  # seconds in which an endpoint that doesn't answer is left alone
 GONE = 410  # the endpoint wants to be told nothing more
 FAILED = (outward.Refused, outward.Unreachable)
 
-LISTENERS = Exists(WebhookEndpoint.objects.filter(is_active=True))
+LISTENERS = "EXISTS (SELECT FROM orders_webhookendpoint WHERE is_active)"  # whether anybody is to be told
 
 
 class BadEndpoint(Refusal):
@@ -102,7 +101,7 @@ def switch(*, endpoint_id: str, on: bool, reason: str = "") -> WebhookEndpoint:
 def announce(posted: Iterable[OutgoingMessage]) -> None:
     """Deliver the facts among these letters to the endpoints that want them. Call it in the transaction of orders."""
     facts = [row for row in posted if row.to == EVENTS]
-    endpoints = list(WebhookEndpoint.objects.filter(is_active=True)) if facts else []
+    endpoints = ROWS.select(WebhookEndpoint, "WHERE is_active") if facts else []
     deliveries = [
         WebhookDelivery(
             endpoint=endpoint,

@@ -5,9 +5,20 @@ import shutil
 import tempfile
 from typing import Any
 
+from gunicorn import glogging
+
 from orders_project import logs
 from outbox import tracing
 
+
+class Errors(glogging.Logger):
+    """Gunicorn's own log. What was answered, the middleware says once and better."""
+
+    def access(self, *answered: Any) -> None:
+        pass
+
+
+logger_class = Errors
 control_socket_disable = True
 worker_class = "gthread"
 logconfig_dict = logs.configuration(

@@ -10,6 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -33,14 +34,20 @@ PATTERNS = (
     (re.compile(r"\bv1a?,[A-Za-z0-9+/=]{16,}"), f"v1,{HIDDEN}"),
     (
         re.compile(
-            r"(?i)((?:authorization|x-admin-secret|[\w-]*secret|password|passwd|[\w-]*token|api[-_]?key|idempotency-key)"
+            r"(?i)((?:authorization|secret|password|passwd|token|api[-_]?key|idempotency-key)"
             r"[\"']?\s*[:=]\s*[\"']?)(?!(?:bearer|basic)\b)[^\s\"',;&}\])]+"
         ),
         rf"\1{HIDDEN}",
     ),
-    (re.compile(r"([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
+    (re.compile(r"(?<![\w.+-])([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
 )
 ABOUT_SECRETS = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
+
+
+@lru_cache(maxsize=1000)
+def tells(name: str) -> bool:
+    """Whether what has this name is a secret."""
+    return bool(TELLING.search(name))
 
 
 class Redaction:
@@ -58,7 +65,7 @@ class Redaction:
 
     def clean(self, value: Any, name: str = "") -> Any:
         """This value without secrets; all of it is one if its name tells so."""
-        if TELLING.search(name) and value is not None:
+        if tells(name) and value is not None:
             return HIDDEN
         if isinstance(value, Mapping):
             return {self.text(str(key)): self.clean(each, str(key)) for key, each in value.items()}
@@ -148,7 +155,6 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
             "urllib3": {"level": "WARNING"},
             # Django's and gunicorn's own handlers would print each line a second time, in another form.
             **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "gunicorn.error")},
-            "gunicorn.access": {"handlers": [], "propagate": True},
         },
     }
 

@@ -18,6 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from . import context, metrics
 from .ids import time7, uuid7
 from .message import MAX_BYTES, Letter, Message, Unreadable, write
+from .rows import Rows, Statement
 
 CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
@@ -79,9 +80,14 @@ class OutgoingMessage(models.Model):
 
         :raises PostedOutsideTransaction: if there is no transaction in this room's database
         """
+        return cls.send(cls.drafts(*messages, due_at=due_at))
+
+    @classmethod
+    def drafts(cls, *messages: Message, due_at: datetime | None = None) -> list[Self]:
+        """The rows of these messages, for `send`."""
         now = timezone.now()
         here = context.current()
-        return cls._post(
+        return [
             cls(
                 id=(message_id := uuid7()),
                 message_id=message_id,
@@ -97,12 +103,12 @@ class OutgoingMessage(models.Model):
                 due_at=due_at or now,
             )
             for message in messages
-        )
+        ]
 
     @classmethod
     def post_again(cls, letter: Letter, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
         """Send this letter once more, as the same message: to this room itself unless said otherwise."""
-        (row,) = cls._post(
+        (row,) = cls.send(
             [
                 cls(
                     message_id=letter.id,
@@ -123,19 +129,25 @@ class OutgoingMessage(models.Model):
         return row
 
     @classmethod
-    def _post(cls, rows: Iterable[Self]) -> list[Self]:
+    def send(cls, drafts: list[Self], *, beside: Iterable[Statement] = ()) -> list[Self]:
+        """
+        Send what these rows say; what stands `beside` them is stored first, in the same round trip.
+
+        :raises PostedOutsideTransaction: if there is no transaction in this room's database
+        """
         using = cls.database()
         connection = connections[using]
         if not connection.in_atomic_block:
             raise PostedOutsideTransaction(f"Post inside transaction.atomic(using={using!r}).")
-        written = list(rows)
-        for row in written:
+        for row in drafts:
             if len(write(row.data)) > MAX_BYTES:
                 raise TooLarge(f"{row.type} for {row.subject} is too large to send.")
-        cls._base_manager.using(using).bulk_create(written)
+        rows = Rows(using)
+        if statements := [*beside, *([rows.insert(*drafts)] if drafts else [])]:
+            rows.run(*statements)
         if all(hook[1] is not _WAKE.get(using) for hook in connection.run_on_commit):
             transaction.on_commit(_WAKE.setdefault(using, _Wake(using)), using=using, robust=True)
-        return written
+        return drafts
 
     def letter(self) -> Letter:
         """

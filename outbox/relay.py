@@ -8,6 +8,7 @@ that dies leaves its rows unlocked and unstamped; the next one sends them again,
 import logging
 import random
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -16,7 +17,6 @@ from typing import Any
 import psycopg
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
-from django.db.models import Min
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -24,11 +24,17 @@ from . import heartbeat, metrics, tracing
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .consumers import mailbox
 from .models import CHANNEL, LAST_ATTEMPT, DeadLetter, OutgoingMessage, backoff, fingerprint, replays
+from .rows import Rows, Statement
 
 logger = logging.getLogger(__name__)
 
 BATCH = 200
+DUE = f"WHERE published_at IS NULL AND due_at <= %s ORDER BY due_at, id LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+NEXT = "WHERE published_at IS NULL ORDER BY due_at LIMIT 1"
+STAMP = "UPDATE outbox_outgoingmessage SET published_at = %s WHERE id = ANY(%s)"
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
+SWARM = 0.02  # seconds in which further rings are answered together
+QUIET = 0.1  # seconds without a ring
 LONGEST_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
 OVERDUE = timedelta(seconds=1)  # what a running relay would have sent by now
 
@@ -40,15 +46,8 @@ class Relay:
     room: str
     publisher: Publisher = field(default_factory=Publisher)
 
-    def drain(self, *, overdue: timedelta = timedelta(0), rung: bool = False) -> datetime | None:
-        """
-        Send all that was due this long ago; when the next letter is due, if one waits.
-
-        When somebody `rung`, letters are there most likely: then the first batch is sent without asking before.
-        """
-        if rung:
-            self.publisher.open()
-            self.send_batch(now=timezone.now())
+    def drain(self, *, overdue: timedelta = timedelta(0)) -> datetime | None:
+        """Send all that was due this long ago; when the next letter is due, if one waits."""
         while (due := self.next_due()) is not None and due <= timezone.now() - overdue:
             self.publisher.open()
             if not self.send_batch(now=timezone.now(), overdue=overdue):
@@ -57,13 +56,9 @@ class Relay:
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
         """Claim, publish and stamp one batch; how many letters were claimed."""
-        outgoing = mailbox(self.room, "Outgoing")
+        outgoing, stored = mailbox(self.room, "Outgoing"), Rows(self.room)
         with transaction.atomic(using=self.room):
-            rows: Sequence[OutgoingMessage] = list(
-                outgoing.objects.filter(published_at=None, due_at__lte=now - overdue)
-                .order_by("due_at", "id")
-                .select_for_update(skip_locked=True)[:BATCH]
-            )
+            rows: Sequence[OutgoingMessage] = stored.select(outgoing, DUE, now - overdue)
             if not rows:
                 return 0
             lag = now - rows[0].due_at
@@ -71,7 +66,7 @@ class Relay:
                 outcome = self.publisher.publish([(row.letter(), row.to) for row in rows])
             if outcome.confirmed:
                 sent = [rows[index].pk for index in outcome.confirmed]
-                outgoing.objects.filter(pk__in=sent).update(published_at=timezone.now())
+                stored.run(Statement(STAMP, [timezone.now(), sent]))
             unsent = [
                 row
                 for index, row in enumerate(rows)
@@ -136,21 +131,31 @@ class Relay:
             logger.warning("The broker can't be reached: %s", error)
 
     def next_due(self) -> datetime | None:
-        found: dict[str, Any] = (
-            mailbox(self.room, "Outgoing").objects.filter(published_at=None).aggregate(due=Min("due_at"))
-        )
-        return found["due"]
+        waiting = Rows(self.room).select(mailbox(self.room, "Outgoing"), NEXT)
+        return waiting[0].due_at if waiting else None
 
     def run(self, stop: threading.Event) -> None:
-        """Work until told to stop, through every loss of the broker or the database."""
-        failures, rung = 0, False
+        """
+        Work until told to stop, through every loss of the broker or the database.
+
+        # Note [Rings come in swarms]: the first is answered at once, the next ones together, a moment after it: the
+        # busier a room is, the larger its batches. When the next letter is due is asked only once it is quiet.
+        """
+        failures, rung, sent_at = 0, False, 0.0
         with _Bell(self.room) as bell:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
-                    due = self.drain(rung=rung)
+                    if rung:
+                        stop.wait(max(0.0, sent_at + SWARM - time.monotonic()))
+                        sent_at, wait = time.monotonic(), QUIET
+                        self.publisher.open()
+                        while self.send_batch(now=timezone.now()) == BATCH:
+                            pass
+                    else:
+                        due = self.drain()
+                        wait = POLL if due is None else min(POLL, max(0.0, (due - timezone.now()).total_seconds()))
                     failures, rung = 0, False
-                    wait = POLL if due is None else min(POLL, max(0.0, (due - timezone.now()).total_seconds()))
                     rung = bell.wait(wait)
                 except BrokerTooOld:
                     raise

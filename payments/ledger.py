@@ -2,15 +2,17 @@
 
 from datetime import datetime
 
-from django.db.models import F
-
 from outbox.refusal import Refusal
+from outbox.rows import Statement
 
-from .models import Account, Entry, Payment
+from .models import ROWS, Account, Entry, Payment
 
 CASH = "cash"  # the world outside: money comes in from it by deposits and gateways, and goes back to it
 REVENUE = "revenue"  # what customers have paid
 CORRECTIONS = "corrections"  # the other side of what operators set right
+
+
+BALANCE = "UPDATE payments_account SET balance = balance + %s WHERE id = %s AND balance + %s >= 0"
 
 
 class InsufficientFunds(Refusal):
@@ -19,6 +21,8 @@ class InsufficientFunds(Refusal):
 
 def system_account(name: str, *, currency: str) -> Account:
     """One of the system's own accounts, made when first needed."""
+    for account in ROWS.select(Account, "WHERE user_id = %s AND kind = 'system' AND currency = %s", name, currency):
+        return account
     return Account.objects.get_or_create(user_id=name, kind=Account.Kind.SYSTEM, currency=currency)[0]
 
 
@@ -35,11 +39,11 @@ def move(
     request_id: str = "",
 ) -> Entry:
     """
-    Move money by an entry. The customer's balance is touched last: its row stays locked until the commit.
+    Move money by an entry, between the system and a customer or within the system.
 
-    :raises InsufficientFunds: if the customer has less than that
+    :raises InsufficientFunds: if the customer has less than that; then nothing has been written
     """
-    entry = Entry.objects.create(
+    entry = Entry(
         kind=kind,
         source=source,
         target=target,
@@ -51,12 +55,13 @@ def move(
         request_id=request_id,
         at=now,
     )
-    if source.kind == Account.Kind.CUSTOMER:
-        enough = Account.objects.filter(pk=source.pk, balance__gte=amount)
-        if not enough.update(balance=F("balance") - amount):
-            raise InsufficientFunds(f"{source.user_id} has less than that.")
-    if target.kind == Account.Kind.CUSTOMER:
-        Account.objects.filter(pk=target.pk).update(balance=F("balance") + amount)
+    customer, change = (source, -amount) if source.kind == Account.Kind.CUSTOMER else (target, amount)
+    if customer.kind == Account.Kind.CUSTOMER:
+        stored = ROWS.insert_if(Statement(BALANCE, [change, customer.pk, change]), entry)
+    else:
+        stored = ROWS.insert(entry)
+    if ROWS.run(stored) != [1]:
+        raise InsufficientFunds(f"{source.user_id} has less than that.")
     return entry
 
 

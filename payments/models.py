@@ -11,6 +11,9 @@ from outbox.ids import uuid7
 from outbox.locks import take_turn
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
+from outbox.rows import Rows
+
+ROWS = Rows("payments")
 
 
 class Outgoing(OutgoingMessage):
@@ -197,6 +200,12 @@ class Payment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.status}"
+
+    def put(self) -> "Payment":
+        """Store this payment unless its order has one. The one that stands, locked; who comes second waits for it."""
+        if ROWS.run(ROWS.insert(self, or_nothing=True)) == [1]:
+            return self
+        return Payment.objects.select_for_update().get(pk=self.order_id)
 
     @classmethod
     def lock(cls, order_id: str) -> "Payment | None":

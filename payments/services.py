@@ -12,7 +12,7 @@ from outbox.refusal import Refusal
 
 from . import clearing
 from .ledger import CASH, CORRECTIONS, InsufficientFunds, capture, hand_back, move, system_account
-from .models import Account, Entry, Payment
+from .models import ROWS, Account, Entry, Payment
 
 __all__ = ["InsufficientFunds"]
 
@@ -54,10 +54,9 @@ def account_of(user_id: str) -> Account:
 
     :raises NoAccount: if there is none
     """
-    account = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER).first()
-    if account is None:
-        raise NoAccount(f"{user_id} has no account.")
-    return account
+    for account in ROWS.select(Account, "WHERE user_id = %s AND kind = 'customer'", user_id):
+        return account
+    raise NoAccount(f"{user_id} has no account.")
 
 
 @transaction.atomic(using="payments")
@@ -134,16 +133,13 @@ class Money:
     currency: str
 
 
-@transaction.atomic(using="payments")
+@transaction.atomic(using="payments", savepoint=False)
 def charge_account(*, order_id: str, user_id: str | None, money: Money, now: datetime, principal: str = "") -> Payment:
     """
     Take the money of an order from its customer's account, once; a payment that exists already is the answer.
 
     Another principal's account is no account.
     """
-    payment = Payment.lock(order_id)
-    if payment is not None:
-        return payment
     payment = Payment(
         order_id=order_id,
         method="account",
@@ -152,13 +148,14 @@ def charge_account(*, order_id: str, user_id: str | None, money: Money, now: dat
         currency=money.currency,
         status=Payment.Status.SUCCEEDED,
     )
-    try:
-        with transaction.atomic(using="payments"):
+    standing = payment.put()
+    if standing is payment:
+        try:
             _take(payment, principal=principal, now=now)
-    except Refusal as refusal:
-        payment.status, payment.fail_reason = Payment.Status.FAILED, refusal.code
-    payment.save(force_insert=True)
-    return payment
+        except Refusal as refusal:  # said before anything was written
+            payment.status, payment.fail_reason = Payment.Status.FAILED, refusal.code
+            payment.save(update_fields=["status", "fail_reason"])
+    return standing
 
 
 def _take(payment: Payment, *, principal: str, now: datetime) -> None:
@@ -170,7 +167,7 @@ def _take(payment: Payment, *, principal: str, now: datetime) -> None:
     capture(payment, source=account, now=now)
 
 
-@transaction.atomic(using="payments")
+@transaction.atomic(using="payments", savepoint=False)
 def give_back(*, order_id: str, now: datetime) -> Payment:
     """
     See to it that no money of this order stays in: never take it, or return it by a new entry, once.
@@ -178,9 +175,8 @@ def give_back(*, order_id: str, now: datetime) -> Payment:
     An order without a payment gets a tombstone, so that a charge that comes later is refused. Where a gateway has to
     be asked, that begins here.
     """
-    payment = Payment.lock(order_id)
-    if payment is None:
-        return Payment.objects.create(order_id=order_id, status=Payment.Status.VOIDED)
+    tombstone = Payment(order_id=order_id, status=Payment.Status.VOIDED)
+    payment = Payment.lock(order_id) or tombstone.put()
     if payment.gateway_payment_id or payment.status == Payment.Status.REQUESTED:
         clearing.withdraw(payment, now=now)
     elif payment.status == Payment.Status.SUCCEEDED:

@@ -15,13 +15,7 @@ def ask_processor(command: messages.Process) -> str | None:
 @consumes(messages.Process, first=ask_processor)
 def process(command: messages.Process, refusal: str | None) -> None:
     """Have the order processed, or say plainly why not."""
-    try:
-        verdict = services.process(
-            order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=timezone.now()
-        )
-    except services.NothingHeld as refusal:
-        Outgoing.post(messages.ProcessingRefused(order_id=command.order_id, reason=refusal.code))
-        return
+    verdict = services.process(order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=timezone.now())
     if verdict.verdict == Processing.Verdict.ACCEPTED:
         Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
     else:

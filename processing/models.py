@@ -9,6 +9,9 @@ from django.utils.translation import gettext_lazy as _
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
+from outbox.rows import Rows
+
+ROWS = Rows("processing")
 
 
 class Outgoing(OutgoingMessage):

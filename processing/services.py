@@ -3,18 +3,20 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connections, transaction
-from django.db.models import Q
+from django.db import IntegrityError, transaction
 from django.utils.module_loading import import_string
 
-from outbox.locks import take_turn
 from outbox.refusal import Refusal
+from outbox.rows import Statement
 
 from . import metrics
-from .models import Hold, HoldLine, Processing, Product, StockMovement
+from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement
+
+HOLD_LOST = "hold_lost"
 
 
 class InsufficientStock(Refusal):
@@ -30,12 +32,6 @@ class InsufficientStock(Refusal):
 
 class SkuTaken(Refusal):
     code = "sku_taken"
-
-
-class NothingHeld(Refusal):
-    """The stock that the order counts on is not held for it (any more)."""
-
-    code = "hold_lost"
 
 
 @dataclass(frozen=True)
@@ -62,10 +58,8 @@ class Offer:
 
 def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
     """The products with these ids or skus, as they are sold now. Unknown ones are left out."""
-    found = Product.objects.filter(Q(product_id__in=list(product_ids)) | Q(sku__in=list(skus)))
-    return [
-        Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found.order_by("product_id")
-    ]
+    found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
+    return [Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found]
 
 
 HOLD = """
@@ -92,23 +86,21 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
 
     :raises InsufficientStock: naming every product that lacks
     """
-    left_behind = Hold.objects.select_for_update().filter(order_id=order_id, status=Hold.Status.HELD).first()
+    left_behind = _open_hold("order_id", order_id)
     if left_behind is not None:
         _lock_products({*map(UUID, quantities), *left_behind.lines.values_list("product_id", flat=True)})
         _end(left_behind, status=Hold.Status.RELEASED, now=now)
     new = Hold(order_id=order_id, created_at=now, expires_at=now + settings.HOLD_TTL)
-    new.save(force_insert=True)
-    product_ids = sorted(quantities)
-    HoldLine.objects.bulk_create(
-        HoldLine(hold=new, product_id=UUID(product_id), quantity=quantities[product_id]) for product_id in product_ids
-    )
-    _move(new, kind=StockMovement.Kind.HELD, quantities=quantities, now=now)
+    lines = [
+        HoldLine(hold=new, product_id=UUID(product_id), quantity=quantity)
+        for product_id, quantity in sorted(quantities.items())
+    ]
     # Note [Stock last]: rows of a hot product stay locked from here to the commit, so nothing else comes between.
-    with connections["processing"].cursor() as cursor:
-        cursor.execute(HOLD, [product_ids, [quantities[product_id] for product_id in product_ids]])
-        if cursor.rowcount != len(product_ids):
-            metrics.STOCK_HOLDS.labels("insufficient").inc()
-            raise InsufficientStock(_lacking(quantities))
+    stock = Statement(HOLD, [[line.product_id for line in lines], [line.quantity for line in lines]])
+    moved = _moved(lines, kind=StockMovement.Kind.HELD, now=now)
+    if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(lines):
+        metrics.STOCK_HOLDS.labels("insufficient").inc()
+        raise InsufficientStock(_lacking(quantities))
     metrics.count_hold("held")
     return new.hold_id
 
@@ -148,19 +140,21 @@ def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
     """End an open, locked hold: its stock is sold or available again."""
     sold = status == Hold.Status.SOLD
     held.status, held.ended_at = status, now
-    held.save(update_fields=["status", "ended_at"])
-    quantities = {str(line.product_id): line.quantity for line in held.lines.all()}
-    kind = StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED
-    _move(held, kind=kind, quantities=quantities, now=now)
-    with connections["processing"].cursor() as cursor:
-        cursor.execute(SETTLE, [held.hold_id, sold, sold])
+    lines = ROWS.select(HoldLine, "WHERE hold_id = %s ORDER BY product_id", held.hold_id)
+    ROWS.run(
+        ROWS.update(held, "status", "ended_at"),
+        _moved(lines, kind=StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED, now=now),
+        Statement(SETTLE, [held.hold_id, sold, sold]),
+    )
     metrics.count_hold(status)
 
 
-def _move(held: Hold, *, kind: StockMovement.Kind, quantities: dict[str, int], now: datetime) -> None:
-    StockMovement.objects.bulk_create(
-        StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
-        for product_id, quantity in sorted(quantities.items())
+def _moved(lines: Sequence[HoldLine], *, kind: StockMovement.Kind, now: datetime) -> Statement:
+    return ROWS.insert(
+        *(
+            StockMovement(product_id=line.product_id, kind=kind, quantity=line.quantity, hold_id=line.hold_id, at=now)
+            for line in lines
+        )
     )
 
 
@@ -170,44 +164,46 @@ def ask_processor(*, order_id: str) -> str | None:
 
     A verdict that stands already is the answer, and nobody is asked.
     """
-    verdict = Processing.objects.filter(pk=order_id).first()
-    if verdict is not None:
+    for verdict in ROWS.select(Processing, "WHERE order_id = %s", order_id):
         return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
     reason: str | None = import_string(settings.PROCESSOR)(order_id)
     return reason
 
 
-@transaction.atomic(using="processing")
+@transaction.atomic(using="processing", savepoint=False)
 def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: datetime) -> Processing:
     """
     Note what the processor said of an order, and sell its stock if that was no refusal. The first verdict stands.
 
-    :raises NothingHeld: if the order counts on stock that is not held
+    An order that counts on stock which is not held (any more) is refused.
     """
-    if (verdict := _verdict(order_id)) is not None:
-        return verdict
-    held = _open_hold(hold_id)
+    held = _open_hold("hold_id", hold_id)
     if hold_id is not None and held is None:
-        raise NothingHeld(f"Order {order_id} counts on hold {hold_id}, which is not open.")
+        refusal = refusal or HOLD_LOST
+    kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
+    verdict = Processing(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
+    if (known := _first(verdict)) is not None:
+        return known
     if refusal is None and held is not None:
         _end(held, status=Hold.Status.SOLD, now=now)
-    kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
-    return Processing.objects.create(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
+    return verdict
 
 
-@transaction.atomic(using="processing")
+@transaction.atomic(using="processing", savepoint=False)
 def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing | None:
     """
     Give held stock back and see to it that the order is never processed.
 
     Answers the verdict that stands: `accepted` means that it is too late, and that nothing was released.
     """
-    verdict = _verdict(order_id)
-    if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
-        return verdict
-    if (held := _open_hold(hold_id)) is not None:
+    held = _open_hold("hold_id", hold_id)
+    withdrawn = Processing(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
+    known = _first(withdrawn)
+    if known is not None and known.verdict == Processing.Verdict.ACCEPTED:
+        return known
+    if held is not None:
         _end(held, status=Hold.Status.RELEASED, now=now)
-    return verdict or Processing.objects.create(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
+    return known or withdrawn
 
 
 @transaction.atomic(using="processing")
@@ -217,20 +213,21 @@ def give_back(*, hold_id: str, now: datetime) -> None:
 
     No verdict is left behind: an order may yet be placed under the same id, with a hold of its own.
     """
-    if (held := _open_hold(hold_id)) is not None:
+    if (held := _open_hold("hold_id", hold_id)) is not None:
         _end(held, status=Hold.Status.RELEASED, now=now)
 
 
-def _verdict(order_id: str) -> Processing | None:
-    """The verdict on an order; whoever asks second waits until the first has decided."""
-    take_turn("processing", order_id)
-    return Processing.objects.filter(pk=order_id).first()
-
-
-def _open_hold(hold_id: str | None) -> Hold | None:
-    if hold_id is None:
+def _first(verdict: Processing) -> Processing | None:
+    """Store this verdict unless there is another one, which is the answer. Who comes second waits for the first."""
+    if ROWS.run(ROWS.insert(verdict, or_nothing=True)) == [1]:
         return None
-    return Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.HELD).first()
+    return ROWS.select(Processing, "WHERE order_id = %s", verdict.order_id)[0]
+
+
+def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
+    """The hold of this id, or of this order, if it is open: locked."""
+    found = ROWS.select(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value) if value else []
+    return found[0] if found else None
 
 
 @transaction.atomic(using="processing")

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import transaction
 from django.utils import timezone
 
-from orders import history, saga
+from orders import factories, history, saga
 from orders.models import Order
 from orders.saga import CancelRequested
 from payments.messages import PaymentSucceeded, PaymentVoided
@@ -18,21 +17,8 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def orders() -> None:
     """Seven orders, some of which have got on."""
-    with transaction.atomic(using="orders"):
-        for number in range(7):
-            now = timezone.now()
-            saga.begin(
-                Order(
-                    order_id=f"order-{number}",
-                    status="pending",
-                    total=500,
-                    currency="USD",
-                    payment_method="account",
-                    created_at=now,
-                    updated_at=now,
-                ),
-                actor="ann",
-            )
+    for number in range(7):
+        factories.order(order_id=f"order-{number}")
     hear("order-1", PaymentSucceeded(order_id="order-1", payment_id="p-1"))
     hear("order-2", CancelRequested(), PaymentVoided(order_id="order-2"))
 
