@@ -58,6 +58,8 @@ class Offer:
 
 def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
     """The products with these ids or skus, as they are sold now. Unknown ones are left out."""
+    if not (product_ids or skus):
+        return []
     found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
     return [Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found]
 

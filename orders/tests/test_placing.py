@@ -103,7 +103,7 @@ class TestWhatIsRefused:
         answer = self.order_of(client, product_id=lamp, quantity=11)
         self.assert_refused(answer, 409, "insufficient_stock", **{"items[0].quantity": ""})
         assert answer.json()["errors"] == {"items[0].quantity": ["11 asked for, 10 left."]}
-        assert shop.stock(lamp) == (6, 0)
+        assert shop.stock(lamp) == (10, 0)
 
     def test_an_unknown_product(self, client: Client) -> None:
         answer = self.order_of(client, product_id="01890000-0000-7000-8000-000000000000")
