@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
+from django.utils.translation import gettext as _g
 
 CONNECT_TIMEOUT = 3.0
 WHOLE_TIMEOUT = 10.0
@@ -56,13 +57,13 @@ def target(url: str) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Refused("This is no URL.") from error
+        raise Refused(_g("This is no URL.")) from error
     if not url.isascii() or not url.isprintable() or " " in url or not parts.hostname or port == 0:
-        raise Refused("This is no URL.")
+        raise Refused(_g("This is no URL."))
     if parts.scheme not in (("https", "http") if settings.WEBHOOKS_ALLOW_LOOPBACK else ("https",)):
-        raise Refused("Only https is sent to.")
+        raise Refused(_g("Only https is sent to."))
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise Refused("A URL without credentials and fragment is needed.")
+        raise Refused(_g("A URL without credentials and fragment is needed."))
     return parts
 
 
@@ -77,11 +78,11 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Unreachable(f"{parts.hostname} has no address.") from error
+        raise Unreachable(_g("%(host)s has no address.") % {"host": parts.hostname}) from error
     addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
     for address in addresses:
         if not may_reach(address, scheme=parts.scheme):
-            raise Refused(f"{parts.hostname} is not a public address.")
+            raise Refused(_g("%(host)s is not a public address.") % {"host": parts.hostname})
     return str(addresses[0]), port
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from django.db import transaction
+from django.utils.translation import gettext as _g
 
 from outbox.message import Message
 from outbox.refusal import Refusal
@@ -55,7 +56,9 @@ def repeat(*, order_id: str) -> Message:
     order = Order.objects.select_for_update().get(pk=order_id)
     says = word(order)
     if says is None:
-        raise NothingToRepeat(f"Order {order_id} is {order.status} and waits for nobody.")
+        raise NothingToRepeat(
+            _g("The order is %(status)s and waits for nobody.") % {"status": order.get_status_display()}
+        )
     message = says(order)
     Outgoing.post(message)
     return message
@@ -79,7 +82,7 @@ def turn_back(*, order_id: str, now: datetime, actor: str, reason: str = "", if_
             if_version=if_version,
         )
     except saga.VersionConflict as conflict:
-        raise MovedOn("The order has moved on since you looked at it. Look again.") from conflict
+        raise MovedOn(_g("The order has moved on since you looked at it. Look again.")) from conflict
 
 
 def truths(order: Order) -> dict[str, type[Message]]:
@@ -105,7 +108,10 @@ def resolve(*, order_id: str, truth: str, evidence: str, now: datetime, actor: s
     order = Order.objects.get(pk=order_id)
     kind = truths(order).get(truth)
     if kind is None:
-        raise NotPossible(f"Order {order_id} is {order.status} and can't hear {truth}.")
+        raise NotPossible(
+            _g("The order is %(status)s and can't hear %(event)s.")
+            % {"status": order.get_status_display(), "event": truth}
+        )
     said: dict[str, object] = {"order_id": order_id}
     known = {"payment_id": order.payment_id, "reason": "resolved_by_operator", "hold_id": str(order.hold_id)}
     for name in known:
@@ -116,4 +122,4 @@ def resolve(*, order_id: str, truth: str, evidence: str, now: datetime, actor: s
             order_id=order_id, event=kind.read(said), now=now, actor=actor, note=evidence, if_version=if_version
         )
     except saga.VersionConflict as conflict:
-        raise MovedOn("The order has moved on since you looked at it. Look again.") from conflict
+        raise MovedOn(_g("The order has moved on since you looked at it. Look again.")) from conflict

@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _g
 
 from outbox import context
 from outbox.consumers import Undeliverable
@@ -226,7 +227,8 @@ class OutOfTurn(Undeliverable):
     """The order is not in a state in which this can happen."""
 
     def __init__(self, code: str, order: Order, event: Event) -> None:
-        super().__init__(code, f"Order {order.order_id} is {order.status} and can't hear {type(event).__name__}.")
+        words = _g("Order %(order)s is %(status)s and can't hear %(event)s.")
+        super().__init__(code, words % {"order": order.order_id, "status": order.status, "event": type(event).__name__})
 
 
 def begin(order: Order, lines: list[OrderLine], *, actor: str) -> Order:

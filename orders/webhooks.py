@@ -16,6 +16,7 @@ from email.utils import parsedate_to_datetime
 
 from django.db import transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _g
 
 from outbox import signing
 from outbox.breaker import Breaker, CircuitOpen
@@ -64,7 +65,7 @@ def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime)
     """
     wanted = sorted(set(events))
     if unknown := [kind for kind in wanted if kind not in KINDS]:
-        raise BadEndpoint("There is no such event.", errors={"events": unknown})
+        raise BadEndpoint(_g("There is no such event."), errors={"events": unknown})
     try:
         outward.resolve(outward.target(url))
     except FAILED as refused:
@@ -245,7 +246,7 @@ def resend(*, delivery_id: str, now: datetime) -> WebhookDelivery:
     """
     delivery = WebhookDelivery.objects.select_for_update(of=("self",)).select_related("endpoint").get(pk=delivery_id)
     if not delivery.endpoint.is_active:
-        raise EndpointOff(f"{delivery.endpoint.url} is switched off.")
+        raise EndpointOff(_g("%(url)s is switched off.") % {"url": delivery.endpoint.url})
     delivery.status, delivery.tries, delivery.next_at = WebhookDelivery.Status.PENDING, 0, now
     delivery.save(update_fields=["status", "tries", "next_at"])
     Outgoing.post(_letter(delivery))

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.utils import timezone
+from django.utils.translation import gettext as _g
 
 from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
@@ -121,7 +123,7 @@ def read(order_id: str) -> Sources:
 
 def _moments(sources: Sources) -> Iterator[Moment]:
     for key in sources.keys:
-        yield Moment(key.created_at, "orders", "key", "the answer is kept under its Idempotency-Key")
+        yield Moment(key.created_at, "orders", "key", _g("the answer is kept under its Idempotency-Key"))
     for event in sources.events:
         yield _of_event(event)
     for row in sources.sent:
@@ -131,8 +133,9 @@ def _moments(sources: Sources) -> Iterator[Moment]:
             at=dead.died_at,
             room=_room(dead),
             kind="dead",
-            title=f"{dead.type} is a dead letter",
-            detail=f"{dead.reason}: {dead.error}"[:200] + (f" ({dead.status})" if dead.status != "dead" else ""),
+            title=_g("%(type)s is a dead letter") % {"type": dead.type},
+            detail=f"{dead.reason}: {dead.error}"[:200]
+            + (f" ({dead.get_status_display()})" if dead.status != "dead" else ""),
             message_id=str(dead.message_id or ""),
             cause=str(dead.message_id or ""),
             trouble=dead.status == DeadLetter.Status.DEAD,
@@ -142,7 +145,8 @@ def _moments(sources: Sources) -> Iterator[Moment]:
             at=webhook.received_at,
             room="payments",
             kind="webhook",
-            title=f"webhook of {webhook.gateway}: {webhook.status}",
+            title=_g("webhook of %(gateway)s: %(status)s")
+            % {"gateway": webhook.gateway, "status": webhook.get_status_display()},
             detail=webhook.reason,
             stages=_stages(inbox=_between(webhook.received_at, webhook.handled_at)),
             trouble=webhook.status == WebhookReceipt.Status.QUARANTINED,
@@ -153,12 +157,13 @@ def _of_event(event: OrderEvent) -> Moment:
     reason = event.data.get("fail_reason", "") if event.version > 1 else ""
     first = event.version == 1
     note = f"“{event.data[NOTE]}”" if event.data.get(NOTE) else ""
+    by = _g("by %(name)s") % {"name": event.actor} if event.actor else ""
     return Moment(
         at=event.at,
         room="orders",
         kind="request" if first or not event.message_id else "step",
-        title=f"{'accepted' if first else event.type} → {event.status}",
-        detail=", ".join(filter(None, [reason, note, f"by {event.actor}" if event.actor else "", f"v{event.version}"])),
+        title=f"{_g('accepted') if first else event.type} → {event.get_status_display()}",
+        detail=", ".join(filter(None, [reason, note, by, f"v{event.version}"])),
         cause=event.message_id,
     )
 
@@ -167,7 +172,7 @@ def _of_letter(row: OutgoingMessage, received: IncomingMessage | None) -> Moment
     kind = {EVENTS: "fact"}.get(row.to, "timer" if row.type == TIMER else "letter")
     arrived = received if received is not None and received.attempt == row.attempt else None
     asked_for = max(row.due_at, row.created_at)
-    again = f"attempt {row.attempt % ATTEMPTS + 1}" if row.attempt else ""
+    again = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
     return Moment(
         at=row.created_at if not row.attempt else row.due_at,
         room=_room(row),
@@ -187,7 +192,7 @@ def _of_letter(row: OutgoingMessage, received: IncomingMessage | None) -> Moment
 
 
 def _unsent(row: OutgoingMessage) -> str:
-    return f"not sent: {row.last_error}" if row.last_error else "not sent yet"
+    return _g("not sent: %(error)s") % {"error": row.last_error} if row.last_error else _g("not sent yet")
 
 
 def _room(row: OutgoingMessage | DeadLetter) -> str:
@@ -224,7 +229,7 @@ def _waiting(sources: Sources, *, now: datetime) -> Waiting:
     next_at = waits_until(order)
     return Waiting(
         since=order.updated_at,
-        reasons=tuple(_reasons(sources, now=now)) or ("nothing about it is on its way",),
+        reasons=tuple(_reasons(sources, now=now)) or (_g("nothing about it is on its way"),),
         next_at=next_at,
         next_step=_next_step(order),
         overdue=now > next_at + timedelta(minutes=1),
@@ -241,24 +246,43 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
         if row.to == EVENTS or row.type == TIMER or message_id in sources.received or message_id in resolved:
             continue
         if row.published_at is not None:
-            yield f"{row.type} is in the queue {row.to}, not handled: is a worker of {row.to} running?"
+            yield _g("%(type)s is in the queue %(room)s, not handled: is a worker of %(room)s running?") % {
+                "type": row.type, "room": row.to,
+            }  # fmt: skip
         elif row.due_at > now:
-            yield f"{row.type} failed in {row.to} and comes again at {row.due_at:%H:%M:%S}"
+            yield _g("%(type)s failed in %(room)s and comes again at %(time)s") % {
+                "type": row.type, "room": row.to, "time": _clock(row.due_at),
+            }  # fmt: skip
         else:
-            why = f" ({row.last_error})" if row.last_error else ": is the relay running?"
-            yield f"{row.type} is in the outbox of {_room(row)}, not sent{why}"
+            why = f"({row.last_error})" if row.last_error else _g("is the relay running?")
+            yield _g("%(type)s is in the outbox of %(room)s, not sent: %(why)s") % {
+                "type": row.type, "room": _room(row), "why": why,
+            }  # fmt: skip
     for dead in sources.dead:
         if dead.status == DeadLetter.Status.DEAD:
-            yield f"{dead.type} is a dead letter of {_room(dead)} ({dead.reason}): see manage.py dlq show {dead.id}"
+            yield _g("%(type)s is a dead letter of %(room)s (%(reason)s): see manage.py dlq show %(id)s") % {
+                "type": dead.type, "room": _room(dead), "reason": dead.reason, "id": dead.id,
+            }  # fmt: skip
     payment = sources.payment
     if payment is not None and payment.status in {"requested", "pending", "voiding", "refunding"}:
-        asks = f"; it is asked again at {payment.ask_at:%H:%M:%S}" if payment.ask_at else ""
-        yield f"the payment is {payment.status} at {payment.gateway or 'its gateway'}{asks}"
+        yield _g("the payment is %(status)s at %(gateway)s") % {
+            "status": payment.get_status_display(), "gateway": payment.gateway or _g("its gateway"),
+        }  # fmt: skip
+        if payment.ask_at:
+            yield _g("the gateway is asked again at %(time)s") % {"time": _clock(payment.ask_at)}
 
 
 def _next_step(order: Order) -> str:
     step = STEPS[Status(order.status), Overdue]
     becomes: Any = step.becomes(order) if callable(step.becomes) else step.becomes
     says = getattr(step.says, "__name__", "")
-    again = becomes == order.status
-    return f"asks again: {says}" if again else f"turns back: {becomes}" + (f", asking for a {says}" if says else "")
+    if becomes == order.status:
+        return _g("asks again: %(message)s") % {"message": says}
+    status = Status(becomes).label
+    if not says:
+        return _g("turns back: %(status)s") % {"status": status}
+    return _g("turns back: %(status)s, and asks: %(message)s") % {"status": status, "message": says}
+
+
+def _clock(moment: datetime) -> str:
+    return timezone.localtime(moment).strftime("%H:%M:%S")

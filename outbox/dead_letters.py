@@ -15,6 +15,7 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import Count, Max, Min, QuerySet
 from django.utils import timezone
+from django.utils.translation import gettext as _g
 
 from .consumers import mailbox
 from .message import MOST_ATTEMPTS, Letter, Unreadable
@@ -121,7 +122,7 @@ def replay(*, letter: DeadLetter, by: str, now: datetime, canary: bool = False) 
         inside = _inside(dead)
         attempt = last_attempt(inside.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
         if attempt + ATTEMPTS > MOST_ATTEMPTS:
-            raise NotReplayable("It has been replayed too often.")
+            raise NotReplayable(_g("It has been replayed too often."))
         to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else room
         mailbox(room, "Outgoing").post_again(inside, attempt=attempt, due_at=now, to=to)
         _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail={"attempt": attempt, "canary": canary})
@@ -209,7 +210,7 @@ def _room(letter: DeadLetter) -> str:
 def _lock(letter: DeadLetter) -> DeadLetter:
     dead: DeadLetter = mailbox(_room(letter), "DeadLetter").objects.select_for_update().get(pk=letter.pk)
     if dead.status != DeadLetter.Status.DEAD:
-        raise Resolved(f"It is {dead.get_status_display()} already.")
+        raise Resolved(_g("It is %(status)s already.") % {"status": dead.get_status_display()})
     return dead
 
 
@@ -217,7 +218,9 @@ def _inside(dead: DeadLetter) -> Letter:
     try:
         return dead.letter()
     except Unreadable as refusal:
-        raise NotReplayable(f"There is no letter in it that could come again: {refusal}") from refusal
+        raise NotReplayable(
+            _g("There is no letter in it that could come again: %(why)s") % {"why": refusal}
+        ) from refusal
 
 
 def _resolve(dead: DeadLetter, status: DeadLetter.Status, *, by: str, now: datetime, detail: dict[str, Any]) -> None:

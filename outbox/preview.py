@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db import connections, transaction
 from django.utils import timezone
+from django.utils.translation import gettext as _g
 
 from . import context
 from .consumers import CONSUMERS, Consumer, Undeliverable, context_of, failure
@@ -72,7 +73,7 @@ def preview(dead: DeadLetter) -> Preview:
     consumer, letter, message = _handler_of(dead)
     shown = Preview()
     if consumer.first is not None:
-        shown.notes.append("The foreign service is not asked; this is what happens without its answer.")
+        shown.notes.append(_g("The foreign service is not asked; this is what happens without its answer."))
     with transaction.atomic(using=consumer.room), connections[consumer.room].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [STATEMENT_TIMEOUT])
         cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
@@ -96,17 +97,17 @@ def _handler_of(dead: DeadLetter) -> tuple[Consumer, Letter, Message]:
         letter = dead.letter()
         consumer = CONSUMERS.get(letter.type)
         if consumer is None or consumer.room != room or dead.origin == DeadLetter.Origin.RELAY:
-            raise NoPreview(f"{letter.type} has no handler in {room}.")
+            raise NoPreview(_g("%(type)s has no handler in %(room)s.") % {"type": letter.type, "room": room})
         return consumer, letter, letter.read()
     except Unreadable as refusal:
-        raise NoPreview(f"It can't be read: {refusal}") from refusal
+        raise NoPreview(_g("It can't be read: %(why)s") % {"why": refusal}) from refusal
 
 
 def _run(consumer: Consumer, letter: Letter, message: Message, shown: Preview) -> None:
     try:
         with transaction.atomic(using=consumer.room), context.acting(context_of(letter)):
             if not consumer.incoming.first_time(letter, received_at=timezone.now()):
-                shown.notes.append("It has had its effect before: a replay does nothing.")
+                shown.notes.append(_g("It has had its effect before: a replay does nothing."))
             elif consumer.first is None:
                 consumer.handle(message)
             else:

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from django.utils.translation import gettext as _g
+
 from outbox.refusal import Refusal
 from outbox.rows import Statement
 
@@ -61,7 +63,7 @@ def move(
     else:
         stored = ROWS.insert(entry)
     if ROWS.run(stored) != [1]:
-        raise InsufficientFunds(f"{source.user_id} has less than that.")
+        raise InsufficientFunds(_g("%(user)s has less than that.") % {"user": source.user_id})
     return entry
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from django.db import connections, transaction
+from django.utils.translation import gettext as _g
 
 from outbox import metrics
 from outbox.consumers import Undeliverable
@@ -183,11 +184,16 @@ def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> Webho
     payment = Payment.lock(order_id)
     receipt = _open_receipt(receipt_id)
     if payment is None or payment.gateway != receipt.gateway:
-        raise DoesNotMatch(f"Order {order_id} has no payment at {receipt.gateway}.")
+        raise DoesNotMatch(
+            _g("Order %(order)s has no payment at %(gateway)s.") % {"order": order_id, "gateway": receipt.gateway}
+        )
     payment.gateway_payment_id = payment.gateway_payment_id or receipt.payment_id
     receipt.order_id = order_id
     if reason := clearing.mismatch(payment, receipt):
-        raise DoesNotMatch(f"It speaks of other money than the payment of {order_id}: {reason}.")
+        raise DoesNotMatch(
+            _g("It speaks of other money than the payment of %(order)s: %(reason)s.")
+            % {"order": order_id, "reason": reason}
+        )
     payment.save(update_fields=["gateway_payment_id"])
     receipt.save(update_fields=["order_id"])
     status, reason = _apply(receipt, payment, now=now)
@@ -204,9 +210,9 @@ def refund(*, receipt_id: str, actor: str) -> WebhookReceipt:
     """
     receipt = _open_receipt(receipt_id)
     if receipt.says != Says.SUCCEEDED:
-        raise NotOpen("It tells of no money that came in.")
+        raise NotOpen(_g("It tells of no money that came in."))
     if _is_ours(receipt):
-        raise NotStray("The money belongs to an order: cancel that, and it goes back.")
+        raise NotStray(_g("The money belongs to an order: cancel that, and it goes back."))
     receipt.decided_by = actor
     receipt.save(update_fields=["decided_by"])
     Outgoing.post(RefundReceipt(receipt_id=str(receipt.pk), order_id=receipt.order_id))
@@ -262,5 +268,5 @@ def discard(*, receipt_id: str, reason: str, actor: str, now: datetime) -> Webho
 def _open_receipt(receipt_id: str) -> WebhookReceipt:
     receipt = WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
     if receipt.status not in OPEN:
-        raise NotOpen(f"The webhook is {receipt.get_status_display()}.")
+        raise NotOpen(_g("The webhook is %(status)s.") % {"status": receipt.get_status_display()})
     return receipt

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
+from django.utils.translation import gettext as _g
 
 from outbox.locks import take_turn
 from outbox.money import LARGEST
@@ -56,7 +57,7 @@ def account_of(user_id: str) -> Account:
     """
     for account in ROWS.select(Account, "WHERE user_id = %s AND kind = 'customer'", user_id):
         return account
-    raise NoAccount(f"{user_id} has no account.")
+    raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
 
 
 @transaction.atomic(using="payments")
@@ -84,7 +85,7 @@ def deposit(
         request_id=request_id,
     )
     if Account.objects.get(pk=account.pk).balance > LARGEST:
-        raise BalanceTooLarge(f"{user_id} would have more than an account may hold.")
+        raise BalanceTooLarge(_g("%(user)s would have more than an account may hold.") % {"user": user_id})
     return entry
 
 
@@ -98,7 +99,7 @@ def correct(*, user_id: str, amount: int, reason: str, actor: str, now: datetime
     :raises ReasonMissing: without a reason and an actor
     """
     if not (reason.strip() and actor):
-        raise ReasonMissing("A correction says who made it and why.")
+        raise ReasonMissing(_g("A correction says who made it and why."))
     account = account_of(user_id)
     known = _entry_of(request_id)
     if known is not None:

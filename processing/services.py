@@ -9,6 +9,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils.module_loading import import_string
+from django.utils.translation import gettext as _g
 
 from outbox.refusal import Refusal
 from outbox.rows import Statement
@@ -23,8 +24,9 @@ class InsufficientStock(Refusal):
     code = "insufficient_stock"
 
     def __init__(self, lacking: Sequence["Lacking"]) -> None:
+        left = (_g("%(sku)s (%(n)d left)") % {"sku": one.sku, "n": one.available} for one in lacking)
         super().__init__(
-            "Not enough stock: " + ", ".join(f"{one.sku} ({one.available} left)" for one in lacking) + ".",
+            _g("Not enough stock: %(products)s.") % {"products": ", ".join(left)},
             extra={"lacking": [asdict(one) for one in lacking]},
         )
         self.lacking = list(lacking)
@@ -249,7 +251,9 @@ def make_product(
     except IntegrityError as error:
         if not Product.objects.filter(sku=product.sku).exists():
             raise
-        raise SkuTaken(f"There is a product {product.sku} already.", errors={"sku": [product.sku]}) from error
+        raise SkuTaken(
+            _g("There is a product %(sku)s already.") % {"sku": product.sku}, errors={"sku": [product.sku]}
+        ) from error
     if stock:
         receive_stock(product_id=product.product_id, quantity=stock, reason="first stock", actor=actor, now=now)
         product.refresh_from_db()

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.utils.translation import gettext as _g
 
 from orders import rescue
 from orders_project.models import Approval
@@ -70,7 +71,7 @@ def ask(*, verb: str, subject: str, amount: int, currency: str, reason: str, by:
                 verb=verb, subject=subject, amount=amount, currency=currency, reason=reason, asked_by=by
             )
     except IntegrityError as error:
-        raise WaitsAlready("This waits for a second person already.") from error
+        raise WaitsAlready(_g("This waits for a second person already.")) from error
 
 
 @transaction.atomic(using="default")
@@ -83,9 +84,9 @@ def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Appr
     """
     locked: Any = Approval.objects.select_for_update().get(pk=approval.pk)
     if locked.status != Status.WAITING:
-        raise Decided(f"It is {locked.get_status_display()} already.")
+        raise Decided(_g("It is %(status)s already.") % {"status": locked.get_status_display()})
     if by == locked.asked_by:
-        raise SamePerson("A second person has to decide: you asked for it.")
+        raise SamePerson(_g("A second person has to decide: you asked for it."))
     if approve:
         DEEDS[locked.verb](locked, f"{by} for {locked.asked_by}"[:150], now)
     locked.status = Status.APPROVED if approve else Status.REJECTED

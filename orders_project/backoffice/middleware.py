@@ -1,14 +1,32 @@
-"""Times in the viewer's zone."""
+"""Times in the viewer's zone, words in the viewer's language."""
 
 import zoneinfo
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 from urllib.parse import unquote
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
+from django.middleware.locale import LocaleMiddleware
+from django.utils import timezone, translation
+
+from orders_project.errors import wants_html
 
 COOKIE = "timezone"
+
+
+class ViewersLanguage(LocaleMiddleware):
+    """The back office speaks the viewer's language. The API speaks English to everybody: programs read it."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if wants_html(request):
+            super().process_request(request)
+        else:
+            translation.activate(settings.LANGUAGE_CODE)
+
+    def process_response(self, request: HttpRequest, response: Any) -> Any:
+        return super().process_response(request, response) if wants_html(request) else response
 
 
 class ViewersZone:
@@ -19,7 +37,7 @@ class ViewersZone:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         name = unquote(request.COOKIES.get(COOKIE, ""))
-        if not request.path_info.startswith("/admin/") or name not in _zones():
+        if not wants_html(request) or name not in _zones():
             return self.get_response(request)
         with timezone.override(zoneinfo.ZoneInfo(name)):
             return self.get_response(request)

@@ -4,16 +4,51 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.admin import GroupAdmin, UserAdmin
+from django.contrib.auth.models import Group, Permission, User
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from orders_project import models
 from orders_project.models import Approval
 from outbox.admin import Age, Deed, Verb, Window, show
 
 from . import approvals
 
 ABOUT = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
+
+
+VERBS = dict(models.Verb._meta.permissions)
+
+
+class MayDo:
+    """For a form that gives permissions: those to use a verb are named in the viewer's language."""
+
+    def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
+        field: Any = super().formfield_for_manytomany(db_field, request, **kwargs)  # type: ignore[misc]
+        if db_field.related_model is Permission:
+            field.label_from_instance = self._label
+        return field
+
+    @staticmethod
+    def _label(permission: Permission) -> str:
+        verb = VERBS.get(permission.codename)
+        return _g("may: %(verb)s") % {"verb": verb} if verb else str(permission)
+
+
+admin.site.unregister([Group, User])
+
+
+@admin.register(Group)
+class Roles(MayDo, GroupAdmin):
+    """Roles."""
+
+
+@admin.register(User)
+class Users(MayDo, UserAdmin):
+    """Who works here."""
 
 
 @admin.display(description=_("object"))

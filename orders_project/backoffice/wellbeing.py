@@ -12,6 +12,7 @@ from orders_project.metrics import Counted
 
 CLOCK_LATE = 10  # seconds
 BREAKER = {0: (_("closed"), "good"), 1: (_("half open"), "bad"), 2: (_("open"), "bad")}
+PARTS = {"database": _("database %(name)s"), "relay": _("relay %(name)s"), "broker": _("broker")}
 
 Part = tuple[Any, Any, str, str]  # name, state, address, mood
 
@@ -20,8 +21,14 @@ def parts() -> Iterator[Part]:
     """Each part with its state."""
     for finding in health.examine(health.everything()):
         state = _g("failed: %(trouble)s") % {"trouble": finding.trouble} if finding.trouble else _g("well")
-        yield finding.part, state, "", "bad" if finding.trouble else "good"
+        yield _named(finding.part), state, "", "bad" if finding.trouble else "good"
     yield from _counted()
+
+
+def _named(part: str) -> str:
+    """A part of the system in words: `database orders`, `relay orders`, `broker`."""
+    kind, _space, name = part.partition(" ")
+    return str(PARTS[kind]) % {"name": name} if kind in PARTS else part
 
 
 def _counted() -> Iterator[Part]:

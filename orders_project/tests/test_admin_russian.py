@@ -2,15 +2,28 @@
 
 import gettext
 import re
+from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
+from django.db import transaction
 from django.test import Client
 from django.urls import reverse
-from django.utils import translation
+from django.utils import timezone, translation
 
+from orders import services
+from orders.models import Order
 from orders_project import translations
+from orders_project.backoffice.people import VERBS
+from orders_project.tests.fill import fill, shown
+from outbox.consumers import mailbox
+from payments import services as money
+from processing import services as stock
+from processing.messages import ProcessingRefused
+from processing.models import Outgoing
 
 HOLE = re.compile(r"%\(\w+\)[sd]|%[sd]|{\w+}")
 PO = translations.folder("ru") / "django.po"
@@ -43,13 +56,173 @@ def test_placeholders_survive() -> None:
             assert sorted(HOLE.findall(said)) == sorted(HOLE.findall(msgid)), msgid
 
 
-@pytest.mark.django_db
-def test_pages_speak_russian(settings: Any) -> None:
+class Words(HTMLParser):
+    """What a page says, and where it leads."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.links: list[str] = []
+        self._within: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.links += [link for link in (given.get("href"),) if tag == "a" and link]
+        self.said += [text for name in ("title", "aria-label", "placeholder", "alt") if (text := given.get(name))]
+        self.said += [given["value"] or ""] if tag == "input" and given.get("type") == "submit" else []
+        if tag in UNSAID:
+            self._within.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._within:
+            self._within.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if not self._within:
+            self.said.append(data.strip())
+
+
+UNSAID = {"script", "style", "pre", "code"}  # what is quoted: letters, tracebacks
+PHRASE = re.compile(r"\b[A-Za-z]{2,}(?:,? [A-Za-z]{2,}\b(?!_))+")  # English words in a row; one alone may be a code
+FOREIGN = ("/admin/axes/", "/admin/auth/", "/admin/orders_project/client/")  # pages with words of other packages
+NAMES = {
+    "Idempotency-Key", "manage.py dlq show", "POST /orders", "The body is not JSON.",
+}  # fmt: skip
+
+
+@pytest.fixture
+def boss() -> Client:
     client = Client(headers={"accept-language": "ru"})
-    client.force_login(User.objects.create_superuser("boss"))
-    page = client.get(reverse("admin:index")).content.decode()
-    assert "Сводка" in page
-    assert "Заказы в работе" in page
-    assert "Мёртвые письма" in page
+    client.force_login(User.objects.create_superuser("начальник"))
+    return client
+
+
+@pytest.fixture
+def ann() -> Any:
+    account, _made = money.open_account(user_id="анна")
+    money.deposit(user_id="анна", amount=5000_00, now=timezone.now(), reason="подарок", actor="начальник")
+    return account
+
+
+def place(amount: int = 500) -> Order:
+    new = services.NewOrder(lines=(services.Line(quantity=1, price=amount),), user_id="анна")
+    return services.place_order(new=new, now=timezone.now())[0]
+
+
+def english(page: str) -> list[str]:
+    """Whatever a page says in English."""
+    return [text for text in Words(page).said if PHRASE.search(text) and not any(name in text for name in NAMES)]
+
+
+@pytest.mark.django_db
+def test_every_page_speaks_russian(boss: Client, ann: Any, post: Any) -> None:
+    done, stuck = place(), place()
+    post.passes_over = lambda letter: letter.subject == stuck.pk
+    post.run()
+    with transaction.atomic(using="processing"):
+        Outgoing.post(ProcessingRefused(order_id=done.pk, reason="fraud"))
+    post.passes_over = lambda letter: letter.subject != done.pk
+    post.run()
+    assert mailbox("orders", "DeadLetter").objects.count() == 1
+    for model in shown():
+        fill(model, "данные")
+    seen: dict[str, list[str]] = {}
+    ahead = ["/admin/", "/admin/login/", f"/admin/orders/order/{stuck.pk}/change/"]
+    while ahead:
+        path = ahead.pop(0)
+        kind = re.sub(r"/[^/]*(\d|%)[^/]*/", "/#/", re.sub(r"[?#].*", "?", path))
+        if kind in seen or not path.startswith("/admin/") or "logout" in path or "jsi18n" in path:
+            continue
+        answer = boss.get(path)
+        assert answer.status_code in (200, 302), path
+        page = answer.content.decode()
+        seen[kind] = [] if path.startswith(FOREIGN) else english(page)
+        ahead += [urljoin(path, link) for link in Words(page).links]
+    assert len(seen) > 90
+    assert sorted({said for page in seen.values() for said in page}) == []
+
+
+@pytest.mark.django_db
+def test_what_one_may_do_is_in_russian(boss: Client) -> None:
+    page = boss.get(reverse("admin:auth_group_add")).content.decode()
     with translation.override("ru"):
-        assert "Каталог пуст" in client.get(reverse("admin:processing_product_changelist")).content.decode()
+        assert all(f"может: {name}" in page for name in VERBS.values())
+    with translation.override("en"):
+        assert not [name for name in VERBS.values() if str(name) in page]
+
+
+@pytest.mark.django_db
+class TestRefusals:
+    """What can't be done is said in the language of the page."""
+
+    @staticmethod
+    def refused(client: Client, row: Any, verb: str, **said: Any) -> str:
+        name = f"admin:{row._meta.app_label}_{row._meta.model_name}_verb"
+        url = reverse(name, args=[row.pk, verb])
+        form = client.get(url).context["form"]
+        values = {field: form[field].value() for field in form.fields} | said
+        answer = client.post(url, {field: value for field, value in values.items() if value is not None})
+        assert answer.status_code == 422
+        return str(answer.content.decode())
+
+    def test_of_money(self, boss: Client, ann: Any) -> None:
+        assert "меньше этого" in self.refused(boss, ann, "correct", amount="-9000", reason="ошибка")
+
+    def test_of_stock(self, boss: Client) -> None:
+        lamp = stock.make_product(name="Лампа", price=100, stock=2, actor="", now=timezone.now())
+        assert "Не хватает товара" in self.refused(boss, lamp, "correct", quantity=-3, reason="разбили")
+
+    def test_of_orders_and_approvals(self, boss: Client, ann: Any, post: Any) -> None:
+        order = place(2000_00)
+        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.run()
+        order.refresh_from_db()
+        url = reverse("admin:orders_order_verb", args=[order.pk, "compensate"])
+        form = boss.get(url).context["form"]
+        boss.post(url, {field: form[field].value() or "обман" for field in form.fields})
+        assert "уже ждёт второго" in self.refused(boss, order, "compensate", reason="ещё раз")
+        (approval,) = admin_row("orders_project", "Approval")
+        assert "Решать должен другой" in self.refused(boss, approval, "approve")
+        assert "успел измениться" in self.refused(
+            boss, order, "resolve", truth="order.processed", reason="x", version=1
+        )
+
+
+def admin_row(app: str, model: str) -> list[Any]:
+    return list(apps.get_model(app, model)._base_manager.all())
+
+
+@pytest.mark.django_db
+class TestTheAPI:
+    def test_speaks_english_to_everybody(self, client: Client, ann: Any, post: Any) -> None:
+        order = place()
+        post.run()
+        calls: list[tuple[str, str, Any]] = [
+            ("post", "/orders", {}),
+            ("post", "/orders", {"user_id": "анна", "amount": "много"}),
+            ("post", "/orders", {"customer_id": "c", "items": [{"sku": "нет", "quantity": 0}]}),
+            ("get", "/orders/nowhere", None),
+            ("get", "/orders?limit=-1", None),
+            ("post", f"/orders/{order.pk}/cancel", None),
+            ("get", "/accounts/nobody/balance", None),
+            ("post", "/accounts/анна/deposit", {"amount": -1}),
+            ("post", "/admin/products", {"name": ""}),
+            ("get", "/nowhere", None),
+        ]
+        for method, path, body in calls:
+            headers = {"x-correlation-id": "c", "x-admin-secret": "dev-admin-secret"}
+            answers = [
+                getattr(client, method)(path, body, "application/json", headers=headers | {"accept-language": language})
+                for language in ("en", "ru")
+            ]
+            assert answers[0].status_code >= 400, path
+            assert answers[0].content == answers[1].content, path
+            assert not re.search("[а-я]", answers[1].json()["detail"].replace("анна", "")), path
+            assert "Accept-Language" not in answers[1].get("Vary", "")
+
+    def test_keeps_a_language_of_the_back_office_to_itself(self, boss: Client) -> None:
+        boss.get(reverse("admin:index"))
+        assert translation.get_language() == "ru"
+        assert boss.post("/orders", {}, "application/json").json()["detail"] == "The request is not valid."
+        assert translation.get_language() == "en"

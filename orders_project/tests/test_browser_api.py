@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from orders_project.tests.desk import Desk, chromium  # noqa: F401 - a fixture
 from orders_project.tests.house import House
-from orders_project.tests.test_browser import Desk, chromium  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 

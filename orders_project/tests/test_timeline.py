@@ -42,7 +42,7 @@ class TestAnOrderThatIsDone:
         steps = [moment.title for moment in found.moments if moment.kind in {"request", "step"}]
         assert steps == [
             "accepted → pending",
-            "payment.succeeded → payment_pending",
+            "payment.succeeded → payment pending",
             "payment.succeeded → paid",
             "order.processed → done",
         ]
@@ -83,7 +83,7 @@ class TestAnOrderThatWaits:
         assert waiting is not None
         assert waiting.reasons == ("payments.charge is in the outbox of orders, not sent: is the relay running?",)
         assert waiting.next_at == order.updated_at + timedelta(seconds=900)
-        assert waiting.next_step == "turns back: voiding, asking for a void"
+        assert waiting.next_step == "turns back: voiding, and asks: void"
         assert not waiting.overdue
 
     def test_for_a_worker_says_so(self, post: Any) -> None:

@@ -43,7 +43,7 @@ def money_text(minor: int | None, currency: str) -> str:
 
 def bare_amount(minor: int, currency: str) -> str:
     """Minor units as one types them into a form."""
-    return money.text(minor, currency=currency).removesuffix(f" {currency}").replace(",", "")
+    return money_text(minor, currency).removesuffix(f" {currency}").replace(",", "")
 
 
 def status(name: str = "status", label: Any = STATUS) -> Shown:

@@ -1,0 +1,138 @@
+"""An operator at a browser, on the running system."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orders_project.embedded import CannotRun
+from orders_project.tests import screenshots
+from orders_project.tests.browser import browser
+from orders_project.tests.house import House
+
+AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
+RULES = """
+() => axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
+                         resultTypes: ["violations"]})
+"""
+WATCH = """
+window.refused = [];
+document.addEventListener("securitypolicyviolation", (e) => window.refused.push([e.violatedDirective, e.blockedURI]));
+"""
+REFUSED = "status of 422"
+NASTY = "<img src=x onerror=alert(1)>"
+
+
+class Desk:
+    """An operator's browser that notes whatever goes wrong."""
+
+    def __init__(self, chromium: Any, house: House, **context: Any) -> None:
+        self.house = house
+        self.context = chromium.new_context(timezone_id="Asia/Tokyo", locale="en", **context)
+        self.context.add_init_script(WATCH)
+        self.page = self.context.new_page()
+        self.errors: list[str] = []
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("dialog", self._alarm)
+
+    def _hear(self, said: Any) -> None:
+        if said.type == "error" and REFUSED not in said.text:  # a form that is refused is no error of ours
+            self.errors.append(f"{said.text} {said.location}")
+
+    def _alarm(self, dialog: Any) -> None:
+        self.errors.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    def open(self, path: str) -> Any:
+        answer = self.page.goto(self.house.url(path))
+        assert answer.status < 400, f"{path}: {answer.status}"
+        return answer
+
+    def press(self, name: str) -> None:
+        """Follow the verb of this name, on the page of a row or of a list."""
+        self.page.get_by_role("link", name=name, exact=True).click()
+        self.page.wait_for_load_state()
+
+    def send(self, **fields: str) -> None:
+        """Fill in the verb's form and send it."""
+        for name, value in fields.items():
+            self.page.fill(f"[name={name}]", value)
+        self.page.click(".submit-row [type=submit]")
+        self.page.wait_for_load_state()
+
+    def told(self) -> str:
+        return str(self.page.inner_text(".messagelist"))
+
+    def is_well(self) -> None:
+        """Nothing was written to the console and the security policy had nothing to refuse."""
+        where = self.page.url
+        assert not self.errors, f"{where}: {self.errors}"
+        assert not self.page.evaluate("window.refused"), where
+
+    def barriers(self) -> list[str]:
+        """What stands in somebody's way on this page."""
+        self.page.evaluate(AXE)
+        return [
+            f"{broken['id']}: {node['target']} {node['failureSummary'][:200]}"
+            for broken in self.page.evaluate(RULES)["violations"]
+            for node in broken["nodes"][:3]
+        ]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    try:
+        with browser() as running:
+            yield running
+    except CannotRun as refusal:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs a browser: {refusal}")
+        pytest.skip(f"NO BROWSER HERE, the back office is not tested: {refusal}")
+
+
+@pytest.fixture(scope="module")
+def furnished() -> Iterator[tuple[House, str]]:
+    """The running system with something in it, and an order that waits because processing is down."""
+    with House() as house:
+        yield house, screenshots.furnish(house)
+
+
+@pytest.fixture(scope="module")
+def desk(chromium: Any, furnished: tuple[House, str]) -> Desk:
+    found = Desk(chromium, furnished[0])
+    screenshots.enter(found.page, furnished[0])
+    return found
+
+
+@pytest.fixture
+def waiting(furnished: tuple[House, str]) -> str:
+    return furnished[1]
+
+
+@pytest.fixture(scope="module")
+def bob(desk: Desk, chromium: Any) -> Desk:
+    """A second person: a manager at a browser of his own."""
+    code = (
+        "from django.contrib.auth.models import *\n"
+        "bob = User.objects.create_user('bob', password='a long secret', is_staff=True)\n"
+        "bob.groups.add(Group.objects.get(name='manager'))\n"
+    )
+    desk.house.manage("shell", "-v", "0", "-c", code)
+    found = Desk(chromium, desk.house)
+    found.open("/admin/login/?next=/admin/orders_project/approval/")
+    found.page.fill("#id_username", "bob")
+    found.page.fill("#id_password", "a long secret")
+    found.page.press("#id_password", "Enter")
+    found.page.wait_for_selector("#result_list, .empty-state")
+    return found
+
+
+def approve(desk: Desk, subject: str) -> None:
+    """Go to what was asked for this, and approve it."""
+    desk.open(f"/admin/orders_project/approval/?q={subject}")
+    desk.page.click("#result_list tbody tr:first-child th a")
+    desk.press("Approve")
+    desk.send()
