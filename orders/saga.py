@@ -18,6 +18,7 @@ from django.utils.translation import gettext as _g
 from outbox import context
 from outbox.consumers import Undeliverable
 from outbox.message import Message
+from outbox.rows import Statement
 from payments.messages import (
     Charge,
     PaymentFailed,
@@ -235,8 +236,10 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> Order:
     """Store a new order, tell of it, ask for its money and set its timer. Call it in a transaction of orders."""
     created = _event(order, kind="order.created", status=order.status, actor=actor, data=history.told_at_first(order))
     letters = Outgoing.drafts(charge(order), _fact(order, "created")) + _timer(order, now=order.created_at)
-    Outgoing.send(letters, beside=[ROWS.insert(order), ROWS.insert(created), ROWS.insert(*lines)])
-    webhooks.announce(letters)
+    stored = [ROWS.insert(order), ROWS.insert(created), ROWS.insert(*lines)]
+    listeners, *_ = Outgoing.send(letters, beside=[Statement(f"SELECT WHERE {webhooks.LISTENERS}", []), *stored])
+    if listeners:
+        webhooks.announce(letters)
     metrics.created(order)
     return order
 
@@ -287,7 +290,8 @@ def advance(
     if step.says is not None:
         says.append(step.says(order))
     stored = [ROWS.update(order, "status", "version", "updated_at", *changes), ROWS.insert(*told)]
-    letters = Outgoing.send(Outgoing.drafts(*says), beside=stored)
+    letters = Outgoing.drafts(*says)
+    Outgoing.send(letters, beside=stored)
     if order.has_listeners:  # type: ignore[attr-defined]
         webhooks.announce(letters)
     metrics.stepped(

@@ -173,7 +173,7 @@ def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
     ):
         answer: tuple[Any, ...] = ()
         if consumer.first is not None:
-            if consumer.incoming.objects.filter(message_id=letter.id).exists():
+            if consumer.incoming.seen(letter):
                 return False
             answer = (consumer.first(message),)
         for left in reversed(range(ATTEMPTS_AT_ONCE)):

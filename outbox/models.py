@@ -80,7 +80,9 @@ class OutgoingMessage(models.Model):
 
         :raises PostedOutsideTransaction: if there is no transaction in this room's database
         """
-        return cls.send(cls.drafts(*messages, due_at=due_at))
+        rows = cls.drafts(*messages, due_at=due_at)
+        cls.send(rows)
+        return rows
 
     @classmethod
     def drafts(cls, *messages: Message, due_at: datetime | None = None) -> list[Self]:
@@ -108,30 +110,27 @@ class OutgoingMessage(models.Model):
     @classmethod
     def post_again(cls, letter: Letter, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
         """Send this letter once more, as the same message: to this room itself unless said otherwise."""
-        (row,) = cls.send(
-            [
-                cls(
-                    message_id=letter.id,
-                    type=letter.type,
-                    version=letter.schemaversion,
-                    subject=letter.subject,
-                    to=to or cls.database(),
-                    data=letter.data,
-                    correlation_id=letter.correlationid,
-                    causation_id=letter.causationid,
-                    traceparent=letter.traceparent,
-                    attempt=attempt,
-                    created_at=datetime.fromisoformat(letter.time),
-                    due_at=due_at,
-                )
-            ]
+        row = cls(
+            message_id=letter.id,
+            type=letter.type,
+            version=letter.schemaversion,
+            subject=letter.subject,
+            to=to or cls.database(),
+            data=letter.data,
+            correlation_id=letter.correlationid,
+            causation_id=letter.causationid,
+            traceparent=letter.traceparent,
+            attempt=attempt,
+            created_at=datetime.fromisoformat(letter.time),
+            due_at=due_at,
         )
+        cls.send([row])
         return row
 
     @classmethod
-    def send(cls, drafts: list[Self], *, beside: Iterable[Statement] = ()) -> list[Self]:
+    def send(cls, drafts: list[Self], *, beside: Iterable[Statement] = ()) -> list[int]:
         """
-        Send what these rows say; what stands `beside` them is stored first, in the same round trip.
+        Send what these rows say, after what is run `beside` it in the same round trip; the rows that each touched.
 
         :raises PostedOutsideTransaction: if there is no transaction in this room's database
         """
@@ -143,11 +142,11 @@ class OutgoingMessage(models.Model):
             if len(write(row.data)) > MAX_BYTES:
                 raise TooLarge(f"{row.type} for {row.subject} is too large to send.")
         rows = Rows(using)
-        if statements := [*beside, *([rows.insert(*drafts)] if drafts else [])]:
-            rows.run(*statements)
+        statements = [*beside, *([rows.insert(*drafts)] if drafts else [])]
+        touched = rows.run(*statements) if statements else []
         if all(hook[1] is not _WAKE.get(using) for hook in connection.run_on_commit):
             transaction.on_commit(_WAKE.setdefault(using, _Wake(using)), using=using, robust=True)
-        return drafts
+        return touched
 
     def letter(self) -> Letter:
         """
@@ -211,6 +210,12 @@ class IncomingMessage(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} {self.message_id}"
+
+    @classmethod
+    def seen(cls, letter: Letter) -> bool:
+        """Whether this letter has had its effect here."""
+        look = Statement("SELECT FROM outbox_incomingmessage WHERE message_id = %s", [letter.id])
+        return Rows(router.db_for_read(cls)).run(look) == [1]
 
     @classmethod
     def first_time(cls, letter: Letter, *, received_at: datetime) -> bool:

@@ -94,6 +94,8 @@ class Hold(models.Model):
     expires_at = models.DateTimeField(_("expires at"))
     ended_at = models.DateTimeField(_("ended at"), null=True)
 
+    quantities: dict[str, int]  # by product, where a query asks for them
+
     class Meta:
         verbose_name = _("hold")
         verbose_name_plural = _("holds")

@@ -92,17 +92,14 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     """
     left_behind = _open_hold("order_id", order_id)
     if left_behind is not None:
-        _lock_products({*map(UUID, quantities), *left_behind.lines.values_list("product_id", flat=True)})
+        _lock_products({*map(UUID, quantities), *map(UUID, left_behind.quantities)})
         _end(left_behind, status=Hold.Status.RELEASED, now=now)
     new = Hold(order_id=order_id, created_at=now, expires_at=now + settings.HOLD_TTL)
-    lines = [
-        HoldLine(hold=new, product_id=UUID(product_id), quantity=quantity)
-        for product_id, quantity in sorted(quantities.items())
-    ]
+    lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
+    moved = _moved(new, quantities, kind=StockMovement.Kind.HELD, now=now)
     # Note [Stock last]: rows of a hot product stay locked from here to the commit, so nothing else comes between.
-    stock = Statement(HOLD, [[line.product_id for line in lines], [line.quantity for line in lines]])
-    moved = _moved(lines, kind=StockMovement.Kind.HELD, now=now)
-    if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(lines):
+    stock = Statement(HOLD, [list(quantities), list(quantities.values())])
+    if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
         metrics.STOCK_HOLDS.labels("insufficient").inc()
         raise InsufficientStock(_lacking(quantities))
     metrics.count_hold("held")
@@ -122,6 +119,11 @@ def _lacking(quantities: dict[str, int]) -> list[Lacking]:
         if products[product_id].available < quantity or not products[product_id].is_active
     ]
 
+
+QUANTITIES = """(
+    SELECT json_object_agg(line.product_id, line.quantity) FROM processing_holdline line
+    WHERE line.hold_id = processing_hold.hold_id
+)"""
 
 SETTLE = """
 WITH settled AS (
@@ -144,20 +146,20 @@ def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
     """End an open, locked hold: its stock is sold or available again."""
     sold = status == Hold.Status.SOLD
     held.status, held.ended_at = status, now
-    lines = ROWS.select(HoldLine, "WHERE hold_id = %s ORDER BY product_id", held.hold_id)
+    kind = StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED
     ROWS.run(
         ROWS.update(held, "status", "ended_at"),
-        _moved(lines, kind=StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED, now=now),
+        _moved(held, held.quantities, kind=kind, now=now),
         Statement(SETTLE, [held.hold_id, sold, sold]),
     )
     metrics.count_hold(status)
 
 
-def _moved(lines: Sequence[HoldLine], *, kind: StockMovement.Kind, now: datetime) -> Statement:
+def _moved(held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime) -> Statement:
     return ROWS.insert(
         *(
-            StockMovement(product_id=line.product_id, kind=kind, quantity=line.quantity, hold_id=line.hold_id, at=now)
-            for line in lines
+            StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
+            for product_id, quantity in quantities.items()
         )
     )
 
@@ -229,8 +231,10 @@ def _first(verdict: Processing) -> Processing | None:
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
-    """The hold of this id, or of this order, if it is open: locked."""
-    found = ROWS.select(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value) if value else []
+    """The hold of this id, or of this order, if it is open: locked, and with its quantities."""
+    if value is None:
+        return None
+    found = ROWS.select(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value, quantities=QUANTITIES)
     return found[0] if found else None
 
 
