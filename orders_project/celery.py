@@ -145,7 +145,7 @@ app.conf.update(
         **every(5, "payments.janitor", "payments"),
     },
 )
-app.conf["CELERY_DB_REUSE_MAX"] = 100  # Celery's Django fixup: a pool child keeps its connections for this many tasks
+app.conf["CELERY_DB_REUSE_MAX"] = 1000  # Celery's Django fixup: a pool child keeps its connections for this many tasks
 app.autodiscover_tasks()
 app.autodiscover_tasks(related_name="consumers")
 

@@ -15,9 +15,10 @@ from django.utils.translation import gettext as _g
 from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
 from orders.saga import STEPS, Overdue, waits_until
+from outbox.attempts import ATTEMPTS
 from outbox.consumers import mailbox
 from outbox.message import EVENTS
-from outbox.models import ATTEMPTS, DeadLetter, IncomingMessage, OutgoingMessage
+from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
 from payments.models import Payment, WebhookReceipt
 
 TIMER = Overdue.name

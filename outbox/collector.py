@@ -19,10 +19,12 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from . import broker
+from .attempts import ATTEMPTS, replays
 from .consumers import CONSUMERS, mailbox
+from .dead_letter_models import fingerprint
 from .ids import uuid7, uuid7_from
 from .message import ENVELOPE_BYTES, MAX_BYTES, Letter, Unreadable
-from .models import ATTEMPTS, DeadLetter, fingerprint, replays
+from .models import DeadLetter
 
 logger = logging.getLogger(__name__)
 

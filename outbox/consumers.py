@@ -26,21 +26,14 @@ from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils import timezone
 
 from . import context, metrics, tracing
+from .attempts import ATTEMPTS, backoff, last_attempt, replays
+from .conflicts import lost_to_another
+from .dead_letter_models import fingerprint
 from .message import ENVELOPE_BYTES, MAX_BYTES, REGISTRY, Letter, Message, Unreadable, write
-from .models import (
-    ATTEMPTS,
-    DeadLetter,
-    IncomingMessage,
-    OutgoingMessage,
-    backoff,
-    fingerprint,
-    last_attempt,
-    replays,
-)
+from .models import DeadLetter, IncomingMessage, OutgoingMessage
 
 logger = logging.getLogger(__name__)
 
-TRY_AGAIN_AT_ONCE = {"40001", "40P01"}  # serialization failure, deadlock
 CONNECTION_LOST = ("08", "57P", "53300")  # connection exceptions, server shutting down, too many connections
 ATTEMPTS_AT_ONCE = 5
 PATIENCE = timedelta(minutes=20)  # with a lost database; the broker takes a letter back after 30 minutes
@@ -184,7 +177,7 @@ def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
                     consumer.handle(message, *answer)
                     return True
             except OperationalError as error:
-                if getattr(error.__cause__, "sqlstate", None) not in TRY_AGAIN_AT_ONCE or not left:
+                if not lost_to_another(error) or not left:
                     raise
     raise AssertionError("unreachable")
 

@@ -21,9 +21,11 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from . import heartbeat, metrics, tracing
+from .attempts import LAST_ATTEMPT, backoff, replays
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .consumers import mailbox
-from .models import CHANNEL, LAST_ATTEMPT, DeadLetter, OutgoingMessage, backoff, fingerprint, replays
+from .dead_letter_models import fingerprint
+from .models import CHANNEL, DeadLetter, OutgoingMessage
 from .rows import Rows, Statement
 
 logger = logging.getLogger(__name__)

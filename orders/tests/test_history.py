@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
 from orders import factories, history, saga
@@ -67,3 +68,14 @@ def test_one_order_s_story_is_shown(capsys: Any) -> None:
 def test_asked_for_nothing_it_says_so(arguments: list[str], why: str) -> None:
     with pytest.raises(CommandError, match=why):
         call_command("history", *arguments)
+
+
+@pytest.mark.parametrize("table", ["orders_orderevent", "orders_orderline"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET order_id = order_id"])
+def test_the_database_refuses_to_rewrite_it(table: str, statement: str) -> None:
+    with (
+        pytest.raises(DatabaseError, match=f"{table} is append-only"),
+        transaction.atomic(using="orders"),
+        connections["orders"].cursor() as cursor,
+    ):
+        cursor.execute(statement.format(table))

@@ -14,10 +14,10 @@ from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from outbox import consumers
+from outbox.attempts import LAST_ATTEMPT
 from outbox.consumers import Undeliverable, mailbox
 from outbox.ids import uuid7
 from outbox.message import Letter
-from outbox.models import LAST_ATTEMPT
 from outbox.tests.stage import ASKED, BEHAVIOURS, ROOM, Count, CountAfter
 
 Outgoing, Incoming, DeadLetter = (mailbox(ROOM, name) for name in ("Outgoing", "Incoming", "DeadLetter"))

@@ -14,10 +14,11 @@ from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
 from outbox import dead_letters
+from outbox.attempts import LAST_ATTEMPT
 from outbox.consumers import Undeliverable, mailbox
 from outbox.dead_letters import NotReplayable, Outcome, Resolved, Selection
 from outbox.message import Letter
-from outbox.models import LAST_ATTEMPT, DeadLetterAction
+from outbox.models import DeadLetterAction
 from outbox.preview import Change, NoPreview, preview
 from outbox.tests.stage import ASKED, BEHAVIOURS, ROOM, Count, CountAfter
 

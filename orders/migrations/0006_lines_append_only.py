@@ -1,0 +1,9 @@
+from django.db import migrations
+
+from outbox.append_only import append_only
+
+
+class Migration(migrations.Migration):
+    dependencies = [("orders", "0005_fast_lists")]
+
+    operations = [append_only("orders_orderline")]
