@@ -11,7 +11,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views import defaults
 from django.views.csrf import csrf_failure as html_csrf_failure
@@ -121,6 +121,8 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This is not allowed.")
         case RequestDataTooBig():
             return TOO_LARGE
+        case UnreadablePostError():
+            return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The body did not come to its end.")
         case SuspiciousOperation():
             return Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
         case OperationalError() | InterfaceError():
@@ -240,7 +242,7 @@ class Wordless:
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
-        if response.status_code < HTTPStatus.BAD_REQUEST or response.streaming or getattr(response, "content", None):
+        if response.status_code < HTTPStatus.BAD_REQUEST or getattr(response, "content", None):
             return response
         if wants_html(request) or request.method == "HEAD":
             return response

@@ -16,7 +16,6 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_safe
 from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.scopes import BaseScopes
 from oauth2_provider.views.mixins import OAuthLibMixin
@@ -114,7 +113,6 @@ def locked_out(request: HttpRequest, *said_by_axes: Any) -> HttpResponse:
     return answer
 
 
-@require_safe
 def jwks(request: HttpRequest) -> HttpResponse:
     """The public keys, for whoever wants to prove a token."""
     answer = JsonResponse({"keys": [key.jwk() for key in keys.current()]})
@@ -122,7 +120,6 @@ def jwks(request: HttpRequest) -> HttpResponse:
     return answer
 
 
-@require_safe
 def metadata(request: HttpRequest) -> HttpResponse:
     """What a client needs to know to get a token (RFC 8414)."""
     return JsonResponse(

@@ -11,7 +11,6 @@ from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.templatetags.static import static
-from django.views.decorators.http import require_safe
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
@@ -93,7 +92,6 @@ def _redoc() -> str:
     )
 
 
-@require_safe
 def redoc_script(request: HttpRequest) -> HttpResponse:
     """Redoc as it comes, except that it shows no picture from its makers' host."""
     return HttpResponse(_redoc(), "text/javascript; charset=utf-8", headers={"Cache-Control": "public, max-age=3600"})
@@ -105,7 +103,6 @@ def _refusals(kind: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
         yield from _refusals(refusal)
 
 
-@require_safe
 def problem(request: HttpRequest, code: str) -> HttpResponse:
     """What a problem's `type` leads to: what its code means."""
     meanings = {refusal.code: inspect.cleandoc(refusal.__doc__ or "") for refusal in _refusals()}

@@ -1,18 +1,29 @@
 """The doors of the house."""
 
+from collections.abc import Callable
+
 from django.conf import settings
 from django.contrib import admin
+from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, include, path, re_path
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_safe
 
 from . import health, metrics, oauth, pages
 from .grpc_gateway import GrpcOrder, GrpcOrders
 
+
+def window(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """To look through and no more: anything else is a wrong method, and not a form without its token."""
+    return csrf_exempt(require_safe(view))
+
+
 urlpatterns: list[URLPattern | URLResolver] = [
-    re_path(r"^healthz?/?$", health.health, name="health"),
-    re_path(r"^health/live/?$", health.live, name="live"),
-    re_path(r"^health/ready/?$", health.is_ready, name="ready"),
-    re_path(r"^health/started/?$", health.has_started, name="started"),
-    re_path(r"^metrics/?$", metrics.show, name="metrics"),
+    re_path(r"^healthz?/?$", window(health.health), name="health"),
+    re_path(r"^health/live/?$", window(health.live), name="live"),
+    re_path(r"^health/ready/?$", window(health.is_ready), name="ready"),
+    re_path(r"^health/started/?$", window(health.has_started), name="started"),
+    re_path(r"^metrics/?$", window(metrics.show), name="metrics"),
 ]
 # A room has its doors where it is served; the gateway (docker/nginx) knows who serves what.
 if "orders" in settings.ROOMS_HERE:
@@ -27,10 +38,10 @@ if settings.BACK_OFFICE:
         re_path(r"^schema/?$", pages.Description.as_view(), name="schema"),
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
-        path("redoc/redoc.js", pages.redoc_script, name="redoc-script"),
-        path("problems/<slug:code>", pages.problem, name="problem"),
-        path(".well-known/jwks.json", oauth.jwks, name="jwks"),
-        path(".well-known/oauth-authorization-server", oauth.metadata, name="oauth-metadata"),
+        path("redoc/redoc.js", window(pages.redoc_script), name="redoc-script"),
+        path("problems/<slug:code>", window(pages.problem), name="problem"),
+        path(".well-known/jwks.json", window(oauth.jwks), name="jwks"),
+        path(".well-known/oauth-authorization-server", window(oauth.metadata), name="oauth-metadata"),
         re_path(r"^oauth/token/?$", oauth.Token.as_view(), name="token"),
         path("admin/", admin.site.urls),  # after processing, whose /admin/products shares its prefix
     ]

@@ -1,13 +1,29 @@
 """What gunicorn serves."""
 
 import os
+from io import BytesIO
+from typing import Any
 
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 
-application = get_wsgi_application()
+_django = get_wsgi_application()
 
-from . import auth  # noqa: E402 - after Django is set up
+from django.conf import settings  # noqa: E402 - after Django is set up
+
+from . import auth  # noqa: E402
 
 auth.prepare()
+
+
+def application(environ: dict[str, Any], start_response: Any) -> Any:
+    """
+    Django, which takes a body without a Content-Length for an empty one.
+
+    A body that comes in chunks gets its length here; of one that is too large no more is read than that shows it.
+    """
+    if environ.get("wsgi.input_terminated") and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        body = environ["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)
+        environ |= {"wsgi.input": BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+    return _django(environ, start_response)

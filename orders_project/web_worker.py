@@ -1,0 +1,40 @@
+"""gunicorn's worker, with our patience and our words for what never gets as far as Django."""
+
+import socket
+import struct
+from typing import Any
+
+from gunicorn import util
+from gunicorn.workers.gthread import ThreadWorker
+
+from outbox import context
+
+PATIENCE = 10  # seconds for the next byte of a request that has begun: a caller who is silent holds no thread longer
+RECEIVE_TIMEOUT = struct.pack("ll", PATIENCE, 0)
+
+
+class Worker(ThreadWorker):
+    """Serves requests in threads."""
+
+    def handle(self, conn: Any) -> Any:
+        # Not by settimeout(): gunicorn makes the socket a blocking one just before it reads.
+        conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)
+        return super().handle(conn)
+
+    def init_process(self) -> None:
+        util.write_error = write_error
+        super().init_process()
+
+
+def write_error(sock: Any, status: int, reason: str, message: str) -> None:
+    """What gunicorn itself refuses, such as headers that are too long, is a problem document too."""
+    from .errors import Problem  # needs settings, which the parent doesn't read
+
+    code = "malformed" if status == 400 else reason.lower().replace(" ", "_")
+    with context.acting(context.Context(correlation_id=context.accepted_correlation_id(None))) as here:
+        answer = Problem(status, code, f"{reason}.").response()
+    answer["X-Correlation-ID"] = here.correlation_id
+    answer["Content-Length"] = str(len(answer.content))
+    answer["Connection"] = "close"
+    head = "".join(f"{name}: {value}\r\n" for name, value in answer.items())
+    util.write_nonblock(sock, f"HTTP/1.1 {status} {reason}\r\n{head}\r\n".encode() + answer.content)
