@@ -35,7 +35,8 @@ DUE = f"WHERE published_at IS NULL AND due_at <= %s ORDER BY due_at, id LIMIT {B
 NEXT = "WHERE published_at IS NULL ORDER BY due_at LIMIT 1"
 STAMP = "UPDATE outbox_outgoingmessage SET published_at = %s WHERE id = ANY(%s)"
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
-SWARM = 0.02  # seconds in which further rings are answered together
+RESTS = 3  # times as long as a batch took
+LONGEST_REST = 0.1  # seconds
 QUIET = 0.1  # seconds without a ring
 LONGEST_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
 OVERDUE = timedelta(seconds=1)  # what a running relay would have sent by now
@@ -140,20 +141,23 @@ class Relay:
         """
         Work until told to stop, through every loss of the broker or the database.
 
-        # Note [Rings come in swarms]: the first is answered at once, the next ones together, a moment after it: the
-        # busier a room is, the larger its batches. When the next letter is due is asked only once it is quiet.
+        # Note [Rings come in swarms]: the first is answered at once, the next ones together, after a rest that is
+        # longer the longer the batch took: the busier the system, the larger the batches, and the less they cost.
+        # When the next letter is due is asked only once it is quiet.
         """
-        failures, rung, sent_at = 0, False, 0.0
+        failures, rung, rested_at = 0, False, 0.0
         with _Bell(self.room) as bell:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
                     if rung:
-                        stop.wait(max(0.0, sent_at + SWARM - time.monotonic()))
-                        sent_at, wait = time.monotonic(), QUIET
+                        stop.wait(max(0.0, rested_at - time.monotonic()))
+                        began, wait = time.monotonic(), QUIET
                         self.publisher.open()
                         while self.send_batch(now=timezone.now()) == BATCH:
                             pass
+                        sent_at = time.monotonic()
+                        rested_at = sent_at + min(LONGEST_REST, RESTS * (sent_at - began))
                     else:
                         due = self.drain()
                         wait = POLL if due is None else min(POLL, max(0.0, (due - timezone.now()).total_seconds()))
