@@ -15,6 +15,8 @@ from typing import IO
 
 from . import CannotRun
 
+SHELF = Path("/var/tmp")  # noqa: S108 (each folder on it is private to its owner)
+STANDS_FOR = "stands-for"  # the file in a stand-in that names what it replaces
 SETTLING = 60.0  # seconds that a new run may take before it claims its home
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -58,28 +60,32 @@ def suitable(folder: Path, *, user: pwd.struct_passwd | None = None) -> Path:
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if any(character.isspace() for character in str(folder)) or not _can_enter(folder, user):
-        folder = stand_in(folder)
+        replaced, folder = folder, stand_in(folder)
         folder.mkdir(mode=0o711, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
             raise ForeignFolder(f"{folder} belongs to another user; remove it and start again")
+        (folder / STANDS_FOR).write_text(str(replaced))
     return folder
 
 
 def stand_in(folder: Path) -> Path:
     """The one place that replaces an unsuitable folder: the same for every run of the same user."""
     digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
-    return Path("/var/tmp") / f"orders-{os.getuid()}-{digest}"  # noqa: S108 (its owner is checked)
+    return SHELF / f"orders-{os.getuid()}-{digest}"
 
 
 def scratch(kind: str) -> Path:
     """A new home for servers that a run starts for itself alone; those that killed runs left are removed."""
-    shelf = Path("/var/tmp")  # noqa: S108 (each folder is private to its owner)
-    for left in shelf.glob(f"orders-{kind}-*"):
+    for left in SHELF.glob(f"orders-{kind}-*"):
         with contextlib.suppress(FileNotFoundError, HomeInUse):
             state = left.stat()
             if state.st_uid == os.getuid() and time.time() - state.st_mtime > SETTLING:
                 forget(left)
-    home = Path(tempfile.mkdtemp(prefix=f"orders-{kind}-", dir=shelf))
+    for note in SHELF.glob(f"orders-{os.getuid()}-*/{STANDS_FOR}"):
+        with contextlib.suppress(FileNotFoundError):
+            if note.stat().st_uid == os.getuid() and not Path(note.read_text()).exists():
+                shutil.rmtree(note.parent, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix=f"orders-{kind}-", dir=SHELF))
     home.chmod(0o711)  # so that a server under another user can reach its data
     _held[home] = claim(home)
     return home

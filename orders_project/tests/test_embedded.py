@@ -357,6 +357,14 @@ class TestPlaces:
         places.forget(mine)
         places.forget(living)
 
+    def test_stand_ins_of_folders_that_are_gone_are_swept(self, tmp_path: Path) -> None:
+        gone, kept = (places.suitable(tmp_path / name) for name in ("a folder", "another folder"))
+        assert {gone.parent, kept.parent} == {places.SHELF}
+        (tmp_path / "a folder").rmdir()
+        places.forget(places.scratch(f"sweep{os.getpid()}"))
+        assert [gone.exists(), kept.exists()] == [False, True]
+        shutil.rmtree(kept)
+
 
 class TestDebian:
     def test_unpacks_a_package_once_for_two_runs_that_race(self, tmp_path: Path) -> None:
