@@ -10,15 +10,14 @@ from django.utils.translation import gettext_lazy as _
 
 from outbox.admin import (
     Age,
-    DeadLetters,
+    Answers,
+    Briefly,
     Deed,
-    IncomingMessages,
-    OutgoingMessages,
-    Reasoned,
     Sure,
     Verb,
     Window,
     panels,
+    register_mailbox,
     show,
     sieve,
 )
@@ -27,9 +26,7 @@ from . import webhooks
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
 from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
-admin.site.register(Outgoing, OutgoingMessages)
-admin.site.register(Incoming, IncomingMessages)
-admin.site.register(DeadLetter, DeadLetters)
+register_mailbox(Outgoing, Incoming, DeadLetter)
 
 
 @admin.register(OrderEvent)
@@ -48,23 +45,21 @@ class OrderEvents(Window):
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeys(Window):
+class IdempotencyKeys(Answers):
     """What was answered under an Idempotency-Key."""
 
-    list_display = ("key", "principal", show.order(), "answer_status", "created_at")
-    found_by = ("key", "order_id")
-    order = ("-id",)
+    list_display = (*Answers.list_display, show.order())
+    found_by = (*Answers.found_by, "order_id")
     empty = _("No request has carried an Idempotency-Key yet.")
-    fields = (
-        "principal", "key", show.order(), "fingerprint", "answer_status", show.json("answer", _("answer")),
-        show.json("answer_headers", _("answer headers")), "created_at",
-    )  # fmt: skip
+    fields = (show.order(), *Answers.fields)
 
 
 class NewEndpoint(Sure):
     """Where to send, and what of."""
 
-    url = forms.CharField(label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url"}))
+    url = forms.CharField(
+        label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url", "size": 60})
+    )
     events = forms.MultipleChoiceField(
         label=_("Events"),
         required=False,
@@ -96,12 +91,6 @@ def _switch_on(deed: Deed) -> None:
 
 def _resend(deed: Deed) -> None:
     webhooks.resend(delivery_id=str(deed.row.pk), now=deed.now)
-
-
-class WhyOff(Reasoned):
-    """A short reason."""
-
-    reason = forms.CharField(label=_("Reason"), max_length=50)
 
 
 @admin.register(WebhookEndpoint)
@@ -136,7 +125,7 @@ class WebhookEndpoints(Window):
             label=_("Switch off"),
             explains=_("It is told nothing until it is switched on again."),
             permission="orders_project.edit_endpoint",
-            form=WhyOff,
+            form=Briefly,
             does=_switch_off,
             possible=lambda endpoint: endpoint.is_active,
             grave=True,

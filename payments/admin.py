@@ -15,15 +15,14 @@ from django.utils.translation import gettext_lazy as _
 from outbox.admin import (
     Age,
     AmountField,
-    DeadLetters,
+    Answers,
     Deed,
-    IncomingMessages,
-    OutgoingMessages,
     Reasoned,
     Sure,
     Verb,
     Window,
     panels,
+    register_mailbox,
     show,
     sieve,
 )
@@ -32,9 +31,7 @@ from . import ledger, services
 from .gateways import GATEWAYS
 from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
 
-admin.site.register(Outgoing, OutgoingMessages)
-admin.site.register(Incoming, IncomingMessages)
-admin.site.register(DeadLetter, DeadLetters)
+register_mailbox(Outgoing, Incoming, DeadLetter)
 
 
 class Deposit(Reasoned):
@@ -198,14 +195,7 @@ class Payments(Window):
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeys(Window):
+class IdempotencyKeys(Answers):
     """What was answered under an Idempotency-Key."""
 
-    list_display = ("key", "principal", "answer_status", "created_at")
-    found_by = ("key",)
-    order = ("-id",)
     empty = _("No request that moves money has carried an Idempotency-Key yet.")
-    fields = (
-        "principal", "key", "fingerprint", "answer_status", show.json("answer", _("answer")),
-        show.json("answer_headers", _("answer headers")), "created_at",
-    )  # fmt: skip

@@ -13,16 +13,14 @@ from django.utils.translation import gettext_lazy as _
 from outbox.admin import (
     Age,
     AmountField,
-    DeadLetters,
     Deed,
     Glimpse,
-    IncomingMessages,
-    OutgoingMessages,
     Reasoned,
     Sure,
     Verb,
     Window,
     panels,
+    register_mailbox,
     show,
 )
 from outbox.fields import LARGEST_WHOLE
@@ -30,9 +28,7 @@ from outbox.fields import LARGEST_WHOLE
 from . import services
 from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
 
-admin.site.register(Outgoing, OutgoingMessages)
-admin.site.register(Incoming, IncomingMessages)
-admin.site.register(DeadLetter, DeadLetters)
+register_mailbox(Outgoing, Incoming, DeadLetter)
 
 
 class NewProduct(Sure):

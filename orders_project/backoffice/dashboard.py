@@ -195,11 +195,11 @@ def _mailboxes(rows: list[dict[str, Any]]) -> Section:
 def _dead(rows: Iterable[dict[str, Any]]) -> Section:
     tiles = [
         Tile(
-            row["type"] or "?",
+            row["room"],
             _count(row["dead_letters"]),
             show.list_url(row["room"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
             "bad",
-            f"{row['room']}: {row['reason']}",
+            f"{row['type'] or '?'}: {row['reason']}",
         )
         for row in rows
         if "dead_letters" in row

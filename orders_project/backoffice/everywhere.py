@@ -16,6 +16,7 @@ from payments.models import Entry, Payment
 from processing.models import Hold, Processing
 
 MOST = 100
+METHODS = dict(Order.Method.choices)
 
 
 def panels_of(order: Order) -> list[Panel]:
@@ -57,11 +58,7 @@ def _money(order: Order) -> Panel:
     payment = Payment.objects.filter(pk=order.pk).first()
     rows: list[list[Any]] = []
     if payment is not None:
-        by = (
-            payment.gateway or payment.get_method_display()
-            if hasattr(payment, "get_method_display")
-            else payment.method
-        )
+        by = payment.gateway or METHODS.get(payment.method, payment.method)
         what = show.page_link("payments", "payment", payment.pk, _g("payment"))
         amount = show.money_text(payment.amount, payment.currency)
         rows.append([what, payment.get_status_display(), amount, by or show.NOTHING, show.ago(payment.updated_at)])

@@ -128,13 +128,18 @@ class Standing(admin.SimpleListFilter):
         return queryset
 
 
+@admin.display(description=_("whose"))
+def whose(order: Order) -> str:
+    return order.user_email or order.user_id or order.customer_id
+
+
 @admin.register(Order)
 class Orders(Window):
     """Orders."""
 
     list_display = (
-        "order_id", show.status(), show.amount("total", _("total")), "user_id", "user_email", "payment_method",
-        "fail_reason", "created_at", show.since("updated_at", _("updated")),
+        "order_id", show.status(), show.amount("total", _("total")), whose, "fail_reason", "created_at",
+        show.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Standing, "status", Age, sieve("payment_method", _("payment method"), Order.Method.choices))
     found_by = ("order_id", "user_id", "user_email", "customer_id")

@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox.admin import Age, Deed, Reasoned, Sure, Verb, Window, show
+from outbox.admin import Age, Briefly, Deed, Reasoned, Sure, Verb, Window, show
 from payments import receipts
 from payments.models import WebhookReceipt
 
@@ -20,12 +20,6 @@ class Match(Sure):
     """Of which order it speaks."""
 
     order_id = forms.CharField(label=_("Order id"), max_length=64, help_text=_("Amount and currency have to agree."))
-
-
-class Discard(Reasoned):
-    """A short reason."""
-
-    reason = forms.CharField(label=_("Reason"), max_length=50)
 
 
 def _match(deed: Deed) -> str:
@@ -114,7 +108,7 @@ class WebhooksIn(Window):
             label=_("Discard"),
             explains=_("Nothing follows from it. It stays to be looked at."),
             permission="orders_project.discard_webhook",
-            form=Discard,
+            form=Briefly,
             does=_discard,
             possible=_is_open,
             grave=True,

@@ -281,7 +281,7 @@ class TestDeadLetters:
 
     def test_are_discarded_by_managers_only(self, dead: list[Any], manager: Client) -> None:
         assert client_of("operator").get(url(dead[0], "discard")).status_code == 403
-        assert do(manager, dead[0], "discard", why="known").status_code == 302
+        assert do(manager, dead[0], "discard", reason="known").status_code == 302
         dead[0].refresh_from_db()
         assert dead[0].status == "discarded"
 

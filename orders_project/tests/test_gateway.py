@@ -186,26 +186,6 @@ class TestRefusals:
         assert answer.startswith(b"HTTP/1.1 400 ")
         assert b'"code":"malformed"' in answer
 
-    @pytest.mark.parametrize(
-        "request_head",
-        [
-            "TRACE /orders HTTP/1.1", "CONNECT /orders HTTP/1.1", "GET /orders HTTP/3.0", "GET orders HTTP/1.1",
-            "GET /../orders HTTP/1.1", "GET /orders?" + "x" * 40_000 + " HTTP/1.1", "GET /orders HTTP/1.1\r\nHost: a b",
-            "GET /orders HTTP/1.1\r\nX: " + "y" * 40_000, "POST /orders HTTP/1.1\r\nTransfer-Encoding: gzip",
-            "POST /orders HTTP/1.1\r\nContent-Length: -1",
-            "POST /orders HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2",
-            "POST /orders HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5", "GET /%00 HTTP/1.1",
-        ],
-    )  # fmt: skip
-    def test_whatever_is_wrong_with_a_request(self, gateway: Gateway, request_head: str) -> None:
-        host = "" if "Host:" in request_head else "Host: localhost\r\n"
-        answer = gateway.answers_raw(f"{request_head}\r\n{host}Connection: close\r\n\r\n".encode())
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert b"Content-Type: application/problem+json" in head, answer
-        problem = json.loads(body)
-        assert problem["status"] == int(head.split()[1])
-        assert problem["correlation_id"]
-
     def test_the_answer_does_not_tell_the_version(self, gateway: Gateway) -> None:
         assert requests.get(gateway.url("/metrics"), timeout=5).headers["Server"] == "nginx"
 

@@ -45,7 +45,6 @@ def what_is_described_is_understood(context: Any, response: Any, case: Any) -> N
 
 CONFIGURATION = {
     "generation": {"max-examples": EXAMPLES or 8, "deterministic": not EXAMPLES},
-    "phases": {"stateful": {"generation": {"max-examples": 4 * EXAMPLES or 16}}},
     "continue-on-failure": True,
     "workers": 1,
     # What may be ordered and where a page goes on is not in the description alone: see the check above.

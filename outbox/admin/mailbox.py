@@ -4,10 +4,9 @@ from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
 
-from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -21,7 +20,7 @@ from ..refusal import Refusal
 from . import errand, show
 from .filters import MessageType, Sent, sieve
 from .panels import Panel, panel
-from .verbs import Deed, Sure, Verb, in_words, note
+from .verbs import Deed, Reasoned, Verb, in_words, note
 from .window import Window
 
 
@@ -66,12 +65,6 @@ class IncomingMessages(Window):
     fields = ("message_id", "type", show.order("subject"), "attempt", "received_at", "handled_at")
 
 
-class Discard(Sure):
-    """Perhaps why."""
-
-    why = forms.CharField(label=_("Reason"), max_length=200)
-
-
 def _replay(deed: Deed) -> str:
     dead_letters.replay(letter=deed.row, by=deed.actor, now=deed.now)
     return _g("It comes again, with as many attempts as a new letter.")
@@ -83,7 +76,7 @@ def _canary(deed: Deed) -> str:
 
 
 def _discard(deed: Deed) -> None:
-    dead_letters.discard(letter=deed.row, by=deed.actor, now=deed.now, why=deed.said["why"])
+    dead_letters.discard(letter=deed.row, by=deed.actor, now=deed.now, why=deed.said["reason"])
 
 
 def _is_dead(letter: DeadLetter) -> bool:
@@ -134,7 +127,7 @@ class DeadLetters(Window):
             label=_("Discard"),
             explains=_("The letter is given up. It stays to be looked at until it is purged."),
             permission=errand.KINDS["discard"].permission,
-            form=Discard,
+            form=Reasoned,
             does=_discard,
             possible=_is_dead,
             grave=True,
@@ -212,3 +205,9 @@ class DeadLetters(Window):
                 empty=_("Nothing yet. See what a replay would do, then replay or discard it."),
             )
         ]
+
+
+def register_mailbox(outgoing: type[Model], incoming: type[Model], dead_letters: type[Model]) -> None:
+    """Show the mailbox of a room."""
+    for model, window in ((outgoing, OutgoingMessages), (incoming, IncomingMessages), (dead_letters, DeadLetters)):
+        admin.site.register(model, window)

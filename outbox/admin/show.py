@@ -28,8 +28,8 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     """A column of minor units, with the currency that another field names."""
 
     @admin.display(description=label)
-    def shown(row: Any) -> str:
-        return money_text(getattr(row, name), getattr(row, currency))
+    def shown(row: Any) -> SafeString:
+        return format_html('<span class="amount">{}</span>', money_text(getattr(row, name), getattr(row, currency)))
 
     return shown
 

@@ -58,6 +58,12 @@ class Reasoned(Sure):
     reason = forms.CharField(label=_("Reason"), max_length=200, widget=forms.TextInput(attrs={"autocomplete": "off"}))
 
 
+class Briefly(Reasoned):
+    """Says why in a few words, where no more are kept."""
+
+    reason = forms.CharField(label=_("Reason"), max_length=50)
+
+
 class AmountField(forms.CharField):
     """An amount as people write it; minor units inside."""
 

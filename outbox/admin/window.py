@@ -9,7 +9,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Model, Q, QuerySet, UUIDField
 from django.http import HttpRequest
-from django.utils.text import capfirst, format_lazy
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .pages import Pages
@@ -96,7 +96,7 @@ class Window(Verbs, Seen, admin.ModelAdmin):
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")
-        context |= {"verbs": self.verb_links(request, row) if row is not None else [], "title": capfirst(str(row))}
+        context |= {"verbs": self.verb_links(request, row) if row is not None else [], "title": str(row)}
         context |= {"subtitle": None, "panels": self.beside(request, row) if row is not None else []}
         return super().render_change_form(request, context, *args, **kwargs)
 
