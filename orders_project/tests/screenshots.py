@@ -54,7 +54,9 @@ def furnish(house: House) -> str:
     # The oldest of them as if it had been placed through the day: the chart has 24 bars.
     house.query(
         "orders",
-        "UPDATE orders_order SET created_at = created_at - random() * interval '20 hours' WHERE random() < 0.7",
+        "UPDATE orders_order placed SET created_at = created_at - back, updated_at = updated_at - back"
+        " FROM (SELECT order_id, random() * interval '20 hours' AS back FROM orders_order WHERE random() < 0.7) moved"
+        " WHERE moved.order_id = placed.order_id",
     )
     say_the_impossible(house, *placed[:5])
     house.stop("processing")
