@@ -69,7 +69,7 @@ def clock_queue(room: str) -> Queue:
 UNHEARD_QUEUE = Queue(
     "events.unheard",
     UNHEARD,
-    queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
+    queue_arguments={"x-queue-type": "classic", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
 )
 
 
