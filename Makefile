@@ -6,7 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DATA ?= .data
-# Many tests wait for servers more than they compute. A file's tests share their servers, so they stay together.
+# Many tests wait for servers more than they compute. A file's tests share their servers, so they stay together; the
+# roof's files come first, which start whole systems: else the last worker would be busy with them alone.
 WORKERS ?= 4
 ARGS ?=
 
@@ -24,7 +25,7 @@ manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq 
 
 test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
 	@requirements/bootstrap base dev
-	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile $(ARGS)
+	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 EXAMPLES ?= 300
 fuzz: ## ask every door at random, for minutes; EXAMPLES=300 of each operation and caller

@@ -72,6 +72,21 @@ def django_db_modify_db_settings() -> None:
             where.setdefault("TEST", {})["NAME"] = name
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """As pytest-django has it; sessions that a server's threads left behind don't keep their database at the end."""
+    yield
+    from django.db import connections
+
+    with django_db_blocker.unblock():
+        for connection in connections.all():
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Database tests see every room's database unless they say otherwise."""
     for item in items:

@@ -79,11 +79,11 @@ class House:
                     env=self.env | dict(env or {}), output=log, cwd=PROJECT,
                 )  # fmt: skip
         if "web" in names:
-            self.until(self._web_answers, timeout=60)
+            self.until(self._web_answers)
 
     def _web_answers(self) -> bool:
         try:
-            return requests.get(self.url("/health"), timeout=5).ok
+            return requests.get(self.url("/health/started"), timeout=5).ok
         except requests.RequestException:
             return False
 
@@ -113,7 +113,7 @@ class House:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
-    def until(self, done: Callable[[], Any], *, timeout: float = 30) -> None:
+    def until(self, done: Callable[[], Any], *, timeout: float = 60) -> None:
         """Wait until this is true; says which process has died if one has, and shows the logs if time is up."""
         deadline = time.monotonic() + timeout
         while not done():

@@ -44,7 +44,7 @@ def what_is_described_is_understood(context: Any, response: Any, case: Any) -> N
 
 
 CONFIGURATION = {
-    "generation": {"max-examples": EXAMPLES or 8, "deterministic": not EXAMPLES},
+    "generation": {"max-examples": EXAMPLES or 4, "deterministic": not EXAMPLES},
     "continue-on-failure": True,
     "workers": 1,
     # What may be ordered and where a page goes on is not in the description alone: see the check above.
