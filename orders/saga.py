@@ -325,10 +325,10 @@ class VersionConflict(Exception):
 
 
 def _lock(order_id: str) -> Order:
-    found = ROWS.select(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
-    if not found:
+    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
+    if order is None:
         raise Order.DoesNotExist(order_id)
-    return found[0]
+    return order
 
 
 def _timer(order: Order, *, now: datetime) -> list[Outgoing]:

@@ -134,8 +134,8 @@ class Relay:
             logger.warning("The broker can't be reached: %s", error)
 
     def next_due(self) -> datetime | None:
-        waiting = Rows(self.room).select(mailbox(self.room, "Outgoing"), NEXT)
-        return waiting[0].due_at if waiting else None
+        waiting: OutgoingMessage | None = Rows(self.room).first(mailbox(self.room, "Outgoing"), NEXT)
+        return waiting.due_at if waiting else None
 
     def run(self, stop: threading.Event) -> None:
         """

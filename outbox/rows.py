@@ -47,6 +47,11 @@ class Rows:
             cursor.execute(f'SELECT {asked} FROM "{kind._meta.db_table}" {which}', parameters)
             return [self._read(kind, fields, values, more) for values in cursor.fetchall()]
 
+    def first(self, kind: type[Row], which: str, *parameters: Any, **more: str) -> Row | None:
+        """The first of the rows that this says, if there is one: see `select`."""
+        found = self.select(kind, which, *parameters, **more)
+        return found[0] if found else None
+
     def _read(self, kind: type[Row], fields: Sequence[Any], values: Sequence[Any], more: Iterable[str]) -> Row:
         stored = [
             field.from_db_value(value, None, connections[self.using]) if hasattr(field, "from_db_value") else value

@@ -23,9 +23,8 @@ class InsufficientFunds(Refusal):
 
 def system_account(name: str, *, currency: str) -> Account:
     """One of the system's own accounts, made when first needed."""
-    for account in ROWS.select(Account, "WHERE user_id = %s AND kind = 'system' AND currency = %s", name, currency):
-        return account
-    return Account.objects.get_or_create(user_id=name, kind=Account.Kind.SYSTEM, currency=currency)[0]
+    known = ROWS.first(Account, "WHERE user_id = %s AND kind = 'system' AND currency = %s", name, currency)
+    return known or Account.objects.get_or_create(user_id=name, kind=Account.Kind.SYSTEM, currency=currency)[0]
 
 
 def move(

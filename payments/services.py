@@ -55,9 +55,10 @@ def account_of(user_id: str) -> Account:
 
     :raises NoAccount: if there is none
     """
-    for account in ROWS.select(Account, "WHERE user_id = %s AND kind = 'customer'", user_id):
-        return account
-    raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
+    account = ROWS.first(Account, "WHERE user_id = %s AND kind = 'customer'", user_id)
+    if account is None:
+        raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
+    return account
 
 
 @transaction.atomic(using="payments")

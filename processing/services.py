@@ -170,7 +170,8 @@ def ask_processor(*, order_id: str) -> str | None:
 
     A verdict that stands already is the answer, and nobody is asked.
     """
-    for verdict in ROWS.select(Processing, "WHERE order_id = %s", order_id):
+    verdict = ROWS.first(Processing, "WHERE order_id = %s", order_id)
+    if verdict is not None:
         return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
     reason: str | None = import_string(settings.PROCESSOR)(order_id)
     return reason
@@ -227,15 +228,14 @@ def _first(verdict: Processing) -> Processing | None:
     """Store this verdict unless there is another one, which is the answer. Who comes second waits for the first."""
     if ROWS.run(ROWS.insert(verdict, or_nothing=True)) == [1]:
         return None
-    return ROWS.select(Processing, "WHERE order_id = %s", verdict.order_id)[0]
+    return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
     """The hold of this id, or of this order, if it is open: locked, and with its quantities."""
     if value is None:
         return None
-    found = ROWS.select(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value, quantities=QUANTITIES)
-    return found[0] if found else None
+    return ROWS.first(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value, quantities=QUANTITIES)
 
 
 @transaction.atomic(using="processing")
