@@ -51,17 +51,20 @@ class Desk:
         assert answer.status < 400, f"{path}: {answer.status}"
         return answer
 
+    def follow(self, target: Any) -> None:
+        """Click what leads to another page, and wait for that page."""
+        with self.page.expect_navigation():
+            (self.page.locator(target) if isinstance(target, str) else target).click()
+
     def press(self, name: str) -> None:
         """Follow the verb of this name, on the page of a row or of a list."""
-        self.page.get_by_role("link", name=name, exact=True).click()
-        self.page.wait_for_load_state()
+        self.follow(self.page.get_by_role("link", name=name, exact=True))
 
     def send(self, **fields: str) -> None:
         """Fill in the verb's form and send it."""
         for name, value in fields.items():
             self.page.fill(f"[name={name}]", value)
-        self.page.click(".submit-row [type=submit]")
-        self.page.wait_for_load_state()
+        self.follow(".submit-row [type=submit]")
 
     def told(self) -> str:
         return str(self.page.inner_text(".messagelist"))
@@ -133,6 +136,6 @@ def bob(desk: Desk, chromium: Any) -> Desk:
 def approve(desk: Desk, subject: str) -> None:
     """Go to what was asked for this, and approve it."""
     desk.open(f"/admin/orders_project/approval/?q={subject}")
-    desk.page.click("#result_list tbody tr:first-child th a")
+    desk.follow("#result_list tbody tr:first-child th a")
     desk.press("Approve")
     desk.send()

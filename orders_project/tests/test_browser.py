@@ -78,11 +78,9 @@ def test_works_by_keyboard_and_in_russian(desk: Desk) -> None:
     desk.open("/admin/")
     desk.page.keyboard.press("Tab")
     assert desk.page.evaluate("document.activeElement.className") == "skip-to-content-link"
-    desk.page.click("button[lang=ru]")
-    desk.page.wait_for_load_state()
+    desk.follow("button[lang=ru]")
     assert desk.page.inner_text("h1") == "Сводка"
-    desk.page.click("button[lang=en]")
-    desk.page.wait_for_load_state()
+    desk.follow("button[lang=en]")
     desk.is_well()
 
 

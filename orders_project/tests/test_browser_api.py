@@ -46,14 +46,8 @@ def send(desk: Desk, **fields: str) -> tuple[int, Any]:
     """Fill in the form of the page and send it; what is answered."""
     for name, value in fields.items():
         desk.page.fill(f"[name='{name}']", value)
-    go(desk, "#post-object-form button.btn-primary, form[enctype] button.btn-primary")
+    desk.follow("#post-object-form button.btn-primary, form[enctype] button.btn-primary")
     return answered(desk)
-
-
-def go(desk: Desk, target: str) -> None:
-    """Press what leads to another page, and be there."""
-    with desk.page.expect_navigation():
-        desk.page.click(target)
 
 
 def test_the_documents_try_things_out(desk: Desk) -> None:
@@ -80,10 +74,10 @@ def test_an_order_is_placed_followed_and_canceled(desk: Desk) -> None:
     status, order = send(desk, user_id="demo-rich", amount="12.50", description="<b>A lamp</b>")
     assert (status, order["total_amount"], order["description"]) == (201, 12.5, "<b>A lamp</b>")
     desk.open(f"/orders/{order['order_id']}")
-    go(desk, "a:has-text('History')")
+    desk.follow("a:has-text('History')")
     assert answered(desk)[1]["results"][0]["version"] == 1
     desk.open(f"/orders/{order['order_id']}")
-    go(desk, "a:has-text('Cancel')")
+    desk.follow("a:has-text('Cancel')")
     status, canceled = send(desk)
     assert (status, canceled["status"]) == (202, "voiding")
 
@@ -92,7 +86,7 @@ def test_a_list_is_filtered(desk: Desk) -> None:
     desk.open("/orders")
     desk.page.click("text=Filters")
     desk.page.select_option("#filtersModal [name=status]", "pending")
-    go(desk, "#filtersModal button[type=submit]")
+    desk.follow("#filtersModal button[type=submit]")
     assert "status=pending" in desk.page.url
     status, page = answered(desk)
     assert (status, {order["status"] for order in page["results"]}) == (200, {"pending"})
@@ -102,7 +96,7 @@ def test_an_account_is_opened_and_filled(desk: Desk) -> None:
     desk.open("/accounts")
     assert send(desk, user_id="browser")[0] == 201
     desk.open("/accounts/browser/balance")
-    go(desk, "a:has-text('Deposit')")
+    desk.follow("a:has-text('Deposit')")
     status, account = send(desk, amount="7")
     assert (status, account["balance"]) == (200, 7.0)
 
@@ -111,7 +105,7 @@ def test_products_are_kept_by_who_has_entered_the_back_office(desk: Desk) -> Non
     """Without the secret: by the session of the back office, with the token of its forms."""
     desk.open("/admin/products")
     assert not desk.page.query_selector("[name=price]"), "nobody may use the form"
-    go(desk, "a:has-text('Log in')")
+    desk.follow("a:has-text('Log in')")
     desk.page.fill("#id_username", "admin")
     desk.page.fill("#id_password", (desk.house.home / "password").read_text())
     desk.page.press("#id_password", "Enter")

@@ -35,7 +35,7 @@ def test_products_live(desk: Desk) -> None:
     desk.press("Add a product")
     desk.send(name=NASTY, price="3", stock="1", sku="nasty")
     assert "is in the catalogue" in desk.told()
-    desk.page.click("#result_list tbody tr:first-child th a")
+    desk.follow("#result_list tbody tr:first-child th a")
     desk.press("Receive stock")
     desk.send(quantity="9", reason="delivery")
     desk.press("Correct the stock")
@@ -49,7 +49,7 @@ def test_products_live(desk: Desk) -> None:
 
 def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
     desk.open("/admin/dead-letters/")
-    desk.page.get_by_role("link", name="See what a replay would do").first.click()
+    desk.follow(desk.page.get_by_role("link", name="See what a replay would do").first)
     assert "It would die of the same failure again" in desk.page.inner_text("#content")
     desk.press("Replay as a canary")
     desk.send()
@@ -58,13 +58,13 @@ def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
     desk.house.until(lambda: desk.house.query("orders", replayed)[0][0] >= 1)
     ((before,),) = desk.house.query("orders", dead)
     desk.open("/admin/dead-letters/")
-    desk.page.get_by_role("link", name=re.compile("^Replay \\(")).first.click()
+    desk.follow(desk.page.get_by_role("link", name=re.compile("^Replay \\(")).first)
     desk.send()
     desk.page.wait_for_selector(".errornote, .success", timeout=90_000)
     assert "canary died again" in desk.page.inner_text("#content")
     desk.house.until(lambda: desk.house.query("orders", dead)[0][0] == before)
     while desk.open("/admin/dead-letters/") and desk.page.query_selector("article.group"):
-        desk.page.get_by_role("link", name=re.compile("^Discard \\(")).first.click()
+        desk.follow(desk.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
         desk.send()
         desk.page.wait_for_selector(".success", timeout=60_000)
     assert desk.house.query("orders", dead) == [(0,)]

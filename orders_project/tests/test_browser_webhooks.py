@@ -65,7 +65,7 @@ class TestWebhooksIn:
     def test_are_discarded(self, desk: Desk) -> None:
         payment, receipt = self.stray(desk, 11)
         desk.open("/admin/payments/webhookreceipt/?waiting=yes")
-        desk.page.click(f"#result_list a[href*='{receipt}']")
+        desk.follow(f"#result_list a[href*='{receipt}']")
         desk.press("Discard")
         desk.send(reason=f"a test {NASTY}")
         assert self.status(desk.house, receipt) == "discarded"
@@ -169,7 +169,7 @@ class TestEndpoints:
         headers, body = self.hear(desk, receiver, screenshots.place(house, user_id="demo-rich", amount=1))
         Webhook(first).verify(body, headers)
 
-        desk.page.click("#result_list tbody tr:first-child th a")
+        desk.follow("#result_list tbody tr:first-child th a")
         endpoint = desk.page.url
         desk.press("New secret")
         desk.send()
@@ -182,22 +182,24 @@ class TestEndpoints:
         desk.press("Switch off")
         desk.send(reason="on holiday")
         unheard = screenshots.place(house, user_id="demo-rich", amount=3)
+        house.until(lambda: screenshots.status_of(house, unheard) == "done", timeout=60)
         told = "SELECT count(*) FROM orders_webhookdelivery WHERE order_id = %s"
         assert house.query("orders", told, unheard) == [(0,)]
         desk.press("Switch on")
         desk.send()
         heard = screenshots.place(house, user_id="demo-rich", amount=4)
         self.hear(desk, receiver, heard)
+        delivered = (
+            "SELECT id FROM orders_webhookdelivery WHERE order_id = %s AND attempts = %s AND status = 'delivered'"
+        )
+        house.until(lambda: house.query("orders", delivered, heard, 1))
 
+        ((delivery,), *_) = house.query("orders", delivered, heard, 1)
         desk.open(f"/admin/orders/webhookdelivery/?q={heard}&status__exact=delivered")
-        desk.page.click("#result_list tbody tr:last-child th a")
-        delivery = re.search(r"delivery/([0-9a-f-]+)/", desk.page.url)
-        assert delivery is not None
-        attempts = "SELECT attempts FROM orders_webhookdelivery WHERE id = %s"
-        ((before,),) = house.query("orders", attempts, delivery[1])
+        desk.follow(f"#result_list a[href*='{delivery}']")
         desk.press("Resend")
         desk.send()
-        house.until(lambda: house.query("orders", attempts, delivery[1]) == [(before + 1,)], timeout=60)
+        house.until(lambda: (delivery,) in house.query("orders", delivered, heard, 2))
         desk.is_well()
 
 
