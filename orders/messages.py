@@ -27,8 +27,8 @@ class OrderFact(Message, name="order.fact", to=EVENTS):
         return self.order
 
 
-class DeliverWebhook(Message, name="orders.deliver_webhook", to="orders"):
-    """To ourselves: send this delivery, if this is still the attempt that is due."""
+class DeliverWebhook(Message, name="orders.deliver_webhook", to="orders", queue="orders.webhooks"):
+    """To ourselves: send this delivery, if this is still the attempt that is due. A stranger may be slow to take it."""
 
     delivery_id: str
     order_id: str

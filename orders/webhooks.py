@@ -152,7 +152,7 @@ def send(message: DeliverWebhook) -> Tried | None:
     endpoint = delivery.endpoint
     if not endpoint.is_active:
         return Tried(0.0, disabled=True)
-    # Note [An endpoint that hangs]: it would keep the workers of orders from their work, one timeout after the other.
+    # Note [An endpoint that hangs]: it would keep the worker from all the others, one timeout after the other.
     breaker = _breakers.setdefault(
         str(endpoint.pk), Breaker(endpoint.url, failures=(outward.Unreachable,), threshold=3, rest=REST)
     )

@@ -1,10 +1,11 @@
 """
 The whole topology on one page: queues, routes, dead-lettering, the clock.
 
-    <room>        a quorum queue a room: its commands and the events it hears; what it gives up on goes to <room>.dlq
-    <room>.dlq    what the room's queue gave up on, until it is taken into the room's DeadLetter table
-    <room>.beat   ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
-    events        topic exchange: order facts as CloudEvents, for anybody; those that nobody hears go to events.unheard
+    <room>            a quorum queue a room: its commands and the events it hears
+    orders.webhooks   the same for what waits for strangers, so that no order waits for them
+    <room>.dlq        what a room's queues gave up on, until it is taken into the room's DeadLetter table
+    <room>.beat       ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
+    events            topic exchange: order facts as CloudEvents, for anybody; what nobody hears goes to events.unheard
 """
 
 import logging
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 DELIVERY_LIMIT = 5
 ROOMS = ("orders", "payments", "processing")
+WORK = (*ROOMS, "orders.webhooks")
 
 TASKS = Exchange("tasks", type="topic")
 DEAD = Exchange("dead", type="direct")
@@ -31,17 +33,17 @@ UNHEARD = Exchange("events.unheard", type="fanout")
 EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNHEARD.name})
 
 
-def room_queue(room: str) -> Queue:
+def work_queue(name: str) -> Queue:
     return Queue(
-        room,
+        name,
         TASKS,
-        routing_key=room,
+        routing_key=name,
         queue_arguments={
             "x-queue-type": "quorum",
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-overflow": "reject-publish",
             "x-dead-letter-exchange": DEAD.name,
-            "x-dead-letter-routing-key": f"{room}.dlq",
+            "x-dead-letter-routing-key": f"{name.partition('.')[0]}.dlq",
             "x-dead-letter-strategy": "at-least-once",
         },
     )
@@ -121,7 +123,7 @@ app.conf.update(
     task_default_exchange_type=TASKS.type,
     task_default_queue_type="quorum",
     task_create_missing_queues=False,
-    task_queues=[make(room) for room in ROOMS for make in (room_queue, clock_queue)],
+    task_queues=[*map(work_queue, WORK), *map(clock_queue, ROOMS)],
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,
@@ -161,10 +163,10 @@ def also_hear_the_clock(sender: str, instance: Any, **kwargs: Any) -> None:
 
 def declare_topology() -> list[str]:
     """Declare every exchange and queue; does nothing to those that stand. The names of the queues."""
-    queues = [make(room) for room in ROOMS for make in (room_queue, dead_letter_queue, clock_queue)]
+    queues = [*map(work_queue, WORK), *map(dead_letter_queue, ROOMS), *map(clock_queue, ROOMS), UNHEARD_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
         for exchange in (TASKS, DEAD, UNHEARD, EVENTS):
             exchange(channel).declare()
-        for queue in (*queues, UNHEARD_QUEUE):
+        for queue in queues:
             queue(channel).declare()
-    return [queue.name for queue in (*queues, UNHEARD_QUEUE)]
+    return [queue.name for queue in queues]

@@ -9,7 +9,7 @@ from django.conf import settings
 
 from outbox import broker
 
-from .celery import ROOMS, UNHEARD_QUEUE
+from .celery import ROOMS, UNHEARD_QUEUE, WORK
 from .health import LATE
 from .metrics import Stored, readings
 
@@ -83,7 +83,7 @@ def _take(status: Status, room: Room, row: dict[str, Any]) -> None:
 
 
 def _queues() -> tuple[list[Queue], str]:
-    names = [name for room in ROOMS for name in (room, f"{room}.dlq", f"{room}.beat")] + [UNHEARD_QUEUE.name]
+    names = [*WORK, *(f"{room}.{kind}" for room in ROOMS for kind in ("dlq", "beat")), UNHEARD_QUEUE.name]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
@@ -116,7 +116,7 @@ def _troubles(status: Status) -> Iterator[str]:
     for queue in status.queues:
         if queue.waiting is None:
             yield f"there is no queue {queue.name}: manage.py declare_topology"
-        elif queue.name in ROOMS and not queue.consumers:
+        elif queue.name in WORK and not queue.consumers:
             yield f"nobody works on the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
             yield f"{queue.waiting} letters in {queue.name} are not collected yet"

@@ -18,7 +18,7 @@ import amqp
 from amqp.exceptions import AMQPError
 from django.conf import settings
 
-from .message import EVENTS, Letter
+from .message import EVENTS, REGISTRY, Letter
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def encode(letter: Letter, *, to: str) -> tuple[str, str, amqp.Message]:
                 json.dumps(body, separators=(",", ":")), content_type="application/cloudevents+json", **common
             ),
         )
+    kind = REGISTRY.get(letter.type)
     headers = {
         "lang": "py",
         "task": letter.type,
@@ -97,7 +98,7 @@ def encode(letter: Letter, *, to: str) -> tuple[str, str, amqp.Message]:
     body = [[letter.envelope()], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
     return (
         "",
-        to,
+        kind.queue if kind is not None and kind.to == to else to,
         amqp.Message(
             json.dumps(body, separators=(",", ":")),
             content_type="application/json",

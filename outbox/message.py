@@ -2,7 +2,8 @@
 The base of every message, and the letter it travels in.
 
 A message is a frozen dataclass; its name is its address. `payments.charge` asks (a command), `payment.succeeded`
-tells (an event); `to` is the room that acts on it, or `events` for facts told to the outside world.
+tells (an event); `to` is the room that acts on it, or `events` for facts told to the outside world. It waits in the
+room's queue unless it names another: work that would keep the room's other letters waiting has a `queue` of its own.
 """
 
 import functools
@@ -41,11 +42,12 @@ class Message:
 
     name: ClassVar[str]
     to: ClassVar[str]
+    queue: ClassVar[str]
     version: ClassVar[int]
 
-    def __init_subclass__(cls, *, name: str, to: str, version: int = 1) -> None:
+    def __init_subclass__(cls, *, name: str, to: str, queue: str = "", version: int = 1) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
-        cls.name, cls.to, cls.version = name, to, version
+        cls.name, cls.to, cls.queue, cls.version = name, to, queue or to, version
         if REGISTRY.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"Two messages are named {name!r}.")
 

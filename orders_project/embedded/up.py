@@ -14,7 +14,7 @@ from . import places, processes
 from .services import Services, provide
 from .supervisor import Program, Supervisor, stopping_on_signals
 
-ROOMS = ("orders", "payments", "processing")
+WORKERS = {"orders": "orders", "webhooks": "orders.webhooks", "payments": "payments", "processing": "processing"}
 MANAGE = (sys.executable, "manage.py")
 WEB_THREADS = 4
 GRPC_THREADS = 4
@@ -113,15 +113,15 @@ def programs(env: Mapping[str, str], *, data: Path) -> list[Program]:
         ),
         *(
             Program(
-                room,
+                name,
                 [
-                    *celery, "worker", "-Q", room, "-n", f"{room}@%h", "-c", "2", "-l", "INFO",
+                    *celery, "worker", "-Q", queue, "-n", f"{name}@%h", "-c", "2", "-l", "INFO",
                     "--without-gossip", "--without-mingle",
                 ],
                 says=" ready.",
                 whispers=QUIET,
             )
-            for room in ROOMS
+            for name, queue in WORKERS.items()
         ),
         Program("relay", [*MANAGE, "relay"], says="relaying"),
         Program(

@@ -18,9 +18,11 @@ from orders_project.embedded.services import provide
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def _worker(room: str) -> list[str]:
+def worker(name: str, *aside: str) -> list[str]:
+    """The command of a worker of this queue, and of others."""
+    queues = ",".join([name, *aside])
     return [
-        "-m", "celery", "-q", "-A", "orders_project", "worker", "-Q", room, "-c", "2", "-n", f"{room}@%h",
+        "-m", "celery", "-q", "-A", "orders_project", "worker", "-Q", queues, "-c", "2", "-n", f"{name}@%h",
         "--without-gossip", "--without-mingle", "-l", "INFO",
     ]  # fmt: skip
 
@@ -39,7 +41,9 @@ class House:
             "relay": ["manage.py", "relay"],
             "beat": ["-m", "celery", "-q", "-A", "orders_project", "beat", "-s", str(self.home / "beat"),
                      "--pidfile", "", "-l", "INFO"],
-            **{room: _worker(room) for room in ("orders", "payments", "processing")},
+            "orders": worker("orders", "orders.webhooks"),
+            "payments": worker("payments"),
+            "processing": worker("processing"),
         }  # fmt: skip
 
     def __enter__(self) -> Self:

@@ -11,11 +11,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from orders_project.celery import ROOMS, WORK
+
 from . import compose
 from .compose import DOCKER, PROJECT
 from .fleet import WEBS
 
-ROOMS = ("orders", "payments", "processing")
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|USER")
 
 
@@ -192,11 +193,15 @@ class TestKubernetes:
             assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
         for name, budget in named("PodDisruptionBudget").items():
             assert budget["spec"]["selector"] == deployments[name]["spec"]["selector"]
+        scaled_by = set()
         for scaled in named("ScaledObject").values():
-            assert scaled["spec"]["scaleTargetRef"]["name"] in deployments
             (trigger,) = scaled["spec"]["triggers"]
-            assert trigger["metadata"]["queueName"] in ROOMS
+            queue = trigger["metadata"]["queueName"]
+            (worker,) = pods()[scaled["spec"]["scaleTargetRef"]["name"]]["containers"]
+            assert worker["args"][worker["args"].index("-Q") + 1] == queue
+            scaled_by.add(queue)
             assert trigger["authenticationRef"]["name"] in named("TriggerAuthentication")
+        assert scaled_by == set(WORK)
         for policy in named("NetworkPolicy").values():
             for word in re.findall(r"'([a-z]+(?:-[a-z]+)+)'", str(policy["spec"]["ingress"])):
                 assert word in {*pods(), *named("Cluster"), "cnpg-system"}, word

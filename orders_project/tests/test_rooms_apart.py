@@ -23,6 +23,7 @@ ROOMS_OF = {
         for room in ("orders", "payments", "processing")
         for does in ("worker", "relay")
     },
+    "webhooks-worker": {"ORDERS"},
     "beat": set(),
     "fake-gateway": set(),
 }

@@ -1,5 +1,7 @@
 """An order posted over HTTP crosses every room and comes back done."""
 
+import json
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -10,9 +12,17 @@ from django.utils import timezone
 
 from orders import services
 from orders.models import Order, OrderEvent
+from orders.tests.test_webhooks import Receiver
+from orders_project.tests.house import House, worker
 from payments import services as money
 
 pytestmark = pytest.mark.django_db
+
+REGISTER = """
+from django.utils import timezone
+from orders import webhooks
+webhooks.register(url="{url}", actor="a test", now=timezone.now())
+"""
 
 
 def place(user_id: str, *, amount: int = 500) -> Order:
@@ -50,14 +60,42 @@ class TestAnAccountOrder:
         assert (order.status, order.fail_reason) == ("canceled", "payment_timeout")
 
 
-@pytest.mark.processes
-def test_an_order_crosses_every_process(house: Any) -> None:
+@pytest.fixture(scope="module")
+def running(house: House) -> House:
     house.start_all()
-    house.query("payments", "SELECT 1")
     house.manage("load_demo", "--password-file", str(house.home / "password"))
-    answer = requests.post(
-        house.url("/orders"), json={"user_id": "demo-rich", "amount": 12.5, "description": "x"}, timeout=10
-    )
+    return house
+
+
+def follow(house: House) -> str:
+    """Place an order and wait until it is done; its id."""
+    order = {"user_id": "demo-rich", "amount": 12.5, "description": "x"}
+    answer = requests.post(house.url("/orders"), json=order, timeout=30)
     assert answer.status_code == 201, answer.text
-    path = f"/orders/{answer.json()['order_id']}"
-    house.until(lambda: requests.get(house.url(path), timeout=5).json()["status"] == "done")
+    order_id = answer.json()["order_id"]
+    house.until(lambda: requests.get(house.url(f"/orders/{order_id}"), timeout=30).json()["status"] == "done")
+    return str(order_id)
+
+
+@pytest.mark.processes
+def test_an_order_crosses_every_process(running: House) -> None:
+    follow(running)
+
+
+@pytest.mark.processes
+def test_no_order_waits_for_those_who_are_told_of_it(running: House) -> None:
+    """Orders are done while nobody sends webhooks, which then go out in any case."""
+    running.stop("orders")
+    running.start("orders alone", command=worker("orders"))
+    with Receiver() as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        running.manage("shell", "-v", "0", "-c", REGISTER.format(url=receiver.url))
+        order_id = follow(running)
+        states = "SELECT DISTINCT status FROM orders_webhookdelivery WHERE order_id = %s"
+        assert running.query("orders", states, order_id) == [("pending",)]
+        assert not receiver.heard
+        running.start("webhooks", command=worker("orders.webhooks"))
+        running.until(lambda: running.query("orders", states, order_id) == [("delivered",)])
+        told = [json.loads(body)["type"] for _, body in receiver.heard]
+        receiver.shutdown()
+    assert sorted(told) == ["order.created", "order.done", "order.paid", "order.payment_pending"]
