@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from . import context, metrics, tracing
 from .attempts import ATTEMPTS, backoff, last_attempt, replays
-from .conflicts import lost_to_another
+from .conflicts import again_after_conflict
 from .dead_letter_models import fingerprint
 from .message import ENVELOPE_BYTES, MAX_BYTES, REGISTRY, Letter, Message, Unreadable, write
 from .models import DeadLetter, IncomingMessage, OutgoingMessage
@@ -35,7 +35,6 @@ from .models import DeadLetter, IncomingMessage, OutgoingMessage
 logger = logging.getLogger(__name__)
 
 CONNECTION_LOST = ("08", "57P", "53300")  # connection exceptions, server shutting down, too many connections
-ATTEMPTS_AT_ONCE = 5
 PATIENCE = timedelta(minutes=20)  # with a lost database; the broker takes a letter back after 30 minutes
 
 
@@ -169,17 +168,16 @@ def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
             if consumer.incoming.seen(letter):
                 return False
             answer = (consumer.first(message),)
-        for left in reversed(range(ATTEMPTS_AT_ONCE)):
-            try:
-                with transaction.atomic(using=consumer.room):
-                    if not consumer.incoming.first_time(letter, received_at=received_at):
-                        return False
-                    consumer.handle(message, *answer)
-                    return True
-            except OperationalError as error:
-                if not lost_to_another(error) or not left:
-                    raise
-    raise AssertionError("unreachable")
+        return _have_effect(consumer, letter, message, *answer, received_at=received_at)
+
+
+@again_after_conflict
+def _have_effect(consumer: Consumer, letter: Letter, message: Message, *answer: Any, received_at: datetime) -> bool:
+    with transaction.atomic(using=consumer.room):
+        if not consumer.incoming.first_time(letter, received_at=received_at):
+            return False
+        consumer.handle(message, *answer)
+        return True
 
 
 def context_of(letter: Letter) -> context.Context:
