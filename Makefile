@@ -6,8 +6,8 @@ MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DATA ?= .data
-# Many tests wait for servers more than they compute. A file's tests share their servers, so they stay together; the
-# roof's files come first, which start whole systems: else the last worker would be busy with them alone.
+# Many tests wait for servers more than they compute. A file's tests share their servers, so they stay together, in
+# the order of conftest.py.
 WORKERS ?= 4
 ARGS ?=
 

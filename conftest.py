@@ -93,6 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("django_db")
         if mark is not None and "databases" not in mark.kwargs:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
+    # Whole systems first: they take longest, and no parallel worker shall be left alone with them.
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +113,7 @@ def post(db: Any) -> Any:
     return Carrier()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def house() -> Iterator[Any]:
     """The whole system as real processes on servers of its own: see orders_project/tests/house.py."""
     from orders_project.tests.house import House
