@@ -139,11 +139,15 @@ def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> Non
 
 
 def until_turned_away(orders: OrderServiceStub, name: str) -> list[str]:
-    """Place orders until the server takes no more; the ids of those that were answered."""
+    """
+    Place orders until the server takes no more; the ids of those that were answered.
+
+    A call that arrives at the very moment is cancelled by gRPC, before anybody has looked at it.
+    """
     made: list[str] = []
     while (code := code_of(orders.CreateOrder, an_order(f"{name}-{len(made)}"))) is grpc.StatusCode.OK:
         made.append(f"{name}-{len(made)}")
-    assert code is grpc.StatusCode.UNAVAILABLE
+    assert code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     return made
 
 
