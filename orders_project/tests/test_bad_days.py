@@ -22,7 +22,7 @@ from outbox.ids import uuid7
 from outbox.message import Letter
 from outbox.tests.counted import CREATE
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.processes
 
 POST = """
     INSERT INTO outbox_outgoingmessage (id, message_id, type, version, subject, "to", data, correlation_id, attempt,

@@ -12,7 +12,7 @@ from orders_project.tests.desk import Desk, chromium, desk, furnished
 from orders_project.tests.house import House
 
 __all__ = ["chromium", "desk", "furnished"]
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.processes
 
 
 def pages_from(desk: Desk, path: str) -> list[str]:

@@ -11,7 +11,7 @@ import requests
 from orders_project.tests.desk import Desk, chromium  # noqa: F401 - a fixture
 from orders_project.tests.house import House
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from orders_project.tests import screenshots
 from orders_project.tests.desk import NASTY, Desk, approve, bob, chromium, desk, furnished, waiting
 
 __all__ = ["bob", "chromium", "desk", "furnished", "waiting"]
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.processes
 
 
 def test_a_double_click_pays_once(desk: Desk) -> None:

@@ -18,7 +18,7 @@ from orders_project.tests.house import House
 from outbox import signing
 
 __all__ = ["bob", "chromium", "desk"]
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from orders_project.embedded import processes
 
 from .house import House
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.processes
 
 BEHAVIOURS: list[dict[str, Any]] = [
     {}, {"duplicates": 3}, {"early": True}, {"errors": 1}, {"lost_answers": 1}, {"reorder": True, "delay": 1},

@@ -26,7 +26,7 @@ from outbox.tests.proxy import Proxy
 
 from .compose import PROJECT
 
-pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True), pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
 PATIENCE = 60
 
 

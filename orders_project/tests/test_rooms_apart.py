@@ -10,7 +10,7 @@ import requests
 
 from .fleet import WEBS, Fleet
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.processes
 
 ROOMS_OF = {
     "orders-web": {"ORDERS", "PROCESSING"},  # stock is held while the customer waits

@@ -26,7 +26,7 @@ FOR_EVER = 2**31
 # What JSON Schema has no words for: it can't count decimals exactly, and takes 3.0 for a whole number.
 UNDESCRIBED = re.compile(r"USD has 2 decimals\.|A whole number is needed\.|Ordered already in items.*")
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(300 + 30 * EXAMPLES)]
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900 + 30 * EXAMPLES)]
 
 
 @schemathesis.check

@@ -10,7 +10,7 @@ import pytest
 
 from orders_project.tests.house import House
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.processes
 
 JSON = "Content-Type: application/json\r\n"
 ORDER = b'{"user_id": "ann", "amount": 1}'
