@@ -51,6 +51,11 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "orders_project.settings"
 os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", PROCESSING_SUCCESS_RATE="1")
 
 django.setup()
+
+from outbox import broker  # noqa: E402 - needs settings
+
+# A busy machine is no lost broker.
+broker.CONNECT_TIMEOUT = broker.CONFIRM_TIMEOUT = 60.0
 # Parallel workers must not find it set: pytest-django would read the settings before this file has said where
 # the worker's own virtual host is.
 del os.environ["DJANGO_SETTINGS_MODULE"]

@@ -180,7 +180,7 @@ class Postgres:
             processes.remember(self.process, self._pid_file)
             try:
                 processes.await_ready(
-                    self.process, self._takes_connections, name="PostgreSQL", log=self.log, timeout=60
+                    self.process, self._takes_connections, name="PostgreSQL", log=self.log, timeout=120
                 )
             except processes.NotReady:
                 if attempt == PORT_TRIES or processes.is_free(self.port):

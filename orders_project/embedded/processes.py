@@ -1,6 +1,8 @@
 """Child processes that never outlive us, free ports, and the orphans of a run that was killed."""
 
 import contextlib
+import fcntl
+import functools
 import os
 import random
 import signal
@@ -12,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from . import CannotRun
+from . import CannotRun, places
 
 TETHER = Path(__file__).with_name("tether.py")
 
@@ -89,11 +91,18 @@ def wait_until(done: Callable[[], bool], *, timeout: float, every: float = 0.05)
 
 
 def await_ready(
-    process: subprocess.Popen[bytes], ready: Callable[[], bool], *, name: str, log: Path, timeout: float
+    process: subprocess.Popen[bytes],
+    ready: Callable[[], bool],
+    *,
+    name: str,
+    log: Path,
+    timeout: float,
+    hear_out: Callable[[], object] = lambda: None,
 ) -> None:
     """
     Wait until the server answers.
 
+    :param hear_out: waits until the last words of one that has ended are in its log
     :raises NotReady: with the end of its log, if it ends first or takes too long
     """
 
@@ -104,6 +113,8 @@ def await_ready(
         wait_until(settled, timeout=timeout)
         if process.returncode is None:
             return
+    if process.returncode is not None:
+        hear_out()
     fate = f"ended with code {process.returncode}" if process.returncode is not None else "did not answer"
     raise NotReady(f"{name} {fate} within {timeout:g} s. The end of {log}:\n{tail(log)}")
 
@@ -144,11 +155,37 @@ def _birth(pid: int) -> int:
 
 
 def free_port(*, preferred: int | None = None) -> int:
-    """A free port on the loopback interface, below the range from which outgoing connections are taken."""
+    """
+    A free port on the loopback interface, below the range from which outgoing connections are taken.
+
+    # Note [Found is not taken]: seconds may pass until a server listens there. So each is handed out once, by all of
+    our processes that live: whoever found it keeps a lock on its byte of a file.
+    """
     for candidate in [preferred, *random.sample(range(20_000, 32_000), 200)]:
-        if candidate and is_free(candidate):
+        if candidate and is_free(candidate) and (candidate == preferred or _claimed(candidate)):
             return candidate
     raise CannotRun("no port is free on 127.0.0.1")
+
+
+@functools.cache
+def _claims(pid: int) -> IO[bytes]:
+    """Opened once a process: closing any handle of the file would give back every lock that the process has."""
+    return (places.cache() / "ports").open("ab")
+
+
+def _claimed(port: int) -> bool:
+    """Whether this port is ours alone from now on, as long as this process lives."""
+    if port in _ours:
+        return False
+    try:
+        fcntl.lockf(_claims(os.getpid()), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except BlockingIOError:
+        return False
+    _ours.add(port)
+    return True
+
+
+_ours: set[int] = set()
 
 
 def free_port_from(first: int) -> int:

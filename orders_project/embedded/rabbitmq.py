@@ -234,7 +234,7 @@ def refuse_old(version: str) -> None:
 class Programs:
     """RabbitMQ's own programs with ports, folders and an epmd that no other node shares."""
 
-    patience = 90.0
+    patience = 180.0
 
     def __init__(self, home: Path, *, sbin: Path, env: dict[str, str]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -289,7 +289,7 @@ class Programs:
             epmd = shutil.which("epmd", path=self._env["PATH"]) or "epmd"
             self._epmd = processes.spawn([epmd], env=self._env, output=output, cwd=place)
             processes.remember(self._epmd, self._pid_file("epmd"))
-            processes.await_ready(self._epmd, lambda: processes.answers(epmd_port), name="epmd", log=log, timeout=20)
+            processes.await_ready(self._epmd, lambda: processes.answers(epmd_port), name="epmd", log=log, timeout=60)
             server = self.sbin / "rabbitmq-server"
             self.process = processes.spawn([server], env=self._env, output=output, cwd=place)
             processes.remember(self.process, self._pid_file("rabbitmq"))
@@ -304,7 +304,7 @@ class Programs:
     def control(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.sbin / "rabbitmqctl", *arguments],
-            env=self._env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+            env=self._env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180,
         )  # fmt: skip
 
     def _pid_file(self, name: str) -> Path:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
@@ -74,7 +75,7 @@ class Supervisor:
             raise SetupFailed(f"{' '.join(argv[1:])} failed with code {code}; see {kept.log}")
         return kept.lines
 
-    def start(self, programs: Sequence[Program], *, timeout: float = 120) -> None:
+    def start(self, programs: Sequence[Program], *, timeout: float = 300) -> None:
         """
         Start all programs and wait until every one is ready.
 
@@ -85,7 +86,14 @@ class Supervisor:
             self._kept.append(self._launch(program))
         for kept in self._kept:
             left = max(1.0, deadline - time.monotonic())
-            processes.await_ready(kept.process, kept.is_ready, name=kept.program.name, log=kept.log, timeout=left)
+            processes.await_ready(
+                kept.process,
+                kept.is_ready,
+                name=kept.program.name,
+                log=kept.log,
+                timeout=left,
+                hear_out=partial(kept.reader.join, timeout=5),
+            )
 
     def watch(self, *, also: Callable[[], None]) -> NoReturn:
         """Restart what dies, with growing pauses, until a signal ends us; `also` is called at every look."""
@@ -142,9 +150,9 @@ class Supervisor:
                 log.write(raw)
                 log.flush()
                 line = raw.decode(errors="replace").rstrip()
-                kept.hear(line)
                 if not (kept.program.whispers and kept.program.whispers in line):
                     self.say(kept.program.name, line)
+                kept.hear(line)
 
 
 @dataclass

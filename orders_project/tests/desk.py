@@ -32,7 +32,9 @@ class Desk:
         self.house = house
         self.context = chromium.new_context(timezone_id="Asia/Tokyo", locale="en", **context)
         self.context.add_init_script(WATCH)
+        self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
+        screenshots.arrive(self.page, house)
         self.errors: list[str] = []
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -126,10 +128,7 @@ def bob(desk: Desk, chromium: Any) -> Desk:
     desk.house.manage("shell", "-v", "0", "-c", code)
     found = Desk(chromium, desk.house)
     found.open("/admin/login/?next=/admin/orders_project/approval/")
-    found.page.fill("#id_username", "bob")
-    found.page.fill("#id_password", "a long secret")
-    found.page.press("#id_password", "Enter")
-    found.page.wait_for_selector("#result_list, .empty-state")
+    screenshots.log_in(found.page, "bob", "a long secret")
     return found
 
 

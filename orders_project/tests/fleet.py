@@ -84,23 +84,28 @@ class Fleet:
 
     def environment(self, name: str) -> dict[str, str]:
         """What the service's container would have in its environment, with the addresses of here."""
-        given = self.services[name]["environment"]
+        given = self.services[name]["environment"] | {"WAIT_SECONDS": "900"}  # nothing here starts it again
         return {key: self._here(name, [str(value)])[0] for key, value in given.items() if key not in NOT_HERE}
 
     def deploy(self) -> None:
         """Run the service that migrates and declares to its end."""
         self.start("deploy")
-        assert self.running.pop("deploy").wait(timeout=120) == 0, self.said("deploy")
+        assert self.running.pop("deploy").wait(timeout=300) == 0, self.said("deploy")
 
     def inside(self, name: str, *command: str) -> str:
-        """Run a command as in the container of a service; what it said."""
+        """Run a command as in the container of a service, which must end well; what it said."""
+        said, code = self.ask(name, *command)
+        assert code == 0, f"{name}: {' '.join(command)}: {said}"
+        return said
+
+    def ask(self, name: str, *command: str) -> tuple[str, int]:
+        """Run a command as in the container of a service; what it said (of what went wrong, too), and its code."""
         done = subprocess.run(
             self._here(name, list(command)),
             env=self._outer() | self.environment(name),
-            cwd=compose.PROJECT, capture_output=True, text=True, timeout=60, check=False,
+            cwd=compose.PROJECT, capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"{name}: {' '.join(command)}: {done.stdout}{done.stderr}"
-        return done.stdout
+        return done.stdout + (done.stderr if done.returncode else ""), done.returncode
 
     def start_gateway(self) -> None:
         """The gateway: Debian's nginx with our template, filled in by what compose.yaml says."""
@@ -223,7 +228,7 @@ class Fleet:
 
     # Waiting --------------------------------------------------------------------------------------------------------
 
-    def until(self, done: Any, *, timeout: float = 60) -> None:
+    def until(self, done: Any, *, timeout: float = 180) -> None:
         """Wait until this is true; says which process has died if one has, and shows the logs if time is up."""
 
         def looked() -> bool:
@@ -239,7 +244,7 @@ class Fleet:
 
     def answers(self, path: str, *, service: str = "gateway", port: int = 8080) -> bool:
         try:
-            return requests.get(self.url(path, service=service, port=port), timeout=5).ok
+            return requests.get(self.url(path, service=service, port=port), timeout=60).ok
         except requests.RequestException:
             return False
 

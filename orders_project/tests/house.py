@@ -65,13 +65,18 @@ class House:
         places.forget(self.home)
 
     def manage(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
-        """Run a manage.py command to its end; what it printed."""
+        """Run a manage.py command to its end, which must be a good one; what it printed."""
+        said, code = self.ask(*arguments, env=env)
+        assert code == 0, f"manage.py {' '.join(arguments)}: {said}"
+        return said
+
+    def ask(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, int]:
+        """Run a manage.py command to its end; what it printed (also of what went wrong, if something did), its code."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
-            cwd=PROJECT, env=self.env | dict(env or {}), capture_output=True, text=True, timeout=120, check=False,
+            cwd=PROJECT, env=self.env | dict(env or {}), capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, f"manage.py {' '.join(arguments)}: {done.stdout}{done.stderr}"
-        return done.stdout
+        return done.stdout + (done.stderr if done.returncode else ""), done.returncode
 
     def start(self, *names: str, env: Mapping[str, str] | None = None, command: list[str] | None = None) -> None:
         """Start processes by name; each name once at a time. `command` starts another one under a name of its own."""
@@ -87,7 +92,7 @@ class House:
 
     def _web_answers(self) -> bool:
         try:
-            return requests.get(self.url("/health/started"), timeout=5).ok
+            return requests.get(self.url("/health/started"), timeout=60).ok
         except requests.RequestException:
             return False
 
@@ -96,7 +101,7 @@ class House:
         self.start(*(name for name in self.commands if name not in self.running))
 
     def stop(self, name: str) -> None:
-        processes.end(self.running.pop(name))
+        processes.end(self.running.pop(name), grace=60)
 
     def kill(self, name: str) -> None:
         """kill -9, with all of its children."""
@@ -117,7 +122,7 @@ class House:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []
 
-    def until(self, done: Callable[[], Any], *, timeout: float = 60) -> None:
+    def until(self, done: Callable[[], Any], *, timeout: float = 180) -> None:
         """Wait until this is true; says which process has died if one has, and shows the logs if time is up."""
         deadline = time.monotonic() + timeout
         while not done():

@@ -49,7 +49,7 @@ class Stage(House):
 
     def gone(self, name: str) -> None:
         """Wait for the end of a process that kills itself."""
-        self.running.pop(name).wait(timeout=30)
+        self.running.pop(name).wait(timeout=180)
 
     def post(self, number: int, *, then: str = "", due_in: float = 0, every: float = 0) -> list[str]:
         """Post so many messages, one transaction each."""
@@ -73,9 +73,9 @@ class Stage(House):
         )
         return {str(message_id): number for message_id, number in rows}
 
-    def settle(self, ids: list[str], *, timeout: float = 60) -> None:
+    def settle(self, ids: list[str]) -> None:
         """Wait until nothing is pending; then each had its effect once, and each answer too."""
-        self.until(lambda: len(self.counts(ids)) == len(ids) and not self.pending(), timeout=timeout)
+        self.until(lambda: len(self.counts(ids)) == len(ids) and not self.pending())
         time.sleep(0.3)  # for a second effect, if there were one
         assert set(self.counts(ids).values()) == {1}
         assert self.query("payments", "SELECT message_id FROM counted GROUP BY 1 HAVING count(*) > 1") == []
@@ -239,7 +239,7 @@ class TestTheDeadLetterQueue:
         ):
             self.publish(stage, body, headers=headers, content_type=content_type)
         fine = stage.post(20)
-        stage.until(lambda: len(stage.dead()) >= 15 and not stage.pending(), timeout=40)
+        stage.until(lambda: len(stage.dead()) >= 15 and not stage.pending())
         found = sorted(reason for reason, _, _ in stage.dead())
         assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 5, *["malformed"] * 8]), found
         kept = stage.query("payments", "SELECT body, headers FROM outbox_deadletter WHERE reason = 'unknown_type'")
@@ -252,7 +252,7 @@ class TestTheDeadLetterQueue:
     def test_takes_what_kills_its_worker_and_the_others_flow(self, stage: Stage) -> None:
         (killer,) = stage.post(1, then="kill")
         fine = stage.post(50)
-        stage.until(lambda: len(stage.dead()) == 1, timeout=60)
+        stage.until(lambda: len(stage.dead()) == 1)
         assert stage.dead()[0][::2] == ("killed_its_worker", UUID(killer))
         assert stage.counts([killer]) == {}
         ((letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
@@ -269,6 +269,6 @@ def test_the_broker_is_away_for_twenty_seconds_under_load(stage: Stage) -> None:
     while time.monotonic() < ends:
         ids += stage.post(10, then="echo", every=0.02)
     stage.services.rabbitmq.start()  # type: ignore[union-attr]
-    stage.settle(ids, timeout=90)
+    stage.settle(ids)
     attempts = stage.query("orders", "SELECT max(refusals) FROM outbox_outgoingmessage")
     assert attempts[0][0] <= 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 
+from orders_project.tests import screenshots
 from orders_project.tests.desk import Desk, chromium  # noqa: F401 - a fixture
 from orders_project.tests.house import House
 
@@ -106,10 +107,7 @@ def test_products_are_kept_by_who_has_entered_the_back_office(desk: Desk) -> Non
     desk.open("/admin/products")
     assert not desk.page.query_selector("[name=price]"), "nobody may use the form"
     desk.follow("a:has-text('Log in')")
-    desk.page.fill("#id_username", "admin")
-    desk.page.fill("#id_password", (desk.house.home / "password").read_text())
-    desk.page.press("#id_password", "Enter")
-    desk.page.wait_for_url("**/admin/products")
+    screenshots.log_in(desk.page, "admin", (desk.house.home / "password").read_text())
     status, product = send(desk, name="Kettle", price="25.00", stock="3", sku="kettle")
     assert (status, product["price"], product["stock"], product["is_active"]) == (201, 25.0, 3, True)
     path = f"/admin/products/{product['product_id']}"
@@ -125,5 +123,5 @@ def test_products_are_kept_by_who_has_entered_the_back_office(desk: Desk) -> Non
     assert movements == [("staff:admin",)]
     cookies = {cookie["name"]: cookie["value"] for cookie in desk.context.cookies()}
     forged = requests.post(desk.house.url("/admin/products"), json={"name": "x", "price": 1, "stock": 1},
-                           cookies=cookies, timeout=10)  # fmt: skip
+                           cookies=cookies, timeout=60)  # fmt: skip
     assert (forged.status_code, forged.json()["code"]) == (403, "permission_denied")

@@ -48,25 +48,26 @@ def test_products_live(desk: Desk) -> None:
 
 
 def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
+    dead = "SELECT count(*) FROM outbox_deadletter WHERE status = 'dead'"
+    replayed = "SELECT count(*) FROM outbox_deadletter WHERE status = 'replayed'"
+    before = desk.house.query("orders", dead)
     desk.open("/admin/dead-letters/")
     desk.follow(desk.page.get_by_role("link", name="See what a replay would do").first)
     assert "It would die of the same failure again" in desk.page.inner_text("#content")
     desk.press("Replay as a canary")
     desk.send()
-    dead = "SELECT count(*) FROM outbox_deadletter WHERE status = 'dead'"
-    replayed = "SELECT count(*) FROM outbox_deadletter WHERE status = 'replayed'"
-    desk.house.until(lambda: desk.house.query("orders", replayed)[0][0] >= 1)
-    ((before,),) = desk.house.query("orders", dead)
+    assert desk.house.query("orders", replayed) == [(1,)]
+    desk.house.until(lambda: desk.house.query("orders", dead) == before)
     desk.open("/admin/dead-letters/")
     desk.follow(desk.page.get_by_role("link", name=re.compile("^Replay \\(")).first)
     desk.send()
-    desk.page.wait_for_selector(".errornote, .success", timeout=90_000)
+    desk.page.wait_for_selector(".errornote, .success")
     assert "canary died again" in desk.page.inner_text("#content")
-    desk.house.until(lambda: desk.house.query("orders", dead)[0][0] == before)
+    assert desk.house.query("orders", dead) == before
     while desk.open("/admin/dead-letters/") and desk.page.query_selector("article.group"):
         desk.follow(desk.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
         desk.send()
-        desk.page.wait_for_selector(".success", timeout=60_000)
+        desk.page.wait_for_selector(".success")
     assert desk.house.query("orders", dead) == [(0,)]
     assert "No dead letters" in desk.page.inner_text("#content")
     desk.is_well()
@@ -116,7 +117,7 @@ def test_a_second_person_approves(desk: Desk, bob: Desk) -> None:
     # Two letters wait for processing: process it, and release it. Whichever is handled first decides, and an acceptance
     # would end in "done"; so the processor refuses.
     house.start("processing", env={"PROCESSING_SUCCESS_RATE": "0"})
-    house.until(lambda: screenshots.status_of(house, dear) == "canceled", timeout=60)
+    house.until(lambda: screenshots.status_of(house, dear) == "canceled")
     house.stop("processing")
     house.start("processing")
     bob.is_well()

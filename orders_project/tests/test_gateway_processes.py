@@ -25,7 +25,7 @@ def town() -> Iterator[House]:
     with House(FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
         standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         standing.start_all()
-        standing.until(lambda: processes.answers(port), timeout=60)
+        standing.until(lambda: processes.answers(port))
         yield standing
 
 
@@ -33,17 +33,17 @@ def test_orders_end_with_the_truth_though_a_worker_is_killed(town: House) -> Non
     gateway = town.env["FAKE_GATEWAY_URL"]
     for number, behaviour in enumerate(BEHAVIOURS):
         wishes: dict[str, Any] = {"order_id": f"o{number}", "outcome": "success", "delay": 0.2} | behaviour
-        assert requests.post(f"{gateway}/behaviour", json=wishes, timeout=10).ok
+        assert requests.post(f"{gateway}/behaviour", json=wishes, timeout=60).ok
         order = {"order_id": f"o{number}", "customer_id": "c", "items": [{"sku": "tea", "quantity": 2, "price": 5}]}
-        assert requests.post(town.url("/orders"), json=order, timeout=30).status_code == 201
+        assert requests.post(town.url("/orders"), json=order, timeout=60).status_code == 201
         if number == 3:
             town.kill("payments")
             town.start("payments")
     ended = "SELECT count(*) FROM orders_order WHERE status IN ('done', 'canceled', 'failed')"
-    town.until(lambda: town.query("orders", ended) == [(len(BEHAVIOURS),)], timeout=200)
+    town.until(lambda: town.query("orders", ended) == [(len(BEHAVIOURS),)])
     for number, behaviour in enumerate(BEHAVIOURS):
-        order = requests.get(town.url(f"/orders/o{number}"), timeout=10).json()
-        truth = requests.get(f"{gateway}/payments", params={"order_id": f"o{number}"}, timeout=10).json()["status"]
+        order = requests.get(town.url(f"/orders/o{number}"), timeout=60).json()
+        truth = requests.get(f"{gateway}/payments", params={"order_id": f"o{number}"}, timeout=60).json()["status"]
         expected = ("canceled", "failed") if behaviour.get("outcome") == "failed" else ("done", "succeeded")
         assert (order["status"], truth) == expected, behaviour
     town.manage("audit", "--grace", "0")

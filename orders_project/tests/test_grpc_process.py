@@ -27,7 +27,7 @@ from outbox.tests.proxy import Proxy
 from .compose import PROJECT
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
-PATIENCE = 60
+PATIENCE = 120
 
 
 class Server:
@@ -169,7 +169,7 @@ def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
         server.says("gRPC is listening on")
         with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('stuck', 0))")
-            call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 5, wait_for_ready=True)
+            call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 2 * PATIENCE, wait_for_ready=True)
             processes.wait_until(lambda: waiting() == 1, timeout=PATIENCE)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=GRACE + PATIENCE) == 0

@@ -1,13 +1,15 @@
 """Health: what is asked, what is answered, and that an answer comes in time."""
 
 import os
+import re
 import threading
-import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.core.management import call_command
 from django.test import Client
 from django.utils import timezone
@@ -21,6 +23,12 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 DATABASES = {"database default", "database orders", "database payments", "database processing"}
 EVERYTHING = DATABASES | {"broker", "relay orders", "relay payments", "relay processing"}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is well is found to be, on a busy machine too."""
+    monkeypatch.setattr(health, "examine", partial(health.examine, patience=60))
 
 
 @pytest.fixture
@@ -49,7 +57,9 @@ class TestThePages:
         Outgoing.objects.update(due_at=timezone.now() - timedelta(seconds=45))
         answer = client.get("/health")
         assert answer.status_code == 503
-        assert answer.json()["parts"]["relay orders"].startswith("failed: 45 s behind")
+        behind = re.fullmatch(r"failed: (\d+) s behind", answer.json()["parts"]["relay orders"])
+        assert behind is not None
+        assert 45 <= int(behind[1]) < 45 + 60
         assert answer.json()["parts"]["relay payments"] == "ok"
 
     def test_started_asks_for_the_migrations(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,13 +73,11 @@ class TestChecks:
         released = threading.Event()
 
         def hang() -> None:
-            released.wait(10)
+            released.wait()
 
-        began = time.monotonic()
-        found = health.examine({"hangs": hang, "well": lambda: None}, patience=0.2)
-        assert time.monotonic() - began < 2
-        assert {f.part: f.trouble for f in found} == {"hangs": "no answer within 0.2 s", "well": ""}
+        found = health.examine({"hangs": hang, "well": lambda: None}, patience=3)
         released.set()
+        assert {f.part: f.trouble for f in found} == {"hangs": "no answer within 3 s", "well": ""}
 
 
 class TestTheCommand:
@@ -86,11 +94,12 @@ class TestTheCommand:
 
     @pytest.mark.parametrize("beaten", [False, True])
     def test_fails_for_one_that_hangs(self, file: Path, capsys: Any, beaten: bool) -> None:
+        now = timezone.now()
         if beaten:
             file.touch()
-            long_ago = time.time() - 60
+            long_ago = now.timestamp() - 60
             os.utime(file, (long_ago, long_ago))
-        with pytest.raises(SystemExit) as end:
+        with time_machine.travel(now, tick=False), pytest.raises(SystemExit) as end:
             call_command("health", "worker")
         assert end.value.code == 1
         assert ("last beat 60 s ago" if beaten else "never beat") in capsys.readouterr().out

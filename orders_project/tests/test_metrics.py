@@ -166,7 +166,7 @@ class TestSeveralProcesses:
 def test_a_process_without_a_web_server_shows_them_on_a_port(databases: bool) -> None:
     server = metrics.serve(host="127.0.0.1", port=0, databases=databases)
     try:
-        answer = requests.get(f"http://127.0.0.1:{server.server_port}/metrics", timeout=5)
+        answer = requests.get(f"http://127.0.0.1:{server.server_port}/metrics", timeout=60)
     finally:
         server.shutdown()
         server.server_close()

@@ -8,6 +8,8 @@ import psycopg
 import pytest
 import requests
 
+from orders_project.embedded import processes
+
 from .fleet import WEBS, Fleet
 
 pytestmark = pytest.mark.processes
@@ -41,8 +43,11 @@ def fleet() -> Iterator[Fleet]:
         fleet.servers.postgres.start()
         fleet.until(lambda: all("has migrations to run" in fleet.said(name) for name in fleet.ours if ROOMS_OF[name]))
         fleet.deploy()
+        fleet.until(lambda: all("everything needed is there" in fleet.said(name) for name in fleet.ours))
         for web in WEBS:
             fleet.until(lambda web=web: fleet.answers("/health/ready", service=web, port=8000))
+        for address in ("gateway:8080", "grpc:50051", "fake-gateway:8900"):
+            fleet.until(lambda address=address: processes.answers(fleet.port(address)))
         yield fleet
 
 
@@ -62,7 +67,7 @@ def client(fleet: Fleet) -> requests.Session:
 
 
 def place(fleet: Fleet, client: requests.Session, path: str = "/orders", **order: Any) -> dict[str, Any]:
-    answer = client.post(fleet.url(path), json=order, timeout=20)
+    answer = client.post(fleet.url(path), json=order, timeout=60)
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
 
@@ -72,10 +77,10 @@ def ends(fleet: Fleet, client: requests.Session, order: dict[str, Any]) -> dict[
     url = fleet.url(f"/orders/{order['order_id']}")
 
     def ended() -> bool:
-        return client.get(url, timeout=10).json()["status"] in ("done", "failed", "canceled")
+        return client.get(url, timeout=60).json()["status"] in ("done", "failed", "canceled")
 
     fleet.until(ended)
-    return dict(client.get(url, timeout=10).json())
+    return dict(client.get(url, timeout=60).json())
 
 
 class TestStarting:
@@ -123,7 +128,7 @@ class TestTheWholeWay:
     def test_an_order_of_the_catalogue_goes_from_post_to_done(self, fleet: Fleet, client: requests.Session) -> None:
         admin = {"X-Admin-Secret": fleet.variables["ADMIN_SECRET"]}
         lamp = {"name": "Lamp", "price": "39.90", "stock": 3}
-        made = requests.post(fleet.url("/admin/products"), json=lamp, headers=admin, timeout=20)
+        made = requests.post(fleet.url("/admin/products"), json=lamp, headers=admin, timeout=60)
         assert made.status_code == 201, made.text
         product = made.json()
         order = place(
@@ -132,19 +137,19 @@ class TestTheWholeWay:
         assert order["status"] == "reserved"
         done = ends(fleet, client, order)  # paid by the fake gateway, whose webhook comes in at payments-web
         assert (done["status"], done["payment_method"]) == ("done", "gateway")
-        left = requests.get(fleet.url(f"/products/{product['product_id']}"), timeout=10).json()
+        left = requests.get(fleet.url(f"/products/{product['product_id']}"), timeout=60).json()
         assert (left["stock"], left["held"]) == (1, 0)
 
     def test_an_order_by_grpc_is_paid_from_an_account(self, fleet: Fleet, client: requests.Session) -> None:
-        assert client.post(fleet.url("/accounts"), params={"user_id": "ann"}, timeout=10).status_code == 201
-        paid_in = client.post(fleet.url("/accounts/ann/deposit"), json={"amount": "50.00"}, timeout=10)
+        assert client.post(fleet.url("/accounts"), params={"user_id": "ann"}, timeout=60).status_code == 201
+        paid_in = client.post(fleet.url("/accounts/ann/deposit"), json={"amount": "50.00"}, timeout=60)
         assert paid_in.status_code in (200, 201), paid_in.text
         order = place(fleet, client, "/grpc/orders", user_id="ann", amount="19.99", description="A lamp")
         assert ends(fleet, client, order)["status"] == "done"
-        assert client.get(fleet.url("/accounts/ann/balance"), timeout=10).json()["balance"] == 30.01
+        assert client.get(fleet.url("/accounts/ann/balance"), timeout=60).json()["balance"] == 30.01
 
     def test_the_back_office_has_the_admin(self, fleet: Fleet) -> None:
-        page = requests.get(fleet.url("/admin/login/"), timeout=10)
+        page = requests.get(fleet.url("/admin/login/"), timeout=60)
         assert (page.status_code, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
 
     @pytest.mark.parametrize(
@@ -153,7 +158,7 @@ class TestTheWholeWay:
          ("processing-web", "/accounts"), ("processing-web", "/oauth/token")],
     )  # fmt: skip
     def test_a_room_serves_no_other_rooms_doors(self, fleet: Fleet, web: str, path: str) -> None:
-        answer = requests.get(fleet.url(path, service=web, port=8000), timeout=10)
+        answer = requests.get(fleet.url(path, service=web, port=8000), timeout=60)
         assert answer.status_code == 404
 
 
@@ -164,7 +169,7 @@ class TestHealth:
     def test_the_probe_of_a_service_finds_it_well(self, fleet: Fleet, name: str) -> None:
         kind, *probe = fleet.services[name]["healthcheck"]["test"]
         assert kind == "CMD"
-        fleet.inside(name, *probe)
+        fleet.until(lambda: fleet.ask(name, *probe)[1] == 0)
 
     @pytest.mark.parametrize(
         ("name", "number"),
@@ -175,11 +180,14 @@ class TestHealth:
         ],
     )
     def test_a_process_without_a_web_server_shows_its_numbers(self, fleet: Fleet, name: str, number: str) -> None:
-        assert number in requests.get(fleet.url("/metrics", service=name, port=9100), timeout=10).text
+        url = fleet.url("/metrics", service=name, port=9100)
+        fleet.until(lambda: number in requests.get(url, timeout=60).text)
 
     def test_a_room_shows_nothing_of_the_others(self, fleet: Fleet) -> None:
-        page = requests.get(fleet.url("/metrics", service="orders-web", port=8000), timeout=10).text
-        assert re.findall(r'database_up\{database="(\w+)"\} 1.0', page) == ["orders"]
+        url = fleet.url("/metrics", service="orders-web", port=8000)
+        up = re.compile(r'database_up\{database="(\w+)"\} (\S+)')
+        fleet.until(lambda: ("orders", "1.0") in up.findall(requests.get(url, timeout=60).text))
+        assert {name for name, _ in up.findall(requests.get(url, timeout=60).text)} == {"orders"}
 
 
 class TestLosingAServer:
@@ -190,7 +198,7 @@ class TestLosingAServer:
         order = place(fleet, client, user_email="b@example.com", items=[{"sku": "poem", "quantity": 1, "price": "5"}],
                       customer_id="b")  # fmt: skip
         fleet.servers.postgres.kill()
-        away = client.get(fleet.url("/orders"), timeout=30)
+        away = client.get(fleet.url("/orders"), timeout=60)
         assert (away.status_code, away.headers["Content-Type"]) == (503, "application/problem+json")
         fleet.servers.postgres.start()
         fleet.servers.rabbitmq.start()

@@ -72,7 +72,7 @@ def run(house: Any, line: str, placeholders: Mapping[str, str] | None = None) ->
     for placeholder, value in (placeholders or {}).items():
         line = line.replace(placeholder, value)
     arguments = [*shlex.split(line.replace("\\\n", " ")), "--silent", "--write-out", "\n%{http_code}"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
     body, _, status = done.stdout.rpartition("\n")
     return int(status), json.loads(body) if body.startswith(("{", "[")) else body
 

@@ -70,10 +70,10 @@ def running(house: House) -> House:
 def follow(house: House) -> str:
     """Place an order and wait until it is done; its id."""
     order = {"user_id": "demo-rich", "amount": 12.5, "description": "x"}
-    answer = requests.post(house.url("/orders"), json=order, timeout=30)
+    answer = requests.post(house.url("/orders"), json=order, timeout=60)
     assert answer.status_code == 201, answer.text
     order_id = answer.json()["order_id"]
-    house.until(lambda: requests.get(house.url(f"/orders/{order_id}"), timeout=30).json()["status"] == "done")
+    house.until(lambda: requests.get(house.url(f"/orders/{order_id}"), timeout=60).json()["status"] == "done")
     return str(order_id)
 
 
@@ -93,9 +93,16 @@ def test_no_order_waits_for_those_who_are_told_of_it(running: House) -> None:
         order_id = follow(running)
         states = "SELECT DISTINCT status FROM orders_webhookdelivery WHERE order_id = %s"
         assert running.query("orders", states, order_id) == [("pending",)]
-        assert not receiver.heard
+        assert order_id not in str(receiver.heard)
         running.start("webhooks", command=worker("orders.webhooks"))
         running.until(lambda: running.query("orders", states, order_id) == [("delivered",)])
-        told = [json.loads(body)["type"] for _, body in receiver.heard]
+        told = [json.loads(body) for _, body in receiver.heard]
         receiver.shutdown()
-    assert sorted(told) == ["order.created", "order.done", "order.paid", "order.payment_pending"]
+    # A delivery may come twice; and an order that somebody else has placed here may be told of, too.
+    about_it = {said["type"] for said in told if said["data"]["order_id"] == order_id}
+    assert sorted(about_it) == [
+        "order.created",
+        "order.done",
+        "order.paid",
+        "order.payment_pending",
+    ]

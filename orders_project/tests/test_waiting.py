@@ -24,7 +24,7 @@ def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    said, complained = process.communicate(timeout=60)
+    said, complained = process.communicate(timeout=300)
     return process.returncode, said, complained
 
 
@@ -81,7 +81,7 @@ while True:
 def test_a_server_that_comes_late_is_found() -> None:
     real, port = urlsplit(os.environ["AMQP_URL"]), processes.free_port()
     late_one = real._replace(netloc=f"{real.username}:{real.password}@127.0.0.1:{port}").geturl()
-    process = start("--seconds", "30", AMQP_URL=late_one)
+    process = start("--seconds", "240", AMQP_URL=late_one)
     complaints: Any = process.stderr
     assert "Connection refused" in complaints.readline()
     with subprocess.Popen([sys.executable, "-c", FORWARD, str(port), str(real.hostname), str(real.port)]) as late:

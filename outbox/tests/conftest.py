@@ -79,12 +79,12 @@ def counted(db: Any) -> Iterator[Callable[[], list[str]]]:
 
 @pytest.fixture
 def posted(db: Any) -> Callable[..., Letter]:
-    """Post a message and take its letter, as a relay would."""
+    """Post a message and take its letter, as a relay would; nobody else can."""
 
     def letter_of(message: Message, **options: Any) -> Letter:
         with transaction.atomic(using=ROOM):
             (row,) = mailbox(ROOM, "Outgoing").post(message, **options)
-        row.delete()
+            row.delete()
         return row.letter()
 
     return letter_of
@@ -123,7 +123,7 @@ def in_thread() -> Iterator[Callable[..., threading.Thread]]:
 
     yield start
     for thread in threads:
-        thread.join(timeout=20)
+        thread.join(timeout=120)
         assert not thread.is_alive()
     if failures:
         raise failures[0]

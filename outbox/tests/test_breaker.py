@@ -84,7 +84,7 @@ class TestABreaker:
             try:
                 with breaker.attempt():
                     probes.append(1)
-                    release.wait(5)
+                    release.wait(120)
             except CircuitOpen:
                 refused.append(1)
                 if len(refused) == 15:

@@ -300,11 +300,10 @@ class TestTheCanary:
     def test_that_dies_of_the_same_stops_the_rest(self, die: Any, carrier: Any) -> None:
         for number in range(4):
             die(f"o-{number}")
-        began = time.monotonic()
         with pytest.raises(CommandError, match="It died again, of the same: RuntimeError") as stopped:
             dlq("replay", "--all", "--canary", "2")
         assert stopped.value.returncode == 3
-        assert time.monotonic() - began < 5
+        assert Outgoing.objects.count() == 1  # the canary, which is not tried again before it tells
         assert DeadLetter.objects.filter(status="replayed").count() == 1
         assert DeadLetter.objects.filter(status="dead").count() == 4
 
@@ -313,7 +312,7 @@ class TestTheCanary:
             die(f"o-{number}")
         healed()
         assert json.loads(dlq("replay", "--all", "--canary", "2", "--json")) == {"replayed": 4, "refused": {}}
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120
         while len(counted()) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(counted()) == len(set(counted())) == 4

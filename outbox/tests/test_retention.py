@@ -150,9 +150,9 @@ class TestABatch:
             with transaction.atomic(using=ROOM):
                 Outgoing.objects.select_for_update().get(pk=held.pk)
                 locked.set()
-                done.wait(10)
+                done.wait(120)
 
         in_thread(hold)
-        assert locked.wait(10)
+        assert locked.wait(120)
         assert purged() == {"published": 1}
         done.set()

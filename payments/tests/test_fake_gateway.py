@@ -2,6 +2,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 import requests
@@ -50,7 +51,7 @@ def mailbox():
 @pytest.fixture
 def service(settings, mailbox, tmp_path):
     settings.PAYMENT_WEBHOOK_SECRETS = ["dev-webhook-secret"]
-    settings.GATEWAY_TIMEOUT = (0.5, 0.5)
+    settings.GATEWAY_TIMEOUT = (60, 60)
     settings.WEBHOOKS_URL = f"http://127.0.0.1:{mailbox.server_address[1]}"
     server = start(tmp_path)
     settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{server.port}"
@@ -72,7 +73,7 @@ def gateway(service):
 
 
 def until(condition):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -83,9 +84,13 @@ def event(gateway, letter):
 
 
 class TestTheFakeService:
-    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, mailbox):
-        answer = gateway.create(ORDER)
+    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, mailbox, monkeypatch):
+        later: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(service, "attend", later.append)
+            answer = gateway.create(ORDER)
         assert (answer.status, answer.amount, mailbox.letters) == (Status.PENDING, 12_50, [])
+        service.attend(*later)
         until(lambda: mailbox.letters)
         told = event(gateway, mailbox.letters[0])
         assert (told.status, told.payment_id, told.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
@@ -100,8 +105,9 @@ class TestTheFakeService:
             gateway.create(other)
 
     def test_cancels_what_is_pending_and_refunds_what_is_paid(self, service, gateway):
-        service.bank.behave({"delay": 0.2})
+        service.bank.behave({"delay": 3600})
         pending = gateway.create(ORDER).payment_id
+        service.bank.behave({"delay": 0})
         assert gateway.cancel(payment_id=pending, idempotency_key="c").status == Status.CANCELED
         paid = gateway.create(
             PaymentRequest(order_id="o-2", amount=5, currency="USD", idempotency_key="k-2")
@@ -135,7 +141,7 @@ class TestTheFakeService:
         "body", ["{", "[]", "{}", '{"order_id": 5}', "[" * 60_000, '{"order_id":"o","amount":NaN}']
     )
     def test_bad_input_is_a_400(self, service, body):
-        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", data=body, timeout=5)
+        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", data=body, timeout=60)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"]
 
@@ -143,7 +149,7 @@ class TestTheFakeService:
 class TestMisbehaving:
     def test_failure_on_demand(self, service, gateway, mailbox):
         requests.post(
-            f"http://127.0.0.1:{service.port}/behaviour", json={"order_id": "o-1", "outcome": "failed"}, timeout=5
+            f"http://127.0.0.1:{service.port}/behaviour", json={"order_id": "o-1", "outcome": "failed"}, timeout=60
         ).raise_for_status()
         gateway.create(ORDER)
         until(lambda: mailbox.letters)
@@ -160,7 +166,8 @@ class TestMisbehaving:
         until(lambda: gateway.status(order_id="o-1").status == Status.SUCCEEDED)
         assert mailbox.letters == []
 
-    def test_reordered(self, service, gateway, mailbox):
+    def test_reordered(self, service, gateway, mailbox, monkeypatch):
+        monkeypatch.setattr("payments.gateways.server.LONGEST_REORDER", 30)
         service.bank.behave({"order_id": "o-1", "reorder": True, "delay": 0})
         gateway.create(ORDER)
         gateway.create(PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-2"))
@@ -173,12 +180,14 @@ class TestMisbehaving:
         assert len(mailbox.letters) == 1
 
     @pytest.mark.parametrize(
-        ("wishes", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 2}, True)]
+        ("wishes", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 3600}, True)]
     )
-    def test_no_answer_is_unknown_and_asking_again_is_one_payment(self, service, gateway, wishes, known):
+    def test_no_answer_is_unknown_and_asking_again_is_one_payment(self, service, gateway, settings, wishes, known):
         service.bank.behave(wishes)
+        settings.GATEWAY_TIMEOUT = (60, 1 if "hang" in wishes else 60)
         with pytest.raises(GatewayUnavailable):
-            gateway.create(ORDER)
+            FakeGateway(Breaker("fake", failures=(GatewayUnavailable,))).create(ORDER)
+        until(lambda: bool(service.bank.payments) is known)
         assert (gateway.status(order_id="o-1") is not None) is known
         assert gateway.create(ORDER).order_id == "o-1"
         assert len(service.bank.payments) == 1

@@ -68,7 +68,7 @@ def stripe(settings):
     settings.STRIPE_API_URL = f"http://127.0.0.1:{server.server_address[1]}"
     settings.STRIPE_API_KEY = "sk_test_1"
     settings.STRIPE_WEBHOOK_SECRETS = ["whsec_new", "whsec_old"]
-    settings.GATEWAY_TIMEOUT = (1, 1)
+    settings.GATEWAY_TIMEOUT = (60, 60)
     yield server
     server.shutdown()
     server.server_close()
