@@ -30,6 +30,12 @@ CROSS JOIN LATERAL (
 ) late
 """
 
+LATE = """
+SELECT count(*) AS webhook_deliveries_late
+FROM (SELECT 1 FROM orders_webhookdelivery
+      WHERE status = 'pending' AND next_at < statement_timestamp() - interval '1 minute' LIMIT %(most)s) delivery
+"""
+
 
 def _parameters() -> dict[str, Any]:
     now = timezone.now()
@@ -51,4 +57,5 @@ READINGS = (
         },
         _parameters,
     ),
+    Reading("orders", LATE, {"webhook_deliveries_late": "Webhooks that should have gone out a minute ago."}),
 )

@@ -17,9 +17,15 @@ BACKWARDS = frozenset({"void", "refund", "release"})
 ORDER_SECONDS = histogram("order_seconds", "Time from accepting an order to a status.", "status", buckets=LIFE)
 SAGA_STEPS = counter("saga_steps_total", "Transitions of orders.", "before", "event", "after")
 SAGA_COMPENSATIONS = counter("saga_compensations_total", "Ways back asked for: void, refund, release.", "kind")
+WEBHOOK_DELIVERIES = counter("webhook_deliveries_total", "Attempts to send a webhook, by what came of them.", "result")
 RATE_LIMIT_REFUSALS = counter("rate_limit_refusals_total", "Requests refused for their rate.", "limit")
 
 _reason = Few()
+
+
+def sent_webhook(result: str) -> None:
+    """Count an attempt to send a webhook, once it is committed."""
+    after_commit("orders", WEBHOOK_DELIVERIES.labels(result).inc)
 
 
 def created(order: Order) -> None:

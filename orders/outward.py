@@ -46,6 +46,10 @@ class Answer:
     text: str
     retry_after: str = ""
 
+    @property
+    def is_taken(self) -> bool:
+        return 200 <= self.status < 300
+
 
 def target(url: str) -> SplitResult:
     """

@@ -70,6 +70,7 @@ class WebhookDelivery(models.Model):
                 condition=models.Q(status__in=["pending", "failed"]),
                 name="webhook_delivery_open",
             ),
+            models.Index(fields=["next_at"], condition=models.Q(status="pending"), name="webhook_delivery_due"),
             models.Index(fields=["endpoint", "id"], name="webhook_delivery_of_endpoint"),
             models.Index(fields=["status", "id"], name="webhook_delivery_by_status"),
         ]

@@ -24,7 +24,7 @@ from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 from outbox.refusal import Refusal
 
-from . import outward
+from . import metrics, outward
 from .messages import DeliverWebhook
 from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -140,6 +140,15 @@ class Tried:
     resting: bool = False  # the endpoint didn't answer a moment ago, so it was left alone
     disabled: bool = False
 
+    @property
+    def result(self) -> str:
+        """What came of it, in a word."""
+        if self.resting or self.disabled:
+            return "resting" if self.resting else "endpoint_off"
+        if self.answer is None:
+            return self.error.partition(":")[0]
+        return "taken" if self.answer.is_taken else "refused"
+
 
 _breakers: dict[str, Breaker] = {}
 
@@ -190,6 +199,7 @@ def record(*, message: DeliverWebhook, tried: Tried | None, now: datetime) -> No
         _log(delivery, tried, now=now)
         _follow(delivery, tried.answer, now=now)
     delivery.save()
+    metrics.sent_webhook(tried.result)
 
 
 def _log(delivery: WebhookDelivery, tried: Tried, *, now: datetime) -> None:
@@ -208,7 +218,7 @@ def _log(delivery: WebhookDelivery, tried: Tried, *, now: datetime) -> None:
 
 def _follow(delivery: WebhookDelivery, answer: outward.Answer | None, *, now: datetime) -> None:
     delivery.next_at = None
-    if answer is not None and 200 <= answer.status < 300:
+    if answer is not None and answer.is_taken:
         delivery.status = WebhookDelivery.Status.DELIVERED
     elif answer is not None and answer.status == GONE:
         delivery.status = WebhookDelivery.Status.FAILED

@@ -42,6 +42,7 @@ class Status:
     stuck_orders: dict[str, int] = field(default_factory=dict)
     payments_unknown: int | None = None
     webhooks_open: dict[str, int] = field(default_factory=dict)
+    webhooks_late: int | None = None
     holds_late: int | None = None
     ledger_imbalance: int | None = None
     troubles: list[str] = field(default_factory=list)
@@ -76,6 +77,8 @@ def _take(status: Status, room: Room, row: dict[str, Any]) -> None:
             status.webhooks_open[where] = int(number)
         case {"payments_unknown": number}:
             status.payments_unknown = int(number)
+        case {"webhook_deliveries_late": number}:
+            status.webhooks_late = int(number)
         case {"stock_holds_late": number}:
             status.holds_late = int(number)
         case {"ledger_imbalance": number}:
@@ -124,6 +127,8 @@ def _troubles(status: Status) -> Iterator[str]:
         yield f"{stuck} orders are stuck"
     if status.webhooks_open.get("quarantined"):
         yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
+    if status.webhooks_late:
+        yield f"{status.webhooks_late} webhooks should have gone out"
     if status.holds_late:
         yield f"{status.holds_late} holds of stock have outlived their time"
     if status.ledger_imbalance:

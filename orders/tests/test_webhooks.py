@@ -16,6 +16,7 @@ from orders import outward, webhooks
 from orders.models import Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.services import Line, NewOrder, place_order
 from outbox.consumers import receive
+from outbox.metrics import REGISTRY
 
 pytestmark = pytest.mark.django_db
 
@@ -160,6 +161,23 @@ class TestAnEndpoint:
             work()
             waits = (WebhookDelivery.objects.get().next_at or NOW) - timezone.now()
         assert timedelta(seconds=wait) <= waits <= timedelta(seconds=wait * 1.1)
+
+    def test_is_counted_by_what_it_says(
+        self, endpoint: WebhookEndpoint, receiver: Receiver, django_capture_on_commit_callbacks: Any
+    ) -> None:
+        def counted() -> dict[str, float]:
+            results = ("taken", "refused", "endpoint_off")
+            return {r: REGISTRY.get_sample_value("webhook_deliveries_total", {"result": r}) or 0 for r in results}
+
+        before = counted()
+        receiver.answers = [(503, {}), (204, {}), (410, {})]
+        with django_capture_on_commit_callbacks(using="orders", execute=True):
+            for order_id in ("o1", "o2", "o3", "o4"):
+                place(order_id)
+            work()
+        assert {result: after - before[result] for result, after in counted().items()} == {
+            "taken": 1, "refused": 2, "endpoint_off": 1,
+        }  # fmt: skip
 
     def test_that_is_gone_is_told_no_more(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         receiver.answers = [(410, {})]

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from orders import services
-from orders.models import Outgoing
+from orders import services, webhooks
+from orders.models import Outgoing, WebhookDelivery, WebhookEndpoint
 from orders_project import metrics
 from outbox import metrics as counted
 from outbox.gauges import Reading
@@ -65,6 +66,18 @@ class TestAScrape:
         assert (found["outbox_pending"], found['outbox_room_pending{room="orders"}']) == (2, 2)
         assert found['orders_open{status="pending"}'] == 1
         assert found['orders_stuck{status="pending"}'] == 0
+
+    def test_shows_webhooks_that_should_have_gone_out(self, seen: Any) -> None:
+        now = timezone.now()
+        WebhookEndpoint.objects.create(url="https://shop.example", secret=webhooks.new_secret(), created_at=now)
+        services.place_order(
+            new=services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id="ann"), now=now
+        )
+        assert seen()["webhook_deliveries_late"] == 0
+        WebhookDelivery.objects.update(next_at=now - timedelta(minutes=2))
+        assert seen()["webhook_deliveries_late"] == 1
+        WebhookDelivery.objects.update(status="delivered")
+        assert seen()["webhook_deliveries_late"] == 0
 
     def test_shows_a_ledger_that_does_not_add_up(self, seen: Any) -> None:
         money.open_account(user_id="ann")
