@@ -45,7 +45,7 @@ class Answer(models.Model):
     key = models.CharField(_("key"), max_length=LONGEST_KEY)
     fingerprint = models.CharField(_("request fingerprint"), max_length=64)
     answer_status = models.PositiveSmallIntegerField(_("answer status"))
-    answer = models.JSONField(_("answer"), null=True)
+    answer = models.TextField(_("answer"), blank=True)  # to the letter: as jsonb its fields would change places
     answer_headers = models.JSONField(_("answer headers"), default=dict)
     created_at = models.DateTimeField(_("created at"), db_index=True)
 
@@ -115,7 +115,7 @@ def answer_once(
         except Exception as refusal:
             response = view.handle_exception(refusal)  # raises again what is no refusal
         if response.status_code < 500 and response.status_code not in NOT_AN_ANSWER:
-            answer = json.loads(_body(response) or b"null")
+            answer = _body(response).decode()
             answers._base_manager.create(
                 principal=principal,
                 key=key,
@@ -124,7 +124,7 @@ def answer_once(
                 answer=answer,
                 answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
                 created_at=timezone.now(),
-                **note(answer),
+                **note(_said(answer)),
             )
     return response
 
@@ -136,8 +136,12 @@ def _body(response: HttpResponse) -> bytes:
 def _replayed(known: Answer) -> HttpResponse:
     headers = known.answer_headers | {REPLAYED: "true"}
     if known.answer_status < 400:
-        return Response(known.answer, known.answer_status, headers=headers)
-    return HttpResponse(json.dumps(known.answer), PROBLEM, known.answer_status, headers=headers)
+        return Response(_said(known.answer), known.answer_status, headers=headers)
+    return HttpResponse(known.answer, PROBLEM, known.answer_status, headers=headers)
+
+
+def _said(answer: str) -> Any:
+    return json.loads(answer or "null")
 
 
 def _alone(using: str, principal: str, key: str) -> bool:

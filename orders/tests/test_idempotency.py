@@ -45,7 +45,7 @@ class TestTheSameRequest:
         first, second = send(client, of_lamps(lamp)), send(client, of_lamps(lamp))
         assert (first.status_code, second.status_code) == (201, 201)
         assert (replayed(first), replayed(second)) == (False, True)
-        assert first.json() == second.json()
+        assert first.content == second.content
         assert (first["ETag"], first["Location"]) == (second["ETag"], second["Location"])
         assert Order.objects.count() == 1
         assert shop.stock(lamp) == (9, 1)
@@ -65,13 +65,13 @@ class TestTheSameRequest:
         second = send(client, of_lamps(last, 2))
         assert (first.status_code, second.status_code) == (409, 409)
         assert second["Content-Type"] == "application/problem+json"
-        assert first.json() == second.json()
+        assert first.content == second.content
         assert replayed(second)
         assert shop.stock(last) == (5, 0)
 
     def test_gets_the_same_mistakes_told(self, client: Client) -> None:
         first, second = send(client, {"user_id": "ann"}), send(client, {"user_id": "ann"})
-        assert first.json() == second.json()
+        assert first.content == second.content
         assert (second.status_code, replayed(second)) == (400, True)
 
     def test_does_not_count_as_one_more(self, client: Client, settings: Any) -> None:

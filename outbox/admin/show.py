@@ -68,9 +68,9 @@ def json(name: str, label: Any) -> Shown:
 
 
 def laid_out(value: Any) -> SafeString | str:
-    """A value as readable JSON; bytes that are none, as the text they may be."""
-    if isinstance(value, bytes | memoryview):
-        text = bytes(value).decode(errors="backslashreplace")
+    """A value as readable JSON; text and bytes that are none, as the text they may be."""
+    if isinstance(value, bytes | memoryview | str):
+        text = value if isinstance(value, str) else bytes(value).decode(errors="backslashreplace")
         try:
             value = plain_json.loads(text)
         except ValueError:
