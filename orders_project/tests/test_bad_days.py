@@ -198,9 +198,15 @@ def test_timers_keep_time_under_load(stage: Stage) -> None:
     stage.settle(timers + load)
     due = dict(stage.query("orders", "SELECT message_id, due_at FROM outbox_outgoingmessage"))
     rang = dict(stage.query("payments", "SELECT message_id, at FROM counted"))
-    late = [rang[timer] - due[timer] for timer in map(UUID, timers)]
-    assert min(late) >= timedelta(0)
-    assert max(late) < timedelta(seconds=1)
+    assert all(rang[timer] >= due[timer] for timer in map(UUID, timers))
+    # However slow the machine is: who was due a second later comes later. Two may have been in the hands of workers.
+    overtaken = {
+        timer
+        for timer in map(UUID, timers)
+        for letter in map(UUID, load)
+        if due[letter] >= due[timer] + timedelta(seconds=1) and rang[letter] < rang[timer]
+    }
+    assert len(overtaken) <= 2
 
 
 class TestTheDeadLetterQueue:
