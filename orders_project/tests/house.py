@@ -37,7 +37,7 @@ class House:
         self.port = processes.free_port()
         self.commands: dict[str, list[str]] = {
             "web": ["-m", "gunicorn", "-c", "python:orders_project.gunicorn", "orders_project.wsgi",
-                    "--bind", f"127.0.0.1:{self.port}", "--workers", "1", "--threads", "8"],
+                    "--bind", f"127.0.0.1:{self.port}", "--workers", "1", "--threads", "4"],
             "relay": ["manage.py", "relay"],
             "beat": ["-m", "celery", "-q", "-A", "orders_project", "beat", "-s", str(self.home / "beat"),
                      "--pidfile", "", "-l", "INFO"],
