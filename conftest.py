@@ -52,10 +52,14 @@ os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", 
 
 django.setup()
 
+from django.conf import settings  # noqa: E402 - needs what was set above
+
 from outbox import broker  # noqa: E402 - needs settings
 
-# A busy machine is no lost broker.
+# A busy machine is no lost server.
 broker.CONNECT_TIMEOUT = broker.CONFIRM_TIMEOUT = 60.0
+for database in settings.DATABASES.values():
+    database["OPTIONS"]["connect_timeout"] = 60
 # Parallel workers must not find it set: pytest-django would read the settings before this file has said where
 # the worker's own virtual host is.
 del os.environ["DJANGO_SETTINGS_MODULE"]
@@ -68,7 +72,6 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings() -> None:
     """Test databases named for this run and worker, so that runs on one server don't collide."""
-    from django.conf import settings
     from django.db import connections
 
     for alias, database in settings.DATABASES.items():
