@@ -169,8 +169,7 @@ def main() -> None:
         gentle = measure(house, rate=10, seconds=arguments.seconds)
         gentle["accepted_to_done"] = latency(house, last=gentle["finished"])
         full = measure(house, rate=arguments.rate, seconds=arguments.seconds)
-        for name in list(house.running):
-            house.stop(name)
+        house.stop_all()
         bare.append(limit(tables, how_long=half))
     result = {"limit": bare, "gentle": gentle, "full": full, "ratio": full["finished_per_second"] / fmean(bare)}
     if arguments.json:

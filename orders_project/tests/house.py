@@ -59,8 +59,7 @@ class House:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for name in list(self.running):
-            self.stop(name)
+        self.stop_all()
         self.services.stop()
         places.forget(self.home)
 
@@ -102,6 +101,10 @@ class House:
 
     def stop(self, name: str) -> None:
         processes.end(self.running.pop(name), grace=60)
+
+    def stop_all(self) -> None:
+        for name in list(self.running):
+            self.stop(name)
 
     def kill(self, name: str) -> None:
         """kill -9, with all of its children."""

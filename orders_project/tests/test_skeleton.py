@@ -13,6 +13,7 @@ from django.utils import timezone
 from orders import services
 from orders.models import Order, OrderEvent
 from orders.tests.test_webhooks import Receiver
+from orders_project.tests import screenshots
 from orders_project.tests.house import House, worker
 from payments import services as money
 
@@ -73,7 +74,7 @@ def follow(house: House) -> str:
     answer = requests.post(house.url("/orders"), json=order, timeout=60)
     assert answer.status_code == 201, answer.text
     order_id = answer.json()["order_id"]
-    house.until(lambda: requests.get(house.url(f"/orders/{order_id}"), timeout=60).json()["status"] == "done")
+    house.until(lambda: screenshots.status_of(house, order_id) == "done")
     return str(order_id)
 
 

@@ -129,11 +129,11 @@ class TestTheNumbersOfARun:
             "ledger_imbalance": 0,
         }  # fmt: skip
 
-        def shown() -> dict[str, float]:
-            return numbers(requests.get(run.url("/metrics"), timeout=60).text)
+        def are_shown() -> bool:
+            found = numbers(requests.get(run.url("/metrics"), timeout=60).text)
+            return found["events_published_total"] >= 8 and wanted.items() <= found.items()
 
-        # Counted after the commit, by which the order is seen to be done.
-        run.until(lambda: shown()["events_published_total"] >= 8 and wanted.items() <= shown().items())
+        run.until(are_shown)  # counted after the commit, by which the order is seen to be done
 
 
 class TestTheDashboardOfARun:
