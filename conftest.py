@@ -108,7 +108,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def empty_windows() -> None:
     """No test is refused for the orders that others placed in the same minute."""
-    from orders import windows
+    from common import rate_limits as windows
 
     windows._local.cache_clear()
 

@@ -8,19 +8,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox.admin import (
-    Age,
-    Answers,
-    Briefly,
-    Deed,
-    Sure,
-    Verb,
-    Window,
-    panels,
-    register_mailbox,
-    show,
-    sieve,
-)
+from common.admin import Age, Answers, Briefly, Deed, Sure, Verb, Window, panels, register_mailbox, sieve
+from common.admin import display as show
 
 from . import webhooks
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status

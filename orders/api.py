@@ -17,11 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
-from outbox import caller
-from outbox.browsing import WithForm
-from outbox.caller import Caller
+from common import principal as caller
+from common.html_forms import WithForm
+from common.idempotency import HEADER, PARAMETER, answer_once
+from common.principal import Caller
 from outbox.conflicts import again_after_conflict
-from outbox.idempotency import HEADER, PARAMETER, answer_once
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter

@@ -9,7 +9,7 @@ from django_filters import rest_framework as filters
 from django_filters.fields import IsoDateTimeField
 from drf_spectacular.utils import extend_schema_field
 
-from outbox.paging import Pages
+from common.pagination import Pages
 
 from .models import Order, Status
 

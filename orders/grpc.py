@@ -12,8 +12,8 @@ from django.utils.crypto import salted_hmac
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from outbox import money
-from outbox.caller import Caller
+from common import money
+from common.principal import Caller
 from outbox.conflicts import again_after_conflict
 
 from . import limits, services
@@ -37,7 +37,7 @@ class Call:
 
 
 class OrderService(stubs.OrderServiceServicer):
-    """Orders, for programs that speak gRPC. The methods are called by orders_project/grpc_server.py."""
+    """Orders, for programs that speak gRPC. The methods are called by orders_project/grpc/server.py."""
 
     scopes: ClassVar = {"CreateOrder": "orders:write", "GetOrder": "orders:read", "ListOrders": "orders:read"}
 

@@ -5,9 +5,10 @@ from ipaddress import ip_address
 
 from django.conf import settings
 
-from outbox.refusal import Refusal
+from common import rate_limits as windows
+from common.errors import Refusal
 
-from . import metrics, windows
+from . import metrics
 
 
 class TooManyOrders(Refusal):

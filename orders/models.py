@@ -6,11 +6,11 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from outbox.idempotency import Answer
+from common.idempotency import Answer
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
-from outbox.rows import Rows
+from outbox.store import Rows
 
 from .webhook_models import WebhookAttempt as WebhookAttempt
 from .webhook_models import WebhookDelivery as WebhookDelivery

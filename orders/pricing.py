@@ -5,8 +5,8 @@ from uuid import UUID
 
 from django.conf import settings
 
-from outbox import money
-from outbox.refusal import Refusal
+from common import money
+from common.errors import Refusal
 from processing import services as stock
 
 from .models import OrderLine

@@ -18,7 +18,7 @@ from django.utils.translation import gettext as _g
 from outbox import context
 from outbox.consumers import Undeliverable
 from outbox.message import Message
-from outbox.rows import Statement
+from outbox.store import Statement
 from payments.messages import (
     Charge,
     PaymentFailed,
@@ -29,14 +29,7 @@ from payments.messages import (
     Refund,
     Void,
 )
-from processing.messages import (
-    HoldExpired,
-    OrderProcessed,
-    Process,
-    ProcessingRefused,
-    Release,
-    StockReleased,
-)
+from processing.messages import HoldExpired, OrderProcessed, Process, ProcessingRefused, Release, StockReleased
 
 from . import history, metrics, webhooks
 from .messages import OrderFact, Overdue

@@ -8,8 +8,8 @@ from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 from rest_framework.utils.html import is_html_input
 
-from outbox import money
-from outbox.fields import Amount, Strict, Text, Whole
+from common import money
+from common.fields import Amount, Strict, Text, Whole
 
 from . import services
 from .models import Order, OrderEvent, OrderLine, Status

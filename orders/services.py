@@ -10,10 +10,10 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils.crypto import salted_hmac
 
+from common.errors import Refusal
+from common.locks import take_turn
+from common.principal import Caller
 from outbox import ids
-from outbox.caller import Caller
-from outbox.locks import take_turn
-from outbox.refusal import Refusal
 from processing import services as stock
 
 from . import saga

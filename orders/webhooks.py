@@ -18,13 +18,14 @@ from django.db import transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from outbox import signing
-from outbox.breaker import Breaker, CircuitOpen
+from common import signing
+from common.circuit_breaker import Breaker, CircuitOpen
+from common.errors import Refusal
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
-from outbox.refusal import Refusal
 
-from . import metrics, outward
+from . import metrics
+from . import outbound_http as outward
 from .messages import DeliverWebhook
 from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 

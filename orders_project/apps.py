@@ -10,7 +10,7 @@ class RoofConfig(AppConfig):
     def ready(self) -> None:
         from outbox.checks import insist_on_rooms_keeping_together
 
-        from . import celery, worker  # noqa: F401 - tasks and signals belong to this app, in every process
+        from . import celery  # noqa: F401 - tasks and signals belong to this app, in every process
         from .backoffice import roles
 
         insist_on_rooms_keeping_together()

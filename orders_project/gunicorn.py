@@ -7,7 +7,7 @@ from typing import Any
 
 from gunicorn import glogging
 
-from orders_project import logs
+from orders_project.observability import logs
 from outbox import tracing
 
 
@@ -20,7 +20,7 @@ class Errors(glogging.Logger):
 
 logger_class = Errors
 control_socket_disable = True
-worker_class = "orders_project.web_worker.Worker"
+worker_class = "orders_project.gunicorn_worker.Worker"
 logconfig_dict = logs.configuration(
     level=os.environ.get("LOG_LEVEL") or "INFO", form=os.environ.get("LOG_FORMAT") or "auto"
 )

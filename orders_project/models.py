@@ -6,7 +6,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from oauth2_provider.models import AbstractApplication
 
-from outbox.caller import SCOPES
+from common.principal import SCOPES
 from outbox.ids import uuid7
 
 

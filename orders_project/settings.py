@@ -6,8 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from . import logs
 from .environment import Environment
+from .observability import logs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment(env_file=BASE_DIR / ".env")
@@ -146,12 +146,12 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
-    "orders_project.middleware.Correlation",
-    "orders_project.middleware.Logged",
-    "orders_project.errors.Wordless",
-    "orders_project.middleware.SmallBodies",
+    "orders_project.http.middleware.Correlation",
+    "orders_project.http.middleware.Logged",
+    "orders_project.http.errors.Wordless",
+    "orders_project.http.middleware.SmallBodies",
     "django.middleware.security.SecurityMiddleware",
-    "orders_project.middleware.ContentSecurity",
+    "orders_project.http.middleware.ContentSecurity",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "orders_project.backoffice.middleware.ViewersLanguage",
@@ -167,7 +167,7 @@ MIDDLEWARE = [
 PROMETHEUS_EXPORT_MIGRATIONS = False
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, float("inf"))
 ROOT_URLCONF = "orders_project.urls"
-CSRF_FAILURE_VIEW = "orders_project.errors.csrf_failure"
+CSRF_FAILURE_VIEW = "orders_project.http.errors.csrf_failure"
 APPEND_SLASH = False  # paths work with and without one, see urls.py
 WSGI_APPLICATION = "orders_project.wsgi.application"
 TEMPLATES = [
@@ -195,16 +195,16 @@ AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
 AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "orders_project.oauth.client_address"
-AXES_LOCKOUT_CALLABLE = "orders_project.oauth.locked_out"
+AXES_CLIENT_IP_CALLABLE = "orders_project.auth.oauth.client_address"
+AXES_LOCKOUT_CALLABLE = "orders_project.auth.oauth.locked_out"
 AXES_VERBOSE = False
 
 OAUTH2_PROVIDER_APPLICATION_MODEL = "orders_project.Client"
 OAUTH2_PROVIDER = {
     "ACCESS_TOKEN_EXPIRE_SECONDS": OAUTH_TOKEN_SECONDS,
-    "ACCESS_TOKEN_GENERATOR": "orders_project.oauth.signed_token",
-    "OAUTH2_VALIDATOR_CLASS": "orders_project.oauth.Validator",
-    "SCOPES_BACKEND_CLASS": "orders_project.oauth.ClientScopes",
+    "ACCESS_TOKEN_GENERATOR": "orders_project.auth.oauth.signed_token",
+    "OAUTH2_VALIDATOR_CLASS": "orders_project.auth.oauth.Validator",
+    "SCOPES_BACKEND_CLASS": "orders_project.auth.oauth.ClientScopes",
     "ALLOWED_REDIRECT_URI_SCHEMES": ["https"],
     "REFRESH_TOKEN_REUSE_PROTECTION": True,
     **{
@@ -217,16 +217,19 @@ OAUTH2_PROVIDER = {
 }  # fmt: skip
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["orders_project.auth.Bearer", "orders_project.auth.Staff"],
-    "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.MayEnter"],
-    "DEFAULT_PARSER_CLASSES": ["orders_project.parsers.JSONParser"],
-    "EXCEPTION_HANDLER": "orders_project.errors.handle",
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "orders_project.auth.authentication.Bearer",
+        "orders_project.auth.authentication.Staff",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.authentication.MayEnter"],
+    "DEFAULT_PARSER_CLASSES": ["orders_project.http.parsers.JSONParser"],
+    "EXCEPTION_HANDLER": "orders_project.http.errors.handle",
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
-    "DEFAULT_SCHEMA_CLASS": "orders_project.schema.Schema",
-    "UNAUTHENTICATED_USER": "orders_project.auth.unauthenticated",
+    "DEFAULT_SCHEMA_CLASS": "orders_project.http.schema.Schema",
+    "UNAUTHENTICATED_USER": "orders_project.auth.authentication.unauthenticated",
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 SPECTACULAR_SETTINGS = {
@@ -235,16 +238,16 @@ SPECTACULAR_SETTINGS = {
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
-    "AUTHENTICATION_WHITELIST": ["orders_project.auth.Bearer"],
+    "AUTHENTICATION_WHITELIST": ["orders_project.auth.authentication.Bearer"],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
-    "PREPROCESSING_HOOKS": ["orders_project.schema.leave_out_twins"],
+    "PREPROCESSING_HOOKS": ["orders_project.http.schema.leave_out_twins"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
-        "orders_project.schema.complete",
+        "orders_project.http.schema.complete",
     ],
 }
 
@@ -262,7 +265,7 @@ LOG_LEVEL = env.choice("LOG_LEVEL", default="INFO", of=("DEBUG", "INFO", "WARNIN
 LOG_FORMAT = env.choice("LOG_FORMAT", default="auto", of=("auto", "json", "console"))
 LOGGING: dict[str, Any] = logs.configuration(level=LOG_LEVEL, form=LOG_FORMAT)
 
-ON_START = "orders_project.process.begin"  # called by a process that is not the web and not Celery
+ON_START = "orders_project.observability.process.begin"  # called by a process that is not the web and not Celery
 HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a living worker, relay or clock, for `manage.py health`
 # Where a process without a web server shows its metrics; 0: nowhere.
 METRICS_HOST = env.text("METRICS_HOST", default="0.0.0.0")  # noqa: S104 - scraped from other containers

@@ -9,8 +9,10 @@ from django.urls import URLPattern, URLResolver, include, path, re_path
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
-from . import health, metrics, oauth, pages
-from .grpc_gateway import GrpcOrder, GrpcOrders
+from .auth import oauth
+from .grpc.gateway import GrpcOrder, GrpcOrders
+from .http import pages
+from .observability import health, metrics
 
 
 def window(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
@@ -46,7 +48,7 @@ if settings.BACK_OFFICE:
         path("admin/", admin.site.urls),  # after processing, whose /admin/products shares its prefix
     ]
 
-handler400 = "orders_project.errors.bad_request"
-handler403 = "orders_project.errors.permission_denied"
-handler404 = "orders_project.errors.page_not_found"
-handler500 = "orders_project.errors.server_error"
+handler400 = "orders_project.http.errors.bad_request"
+handler403 = "orders_project.http.errors.permission_denied"
+handler404 = "orders_project.http.errors.page_not_found"
+handler500 = "orders_project.http.errors.server_error"

@@ -12,7 +12,7 @@ _django = get_wsgi_application()
 
 from django.conf import settings  # noqa: E402 - after Django is set up
 
-from . import auth  # noqa: E402
+from .auth import authentication as auth  # noqa: E402
 
 auth.prepare()
 

@@ -17,11 +17,12 @@ from django.db.models import Count, Max, Min, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
+from common.errors import Refusal
+
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
 from .consumers import mailbox
 from .message import MOST_ATTEMPTS, Letter, Unreadable
 from .models import DeadLetter, DeadLetterAction
-from .refusal import Refusal
 
 
 class Resolved(Refusal):

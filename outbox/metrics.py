@@ -2,7 +2,7 @@
 What is counted where it happens, in every process.
 
 With `PROMETHEUS_MULTIPROC_DIR` the numbers lie in files that all processes share, and any of them can show them all:
-see orders_project/metrics.py. No label may hold an id: a label's values must be few.
+see orders_project/observability/metrics.py. No label may hold an id: a label's values must be few.
 """
 
 import os

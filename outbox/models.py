@@ -18,7 +18,7 @@ from .dead_letter_models import DeadLetter as DeadLetter
 from .dead_letter_models import DeadLetterAction as DeadLetterAction
 from .ids import time7, uuid7
 from .message import MAX_BYTES, Letter, Message, write
-from .rows import Rows, Statement
+from .store import Rows, Statement
 
 CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 

@@ -16,11 +16,12 @@ from django.db import connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
+from common.errors import Refusal
+
 from . import context
 from .consumers import CONSUMERS, Consumer, Undeliverable, context_of, failure
 from .message import Letter, Message, Unreadable
 from .models import DeadLetter
-from .refusal import Refusal
 
 STATEMENT_TIMEOUT = "15s"
 OUTGOING, INCOMING = "outbox_outgoingmessage", "outbox_incomingmessage"

@@ -26,7 +26,7 @@ from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .consumers import mailbox
 from .dead_letter_models import fingerprint
 from .models import CHANNEL, DeadLetter, OutgoingMessage
-from .rows import Rows, Statement
+from .store import Rows, Statement
 
 logger = logging.getLogger(__name__)
 

@@ -12,20 +12,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox.admin import (
-    Age,
-    AmountField,
-    Answers,
-    Deed,
-    Reasoned,
-    Sure,
-    Verb,
-    Window,
-    panels,
-    register_mailbox,
-    show,
-    sieve,
-)
+from common.admin import Age, AmountField, Answers, Deed, Reasoned, Sure, Verb, Window, panels, register_mailbox, sieve
+from common.admin import display as show
 
 from . import ledger, services
 from .gateways import GATEWAYS

@@ -14,11 +14,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
-from outbox import caller, fields, money
-from outbox.browsing import WithForm
+from common import fields, money
+from common import principal as caller
+from common.html_forms import WithForm
+from common.idempotency import PARAMETER, answer_once
+from common.pagination import Pages
 from outbox.conflicts import again_after_conflict
-from outbox.idempotency import PARAMETER, answer_once
-from outbox.paging import Pages
 
 from . import services
 from .models import Account, Entry, IdempotencyKey

@@ -4,7 +4,8 @@ from django.utils import timezone
 
 from outbox.consumers import consumes
 
-from . import clearing, messages, receipts, services
+from . import lifecycle as clearing
+from . import messages, receipts, services
 
 
 @consumes(messages.Charge)

@@ -4,8 +4,8 @@ from datetime import datetime
 
 from django.utils.translation import gettext as _g
 
-from outbox.refusal import Refusal
-from outbox.rows import Statement
+from common.errors import Refusal
+from outbox.store import Statement
 
 from .models import ROWS, Account, Entry, Payment
 

@@ -6,12 +6,12 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-from outbox import idempotency
+from common import idempotency
+from common.locks import take_turn
 from outbox.ids import uuid7
-from outbox.locks import take_turn
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
-from outbox.rows import Rows
+from outbox.store import Rows
 
 ROWS = Rows("payments")
 

@@ -11,11 +11,12 @@ from datetime import datetime
 from django.db import connections, transaction
 from django.utils.translation import gettext as _g
 
+from common.errors import Refusal
 from outbox import metrics
 from outbox.consumers import Undeliverable
-from outbox.refusal import Refusal
 
-from . import clearing, gateways
+from . import gateways
+from . import lifecycle as clearing
 from .gateways.base import GatewayRefused, RefundRequest
 from .gateways.base import Status as Says
 from .messages import HandleWebhook, RefundReceipt
@@ -59,7 +60,7 @@ def take_in(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
     """
     Verify a webhook and store it, and see to it that it is acted on. Sent again, it is the same receipt.
 
-    :raises outbox.signing.BadSignature: if the gateway didn't send it, now
+    :raises common.signing.BadSignature: if the gateway didn't send it, now
     :raises gateways.base.BadEvent: if it did and it can't be read
     :raises WebhookIdReused: if another one was taken in under its id
     """

@@ -7,11 +7,11 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
-from outbox.locks import take_turn
-from outbox.money import LARGEST
-from outbox.refusal import Refusal
+from common.errors import Refusal
+from common.locks import take_turn
+from common.money import LARGEST
 
-from . import clearing
+from . import lifecycle as clearing
 from .ledger import CASH, CORRECTIONS, InsufficientFunds, capture, hand_back, move, system_account
 from .models import ROWS, Account, Entry, Payment
 

@@ -3,7 +3,8 @@
 from celery import shared_task
 from django.utils import timezone
 
-from . import clearing, receipts
+from . import lifecycle as clearing
+from . import receipts
 
 
 @shared_task(name="payments.janitor")

@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from outbox.refusal import Refusal
+from common.errors import Refusal
 
 from . import gateways, metrics, receipts
 from .gateways.base import BadEvent

@@ -10,20 +10,9 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox.admin import (
-    Age,
-    AmountField,
-    Deed,
-    Glimpse,
-    Reasoned,
-    Sure,
-    Verb,
-    Window,
-    panels,
-    register_mailbox,
-    show,
-)
-from outbox.fields import LARGEST_WHOLE
+from common.admin import Age, AmountField, Deed, Glimpse, Reasoned, Sure, Verb, Window, panels, register_mailbox
+from common.admin import display as show
+from common.fields import LARGEST_WHOLE
 
 from . import services
 from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement

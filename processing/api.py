@@ -16,9 +16,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from outbox import caller, fields, money
-from outbox.browsing import WithForm
-from outbox.paging import Pages
+from common import fields, money
+from common import principal as caller
+from common.html_forms import WithForm
+from common.pagination import Pages
 
 from . import services
 from .models import Product

@@ -9,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
-from outbox.rows import Rows
+from outbox.store import Rows
 
 ROWS = Rows("processing")
 

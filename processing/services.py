@@ -11,8 +11,8 @@ from django.db import IntegrityError, transaction
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
-from outbox.refusal import Refusal
-from outbox.rows import Statement
+from common.errors import Refusal
+from outbox.store import Statement
 
 from . import metrics
 from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement

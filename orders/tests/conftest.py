@@ -7,7 +7,7 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from outbox.caller import Caller
+from common.principal import Caller
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import time_machine
 from django.utils import timezone
 from standardwebhooks import Webhook
 
-from orders import outward, webhooks
+from orders import outbound_http as outward
+from orders import webhooks
 from orders.models import Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.services import Line, NewOrder, place_order
 from outbox.consumers import receive

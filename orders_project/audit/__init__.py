@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from . import letters, money, stock
+from . import messages as letters
+from . import money, stock
 from .common import Finding, Scope
 
 Check = Callable[[Scope], Iterator[Finding]]

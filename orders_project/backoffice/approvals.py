@@ -8,10 +8,10 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _g
 
-from orders import rescue
+from common import money
+from common.errors import Refusal
+from orders import repair as rescue
 from orders_project.models import Approval
-from outbox import money
-from outbox.refusal import Refusal
 from payments import receipts
 
 Status = Approval.Status

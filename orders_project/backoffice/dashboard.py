@@ -13,8 +13,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common.admin import display as show
 from orders.models import ENDS, Status
-from outbox.admin import show
 
 from . import charts, readings, wellbeing
 

@@ -12,9 +12,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from common.admin import display as show
+from common.admin.bulk import KINDS
 from outbox import dead_letters
-from outbox.admin import show
-from outbox.admin.errand import KINDS
 from outbox.consumers import mailbox
 
 

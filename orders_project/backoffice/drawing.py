@@ -15,7 +15,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from orders_project.timeline import Moment, Timeline
+from orders_project.backoffice.timeline import Moment, Timeline
 
 from .dashboard import duration
 

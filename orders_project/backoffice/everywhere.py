@@ -8,9 +8,9 @@ from django.db import Error
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common.admin import display as show
+from common.admin.panels import Panel, panel
 from orders.models import Order
-from outbox.admin import show
-from outbox.admin.panels import Panel, panel
 from outbox.consumers import mailbox
 from payments.models import Entry, Payment
 from processing.models import Hold, Processing

@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.middleware.locale import LocaleMiddleware
 from django.utils import timezone, translation
 
-from orders_project.errors import wants_html
+from orders_project.http.errors import wants_html
 
 COOKIE = "timezone"
 

@@ -14,12 +14,13 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from orders import rescue
+from common.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, sieve
+from common.admin import display as show
+from orders import repair as rescue
 from orders.gauges import GRACE
 from orders.models import ENDS, Order, Status
 from orders.saga import PATIENCE
-from orders_project import timeline
-from outbox.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, show, sieve
+from orders_project.backoffice import timeline
 
 from . import approvals, drawing, everywhere
 

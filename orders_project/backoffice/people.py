@@ -11,9 +11,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common.admin import Age, Deed, Verb, Window
+from common.admin import display as show
 from orders_project import models
 from orders_project.models import Approval
-from outbox.admin import Age, Deed, Verb, Window, show
 
 from . import approvals
 

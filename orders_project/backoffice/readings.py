@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from orders.models import Status
-from orders_project.metrics import STORED, Stored
+from orders_project.observability.metrics import STORED, Stored
 from outbox.gauges import Reading
 from outbox.ids import floor7
 

@@ -9,7 +9,8 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox.admin import Age, Briefly, Deed, Reasoned, Sure, Verb, Window, show
+from common.admin import Age, Briefly, Deed, Reasoned, Sure, Verb, Window
+from common.admin import display as show
 from payments import receipts
 from payments.models import WebhookReceipt
 

@@ -7,8 +7,8 @@ from typing import Any
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from orders_project import health
-from orders_project.metrics import Counted
+from orders_project.observability import health
+from orders_project.observability.metrics import Counted
 
 CLOCK_LATE = 10  # seconds
 BREAKER = {0: (_("closed"), "good"), 1: (_("half open"), "bad"), 2: (_("open"), "bad")}

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from orders_project import keys
+from orders_project.auth.authentication import keys
 
 from . import places, processes
 from .services import Services, provide

@@ -2,7 +2,7 @@
 
 from django import template
 
-from outbox.admin import show
+from common.admin import display as show
 
 register = template.Library()
 register.filter("laid_out", show.laid_out)

@@ -6,7 +6,7 @@ import grpc
 import pytest
 from django.db import connections
 
-from orders_project.grpc_server import Server
+from orders_project.grpc.server import Server
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db import models
 from django.utils import timezone
 
-from outbox.admin import Window
+from common.admin import Window
 from outbox.ids import uuid7
 
 NEEDS: dict[str, dict[str, Any]] = {  # what constraints ask for

@@ -12,9 +12,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from common.admin import pages
 from orders.models import Order
 from orders_project.tests.fill import fill, shown
-from outbox.admin import pages
 
 pytestmark = pytest.mark.django_db
 
@@ -196,7 +196,7 @@ class TestQueries:
 def fresh_readings() -> None:
     """The dashboard's answers are a few seconds old at most; between tests they must be new."""
     from orders_project.backoffice.readings import OURS
-    from orders_project.metrics import STORED
+    from orders_project.observability.metrics import STORED
 
     OURS._taken.clear()
     STORED._taken.clear()

@@ -21,11 +21,11 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
+from common.admin import pages
 from orders_project.backoffice import readings
-from orders_project.metrics import STORED
+from orders_project.observability.metrics import STORED
 from orders_project.tests.crowd import gather
 from orders_project.tests.fill import shown
-from outbox.admin import pages
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(3600)]
 

@@ -10,7 +10,9 @@ import pytest
 import yaml
 from django_prometheus.middleware import Metrics
 
-from orders_project import grpc_server, metrics, middleware
+from orders_project.grpc import server as grpc_server
+from orders_project.http import middleware
+from orders_project.observability import metrics
 from outbox.metrics import REGISTRY
 
 from .prometheus import promtool

@@ -10,12 +10,12 @@ import requests
 from django.utils import timezone
 from standardwebhooks import Webhook
 
+from common import signing
 from orders.tests.test_webhooks import Receiver
 from orders_project.embedded import processes
 from orders_project.tests import screenshots
 from orders_project.tests.desk import NASTY, Desk, approve, bob, chromium, desk
 from orders_project.tests.house import House
-from outbox import signing
 
 __all__ = ["bob", "chromium", "desk"]
 pytestmark = pytest.mark.processes

@@ -23,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from common.errors import Refusal
 from orders import saga, services
 from orders.models import Order
 from orders_project.audit import audit
@@ -30,7 +31,6 @@ from orders_project.tests.carrier import Carrier
 from orders_project.tests.invariants import broken, unfinished
 from orders_project.tests.orderings import forgotten
 from outbox.message import Letter
-from outbox.refusal import Refusal
 from payments import services as money
 from processing import services as stock
 from processing.tasks import expire_holds

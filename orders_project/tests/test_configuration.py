@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orders_project import keys
+from orders_project.auth.authentication import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROOMS = ("ORDERS", "PAYMENTS", "PROCESSING")

@@ -7,9 +7,9 @@ from django.http import HttpResponseNotAllowed
 from django.test import Client, RequestFactory
 from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
 
-from orders_project import errors
-from orders_project.parsers import JSONParser
-from outbox.refusal import Refusal
+from common.errors import Refusal
+from orders_project.http import errors
+from orders_project.http.parsers import JSONParser
 
 
 @pytest.fixture

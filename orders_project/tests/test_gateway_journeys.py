@@ -13,14 +13,15 @@ import time_machine
 from django.db.models import Min
 from django.utils import timezone
 
+from common.circuit_breaker import Breaker
 from orders import services as desk
 from orders.models import ENDS, Order
 from orders_project.audit import audit
-from outbox.breaker import Breaker
 from outbox.consumers import mailbox
 from outbox.message import Letter
 from outbox.models import DeadLetter
-from payments import clearing, gateways, receipts
+from payments import gateways, receipts
+from payments import lifecycle as clearing
 from payments.gateways.base import GatewayUnavailable
 from payments.gateways.fake_bank import Payment as FakePayment
 from payments.gateways.server import FakeService

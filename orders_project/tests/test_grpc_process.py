@@ -20,7 +20,7 @@ from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.embedded import processes
-from orders_project.grpc_server import SERVICE
+from orders_project.grpc.server import SERVICE
 from orders_project.management.commands.grpcserver import GRACE
 from outbox.tests.proxy import Proxy
 

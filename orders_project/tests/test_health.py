@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from orders import services
 from orders.models import Outgoing
-from orders_project import health
+from orders_project.observability import health
 from outbox import heartbeat
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -15,7 +15,8 @@ import time_machine
 from django.utils import timezone
 from redis import Redis
 
-from orders import limits, windows
+from common import rate_limits as windows
+from orders import limits
 from orders.limits import TooManyOrders, address_of, count_order
 from orders_project.embedded import CannotRun, debian, processes
 from outbox.tests.proxy import Proxy
@@ -122,7 +123,7 @@ class TestTheLimit:
 def test_processes_share_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "limits.sqlite3")
     script = (
-        "import sys; from orders.windows import SharedFile; store = SharedFile(sys.argv[1]);"
+        "import sys; from common.rate_limits import SharedFile; store = SharedFile(sys.argv[1]);"
         "print(sum(store.acquire_entry('ann', 5, 60) for _ in range(20)))"
     )
     running = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orders_project import logs
+from orders_project.observability import logs
 from outbox import context
 
 HERE = context.Context(

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orders import services, webhooks
 from orders.models import Outgoing, WebhookDelivery, WebhookEndpoint
-from orders_project import metrics
+from orders_project.observability import metrics
 from outbox import metrics as counted
 from outbox.gauges import Reading
 from payments import services as money
@@ -148,11 +148,11 @@ class TestCounting:
 
 class TestSeveralProcesses:
     COUNT = (
-        "import django; django.setup(); from orders.metrics import ORDERS_CREATED; from orders_project.middleware "
+        "import django; django.setup(); from orders.metrics import ORDERS_CREATED; from orders_project.http.middleware "
         "import POOL; ORDERS_CREATED.inc(3); POOL.labels('orders', 'size').set(4); "
     )
     SHOW = (
-        "from orders_project.metrics import Counted; from prometheus_client import generate_latest; "
+        "from orders_project.observability.metrics import Counted; from prometheus_client import generate_latest; "
         "print(generate_latest(Counted()).decode())"
     )
 

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import Resolver404, resolve
 from jsonschema import Draft202012Validator
 
-from orders_project.pages import DOORS
+from orders_project.http.pages import DOORS
 
 pytestmark = pytest.mark.django_db
 

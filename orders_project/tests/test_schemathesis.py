@@ -16,9 +16,9 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.generation import GenerationMode
 
+from common.principal import SCOPES
 from orders_project.tests.callers import bearer, new_key
 from orders_project.wsgi import application
-from outbox.caller import SCOPES
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "0"))  # of each operation, and chains of them
 PHASES = ("examples", "coverage", "fuzzing", "stateful")

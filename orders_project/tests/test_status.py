@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from orders import services
 from orders.models import Order, Outgoing
-from orders_project import status
 from orders_project.celery import declare_topology
+from orders_project.observability import status
 
 pytestmark = pytest.mark.django_db
 

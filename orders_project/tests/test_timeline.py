@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from orders import services
 from orders.models import DeadLetter, Order
-from orders_project import timeline
+from orders_project.backoffice import timeline
 from outbox.ids import uuid7
 from payments import services as money
 from payments.models import Incoming

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from outbox.breaker import Breaker
+from common.circuit_breaker import Breaker
 
 from .base import Gateway, GatewayUnavailable
 from .fake import FakeGateway

@@ -110,6 +110,6 @@ class Gateway(Protocol):
         """
         What a webhook says.
 
-        :raises outbox.signing.BadSignature: if the gateway didn't send it, now
+        :raises common.signing.BadSignature: if the gateway didn't send it, now
         :raises BadEvent: if it did and it can't be read
         """

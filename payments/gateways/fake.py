@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from django.conf import settings
 
-from outbox import money, signing
-from outbox.breaker import Breaker
+from common import money, signing
+from common.circuit_breaker import Breaker
 
 from .base import Answer, BadEvent, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from .http import Caller

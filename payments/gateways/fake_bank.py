@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from outbox import money
+from common import money
 
 
 class Refused(Exception):

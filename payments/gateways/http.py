@@ -8,8 +8,8 @@ from typing import Any
 import requests
 import urllib3
 
+from common.circuit_breaker import Breaker, CircuitOpen
 from outbox import context
-from outbox.breaker import Breaker, CircuitOpen
 
 from .base import GatewayRefused, GatewayUnavailable
 

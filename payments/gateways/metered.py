@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
+from common.circuit_breaker import Breaker
 from outbox import tracing
-from outbox.breaker import Breaker
 from payments import metrics
 
 from .base import Answer, Event, Gateway, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest

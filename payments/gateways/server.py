@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import requests
 
-from outbox import signing
+from common import signing
 
 from .fake_bank import Bank, Payment, Refused
 

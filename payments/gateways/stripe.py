@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from django.conf import settings
 
-from outbox import signing
-from outbox.breaker import Breaker
+from common import signing
+from common.circuit_breaker import Breaker
 
 from .base import Answer, BadEvent, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from .http import Caller

@@ -11,8 +11,8 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 from django.utils import timezone
 
-from outbox.caller import Caller
-from outbox.money import LARGEST
+from common.money import LARGEST
+from common.principal import Caller
 from payments import services
 from payments.models import Account, Entry, IdempotencyKey
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import requests
 
+from common.circuit_breaker import Breaker
 from outbox import context
-from outbox.breaker import Breaker
 from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from payments.gateways.fake import FakeGateway
 from payments.gateways.server import FakeService

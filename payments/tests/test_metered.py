@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from outbox.breaker import Breaker
+from common.circuit_breaker import Breaker
 from payments import metrics
 from payments.gateways.base import Answer, GatewayRefused, GatewayUnavailable, PaymentRequest, Status
 from payments.gateways.metered import Metered

@@ -10,9 +10,10 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 
-from outbox import signing
-from outbox.breaker import Breaker, State
-from payments import clearing, receipts
+from common import signing
+from common.circuit_breaker import Breaker, State
+from payments import lifecycle as clearing
+from payments import receipts
 from payments.gateways.base import BadEvent, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from payments.gateways.stripe import StripeGateway
 from payments.messages import TurnToGateway

@@ -14,10 +14,11 @@ from django.test import Client
 from django.utils import timezone
 from standardwebhooks import Webhook
 
-from outbox import signing
+from common import signing
 from outbox.consumers import mailbox
 from outbox.models import OutgoingMessage
-from payments import clearing, receipts, services
+from payments import lifecycle as clearing
+from payments import receipts, services
 from payments.gateways.base import Answer
 from payments.gateways.base import Status as Says
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt

@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from oauth2_provider.generators import generate_client_secret
 
-from orders_project import keys
+from common.principal import SCOPES
+from orders_project.auth.authentication import keys
 from orders_project.models import Client
-from outbox.caller import SCOPES
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 

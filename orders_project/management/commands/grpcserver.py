@@ -8,8 +8,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from orders_project import auth, process
-from orders_project.grpc_server import Server
+from orders_project.auth.authentication import authentication as auth
+from orders_project.grpc.server import Server
+from orders_project.observability import process
 
 logger = logging.getLogger(__name__)
 

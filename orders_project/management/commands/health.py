@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from orders_project import health
+from orders_project.observability import health
 
 
 class Command(BaseCommand):

@@ -11,8 +11,8 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
 from orders.models import Order
-from orders_project import timeline
-from orders_project.timeline import Moment, Timeline
+from orders_project.backoffice import timeline
+from orders_project.backoffice.timeline import Moment, Timeline
 
 INDENT_AT_MOST = 8
 

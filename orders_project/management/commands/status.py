@@ -10,8 +10,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
-from orders_project import status
-from orders_project.status import Status
+from orders_project.observability import status
+from orders_project.observability.status import Status
 
 CLEAR = "\033[2J\033[H"
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from orders_project import waiting
+from orders_project.observability import waiting
 
 
 class Command(BaseCommand):

@@ -17,11 +17,11 @@ from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
+from common.errors import Refusal
 from outbox import dead_letters
 from outbox.dead_letters import Outcome, Selection
 from outbox.models import DeadLetter
 from outbox.preview import preview
-from outbox.refusal import Refusal
 
 EXIT = "Exit codes: 0 done; 1 refused, in part or wholly; 3 a canary died again or gave no answer; 4 nothing matched."
 REFUSED, CANARY_DIED, NOTHING_MATCHED = 1, 3, 4

@@ -23,8 +23,8 @@ from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
 from outbox import context
 
-from .errors import CallFailed
-from .grpc_status import problem_in
+from ..http.errors import CallFailed
+from .status import problem_in
 
 PATIENCE = 10.0  # seconds for a call
 PASSED_ON = ("authorization", "idempotency-key")

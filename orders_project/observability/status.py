@@ -9,7 +9,7 @@ from django.conf import settings
 
 from outbox import broker
 
-from .celery import ROOMS, UNHEARD_QUEUE, WORK
+from ..celery import ROOMS, UNHEARD_QUEUE, WORK
 from .health import LATE
 from .metrics import Stored, readings
 

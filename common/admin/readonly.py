@@ -12,9 +12,9 @@ from django.http import HttpRequest
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
+from .actions import Verbs
 from .pages import Pages
 from .panels import Panel
-from .verbs import Verbs
 
 
 class Seen:

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from outbox.breaker import Breaker, CircuitOpen, State
+from common.circuit_breaker import Breaker, CircuitOpen, State
 
 
 class Clock:

@@ -10,8 +10,8 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from outbox import caller
-from outbox.caller import PRODUCTS_WRITE, SCOPES, Caller
+from common import principal as caller
+from common.principal import PRODUCTS_WRITE, SCOPES, Caller
 
 from . import keys
 

@@ -21,10 +21,11 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from .. import dead_letters
-from ..dead_letters import Outcome, Selection
-from ..models import DeadLetter
-from ..refusal import Refusal
+from outbox import dead_letters
+from outbox.dead_letters import Outcome, Selection
+from outbox.models import DeadLetter
+
+from ..errors import Refusal
 
 A_STEP = 25  # letters
 PATIENCE = 60  # seconds with a canary

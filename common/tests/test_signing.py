@@ -6,7 +6,7 @@ import pytest
 import time_machine
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from outbox import signing
+from common import signing
 
 NOW = datetime.now(UTC)
 NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()

@@ -13,15 +13,17 @@ from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from .. import dead_letters
-from ..models import DeadLetter
-from ..preview import preview
-from ..refusal import Refusal
-from . import errand, show
+from outbox import dead_letters
+from outbox.models import DeadLetter
+from outbox.preview import preview
+
+from ..errors import Refusal
+from . import bulk as errand
+from . import display as show
+from .actions import Deed, Reasoned, Verb, in_words, note
 from .filters import MessageType, Sent, sieve
 from .panels import Panel, panel
-from .verbs import Deed, Reasoned, Verb, in_words, note
-from .window import Window
+from .readonly import Window
 
 
 class OutgoingMessages(Window):

@@ -24,9 +24,9 @@ from orders.protos import order_service_pb2, order_service_pb2_grpc
 from outbox import context, tracing
 from outbox.metrics import Few, histogram
 
-from . import auth
-from .errors import INTERNAL, CallFailed, Problem, problem_of
-from .grpc_status import status_of
+from ..auth import authentication as auth
+from ..http.errors import INTERNAL, CallFailed, Problem, problem_of
+from .status import status_of
 
 logger = logging.getLogger(__name__)
 

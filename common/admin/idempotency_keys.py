@@ -4,8 +4,8 @@ from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
 
-from . import show
-from .window import Window
+from . import display as show
+from .readonly import Window
 
 
 class Answers(Window):

@@ -22,7 +22,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from .refusal import Refusal
+from .errors import Refusal
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"

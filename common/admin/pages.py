@@ -15,7 +15,7 @@ from django.utils.text import capfirst
 from .filters import Sieve
 
 if TYPE_CHECKING:
-    from .window import Window
+    from .readonly import Window
 
 OLDER, NEWER = "older", "newer"
 STRETCH = 10_000  # rows that sieves look through for a page

@@ -20,8 +20,8 @@ from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.scopes import BaseScopes
 from oauth2_provider.views.mixins import OAuthLibMixin
 
+from common.principal import SCOPES
 from orders.limits import address_of
-from outbox.caller import SCOPES
 
 from . import keys
 

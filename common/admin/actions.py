@@ -28,10 +28,11 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from outbox.consumers import Undeliverable
+
 from .. import money
-from ..consumers import Undeliverable
+from ..errors import Refusal
 from ..locks import take_turn
-from ..refusal import Refusal
 
 GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+\.\d+")  # 1,250.00
 AMBIGUOUS = re.compile(r"-?\d+,\d{3}")  # 1,250 may be either; 12,50 can only be 12.50

@@ -13,8 +13,8 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.serializers import ListSerializer
 
-from outbox import money
-from outbox.caller import SCOPES
+from common import money
+from common.principal import SCOPES
 
 from .errors import MEDIA_TYPE
 
@@ -116,7 +116,7 @@ class Schema(AutoSchema):
 
 
 class Tokens(OpenApiAuthenticationExtension):
-    target_class = "orders_project.auth.Bearer"
+    target_class = "orders_project.auth.authentication.Bearer"
     name = CLIENTS
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Tokens(OpenApiAuthenticationExtension):
 class StrictSerializer(OpenApiSerializerExtension):
     """No field but those that are known, and what they demand of each other."""
 
-    target_class = "outbox.fields.Strict"
+    target_class = "common.fields.Strict"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
@@ -145,7 +145,7 @@ class StrictSerializer(OpenApiSerializerExtension):
 
 
 class TextField(OpenApiSerializerFieldExtension):
-    target_class = "outbox.fields.Text"
+    target_class = "common.fields.Text"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         if any(isinstance(validator, RegexValidator) for validator in self.target.validators):
@@ -154,7 +154,7 @@ class TextField(OpenApiSerializerFieldExtension):
 
 
 class AmountField(OpenApiSerializerFieldExtension):
-    target_class = "outbox.fields.Amount"
+    target_class = "common.fields.Amount"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         exponent = money.EXPONENTS[settings.CURRENCY]
@@ -172,7 +172,7 @@ class AmountField(OpenApiSerializerFieldExtension):
 
 
 class WholeField(OpenApiSerializerFieldExtension):
-    target_class = "outbox.fields.Whole"
+    target_class = "common.fields.Whole"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         return {"type": "integer", "minimum": self.target.least, "maximum": self.target.most}

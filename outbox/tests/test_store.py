@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from outbox.consumers import mailbox
 from outbox.models import IncomingMessage
-from outbox.rows import Rows, Statement
+from outbox.store import Rows, Statement
 from outbox.tests.stage import ROOM
 
 pytestmark = pytest.mark.django_db

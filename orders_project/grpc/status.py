@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 
 from outbox import context
 
-from .errors import Problem
+from ..http.errors import Problem
 
 DOMAIN = "orders"
 

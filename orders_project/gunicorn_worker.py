@@ -28,7 +28,7 @@ class Worker(ThreadWorker):
 
 def write_error(sock: Any, status: int, reason: str, message: str) -> None:
     """What gunicorn itself refuses, such as headers that are too long, is a problem document too."""
-    from .errors import Problem  # needs settings, which the parent doesn't read
+    from .http.errors import Problem  # needs settings, which the parent doesn't read
 
     code = "malformed" if status == 400 else reason.lower().replace(" ", "_")
     with context.acting(context.Context(correlation_id=context.accepted_correlation_id(None))) as here:

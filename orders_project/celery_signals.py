@@ -14,7 +14,7 @@ from celery.signals import (
 
 from outbox import heartbeat, tracing
 
-from . import logs, process
+from .observability import logs, process
 
 _name = "worker"
 

@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from outbox.refusal import Refusal
+from common.errors import Refusal
 
 from .errors import STATUS, Problem
 from .middleware import ContentSecurity

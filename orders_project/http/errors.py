@@ -20,11 +20,11 @@ from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import set_rollback
 
+from common.errors import Refusal
 from orders.limits import TooManyOrders
 from orders.saga import VersionConflict
 from outbox import context
 from outbox.consumers import Undeliverable
-from outbox.refusal import Refusal
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from ..ids import floor7
-from ..message import REGISTRY
+from outbox.ids import floor7
+from outbox.message import REGISTRY
 
 AGES = {
     "hour": (_("the last hour"), timedelta(hours=1)),

@@ -6,8 +6,8 @@ from datetime import datetime
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
+from common.errors import Refusal
 from outbox.message import Message
-from outbox.refusal import Refusal
 
 from . import saga
 from .models import Order, Outgoing, Status
