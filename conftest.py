@@ -96,7 +96,7 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Database tests see every room's database unless they say otherwise."""
+    """Database tests see every service's database unless they say otherwise."""
     for item in items:
         mark = item.get_closest_marker("django_db")
         if mark is not None and "databases" not in mark.kwargs:
@@ -115,7 +115,7 @@ def empty_windows() -> None:
 
 @pytest.fixture
 def post(db: Any) -> Any:
-    """Carries letters between the rooms in this process: see orders_project/tests/carrier.py."""
+    """Carries letters between the services in this process: see orders_project/tests/carrier.py."""
     from orders_project.tests.carrier import Carrier
 
     return Carrier()

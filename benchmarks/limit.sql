@@ -63,7 +63,7 @@ INSERT INTO outbox_outgoingmessage (id, message_id, type, version, subject, "to"
     VALUES (uuidv7(), uuidv7(), 'order.done', 1, :id, 'events', '{"order_id": 1}', 'bench', 0, now(), now(), 0, 0, '');
 COMMIT;
 
--- 7., 8., 9. the relay, once a room: claim, stamp
+-- 7., 8., 9. the relay, once a service: claim, stamp
 BEGIN;
 SELECT * FROM outbox_outgoingmessage WHERE subject = :id AND "to" = 'payments' AND published_at IS NULL ORDER BY due_at, id LIMIT 200 FOR UPDATE SKIP LOCKED;
 UPDATE outbox_outgoingmessage SET published_at = now() WHERE subject = :id AND "to" = 'payments';

@@ -120,16 +120,16 @@ def measure(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def copy_tables(house: House) -> str:
-    """Copy the tables of all rooms into one database, for the bare transactions; its address."""
+    """Copy the tables of all services into one database, for the bare transactions; its address."""
     assert house.services.postgres is not None
     url = house.services.postgres.url("limit")
     house.services.postgres.create_database("limit")
-    for room in ("orders", "payments", "processing"):
+    for service in ("orders", "payments", "processing"):
         dump = subprocess.run(
-            [binaries() / "pg_dump", house.env[f"DATABASE_URL_{room.upper()}"]],
+            [binaries() / "pg_dump", house.env[f"DATABASE_URL_{service.upper()}"]],
             capture_output=True, check=True,
         )  # fmt: skip
-        # The outbox tables are the same in every room: the second and third time they stand already.
+        # The outbox tables are the same in every service: the second and third time they stand already.
         subprocess.run([binaries() / "psql", "-q", url], input=dump.stdout, capture_output=True, check=True)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("VACUUM ANALYZE")

@@ -62,8 +62,8 @@ class Bench(House):
         )
         return self
 
-    def connect(self, room: str) -> psycopg.Connection[Any]:
-        return psycopg.connect(self.env[f"DATABASE_URL_{room.upper()}"], autocommit=True)
+    def connect(self, service: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.env[f"DATABASE_URL_{service.upper()}"], autocommit=True)
 
     def post(self, number: int) -> None:
         with self.connect("orders") as connection:
@@ -184,8 +184,8 @@ def full(bench: Bench) -> dict[str, Any]:
     empty = [statistics.median(one() for _ in range(3)) for one in measured]
     bench.query("orders", FILL_OUTBOX)
     bench.query("payments", FILL_INBOX)
-    for room in ("orders", "payments"):
-        bench.query(room, "VACUUM ANALYZE")
+    for service in ("orders", "payments"):
+        bench.query(service, "VACUUM ANALYZE")
     after = [statistics.median(one() for _ in range(3)) for one in measured]
     return {
         "sent/s empty": round(empty[0]), "sent/s full": round(after[0]), "sent ratio": round(after[0] / empty[0], 2),

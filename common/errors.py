@@ -1,4 +1,4 @@
-"""What the system won't do, and why: raised by rooms, put into words by doors."""
+"""What the system won't do, and why: raised by services, put into words by doors."""
 
 
 class Refusal(Exception):

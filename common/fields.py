@@ -1,4 +1,4 @@
-"""Fields for the doors of every room: strict about what they take, exact about what they give."""
+"""Fields for the doors of every service: strict about what they take, exact about what they give."""
 
 import re
 import unicodedata

@@ -39,7 +39,7 @@ PARAMETER = OpenApiParameter(
 
 
 class Answer(models.Model):
-    """What was answered to a request. Each room has a table of its own: see `IdempotencyKey` in its models."""
+    """What was answered to a request. Each service has a table of its own: see `IdempotencyKey` in its models."""
 
     principal = models.CharField(_("principal"), max_length=100)
     key = models.CharField(_("key"), max_length=LONGEST_KEY)
@@ -89,7 +89,7 @@ def answer_once(
     """
     What `perform` answers; under an `Idempotency-Key`, only once for the key.
 
-    `perform` runs in a transaction of the room's database. Its refusals are answers too, and leave nothing but the
+    `perform` runs in a transaction of the service's database. Its refusals are answers too, and leave nothing but the
     answer behind; a server error is none. `note` says what else to keep beside the answer.
     """
     key = request.headers.get(HEADER)

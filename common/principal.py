@@ -1,4 +1,4 @@
-"""Who is asking: what every door makes of its caller, and what every room shows to it."""
+"""Who is asking: what every door makes of its caller, and what every service shows to it."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
@@ -24,7 +24,7 @@ SCOPES = {
 @dataclass(frozen=True)
 class Caller:
     """
-    A caller of the API. Rooms keep its `principal` on what it makes, and show it what it owns.
+    A caller of the API. Services keep its `principal` on what it makes, and show it what it owns.
 
     Without a principal it is anonymous: it may enter only where doors are open, and then it sees everything. So do
     people of the back office, as far as they may look.

@@ -136,7 +136,7 @@ class SharedFile:
         )
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Whether there was room for one more; if so, it is counted."""
+        """Whether there was service for one more; if so, it is counted."""
         with self.lock, self.connection as db:
             db.execute("BEGIN IMMEDIATE")
             now = time.time()

@@ -1,4 +1,4 @@
-"""Orders in the back office. The page of an order shows every room, so it is at home under the roof."""
+"""Orders in the back office. The page of an order shows every service, so it is at home under the roof."""
 
 from typing import Any
 
@@ -8,23 +8,34 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, Answers, Briefly, Deed, Sure, Verb, Window, panels, register_mailbox, sieve
+from common.admin import (
+    Action,
+    ActionCall,
+    Age,
+    ConfirmationForm,
+    IdempotencyKeyAdmin,
+    ReadOnlyAdmin,
+    ShortReasonForm,
+    panels,
+    register_outbox_admin,
+    scan_filter,
+)
 from common.admin import display as show
 
 from . import webhooks
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
 from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
-register_mailbox(Outgoing, Incoming, DeadLetter)
+register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
 @admin.register(OrderEvent)
-class OrderEvents(Window):
+class OrderEvents(ReadOnlyAdmin):
     """The history of all orders."""
 
     list_display = ("type", show.order(), "version", show.status(), "actor", "at")
-    list_filter = (Age, sieve("status", _("status"), Status.choices))
-    found_by = ("order_id", "id")
+    list_filter = (Age, scan_filter("status", _("status"), Status.choices))
+    search_by = ("order_id", "id")
     order = ("-id",)
     empty = _("No order has moved yet. Place one, and its history is written here.")
     fields = (
@@ -34,16 +45,16 @@ class OrderEvents(Window):
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeys(Answers):
+class IdempotencyKeys(IdempotencyKeyAdmin):
     """What was answered under an Idempotency-Key."""
 
-    list_display = (*Answers.list_display, show.order())
-    found_by = (*Answers.found_by, "order_id")
+    list_display = (*IdempotencyKeyAdmin.list_display, show.order())
+    search_by = (*IdempotencyKeyAdmin.search_by, "order_id")
     empty = _("No request has carried an Idempotency-Key yet.")
-    fields = (show.order(), *Answers.fields)
+    fields = (show.order(), *IdempotencyKeyAdmin.fields)
 
 
-class NewEndpoint(Sure):
+class NewEndpoint(ConfirmationForm):
     """Where to send, and what of."""
 
     url = forms.CharField(
@@ -57,79 +68,79 @@ class NewEndpoint(Sure):
     )
 
 
-def _register(deed: Deed) -> str:
-    endpoint = webhooks.register(url=deed.said["url"], events=deed.said["events"], actor=deed.actor, now=deed.now)
+def _register(call: ActionCall) -> str:
+    endpoint = webhooks.register(url=call.values["url"], events=call.values["events"], actor=call.actor, now=call.now)
     return _secret_of(endpoint)
 
 
-def _rotate(deed: Deed) -> str:
-    return _secret_of(webhooks.rotate(endpoint_id=str(deed.row.pk), now=deed.now))
+def _rotate(call: ActionCall) -> str:
+    return _secret_of(webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now))
 
 
 def _secret_of(endpoint: WebhookEndpoint) -> str:
     return _g("It signs with %(secret)s. Hand it over now: it is not shown again.") % {"secret": endpoint.secret}
 
 
-def _switch_off(deed: Deed) -> None:
-    webhooks.switch(endpoint_id=str(deed.row.pk), on=False, reason=deed.said["reason"])
+def _switch_off(call: ActionCall) -> None:
+    webhooks.switch(endpoint_id=str(call.row.pk), on=False, reason=call.values["reason"])
 
 
-def _switch_on(deed: Deed) -> None:
-    webhooks.switch(endpoint_id=str(deed.row.pk), on=True)
+def _switch_on(call: ActionCall) -> None:
+    webhooks.switch(endpoint_id=str(call.row.pk), on=True)
 
 
-def _resend(deed: Deed) -> None:
-    webhooks.resend(delivery_id=str(deed.row.pk), now=deed.now)
+def _resend(call: ActionCall) -> None:
+    webhooks.resend(delivery_id=str(call.row.pk), now=call.now)
 
 
 @admin.register(WebhookEndpoint)
-class WebhookEndpoints(Window):
+class WebhookEndpoints(ReadOnlyAdmin):
     """Who is told of orders."""
 
     list_display = ("url", "is_active", "disabled_because", "created_by", "created_at")
     list_filter = ("is_active",)
-    found_by = ("id",)
+    search_by = ("id",)
     order = ("-id",)
     empty = _("Nobody is told of orders yet. Register an address.")
     fields = ("url", "events", "is_active", "disabled_because", "previous_until", "created_by", "created_at")
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="register",
             label=_("Register an address"),
-            explains=_("It is told of these events from now on, each signed with a secret of its own."),
+            explanation=_("It is told of these events from now on, each signed with a secret of its own."),
             permission="orders_project.edit_endpoint",
             form=NewEndpoint,
-            does=_register,
+            perform=_register,
             of_list=True,
         ),
-        Verb(
+        Action(
             name="rotate",
             label=_("New secret"),
-            explains=_("For a day both secrets sign, so that the receiver can change over."),
+            explanation=_("For a day both secrets sign, so that the receiver can change over."),
             permission="orders_project.edit_endpoint",
-            does=_rotate,
+            perform=_rotate,
         ),
-        Verb(
+        Action(
             name="off",
             label=_("Switch off"),
-            explains=_("It is told nothing until it is switched on again."),
+            explanation=_("It is told nothing until it is switched on again."),
             permission="orders_project.edit_endpoint",
-            form=Briefly,
-            does=_switch_off,
-            possible=lambda endpoint: endpoint.is_active,
-            grave=True,
+            form=ShortReasonForm,
+            perform=_switch_off,
+            is_possible=lambda endpoint: endpoint.is_active,
+            destructive=True,
         ),
-        Verb(
+        Action(
             name="on",
             label=_("Switch on"),
-            explains=_("It is told of what happens from now on."),
+            explanation=_("It is told of what happens from now on."),
             permission="orders_project.edit_endpoint",
-            does=_switch_on,
-            possible=lambda endpoint: not endpoint.is_active,
+            perform=_switch_on,
+            is_possible=lambda endpoint: not endpoint.is_active,
         ),
     )
 
-    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [
             panels.newest(
                 WebhookDelivery.objects.filter(endpoint=row).order_by("-id"),
@@ -146,31 +157,31 @@ class WebhookEndpoints(Window):
 
 
 @admin.register(WebhookDelivery)
-class WebhookDeliveries(Window):
+class WebhookDeliveries(ReadOnlyAdmin):
     """What was told to whom."""
 
     list_display = ("type", show.order(), "endpoint", show.status(), "attempts", "next_at", "created_at")
     list_filter = ("status", Age)
     list_select_related = ("endpoint",)
-    found_by = ("id", "event_id", "order_id", "endpoint_id")
+    search_by = ("id", "event_id", "order_id", "endpoint_id")
     order = ("-id",)
     empty = _("Nothing has been sent yet. Register an address that is told of orders.")
     fields = (
         "endpoint", "type", show.order(), show.status(), "attempts", "tries", "next_at", "event_id",
         show.text("body", _("body")), "created_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="resend",
             label=_("Resend"),
-            explains=_("Sends it now, and goes through the schedule anew if it isn't taken."),
+            explanation=_("Sends it now, and goes through the schedule anew if it isn't taken."),
             permission="orders_project.resend_webhook",
-            does=_resend,
-            possible=lambda delivery: delivery.endpoint.is_active,
+            perform=_resend,
+            is_possible=lambda delivery: delivery.endpoint.is_active,
         ),
     )
 
-    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [
             panels.newest(
                 WebhookAttempt.objects.filter(delivery=row).order_by("-number"),

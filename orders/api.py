@@ -21,7 +21,7 @@ from common import principal as caller
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.principal import Caller
-from outbox.conflicts import again_after_conflict
+from outbox.conflicts import retry_on_conflict
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter
@@ -61,7 +61,7 @@ class Orders(WithForm):
         request={"application/json": NewOrderSerializer},
         responses={200: OrderSerializer, 201: OrderSerializer},
     )
-    @again_after_conflict
+    @retry_on_conflict
     def post(self, request: Request) -> HttpResponse:
         """Place an order."""
         principal = caller.of(request).principal
@@ -140,7 +140,7 @@ class Cancel(WithForm):
         request=None,
         responses={200: OrderSerializer, 202: OrderSerializer},
     )
-    @again_after_conflict
+    @retry_on_conflict
     def post(self, request: Request, order_id: str) -> HttpResponse:
         """Cancel an order: 202 while stock and money are on their way back, 200 when they are."""
         me = caller.of(request)

@@ -15,7 +15,7 @@ from .models import Order, Status
 
 
 class MomentField(IsoDateTimeField):
-    """A time in any zone, taken as UTC: databases know fewer zones than ISO 8601 has room for."""
+    """A time in any zone, taken as UTC: databases know fewer zones than ISO 8601 has space for."""
 
     def clean(self, value: Any) -> datetime | None:
         moment: datetime | None = super().clean(value)

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 
 from common import money
 from common.principal import Caller
-from outbox.conflicts import again_after_conflict
+from outbox.conflicts import retry_on_conflict
 
 from . import limits, services
 from .models import Order
@@ -52,7 +52,7 @@ class OrderService(stubs.OrderServiceServicer):
             again = Order.objects.filter(pk=new.order_id).exists()
         address = call.address
         left = {} if again else limits.count_order(email=new.user_email, principal=principal, address=address)
-        place = again_after_conflict(services.place_order)
+        place = retry_on_conflict(services.place_order)
         order, made = place(new=new, now=timezone.now(), actor=principal)
         call.trailing.update({name.lower(): value for name, value in left.items()}, **{MADE: str(made).lower()})
         return shown(order)

@@ -37,7 +37,7 @@ class Incoming(IncomingMessage):
         verbose_name_plural = _("incoming messages")
 
     @classmethod
-    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+    def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
         """Orders that have not come to their end."""
         return Order.objects.filter(order_id=subject).exclude(status__in=ENDS)
 

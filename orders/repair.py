@@ -86,7 +86,7 @@ def turn_back(*, order_id: str, now: datetime, actor: str, reason: str = "", if_
 
 
 def truths(order: Order) -> dict[str, type[Message]]:
-    """What an order in this status could be told by another room, by name, and it would move."""
+    """What an order in this status could be told by another service, by name, and it would move."""
     return {
         kind.name: kind
         for status, kind in saga.STEPS
@@ -97,10 +97,10 @@ def truths(order: Order) -> dict[str, type[Message]]:
 @transaction.atomic(using="orders")
 def resolve(*, order_id: str, truth: str, evidence: str, now: datetime, actor: str, if_version: int) -> Order:
     """
-    Tell an order what another room should have told it, because a person has seen the evidence. It is kept in the
+    Tell an order what another service should have told it, because a person has seen the evidence. It is kept in the
     order's history.
 
-    Only the order moves: the other rooms keep what they know, and `manage.py audit` compares.
+    Only the order moves: the other services keep what they know, and `manage.py audit` compares.
 
     :raises NotPossible: if an order in its status can't hear that
     :raises MovedOn: if it is at another version than the operator saw

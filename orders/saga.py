@@ -1,7 +1,7 @@
 """
 THE PAGE: the life of an order. Every transition, every compensation, every timer.
 
-The other rooms know only their own commands and events; this page alone knows what follows what. It is data: print
+The other services know only their own commands and events; this page alone knows what follows what. It is data: print
 it (`manage.py saga`), draw it, test it. Every pair of status and event is decided: a step, old news, or a refusal.
 """
 

@@ -1,1 +1,1 @@
-"""The roof: wires the rooms together and holds no business."""
+"""The roof: wires the services together and holds no business."""

@@ -1,4 +1,4 @@
-"""What the roof adds to the back office: the pages that look into every room, and what people did."""
+"""What the roof adds to the back office: the pages that look into every service, and what people did."""
 
 from django.contrib import admin
 from oauth2_provider import models as oauth

@@ -1,10 +1,10 @@
 """
 The whole topology on one page: queues, routes, dead-lettering, the clock.
 
-    <room>            a quorum queue a room: its commands and the events it hears
+    <service>            a quorum queue a service: its commands and the events it hears
     orders.webhooks   the same for what waits for strangers, so that no order waits for them
-    <room>.dlq        what a room's queues gave up on, until it is taken into the room's DeadLetter table
-    <room>.beat       ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
+    <service>.dlq        what a service's queues gave up on, until it is taken into the service's DeadLetter table
+    <service>.beat       ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
     events            topic exchange: order facts as CloudEvents, for anybody; what nobody hears goes to events.unheard
 """
 
@@ -24,8 +24,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 logger = logging.getLogger(__name__)
 
 DELIVERY_LIMIT = 5
-ROOMS = ("orders", "payments", "processing")
-WORK = (*ROOMS, "orders.webhooks")
+SERVICES = ("orders", "payments", "processing")
+WORK = (*SERVICES, "orders.webhooks")
 
 TASKS = Exchange("tasks", type="topic")
 DEAD = Exchange("dead", type="direct")
@@ -49,21 +49,21 @@ def work_queue(name: str) -> Queue:
     )
 
 
-def dead_letter_queue(room: str) -> Queue:
+def dead_letter_queue(service: str) -> Queue:
     # RabbitMQ 4 would drop a letter that comes back twenty times, which a long loss of the database could bring about.
     return Queue(
-        f"{room}.dlq",
+        f"{service}.dlq",
         DEAD,
-        routing_key=f"{room}.dlq",
+        routing_key=f"{service}.dlq",
         queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": 1_000_000_000},
     )
 
 
-def clock_queue(room: str) -> Queue:
+def clock_queue(service: str) -> Queue:
     return Queue(
-        f"{room}.beat",
+        f"{service}.beat",
         TASKS,
-        routing_key=f"{room}.beat",
+        routing_key=f"{service}.beat",
         queue_arguments={"x-queue-type": "quorum", "x-message-ttl": 5_000, "x-max-length": 100},
     )
 
@@ -75,13 +75,13 @@ UNHEARD_QUEUE = Queue(
 )
 
 
-def every(seconds: float, task: str, room: str, *args: Any) -> dict[str, dict[str, Any]]:
+def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict[str, Any]]:
     return {
-        f"{task} {room}": {
+        f"{task} {service}": {
             "task": task,
             "schedule": seconds,
             "args": args,
-            "options": {"queue": f"{room}.beat"},
+            "options": {"queue": f"{service}.beat"},
         }
     }
 
@@ -123,7 +123,7 @@ app.conf.update(
     task_default_exchange_type=TASKS.type,
     task_default_queue_type="quorum",
     task_create_missing_queues=False,
-    task_queues=[*map(work_queue, WORK), *map(clock_queue, ROOMS)],
+    task_queues=[*map(work_queue, WORK), *map(clock_queue, SERVICES)],
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,
@@ -138,9 +138,9 @@ app.conf.update(
     worker_send_task_events=False,
     timezone="UTC",
     beat_schedule={
-        **{name: entry for room in ROOMS for name, entry in every(1, "outbox.tick", room, room).items()},
-        **{name: entry for room in ROOMS for name, entry in every(5, "outbox.collect", room, room).items()},
-        **{name: entry for room in ROOMS for name, entry in every(60, "outbox.purge", room, room).items()},
+        **{name: entry for service in SERVICES for name, entry in every(1, "outbox.tick", service, service).items()},
+        **{name: entry for service in SERVICES for name, entry in every(5, "outbox.collect", service, service).items()},
+        **{name: entry for service in SERVICES for name, entry in every(60, "outbox.purge", service, service).items()},
         **every(10, "processing.expire_holds", "processing"),
         **every(60, "outbox.forget_answers", "orders", "orders"),
         **every(60, "outbox.forget_answers", "payments", "payments"),
@@ -154,16 +154,16 @@ app.autodiscover_tasks(related_name="consumers")
 
 @celeryd_after_setup.connect
 def also_hear_the_clock(sender: str, instance: Any, **kwargs: Any) -> None:
-    """A worker of a room's queue gets the room's ticks too, so that `-Q payments` is all one has to say."""
+    """A worker of a service's queue gets the service's ticks too, so that `-Q payments` is all one has to say."""
     queues = instance.app.amqp.queues
-    for room in ROOMS:
-        if room in queues.consume_from and f"{room}.beat" not in queues.consume_from:
-            queues.select_add(clock_queue(room))
+    for service in SERVICES:
+        if service in queues.consume_from and f"{service}.beat" not in queues.consume_from:
+            queues.select_add(clock_queue(service))
 
 
 def declare_topology() -> list[str]:
     """Declare every exchange and queue; does nothing to those that stand. The names of the queues."""
-    queues = [*map(work_queue, WORK), *map(dead_letter_queue, ROOMS), *map(clock_queue, ROOMS), UNHEARD_QUEUE]
+    queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(clock_queue, SERVICES), UNHEARD_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
         for exchange in (TASKS, DEAD, UNHEARD, EVENTS):
             exchange(channel).declare()

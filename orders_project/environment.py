@@ -15,6 +15,7 @@ Network = IPv4Network | IPv6Network
 
 DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
 SHORTEST_SECRET = 16
+RENAMED = {"ROOMS": "SERVICES"}  # variables under their former names, which still work in this release
 
 
 class Environment:
@@ -27,6 +28,9 @@ class Environment:
             environ.Env.read_env(named or env_file)
         elif named:
             self.problems.append(f"ENV_FILE: there is no file {named}. Is the embedded run up?")
+        for old, new in RENAMED.items():
+            if os.environ.get(old):
+                os.environ.setdefault(new, os.environ[old])
         self.debug = self.flag("DEBUG", default=False)
         self.embedded = self.flag("EMBEDDED", default=False)
 
@@ -79,14 +83,16 @@ class Environment:
         value = os.environ.get(name, "").strip()
         return [word.strip() for word in value.split(",") if word.strip()] if value else default
 
-    def rooms(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
-        """Some rooms, all if none are named. "none" is for a process that enters no room, such as the clock."""
+    def services(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
+        """Some services, all if none are named. "none" is for a process that enters no service, such as the clock."""
         words = self.words(name, default=list(of))
         if words == ["none"]:
             return ()
         if unknown := set(words) - set(of):
-            self.problems.append(f"{name}: no room {', '.join(sorted(unknown))}; there are {', '.join(of)}, or none.")
-        return tuple(room for room in of if room in words)
+            self.problems.append(
+                f"{name}: no service {', '.join(sorted(unknown))}; there are {', '.join(of)}, or none."
+            )
+        return tuple(service for service in of if service in words)
 
     def networks(self, name: str, *, default: list[str]) -> list[Network]:
         found = []

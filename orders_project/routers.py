@@ -1,4 +1,4 @@
-"""One app, one database; the outbox tables live in every room's database."""
+"""One app, one database; the outbox tables live in every service's database."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from django.conf import settings
 from django.db.models import Model
 
 
-class Rooms:
-    """Routes each room's models to the database of the same name, and everything else to `default`."""
+class Services:
+    """Routes each service's models to the database of the same name, and everything else to `default`."""
 
     def _database(self, app_label: str) -> str | None:
-        if app_label in settings.ROOMS:
+        if app_label in settings.SERVICES:
             return app_label
-        # The concrete outbox tables exist once a room: reach them through a room's own proxies.
+        # The concrete outbox tables exist once a service: reach them through a service's own proxies.
         return None if app_label == "outbox" else "default"
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
@@ -24,4 +24,4 @@ class Rooms:
         return one._state.db == other._state.db
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
-        return db in settings.ROOMS if app_label == "outbox" else db == self._database(app_label)
+        return db in settings.SERVICES if app_label == "outbox" else db == self._database(app_label)

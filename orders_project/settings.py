@@ -31,20 +31,20 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
-# Rooms and their databases. A process that serves some rooms needs no other room's credentials, with one exception:
+# Services and their databases. A process that serves some services needs no other service's credentials, with one exception:
 # where orders are taken in, by HTTP or gRPC, stock is held in processing's database; so its address may be given too.
-ROOMS = ("orders", "payments", "processing")
-ROOMS_HERE = env.rooms("ROOMS", of=ROOMS)
-BACK_OFFICE = env.flag("BACK_OFFICE", default=ROOMS_HERE == ROOMS)
-if BACK_OFFICE and ROOMS_HERE != ROOMS:
-    env.problems.append("BACK_OFFICE looks into every room: leave ROOMS out.")
+SERVICES = ("orders", "payments", "processing")
+SERVICES_HERE = env.services("SERVICES", of=SERVICES)
+BACK_OFFICE = env.flag("BACK_OFFICE", default=SERVICES_HERE == SERVICES)
+if BACK_OFFICE and SERVICES_HERE != SERVICES:
+    env.problems.append("BACK_OFFICE looks into every service: leave SERVICES out.")
 
 DATABASES: dict[str, dict[str, Any]] = {"default": {}}
 if BACK_OFFICE:
     DATABASES["default"] = env.database("DATABASE_URL", database="default")
-for room in ROOMS:
-    if room in ROOMS_HERE or env.text(f"DATABASE_URL_{room.upper()}"):
-        DATABASES[room] = env.database(f"DATABASE_URL_{room.upper()}", database=room)
+for service in SERVICES:
+    if service in SERVICES_HERE or env.text(f"DATABASE_URL_{service.upper()}"):
+        DATABASES[service] = env.database(f"DATABASE_URL_{service.upper()}", database=service)
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, most=100)  # for threaded processes; 0 for prefork workers
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
@@ -54,7 +54,7 @@ for database in (DATABASES[alias] for alias in DATABASES_HERE):
     else:
         database["CONN_MAX_AGE"] = 60
         database["CONN_HEALTH_CHECKS"] = False
-DATABASE_ROUTERS = ["orders_project.routers.Rooms"]
+DATABASE_ROUTERS = ["orders_project.routers.Services"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # The broker.
@@ -86,7 +86,7 @@ PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 # Gateways.
 PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake", of=("fake", "stripe"))
 PAYMENT_WEBHOOK_SECRETS = env.secrets(
-    "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in ROOMS_HERE
+    "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in SERVICES_HERE
 )
 FAKE_GATEWAY_URL = env.url("FAKE_GATEWAY_URL", schemes=("http", "https"), default="http://127.0.0.1:8900")
 FAKE_GATEWAY_PORT = env.whole("FAKE_GATEWAY_PORT", default=8900, most=65535)
@@ -94,7 +94,7 @@ FAKE_PAYMENT_SUCCESS_RATE = env.fraction("FAKE_PAYMENT_SUCCESS_RATE", default=0.
 STRIPE_API_URL = env.url("STRIPE_API_URL", schemes=("https", "http"), default="https://api.stripe.com")
 STRIPE_API_KEY = env.text("STRIPE_API_KEY")
 STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", default=[])
-if PAYMENT_GATEWAY == "stripe" and "payments" in ROOMS_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
+if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
     env.problems.append("PAYMENT_GATEWAY is stripe: STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET are needed.")
 GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
@@ -111,7 +111,7 @@ if API_AUTH == "open" and not (env.relaxed or env.flag("API_AUTH_OPEN_ACKNOWLEDG
         "API_AUTH is open: anybody could call the API and see everything. "
         "If that is meant, say so by API_AUTH_OPEN_ACKNOWLEDGED=true."
     )
-ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in ROOMS_HERE)
+ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in SERVICES_HERE)
 # Orders a minute: by email, by client and by address (0: without end).
 RATE_LIMIT_ORDERS_PER_MINUTE = env.whole("RATE_LIMIT_ORDERS_PER_MINUTE", default=5)
 RATE_LIMIT_CLIENT_PER_MINUTE = env.whole("RATE_LIMIT_CLIENT_PER_MINUTE", default=0 if EMBEDDED else 3000)

@@ -27,13 +27,13 @@ urlpatterns: list[URLPattern | URLResolver] = [
     re_path(r"^health/started/?$", window(health.has_started), name="started"),
     re_path(r"^metrics/?$", window(metrics.show), name="metrics"),
 ]
-# A room has its doors where it is served; the gateway (docker/nginx) knows who serves what.
-if "orders" in settings.ROOMS_HERE:
+# A service has its doors where it is served; the gateway (docker/nginx) knows who serves what.
+if "orders" in settings.SERVICES_HERE:
     urlpatterns += [
         re_path(r"^grpc/orders/?$", GrpcOrders.as_view(), name="grpc-orders"),
         re_path(r"^grpc/orders/(?P<order_id>[A-Za-z0-9._-]{1,64})/?$", GrpcOrder.as_view(), name="grpc-order"),
     ]
-urlpatterns += [path("", include(f"{room}.urls")) for room in settings.ROOMS_HERE]
+urlpatterns += [path("", include(f"{service}.urls")) for service in settings.SERVICES_HERE]
 if settings.BACK_OFFICE:
     urlpatterns += [
         path("", pages.Root.as_view(), name="root"),

@@ -68,7 +68,7 @@ def connect(url: str | None = None) -> amqp.Connection:
 
 
 def encode(letter: Letter, *, to: str) -> tuple[str, str, amqp.Message]:
-    """Exchange, routing key and message: a Celery task for a room, a CloudEvent for the world."""
+    """Exchange, routing key and message: a Celery task for a service, a CloudEvent for the world."""
     common = {
         "content_encoding": "utf-8",
         "delivery_mode": 2,

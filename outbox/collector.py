@@ -1,7 +1,7 @@
 """
-From the broker's dead-letter queues to the room's one place to look: its DeadLetter table.
+From the broker's dead-letter queues to the service's one place to look: its DeadLetter table.
 
-What ends in `<room>.dlq` never reached a handler's own account of its failure: nobody knows its name, it can't be
+What ends in `<service>.dlq` never reached a handler's own account of its failure: nobody knows its name, it can't be
 read, or it killed every worker that took it.
 """
 
@@ -20,7 +20,7 @@ from django.utils.module_loading import import_string
 
 from . import broker
 from .attempts import ATTEMPTS, replays
-from .consumers import CONSUMERS, mailbox
+from .consumers import CONSUMERS, model_of
 from .dead_letter_models import fingerprint
 from .ids import uuid7, uuid7_from
 from .message import ENVELOPE_BYTES, MAX_BYTES, Letter, Unreadable
@@ -32,22 +32,22 @@ BATCH = 50
 MOST = 1000  # in one go; the next tick goes on
 
 
-def collect(room: str) -> int:
-    """Take what lies in the room's dead-letter queue, acknowledging it after the commit; how many letters."""
-    connections[room].ensure_connection()  # first, so that a lost database costs no delivery
+def collect(service: str) -> int:
+    """Take what lies in the service's dead-letter queue, acknowledging it after the commit; how many letters."""
+    connections[service].ensure_connection()  # first, so that a lost database costs no delivery
     connection = broker.connect()
     taken = 0
     try:
         channel = connection.channel()
         channel.auto_decode = False
-        while taken < MOST and (batch := _take(channel, f"{room}.dlq")):
-            with transaction.atomic(using=room):
+        while taken < MOST and (batch := _take(channel, f"{service}.dlq")):
+            with transaction.atomic(using=service):
                 for message in batch:
-                    _bury(room, message)
+                    _bury(service, message)
             channel.basic_ack(batch[-1].delivery_tag, multiple=True)
             taken += len(batch)
     except NotFound:
-        logger.warning("%s.dlq is gone, declaring it again", room)
+        logger.warning("%s.dlq is gone, declaring it again", service)
         import_string(settings.BROKER_TOPOLOGY)()
     finally:
         connection.close()
@@ -61,17 +61,17 @@ def _take(channel: Any, queue: str) -> list[amqp.Message]:
     return taken
 
 
-def _bury(room: str, message: amqp.Message) -> None:
+def _bury(service: str, message: amqp.Message) -> None:
     headers = dict(message.properties.get("application_headers") or {})
     properties = {name: value for name, value in message.properties.items() if name != "application_headers"}
     death = next((death for death in headers.get("x-death") or [] if isinstance(death, dict)), {})
     died_at = _moment(death.get("time"))
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    letter, reason, error = _examine(room, body, properties, task=headers.get("task"), death=death)
+    letter, reason, error = _examine(service, body, properties, task=headers.get("task"), death=death)
     kind = letter.type if letter else str(headers.get("task") or properties.get("type") or "")
-    dead = mailbox(room, "DeadLetter")(
+    dead = model_of(service, "DeadLetter")(
         origin=DeadLetter.Origin.BROKER,
-        queue=room,
+        queue=service,
         message_id=letter.id if letter else None,
         type=kind,
         subject=letter.subject if letter else "",
@@ -96,7 +96,7 @@ def _bury(room: str, message: amqp.Message) -> None:
 
 
 def _examine(
-    room: str, body: bytes, properties: dict[str, Any], *, task: object, death: dict[str, Any]
+    service: str, body: bytes, properties: dict[str, Any], *, task: object, death: dict[str, Any]
 ) -> tuple[Letter | None, str, str]:
     """The letter if it can be read, and why it died."""
     letter, unreadable = None, None
@@ -117,8 +117,8 @@ def _examine(
         return letter, "undecodable", f"Its body is not JSON: {error}"
     if not isinstance(task, str):
         return letter, "malformed", "It has no header 'task'."
-    if task not in CONSUMERS or CONSUMERS[task].room != room:
-        return letter, "unknown_type", f"Nobody in {room} handles {task!r}."
+    if task not in CONSUMERS or CONSUMERS[task].service != service:
+        return letter, "unknown_type", f"Nobody in {service} handles {task!r}."
     if len(body) > MAX_BYTES + ENVELOPE_BYTES:
         return letter, "too_large", f"It has {len(body)} bytes."
     if unreadable is not None:

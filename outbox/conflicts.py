@@ -20,7 +20,7 @@ def lost_to_another(error: BaseException) -> bool:
     return getattr(error.__cause__, "sqlstate", None) in LOST_TO_ANOTHER
 
 
-def again_after_conflict(work: Callable[P, R]) -> Callable[P, R]:
+def retry_on_conflict(work: Callable[P, R]) -> Callable[P, R]:
     """Does the whole of this work again, some times, when the database ended it in favour of another transaction."""
 
     @functools.wraps(work)

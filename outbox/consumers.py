@@ -1,5 +1,5 @@
 """
-How a room hears: `@consumes(messages.Charge)` makes a Celery task on the room's queue.
+How a service hears: `@consumes(messages.Charge)` makes a Celery task on the service's queue.
 
 Inbox row, effects and replies commit together. A copy does nothing. A failure waits in the outbox and comes again;
 after the last attempt the letter is dead, with its whole story.
@@ -27,7 +27,7 @@ from django.utils import timezone
 
 from . import context, metrics, tracing
 from .attempts import ATTEMPTS, backoff, last_attempt, replays
-from .conflicts import again_after_conflict
+from .conflicts import retry_on_conflict
 from .dead_letter_models import fingerprint
 from .message import ENVELOPE_BYTES, MAX_BYTES, REGISTRY, Letter, Message, Unreadable, write
 from .models import DeadLetter, IncomingMessage, OutgoingMessage
@@ -50,26 +50,26 @@ class Undeliverable(Exception):
 class Consumer:
     """Who handles a message: one handler a message type."""
 
-    room: str
+    service: str
     message: type[Message]
     handle: Callable[..., None]
     first: Callable[[Any], Any] | None
 
     @property
     def incoming(self) -> type[IncomingMessage]:
-        return mailbox(self.room, "Incoming")
+        return model_of(self.service, "Incoming")
 
     @property
     def outgoing(self) -> type[OutgoingMessage]:
-        return mailbox(self.room, "Outgoing")
+        return model_of(self.service, "Outgoing")
 
 
 CONSUMERS: dict[str, Consumer] = {}
 
 
-def mailbox(room: str, name: str) -> Any:
-    """A room's own `Outgoing`, `Incoming` or `DeadLetter`."""
-    return apps.get_model(room, name)
+def model_of(service: str, name: str) -> Any:
+    """A service's own `Outgoing`, `Incoming` or `DeadLetter`."""
+    return apps.get_model(service, name)
 
 
 def consumes(
@@ -83,73 +83,73 @@ def consumes(
     """
 
     def register(handle: Callable[..., None]) -> Callable[..., None]:
-        room = handle.__module__.split(".")[0]
-        if message.to != room:
-            raise TypeError(f"{message.name} is addressed to {message.to}, not to {room}.")
+        service = handle.__module__.split(".")[0]
+        if message.to != service:
+            raise TypeError(f"{message.name} is addressed to {message.to}, not to {service}.")
         if message.name in CONSUMERS:
             raise TypeError(f"{message.name} has a handler already.")
-        CONSUMERS[message.name] = Consumer(room, message, handle, first)
+        CONSUMERS[message.name] = Consumer(service, message, handle, first)
 
         @shared_task(name=message.name, bind=True)
         @functools.wraps(handle)
         def task(self: Any, envelope: object) -> None:
-            receive(room, envelope, headers=_headers(self.request), worker=self.request.hostname or "")
+            receive(service, envelope, headers=_headers(self.request), worker=self.request.hostname or "")
 
         return handle
 
     return register
 
 
-def receive(room: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
-    """Handle what came for this room, however often it comes; leaves nothing unanswered but a lost database."""
+def receive(service: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
+    """Handle what came for this service, however often it comes; leaves nothing unanswered but a lost database."""
     give_up_at = time.monotonic() + PATIENCE.total_seconds()
     pause = 0.5
     while True:
         try:
-            return _receive(room, envelope, headers=headers, worker=worker)
+            return _receive(service, envelope, headers=headers, worker=worker)
         except (OperationalError, InterfaceError) as error:
             metrics.WORKER_ERRORS.inc()
             # Note [A lost database is not the letter's fault]: sent back, the letter would use up the broker's
             # delivery limit within milliseconds; so it waits here, unacknowledged, until the database is back.
             if time.monotonic() > give_up_at:
                 raise Reject(str(error), requeue=True) from error
-            logger.warning("The database %s is not answering, waiting: %s", room, error)
-            connections[room].close()
+            logger.warning("The database %s is not answering, waiting: %s", service, error)
+            connections[service].close()
             time.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, 5)
 
 
-def _receive(room: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
+def _receive(service: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
     letter = None
     try:
         if len(write(envelope)) > MAX_BYTES + ENVELOPE_BYTES:
             raise Unreadable("too_large", "The letter is larger than a letter may be.")
         letter = Letter.open(envelope)
         consumer, message = CONSUMERS.get(letter.type), letter.read()
-        if consumer is None or consumer.room != room:
-            raise Unreadable("unknown_type", f"Nobody in {room} handles {letter.type}.")
+        if consumer is None or consumer.service != service:
+            raise Unreadable("unknown_type", f"Nobody in {service} handles {letter.type}.")
         if timezone.now() - letter.sent_at > settings.DEDUPE_HORIZON:
             # Its inbox key may have been purged, so nobody can tell whether it had its effect: a person decides.
             raise Unreadable("past_dedupe_horizon", "The letter is older than the inbox remembers.")
         began = time.monotonic()
         fresh = deliver(consumer, letter, message)
-        _handled(room, letter, fresh=fresh, seconds=time.monotonic() - began)
+        _handled(service, letter, fresh=fresh, seconds=time.monotonic() - began)
     except (Unreadable, Undeliverable) as refusal:
         with context.acting(context_of(letter)) if letter else contextlib.nullcontext():
-            _bury(room, envelope, letter, refusal, reason=refusal.code, headers=headers, worker=worker)
+            _bury(service, envelope, letter, refusal, reason=refusal.code, headers=headers, worker=worker)
     except Exception as error:
         if _lost_connection(error):
             raise
         if letter is None:
             raise
         with context.acting(context_of(letter)):
-            _come_again(room, envelope, letter, error, headers=headers, worker=worker)
+            _come_again(service, envelope, letter, error, headers=headers, worker=worker)
 
 
-def _handled(room: str, letter: Letter, *, fresh: bool, seconds: float) -> None:
+def _handled(service: str, letter: Letter, *, fresh: bool, seconds: float) -> None:
     metrics.CONSUMER_SECONDS.labels(letter.type).observe(seconds)
     if not fresh:
-        metrics.INBOX_DUPLICATES.labels(room).inc()
+        metrics.INBOX_DUPLICATES.labels(service).inc()
     with context.acting(context_of(letter)):
         logger.info(
             "%s %s", letter.type, "handled" if fresh else "was handled before", extra={"seconds": round(seconds, 4)}
@@ -161,7 +161,9 @@ def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
     received_at = timezone.now()
     with (
         context.acting(context_of(letter)),
-        tracing.span(letter.type, kind="consumer", messaging__destination__name=consumer.room, attempt=letter.attempt),
+        tracing.span(
+            letter.type, kind="consumer", messaging__destination__name=consumer.service, attempt=letter.attempt
+        ),
     ):
         answer: tuple[Any, ...] = ()
         if consumer.first is not None:
@@ -171,9 +173,9 @@ def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
         return _have_effect(consumer, letter, message, *answer, received_at=received_at)
 
 
-@again_after_conflict
+@retry_on_conflict
 def _have_effect(consumer: Consumer, letter: Letter, message: Message, *answer: Any, received_at: datetime) -> bool:
-    with transaction.atomic(using=consumer.room):
+    with transaction.atomic(using=consumer.service):
         if not consumer.incoming.first_time(letter, received_at=received_at):
             return False
         consumer.handle(message, *answer)
@@ -191,20 +193,20 @@ def context_of(letter: Letter) -> context.Context:
 
 
 def _come_again(
-    room: str, envelope: object, letter: Letter, error: Exception, *, headers: dict[str, Any], worker: str
+    service: str, envelope: object, letter: Letter, error: Exception, *, headers: dict[str, Any], worker: str
 ) -> None:
     metrics.WORKER_ERRORS.inc()
     if letter.attempt >= last_attempt(letter.attempt):
-        _bury(room, envelope, letter, error, reason="failed", headers=headers, worker=worker)
+        _bury(service, envelope, letter, error, reason="failed", headers=headers, worker=worker)
         return
     logger.warning("%s %s failed, trying again: %s", letter.type, letter.id, error, exc_info=True)
     due_at = timezone.now() + backoff(letter.attempt % ATTEMPTS, spread=random.random())
-    with transaction.atomic(using=room):
-        mailbox(room, "Outgoing").post_again(letter, attempt=letter.attempt + 1, due_at=due_at)
+    with transaction.atomic(using=service):
+        model_of(service, "Outgoing").post_again(letter, attempt=letter.attempt + 1, due_at=due_at)
 
 
 def _bury(
-    room: str,
+    service: str,
     envelope: object,
     letter: Letter | None,
     error: Exception,
@@ -214,10 +216,10 @@ def _bury(
     worker: str,
 ) -> None:
     kind = letter.type if letter else str(headers.get("task", ""))
-    with transaction.atomic(using=room):
-        mailbox(room, "DeadLetter")(
+    with transaction.atomic(using=service):
+        model_of(service, "DeadLetter")(
             origin=DeadLetter.Origin.CONSUMER,
-            queue=room,
+            queue=service,
             message_id=letter.id if letter else None,
             type=kind,
             subject=letter.subject if letter else "",
@@ -258,5 +260,5 @@ def _headers(request: Any) -> dict[str, Any]:
 
 
 def unheard() -> list[str]:
-    """Commands and events that are addressed to a room in which nobody handles them."""
-    return sorted(name for name, kind in REGISTRY.items() if kind.to in settings.ROOMS and name not in CONSUMERS)
+    """Commands and events that are addressed to a service in which nobody handles them."""
+    return sorted(name for name, kind in REGISTRY.items() if kind.to in settings.SERVICES and name not in CONSUMERS)

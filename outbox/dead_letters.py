@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _g
 from common.errors import Refusal
 
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
-from .consumers import mailbox
+from .consumers import model_of
 from .message import MOST_ATTEMPTS, Letter, Unreadable
 from .models import DeadLetter, DeadLetterAction
 
@@ -47,7 +47,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters of a room: all that fit every filter given."""
+    """Which dead letters of a service: all that fit every filter given."""
 
     ids: Sequence[UUID] = ()
     type: str = ""
@@ -63,8 +63,8 @@ class Selection:
         """Whether it leaves out anything but what is resolved."""
         return self != Selection(status=self.status)
 
-    def of(self, room: str, *, now: datetime) -> QuerySet[DeadLetter]:
-        """Those of this room, the oldest first."""
+    def of(self, service: str, *, now: datetime) -> QuerySet[DeadLetter]:
+        """Those of this service, the oldest first."""
         fits: dict[str, Any] = {
             name: value
             for name in ("type", "reason", "fingerprint", "subject", "status")
@@ -76,15 +76,15 @@ class Selection:
             fits["died_at__lte"] = now - self.older_than
         if self.younger_than is not None:
             fits["died_at__gte"] = now - self.younger_than
-        found: QuerySet[DeadLetter] = mailbox(room, "DeadLetter").objects.filter(**fits).order_by("died_at", "pk")
+        found: QuerySet[DeadLetter] = model_of(service, "DeadLetter").objects.filter(**fits).order_by("died_at", "pk")
         return found
 
 
 @dataclass(frozen=True)
 class Group:
-    """Dead letters of one room that failed alike."""
+    """Dead letters of one service that failed alike."""
 
-    room: str
+    service: str
     fingerprint: str
     type: str
     reason: str
@@ -94,13 +94,13 @@ class Group:
     error: str  # of one of them
 
 
-def groups(rooms: Iterable[str], selection: Selection, *, now: datetime) -> list[Group]:
+def groups(services: Iterable[str], selection: Selection, *, now: datetime) -> list[Group]:
     """The dead letters by what they died of, the most frequent first."""
     return sorted(
         (
-            Group(room=room, **row)
-            for room in rooms
-            for row in selection.of(room, now=now)
+            Group(service=service, **row)
+            for service in services
+            for row in selection.of(service, now=now)
             .order_by()
             .values("fingerprint", "type", "reason")
             .annotate(letters=Count("pk"), oldest=Min("died_at"), newest=Max("died_at"), error=Max("error"))
@@ -118,15 +118,15 @@ def replay(*, letter: DeadLetter, by: str, now: datetime, canary: bool = False) 
     :raises Resolved: if that has been done before, or the letter was discarded
     :raises NotReplayable: if its body is no letter
     """
-    room = _room(letter)
-    with transaction.atomic(using=room):
+    service = _service(letter)
+    with transaction.atomic(using=service):
         dead = _lock(letter)
         inside = _inside(dead)
         attempt = last_attempt(inside.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
         if attempt + ATTEMPTS > MOST_ATTEMPTS:
             raise NotReplayable(_g("It has been replayed too often."))
-        to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else room
-        mailbox(room, "Outgoing").post_again(inside, attempt=attempt, due_at=now, to=to)
+        to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else service
+        model_of(service, "Outgoing").post_again(inside, attempt=attempt, due_at=now, to=to)
         _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail={"attempt": attempt, "canary": canary})
     letter.refresh_from_db()
 
@@ -137,29 +137,29 @@ def discard(*, letter: DeadLetter, by: str, now: datetime, why: str = "") -> Non
 
     :raises Resolved: if it has been replayed or discarded before
     """
-    with transaction.atomic(using=_room(letter)):
+    with transaction.atomic(using=_service(letter)):
         _resolve(_lock(letter), DeadLetter.Status.DISCARDED, by=by, now=now, detail={"why": why} if why else {})
     letter.refresh_from_db()
 
 
 def outcome(letter: DeadLetter) -> Outcome:
     """What has become of a letter since it was replayed."""
-    room = _room(letter)
+    service = _service(letter)
     if died_again(letter) is not None:
         return Outcome.DIED
-    if letter.origin == DeadLetter.Origin.RELAY and letter.queue != room:
-        unsent = mailbox(room, "Outgoing").objects.filter(
+    if letter.origin == DeadLetter.Origin.RELAY and letter.queue != service:
+        unsent = model_of(service, "Outgoing").objects.filter(
             subject=letter.subject, message_id=letter.message_id, published_at=None
         )
         return Outcome.WAITING if unsent.exists() else Outcome.HANDLED
-    handled = mailbox(room, "Incoming").objects.filter(message_id=letter.message_id)
+    handled = model_of(service, "Incoming").objects.filter(message_id=letter.message_id)
     return Outcome.HANDLED if handled.exists() else Outcome.WAITING
 
 
 def died_again(letter: DeadLetter) -> DeadLetter | None:
     """The dead letter that a replayed letter has become, if it has."""
     again: DeadLetter | None = (
-        mailbox(_room(letter), "DeadLetter")
+        model_of(_service(letter), "DeadLetter")
         .objects.filter(message_id=letter.message_id, status=DeadLetter.Status.DEAD)
         .exclude(pk=letter.pk)
         .first()
@@ -185,7 +185,7 @@ def canary(*, letters: Iterable[DeadLetter], by: str, patience: timedelta) -> It
 
 def actions(letter: DeadLetter) -> QuerySet[DeadLetterAction]:
     """Who has done what to this letter, in order."""
-    return DeadLetterAction.objects.using(_room(letter)).filter(dead_letter_id=letter.pk).order_by("pk")
+    return DeadLetterAction.objects.using(_service(letter)).filter(dead_letter_id=letter.pk).order_by("pk")
 
 
 def is_replayable(letter: DeadLetter) -> bool:
@@ -204,13 +204,13 @@ def _await(letter: DeadLetter, *, patience: timedelta) -> Outcome:
     return answer
 
 
-def _room(letter: DeadLetter) -> str:
-    assert letter._state.db is not None, "a dead letter comes from a room's database"
+def _service(letter: DeadLetter) -> str:
+    assert letter._state.db is not None, "a dead letter comes from a service's database"
     return letter._state.db
 
 
 def _lock(letter: DeadLetter) -> DeadLetter:
-    dead: DeadLetter = mailbox(_room(letter), "DeadLetter").objects.select_for_update().get(pk=letter.pk)
+    dead: DeadLetter = model_of(_service(letter), "DeadLetter").objects.select_for_update().get(pk=letter.pk)
     if dead.status != DeadLetter.Status.DEAD:
         raise Resolved(_g("It is %(status)s already.") % {"status": dead.get_status_display()})
     return dead
@@ -228,7 +228,7 @@ def _inside(dead: DeadLetter) -> Letter:
 def _resolve(dead: DeadLetter, status: DeadLetter.Status, *, by: str, now: datetime, detail: dict[str, Any]) -> None:
     dead.status, dead.resolved_at = status, now
     dead.save(update_fields=["status", "resolved_at"])
-    DeadLetterAction.objects.using(_room(dead)).create(
+    DeadLetterAction.objects.using(_service(dead)).create(
         dead_letter_id=dead.pk,
         verb="replay" if status == DeadLetter.Status.REPLAYED else "discard",
         by=by,

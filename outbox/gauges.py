@@ -38,14 +38,14 @@ class Reading:
 
 
 PENDING = """
-SELECT %(database)s AS room, count(*) AS outbox_room_pending,
+SELECT %(database)s AS service, count(*) AS outbox_room_pending,
        coalesce(extract(epoch FROM statement_timestamp() - min(due_at)), 0) AS outbox_oldest_seconds
 FROM (SELECT due_at FROM outbox_outgoingmessage
       WHERE published_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
 """
 
 DEAD = """
-SELECT %(database)s AS room, type, reason, fingerprint, count(*) AS dead_letters
+SELECT %(database)s AS service, type, reason, fingerprint, count(*) AS dead_letters
 FROM (SELECT type, reason, fingerprint FROM outbox_deadletter
       WHERE status = 'dead' ORDER BY died_at DESC LIMIT %(most)s) dead
 GROUP BY type, reason, fingerprint ORDER BY count(*) DESC, fingerprint LIMIT 20
@@ -58,19 +58,19 @@ FROM pg_stat_activity WHERE datname = current_database()
 """
 
 
-def mailbox(room: str) -> Iterator[Reading]:
-    """What every room's mailbox shows."""
+def model_of(service: str) -> Iterator[Reading]:
+    """What every service's mailbox shows."""
     yield Reading(
-        room,
+        service,
         PENDING,
         {
-            "outbox_room_pending": "Letters of a room that are due and not sent.",
+            "outbox_room_pending": "Letters of a service that are due and not sent.",
             "outbox_oldest_seconds": "How long the oldest of them has been due.",
         },
     )
-    yield Reading(room, DEAD, {"dead_letters": "Dead letters nobody has dealt with, of the 20 commonest failures."})
+    yield Reading(service, DEAD, {"dead_letters": "Dead letters nobody has dealt with, of the 20 commonest failures."})
     yield Reading(
-        room,
+        service,
         CONNECTIONS,
         {
             "database_connections": "Connections to a database.",

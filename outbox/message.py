@@ -2,8 +2,8 @@
 The base of every message, and the letter it travels in.
 
 A message is a frozen dataclass; its name is its address. `payments.charge` asks (a command), `payment.succeeded`
-tells (an event); `to` is the room that acts on it, or `events` for facts told to the outside world. It waits in the
-room's queue unless it names another: work that would keep the room's other letters waiting has a `queue` of its own.
+tells (an event); `to` is the service that acts on it, or `events` for facts told to the outside world. It waits in the
+service's queue unless it names another: work that would keep the service's other letters waiting has a `queue` of its own.
 """
 
 import functools
@@ -119,7 +119,7 @@ def _read_object(kind: Any, value: object, *, where: str) -> Any:
     return kind(**{name: _read(hints[name], item, where=f"{where}.{name}") for name, item in value.items()})
 
 
-# What the mailbox has room for.
+# What the mailbox has space for.
 LONGEST = {"type": 100, "subject": 64, "correlationid": 64, "causationid": 64, "traceparent": 55}
 MOST_ATTEMPTS = 32_767
 

@@ -60,9 +60,11 @@ EVENTS_MOVED_TO_DLQ = counter("events_moved_to_dlq_total", "Events that were giv
 WORKER_ERRORS = counter("worker_errors_total", "Letters that a worker failed to handle, and its losses of a database.")
 
 RELAY_BATCH = histogram(
-    "relay_batch_letters", "Letters sent in one batch.", "room", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+    "relay_batch_letters", "Letters sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
 )
-RELAY_LAG = histogram("relay_lag_seconds", "How long a batch's oldest letter was due when the batch was sent.", "room")
-INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of letters handled before, which did nothing.", "room")
+RELAY_LAG = histogram(
+    "relay_lag_seconds", "How long a batch's oldest letter was due when the batch was sent.", "service"
+)
+INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of letters handled before, which did nothing.", "service")
 CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a letter.", "type")
 LAST_TICK = gauge("clock_last_tick_seconds", "When the clock was last heard, in Unix time.", over_processes="max")

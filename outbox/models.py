@@ -1,7 +1,7 @@
 """
-The mailbox of a room: what it sends, what it has seen, and what could not be delivered.
+The mailbox of a service: what it sends, what it has seen, and what could not be delivered.
 
-The tables live in every room's database. A room reaches its own through proxies that it declares
+The tables live in every service's database. A service reaches its own through proxies that it declares
 (`payments.models.Outgoing`), so that no call site can forget the database.
 """
 
@@ -24,7 +24,7 @@ CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
 
 class PostedOutsideTransaction(RuntimeError):
-    """A message was posted outside `atomic(using=<the room's database>)`: it could be sent though its data is not."""
+    """A message was posted outside `atomic(using=<the service's database>)`: it could be sent though its data is not."""
 
 
 class TooLarge(ValueError):
@@ -70,7 +70,7 @@ class OutgoingMessage(models.Model):
     def database(cls) -> str:
         using = router.db_for_write(cls)
         if using not in connections or cls._meta.app_label == "outbox":
-            raise LookupError(f"{cls.__name__} is no room's mailbox.")
+            raise LookupError(f"{cls.__name__} is no service's mailbox.")
         return using
 
     @classmethod
@@ -78,7 +78,7 @@ class OutgoingMessage(models.Model):
         """
         Send these messages when, and only when, the transaction around this call commits; not before `due_at`.
 
-        :raises PostedOutsideTransaction: if there is no transaction in this room's database
+        :raises PostedOutsideTransaction: if there is no transaction in this service's database
         """
         rows = cls.drafts(*messages, due_at=due_at)
         cls.send(rows)
@@ -109,7 +109,7 @@ class OutgoingMessage(models.Model):
 
     @classmethod
     def post_again(cls, letter: Letter, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
-        """Send this letter once more, as the same message: to this room itself unless said otherwise."""
+        """Send this letter once more, as the same message: to this service itself unless said otherwise."""
         row = cls(
             message_id=letter.id,
             type=letter.type,
@@ -132,7 +132,7 @@ class OutgoingMessage(models.Model):
         """
         Send what these rows say, after what is run `beside` it in the same round trip; the rows that each touched.
 
-        :raises PostedOutsideTransaction: if there is no transaction in this room's database
+        :raises PostedOutsideTransaction: if there is no transaction in this service's database
         """
         using = cls.database()
         connection = connections[using]
@@ -229,10 +229,10 @@ class IncomingMessage(models.Model):
             return cursor.rowcount == 1
 
     @classmethod
-    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any] | None:
+    def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any] | None:
         """
-        What of this room is under way with this subject; its keys are kept as long as there is such a thing.
+        What of this service is under way with this subject; its keys are kept as long as there is such a thing.
 
-        A room's own proxy says what that is.
+        A service's own proxy says what that is.
         """
         return None

@@ -29,7 +29,7 @@ SAID = ("type", "to", "subject", "data", "due_at")
 
 
 class NoPreview(Refusal):
-    """This letter can't be run: it can't be read, or its handler isn't in this room."""
+    """This letter can't be run: it can't be read, or its handler isn't in this service."""
 
     code = "no_preview"
 
@@ -65,7 +65,7 @@ class _Undo(Exception):
 
 def preview(dead: DeadLetter) -> Preview:
     """
-    Run the handler on this letter in a transaction of the room's database that is rolled back.
+    Run the handler on this letter in a transaction of the service's database that is rolled back.
 
     A foreign service that the handler asks first is not asked: the handler goes on without its answer.
 
@@ -75,30 +75,30 @@ def preview(dead: DeadLetter) -> Preview:
     shown = Preview()
     if consumer.first is not None:
         shown.notes.append(_g("The foreign service is not asked; this is what happens without its answer."))
-    with transaction.atomic(using=consumer.room), connections[consumer.room].cursor() as cursor:
+    with transaction.atomic(using=consumer.service), connections[consumer.service].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [STATEMENT_TIMEOUT])
         cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         (since,) = cursor.fetchone()
         written: list[_Written] = []
-        with contextlib.suppress(_Undo), transaction.atomic(using=consumer.room):
+        with contextlib.suppress(_Undo), transaction.atomic(using=consumer.service):
             counted = _tables(cursor)
             _run(consumer, letter, message, shown)
             written += _written(cursor, since=since, counted=counted)
             raise _Undo
         for table in written:
             _tell(table, shown, cursor, since=since)
-        transaction.set_rollback(True, using=consumer.room)
+        transaction.set_rollback(True, using=consumer.service)
     shown.same_failure = bool(shown.error) and shown.fingerprint == dead.fingerprint
     return shown
 
 
 def _handler_of(dead: DeadLetter) -> tuple[Consumer, Letter, Message]:
-    room = dead._state.db
+    service = dead._state.db
     try:
         letter = dead.letter()
         consumer = CONSUMERS.get(letter.type)
-        if consumer is None or consumer.room != room or dead.origin == DeadLetter.Origin.RELAY:
-            raise NoPreview(_g("%(type)s has no handler in %(room)s.") % {"type": letter.type, "room": room})
+        if consumer is None or consumer.service != service or dead.origin == DeadLetter.Origin.RELAY:
+            raise NoPreview(_g("%(type)s has no handler in %(service)s.") % {"type": letter.type, "service": service})
         return consumer, letter, letter.read()
     except Unreadable as refusal:
         raise NoPreview(_g("It can't be read: %(why)s") % {"why": refusal}) from refusal
@@ -106,14 +106,14 @@ def _handler_of(dead: DeadLetter) -> tuple[Consumer, Letter, Message]:
 
 def _run(consumer: Consumer, letter: Letter, message: Message, shown: Preview) -> None:
     try:
-        with transaction.atomic(using=consumer.room), context.acting(context_of(letter)):
+        with transaction.atomic(using=consumer.service), context.acting(context_of(letter)):
             if not consumer.incoming.first_time(letter, received_at=timezone.now()):
                 shown.notes.append(_g("It has had its effect before: a replay does nothing."))
             elif consumer.first is None:
                 consumer.handle(message)
             else:
                 consumer.handle(message, None)
-            connections[consumer.room].check_constraints()
+            connections[consumer.service].check_constraints()
     except Exception as error:
         shown.error = f"{type(error).__name__}: {error}"
         shown.traceback = "".join(traceback.format_exception(error))

@@ -23,7 +23,7 @@ from django.utils.module_loading import import_string
 from . import heartbeat, metrics, tracing
 from .attempts import LAST_ATTEMPT, backoff, replays
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
-from .consumers import mailbox
+from .consumers import model_of
 from .dead_letter_models import fingerprint
 from .models import CHANNEL, DeadLetter, OutgoingMessage
 from .store import Rows, Statement
@@ -44,9 +44,9 @@ OVERDUE = timedelta(seconds=1)  # what a running relay would have sent by now
 
 @dataclass
 class Relay:
-    """Sends what one room has posted."""
+    """Sends what one service has posted."""
 
-    room: str
+    service: str
     publisher: Publisher = field(default_factory=Publisher)
 
     def drain(self, *, overdue: timedelta = timedelta(0)) -> datetime | None:
@@ -59,13 +59,13 @@ class Relay:
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
         """Claim, publish and stamp one batch; how many letters were claimed."""
-        outgoing, stored = mailbox(self.room, "Outgoing"), Rows(self.room)
-        with transaction.atomic(using=self.room):
+        outgoing, stored = model_of(self.service, "Outgoing"), Rows(self.service)
+        with transaction.atomic(using=self.service):
             rows: Sequence[OutgoingMessage] = stored.select(outgoing, DUE, now - overdue)
             if not rows:
                 return 0
             lag = now - rows[0].due_at
-            with tracing.span(f"relay {self.room}", kind="producer", links=(row.traceparent for row in rows)):
+            with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
                 outcome = self.publisher.publish([(row.letter(), row.to) for row in rows])
             if outcome.confirmed:
                 sent = [rows[index].pk for index in outcome.confirmed]
@@ -84,8 +84,8 @@ class Relay:
         return len(rows)
 
     def _count(self, size: int, outcome: Outcome, *, lag: timedelta) -> None:
-        metrics.RELAY_BATCH.labels(self.room).observe(size)
-        metrics.RELAY_LAG.labels(self.room).observe(lag.total_seconds())
+        metrics.RELAY_BATCH.labels(self.service).observe(size)
+        metrics.RELAY_LAG.labels(self.service).observe(lag.total_seconds())
         metrics.EVENTS_PUBLISHED.inc(len(outcome.confirmed))
         metrics.EVENTS_FAILED.inc(size - len(outcome.confirmed))
 
@@ -108,7 +108,7 @@ class Relay:
 
     def _bury(self, row: OutgoingMessage, *, why: str) -> None:
         letter = row.letter()
-        mailbox(self.room, "DeadLetter")(
+        model_of(self.service, "DeadLetter")(
             origin=DeadLetter.Origin.RELAY,
             queue=row.to,
             message_id=row.message_id,
@@ -134,7 +134,7 @@ class Relay:
             logger.warning("The broker can't be reached: %s", error)
 
     def next_due(self) -> datetime | None:
-        waiting: OutgoingMessage | None = Rows(self.room).first(mailbox(self.room, "Outgoing"), NEXT)
+        waiting: OutgoingMessage | None = Rows(self.service).first(model_of(self.service, "Outgoing"), NEXT)
         return waiting.due_at if waiting else None
 
     def run(self, stop: threading.Event) -> None:
@@ -146,7 +146,7 @@ class Relay:
         # When the next letter is due is asked only once it is quiet.
         """
         failures, rung, rested_at = 0, False, 0.0
-        with _Bell(self.room) as bell:
+        with _Bell(self.service) as bell:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
@@ -168,11 +168,11 @@ class Relay:
                 except (*LOST, OperationalError, InterfaceError) as error:
                     pause = backoff(failures, spread=random.random()).total_seconds()
                     failures = min(failures + 1, LONGEST_PAUSE)
-                    logger.warning("%s: trying again in %.1f s: %s", self.room, pause, error)
-                    connections[self.room].close()
+                    logger.warning("%s: trying again in %.1f s: %s", self.service, pause, error)
+                    connections[self.service].close()
                     stop.wait(pause)
         self.publisher.close()
-        connections[self.room].close()
+        connections[self.service].close()
 
 
 class _Bell:
@@ -180,8 +180,8 @@ class _Bell:
     Hears the NOTIFY of a database. Deaf (behind PgBouncer, say) it only waits: the poll is the truth.
     """
 
-    def __init__(self, room: str) -> None:
-        self.room = room
+    def __init__(self, service: str) -> None:
+        self.service = service
         self._connection: psycopg.Connection[Any] | None = None
 
     def __enter__(self) -> "_Bell":
@@ -207,7 +207,7 @@ class _Bell:
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(connections[self.room].get_connection_params())
+        parameters = dict(connections[self.service].get_connection_params())
         for ours in ("cursor_factory", "context", "prepare_threshold"):
             parameters.pop(ours, None)
         connection = psycopg.connect(**parameters, autocommit=True)

@@ -1,4 +1,4 @@
-"""What the clock asks of every room: see the beat schedule in orders_project/celery.py."""
+"""What the clock asks of every service: see the beat schedule in orders_project/celery.py."""
 
 import logging
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 from . import metrics, retention
 from .broker import LOST
 from .collector import collect as take_dead_letters
-from .consumers import mailbox
+from .consumers import model_of
 from .relay import OVERDUE, Relay
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _relays: dict[str, Relay] = {}
 
 
 @shared_task(name="outbox.tick")
-def tick(room: str) -> None:
+def tick(service: str) -> None:
     """
     Send what lies there though a running relay would have sent it.
 
@@ -28,31 +28,31 @@ def tick(room: str) -> None:
     """
     metrics.LAST_TICK.set_to_current_time()
     try:
-        _relays.setdefault(room, Relay(room)).drain(overdue=OVERDUE)
+        _relays.setdefault(service, Relay(service)).drain(overdue=OVERDUE)
     except LOST as error:
-        logger.warning("%s: the broker can't be reached: %s", room, error)
+        logger.warning("%s: the broker can't be reached: %s", service, error)
 
 
 @shared_task(name="outbox.collect")
-def collect(room: str) -> None:
-    """Take what the broker has dead-lettered into the room's table."""
-    taken = take_dead_letters(room)
+def collect(service: str) -> None:
+    """Take what the broker has dead-lettered into the service's table."""
+    taken = take_dead_letters(service)
     if taken:
-        logger.info("%s: took %d dead letters", room, taken)
+        logger.info("%s: took %d dead letters", service, taken)
 
 
 @shared_task(name="outbox.purge")
-def purge(room: str) -> None:
-    """Forget what the room need not remember any longer."""
-    purged = retention.purge(room, now=timezone.now())
+def purge(service: str) -> None:
+    """Forget what the service need not remember any longer."""
+    purged = retention.purge(service, now=timezone.now())
     if any(purged.values()):
-        logger.info("%s: purged %s", room, ", ".join(f"{number} {kind}" for kind, number in purged.items()))
+        logger.info("%s: purged %s", service, ", ".join(f"{number} {kind}" for kind, number in purged.items()))
 
 
 @shared_task(name="outbox.forget_answers")
-def forget_answers(room: str) -> None:
+def forget_answers(service: str) -> None:
     """Delete the answers kept for idempotency keys that nobody will send again."""
-    answers = mailbox(room, "IdempotencyKey")
+    answers = model_of(service, "IdempotencyKey")
     before = timezone.now() - settings.IDEMPOTENCY_RETENTION
     for _ in range(BATCHES):
         if answers.forget(before=before, most=AT_ONCE) < AT_ONCE:

@@ -12,17 +12,29 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, AmountField, Answers, Deed, Reasoned, Sure, Verb, Window, panels, register_mailbox, sieve
+from common.admin import (
+    Action,
+    ActionCall,
+    Age,
+    AmountField,
+    ConfirmationForm,
+    IdempotencyKeyAdmin,
+    ReadOnlyAdmin,
+    ReasonForm,
+    panels,
+    register_outbox_admin,
+    scan_filter,
+)
 from common.admin import display as show
 
 from . import ledger, services
 from .gateways import GATEWAYS
 from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
 
-register_mailbox(Outgoing, Incoming, DeadLetter)
+register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
-class Deposit(Reasoned):
+class Deposit(ReasonForm):
     """How much, and why."""
 
     amount = AmountField(label=_("Amount"))
@@ -38,7 +50,7 @@ class Correction(Deposit):
     amount = AmountField(label=_("Amount"), least=None, help_text=_("Negative to take money off the account."))
 
 
-def _for_a_customer(form: Sure, amount: int) -> int:
+def _for_a_customer(form: ConfirmationForm, amount: int) -> int:
     if form.row.currency != settings.CURRENCY:
         raise ValidationError(_("This account is in %(currency)s."), params={"currency": form.row.currency})
     return amount
@@ -48,53 +60,53 @@ def _is_customers(account: Account) -> bool:
     return account.kind == Account.Kind.CUSTOMER
 
 
-def _deposit(deed: Deed) -> str:
+def _deposit(call: ActionCall) -> str:
     entry = services.deposit(
-        user_id=deed.row.user_id, amount=deed.said["amount"], reason=deed.said["reason"], actor=deed.actor,
-        now=deed.now, request_id=deed.number,
+        user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
+        now=call.now, request_id=call.request_id,
     )  # fmt: skip
     return _g("Deposited %(amount)s.") % {"amount": show.money_text(entry.amount, entry.currency)}
 
 
-def _correct(deed: Deed) -> str:
+def _correct(call: ActionCall) -> str:
     services.correct(
-        user_id=deed.row.user_id, amount=deed.said["amount"], reason=deed.said["reason"], actor=deed.actor,
-        now=deed.now, request_id=deed.number,
+        user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
+        now=call.now, request_id=call.request_id,
     )  # fmt: skip
     return _g("The balance is corrected by %(amount)s.") % {
-        "amount": show.money_text(deed.said["amount"], deed.row.currency)
+        "amount": show.money_text(call.values["amount"], call.row.currency)
     }
 
 
 @admin.register(Account)
-class Accounts(Window):
+class Accounts(ReadOnlyAdmin):
     """Accounts of customers, and the system's own."""
 
     list_display = ("user_id", "kind", show.amount("balance", _("balance")), "created_at")
     list_filter = ("kind",)
-    found_by = ("user_id", "id")
+    search_by = ("user_id", "id")
     order = ("-id",)
     empty = _("No accounts yet. POST /accounts?user_id=… opens one.")
     fields = ("user_id", "kind", "principal", show.amount("balance", _("balance")), "created_at")
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="deposit",
             label=_("Deposit"),
-            explains=_("Puts money on this account by a new entry in the ledger. Sent twice, it happens once."),
+            explanation=_("Puts money on this account by a new entry in the ledger. Sent twice, it happens once."),
             permission="orders_project.deposit",
             form=Deposit,
-            does=_deposit,
-            possible=_is_customers,
+            perform=_deposit,
+            is_possible=_is_customers,
         ),
-        Verb(
+        Action(
             name="correct",
             label=_("Correct the balance"),
-            explains=_("Sets the balance right by a new entry, up or down. No entry is ever changed or deleted."),
+            explanation=_("Sets the balance right by a new entry, up or down. No entry is ever changed or deleted."),
             permission="orders_project.correct_account",
             form=Correction,
-            does=_correct,
-            possible=_is_customers,
-            grave=True,
+            perform=_correct,
+            is_possible=_is_customers,
+            destructive=True,
         ),
     )
 
@@ -104,7 +116,7 @@ class Accounts(Window):
             return reduce(operator.or_, (Q(user_id=term, kind=kind) for kind in Account.Kind.values))
         return super().way(name, term)
 
-    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         entries = Entry.objects.select_related("source", "target").order_by("-id")
         return [
             panels.newest(
@@ -143,7 +155,7 @@ class Direction(admin.SimpleListFilter):
 
 
 @admin.register(Entry)
-class Entries(Window):
+class Entries(ReadOnlyAdmin):
     """The ledger."""
 
     list_display = (
@@ -151,7 +163,7 @@ class Entries(Window):
     )  # fmt: skip
     list_filter = (Age, Direction, "kind")
     list_select_related = ("source", "target")
-    found_by = ("id", "order_id", "source_id", "target_id")
+    search_by = ("id", "order_id", "source_id", "target_id")
     order = ("-id",)
     empty = _("No money has moved yet. A deposit on an account is the first entry.")
     fields = (
@@ -161,7 +173,7 @@ class Entries(Window):
 
 
 @admin.register(Payment)
-class Payments(Window):
+class Payments(ReadOnlyAdmin):
     """The money side of orders."""
 
     list_display = (
@@ -170,10 +182,10 @@ class Payments(Window):
     )  # fmt: skip
     list_filter = (
         "status",
-        sieve("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
-        sieve("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
+        scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
+        scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
-    found_by = ("order_id", "gateway_payment_id")
+    search_by = ("order_id", "gateway_payment_id")
     order = ("-order_id",)
     empty = _("No payments yet. Every order that asks for money has one.")
     fields = (
@@ -183,7 +195,7 @@ class Payments(Window):
 
 
 @admin.register(IdempotencyKey)
-class IdempotencyKeys(Answers):
+class IdempotencyKeys(IdempotencyKeyAdmin):
     """What was answered under an Idempotency-Key."""
 
     empty = _("No request that moves money has carried an Idempotency-Key yet.")

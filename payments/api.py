@@ -19,7 +19,7 @@ from common import principal as caller
 from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
 from common.pagination import Pages
-from outbox.conflicts import again_after_conflict
+from outbox.conflicts import retry_on_conflict
 
 from . import services
 from .models import Account, Entry, IdempotencyKey
@@ -151,7 +151,7 @@ class Deposits(OneAccount):
     @extend_schema(
         operation_id="deposit", parameters=[PARAMETER], request={"application/json": Deposit}, responses=AccountShown
     )
-    @again_after_conflict
+    @retry_on_conflict
     def post(self, request: Request, user_id: str) -> HttpResponse:
         """Put money on an account."""
         return answer_once(

@@ -34,7 +34,7 @@ class Incoming(IncomingMessage):
         verbose_name_plural = _("incoming messages")
 
     @classmethod
-    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+    def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
         """Payments whose gateway has not given its last answer."""
         unfinished = [
             Payment.Status.REQUESTED,

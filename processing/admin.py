@@ -10,17 +10,28 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, AmountField, Deed, Glimpse, Reasoned, Sure, Verb, Window, panels, register_mailbox
+from common.admin import (
+    Action,
+    ActionCall,
+    Age,
+    AmountField,
+    ConfirmationForm,
+    ReadOnlyAdmin,
+    ReadOnlyInline,
+    ReasonForm,
+    panels,
+    register_outbox_admin,
+)
 from common.admin import display as show
 from common.fields import LARGEST_WHOLE
 
 from . import services
 from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
 
-register_mailbox(Outgoing, Incoming, DeadLetter)
+register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
-class NewProduct(Sure):
+class NewProduct(ConfirmationForm):
     """What a product is made of."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
@@ -29,7 +40,7 @@ class NewProduct(Sure):
     stock = forms.IntegerField(label=_("First stock"), min_value=0, max_value=LARGEST_WHOLE, initial=0)
 
 
-class EditProduct(Sure):
+class EditProduct(ConfirmationForm):
     """What may be changed of a product; its stock is not among it."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
@@ -43,14 +54,14 @@ class EditProduct(Sure):
         )
 
 
-class Receipt(Reasoned):
+class Receipt(ReasonForm):
     """How much came in, and from where."""
 
     quantity = forms.IntegerField(label=_("Quantity"), min_value=1, max_value=LARGEST_WHOLE)
     field_order = ("quantity", "reason")
 
 
-class Correction(Reasoned):
+class Correction(ReasonForm):
     """By how much the count was wrong, and why."""
 
     quantity = forms.IntegerField(
@@ -66,25 +77,25 @@ class Correction(Reasoned):
         return quantity
 
 
-def _make(deed: Deed) -> str:
-    said = deed.said
+def _make(call: ActionCall) -> str:
+    said = call.values
     product = services.make_product(
-        name=said["name"], price=said["price"], stock=said["stock"], sku=said["sku"] or None, actor=deed.actor,
-        now=deed.now,
+        name=said["name"], price=said["price"], stock=said["stock"], sku=said["sku"] or None, actor=call.actor,
+        now=call.now,
     )  # fmt: skip
     return _g("%(product)s is in the catalogue.") % {"product": product}
 
 
-def _edit(deed: Deed) -> None:
-    services.change_product(product_id=deed.row.pk, actor=deed.actor, now=deed.now, **deed.said)
+def _edit(call: ActionCall) -> None:
+    services.change_product(product_id=call.row.pk, actor=call.actor, now=call.now, **call.values)
 
 
-def _receive(deed: Deed) -> None:
-    services.receive_stock(product_id=deed.row.pk, actor=deed.actor, now=deed.now, **deed.said)
+def _receive(call: ActionCall) -> None:
+    services.receive_stock(product_id=call.row.pk, actor=call.actor, now=call.now, **call.values)
 
 
-def _correct(deed: Deed) -> None:
-    services.receive_stock(product_id=deed.row.pk, actor=deed.actor, now=deed.now, correction=True, **deed.said)
+def _correct(call: ActionCall) -> None:
+    services.receive_stock(product_id=call.row.pk, actor=call.actor, now=call.now, correction=True, **call.values)
 
 
 class LowStock(admin.SimpleListFilter):
@@ -107,55 +118,55 @@ class LowStock(admin.SimpleListFilter):
 
 
 @admin.register(Product)
-class Products(Window):
+class Products(ReadOnlyAdmin):
     """What is sold."""
 
     list_display = ("sku", "name", show.amount("price", _("price")), "available", "held", "sold", "is_active")
     list_filter = (LowStock, "is_active")
-    found_by = ("sku", "product_id")
+    search_by = ("sku", "product_id")
     order = ("-product_id",)
     empty = _("The catalogue is empty. Add the first product.")
     fields = (
         "product_id", "sku", "name", show.amount("price", _("price")), "is_active", "available", "held", "sold",
         "received", "created_at", "updated_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="add",
             label=_("Add a product"),
-            explains=_("Puts a product into the catalogue, where it can be ordered at once."),
+            explanation=_("Puts a product into the catalogue, where it can be ordered at once."),
             permission="orders_project.edit_product",
             form=NewProduct,
-            does=_make,
+            perform=_make,
             of_list=True,
         ),
-        Verb(
+        Action(
             name="receive",
             label=_("Receive stock"),
-            explains=_("Takes stock in, by a movement that says from where."),
+            explanation=_("Takes stock in, by a movement that says from where."),
             permission="orders_project.move_stock",
             form=Receipt,
-            does=_receive,
+            perform=_receive,
         ),
-        Verb(
+        Action(
             name="correct",
             label=_("Correct the stock"),
-            explains=_("Sets a count right by a movement. What is held for orders stays held."),
+            explanation=_("Sets a count right by a movement. What is held for orders stays held."),
             permission="orders_project.move_stock",
             form=Correction,
-            does=_correct,
+            perform=_correct,
         ),
-        Verb(
+        Action(
             name="edit",
             label=_("Edit"),
-            explains=_("Orders that were placed keep their price."),
+            explanation=_("Orders that were placed keep their price."),
             permission="orders_project.edit_product",
             form=EditProduct,
-            does=_edit,
+            perform=_edit,
         ),
     )
 
-    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [
             panels.newest(
                 HoldLine.objects.filter(product=row, hold__status=Hold.Status.HELD)
@@ -184,18 +195,18 @@ class Products(Window):
         ]
 
 
-class LinesOfHold(Glimpse):
+class LinesOfHold(ReadOnlyInline):
     model = HoldLine
     fields = readonly_fields = ("product", "quantity")
 
 
 @admin.register(Hold)
-class Holds(Window):
+class Holds(ReadOnlyAdmin):
     """Stock set aside for orders."""
 
     list_display = ("hold_id", show.order(), show.status(), "created_at", "expires_at", "ended_at")
     list_filter = ("status", Age)
-    found_by = ("hold_id", "order_id")
+    search_by = ("hold_id", "order_id")
     order = ("-hold_id",)
     inlines = (LinesOfHold,)
     empty = _("No stock is or was held. An order of a product holds some.")
@@ -203,25 +214,25 @@ class Holds(Window):
 
 
 @admin.register(StockMovement)
-class StockMovements(Window):
+class StockMovements(ReadOnlyAdmin):
     """How stock came to be what it is."""
 
     list_display = ("id", "product", "kind", "quantity", "reason", "actor", "at")
     list_filter = (Age, "kind")
     list_select_related = ("product",)
-    found_by = ("id", "product_id", "hold_id")
+    search_by = ("id", "product_id", "hold_id")
     order = ("-id",)
     empty = _("No stock has moved yet. Receive some at a product.")
     fields = ("id", "product", "kind", "quantity", "hold", "reason", "actor", "at")
 
 
 @admin.register(Processing)
-class Processings(Window):
+class Processings(ReadOnlyAdmin):
     """What the processor said of orders."""
 
     list_display = ("order_id", "verdict", "reason", "at")
     list_filter = ("verdict",)
-    found_by = ("order_id",)
+    search_by = ("order_id",)
     order = ("-order_id",)
     empty = _("The processor has not been asked yet. It is when an order is paid.")
     fields = (show.order(), "verdict", "reason", "at")

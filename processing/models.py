@@ -32,7 +32,7 @@ class Incoming(IncomingMessage):
         verbose_name_plural = _("incoming messages")
 
     @classmethod
-    def still_open(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
+    def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
         """Stock that is held."""
         return Hold.objects.filter(order_id=subject, status=Hold.Status.HELD)
 

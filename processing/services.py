@@ -1,4 +1,4 @@
-"""What may be done with stock. `hold` is the one call that another room makes while its customer waits."""
+"""What may be done with stock. `hold` is the one call that another service makes while its customer waits."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,14 +1,26 @@
-"""What the back office of every room is made of: windows on what is written, and verbs to act with."""
+"""What the back office of every service is made of: windows on what is written, and verbs to act with."""
 
 from . import display as show
 from . import panels
-from .actions import AmountField, Briefly, Deed, Reasoned, Sure, Verb
-from .filters import Age, sieve
-from .idempotency_keys import Answers
-from .messages import register_mailbox
-from .readonly import Glimpse, Window
+from .actions import Action, ActionCall, AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
+from .filters import Age, scan_filter
+from .idempotency_keys import IdempotencyKeyAdmin
+from .messages import register_outbox_admin
+from .readonly import ReadOnlyAdmin, ReadOnlyInline
 
 __all__ = [
-    "Age", "AmountField", "Answers", "Briefly", "Deed", "Glimpse", "Reasoned", "Sure", "Verb", "Window", "panels",
-    "register_mailbox", "show", "sieve",
+    "Action",
+    "ActionCall",
+    "Age",
+    "AmountField",
+    "ConfirmationForm",
+    "IdempotencyKeyAdmin",
+    "ReadOnlyAdmin",
+    "ReadOnlyInline",
+    "ReasonForm",
+    "ShortReasonForm",
+    "panels",
+    "register_outbox_admin",
+    "scan_filter",
+    "show",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """
 What people can do at a window: each verb with its permission, a page that says what will happen, and a line in the log.
 
-A verb calls a service of the room. Its form carries a number that it is carried out under once: a double click, or a
+A verb calls a service of the service. Its form carries a number that it is carried out under once: a double click, or a
 page sent again, finds that it is done.
 """
 
@@ -39,8 +39,8 @@ AMBIGUOUS = re.compile(r"-?\d+,\d{3}")  # 1,250 may be either; 12,50 can only be
 REMEMBERED = timedelta(days=1)
 
 
-class Sure(forms.Form):
-    """Nothing but "yes, do it". Verbs that ask for more subclass it."""
+class ConfirmationForm(forms.Form):
+    """Nothing but "yes, do it". ActionPages that ask for more subclass it."""
 
     once = forms.UUIDField(widget=forms.HiddenInput, initial=uuid4)
 
@@ -53,13 +53,13 @@ class Sure(forms.Form):
                 field.widget.attrs["aria-describedby"] = f"id_{name}_help"
 
 
-class Reasoned(Sure):
+class ReasonForm(ConfirmationForm):
     """Says why; the reason is kept with what is done."""
 
     reason = forms.CharField(label=_("Reason"), max_length=200, widget=forms.TextInput(attrs={"autocomplete": "off"}))
 
 
-class Briefly(Reasoned):
+class ShortReasonForm(ReasonForm):
     """Says why in a few words, where no more are kept."""
 
     reason = forms.CharField(label=_("Reason"), max_length=50)
@@ -97,57 +97,57 @@ class AmountField(forms.CharField):
 
 
 @dataclass(frozen=True)
-class Deed:
+class ActionCall:
     """A verb on its way: on what, with what, by whom."""
 
     row: Any
-    said: Mapping[str, Any]
+    values: Mapping[str, Any]
     actor: str
     now: datetime
-    number: str  # what it is carried out under, once
+    request_id: str  # what it is carried out under, once
 
 
 @dataclass(frozen=True)
-class Verb:
+class Action:
     """Something that people may do with a row, or (`of_list`) at the list itself."""
 
     name: str
     label: Any
-    explains: Any
+    explanation: Any
     permission: str
-    does: Callable[[Deed], Any]  # answers what to tell of it, if anything
-    form: type[Sure] = Sure
-    possible: Callable[[Any], bool] = lambda row: True
+    perform: Callable[[ActionCall], Any]  # answers what to tell of it, if anything
+    form: type[ConfirmationForm] = ConfirmationForm
+    is_possible: Callable[[Any], bool] = lambda row: True
     of_list: bool = False
-    grave: bool = False
+    destructive: bool = False
 
 
-class Verbs:
+class ActionPages:
     """For a model admin: its `verbs`, each on a page of its own."""
 
-    verbs: tuple[Verb, ...] = ()
+    page_actions: tuple[Action, ...] = ()
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
         name = f"{here.opts.app_label}_{here.opts.model_name}_verb"
-        view = here.admin_site.admin_view(self.verb_view)
+        view = here.admin_site.admin_view(self.action_view)
         return [
             path("do/<slug:verb>/", view, name=f"{name}_of_list"),
             path("<path:object_id>/do/<slug:verb>/", view, name=name),
             *super().get_urls(),  # type: ignore[misc]
         ]
 
-    def verb_links(self, request: HttpRequest, row: Any = None) -> list[dict[str, Any]]:
+    def action_links(self, request: HttpRequest, row: Any = None) -> list[dict[str, Any]]:
         """What this person may do now, with this row or at the list."""
         return [
-            {"label": verb.label, "grave": verb.grave, "url": self.verb_url(verb, row)}
-            for verb in self.verbs
+            {"label": verb.label, "destructive": verb.destructive, "url": self.action_url(verb, row)}
+            for verb in self.page_actions
             if verb.of_list == (row is None)
             and request.user.has_perm(verb.permission)
-            and (row is None or verb.possible(row))
+            and (row is None or verb.is_possible(row))
         ]
 
-    def verb_url(self, verb: Verb, row: Any = None) -> str:
+    def action_url(self, verb: Action, row: Any = None) -> str:
         here: Any = self
         name = f"admin:{here.opts.app_label}_{here.opts.model_name}_verb"
         return (
@@ -156,10 +156,12 @@ class Verbs:
             else reverse(name, args=[quote(row.pk), verb.name])
         )
 
-    def verb_view(self, request: HttpRequest, verb: str, object_id: str | None = None) -> HttpResponse:
+    def action_view(self, request: HttpRequest, verb: str, object_id: str | None = None) -> HttpResponse:
         """Ask whether to do it, and do it."""
         here: Any = self
-        chosen = next((one for one in self.verbs if one.name == verb and one.of_list == (object_id is None)), None)
+        chosen = next(
+            (one for one in self.page_actions if one.name == verb and one.of_list == (object_id is None)), None
+        )
         if chosen is None:
             raise Http404
         row = here.get_object(request, unquote(object_id)) if object_id is not None else None
@@ -177,7 +179,7 @@ class Verbs:
             else:
                 messages.success(request, told or _g("Done: %(verb)s.") % {"verb": chosen.label})
                 return HttpResponseRedirect(back)
-        elif row is not None and not chosen.possible(row):
+        elif row is not None and not chosen.is_possible(row):
             messages.warning(request, _g("This can't be done any more: it has moved on."))
             return HttpResponseRedirect(back)
         context = {
@@ -185,9 +187,9 @@ class Verbs:
             "opts": here.opts,
             "original": row,
             "title": chosen.label,
-            "explains": chosen.explains(row) if callable(chosen.explains) else chosen.explains,
+            "explains": chosen.explanation(row) if callable(chosen.explanation) else chosen.explanation,
             "form": form,
-            "grave": chosen.grave,
+            "destructive": chosen.destructive,
             "back": back,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
             "list_url": reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_changelist"),
@@ -199,26 +201,28 @@ class Verbs:
         name = f"admin:{here.opts.app_label}_{here.opts.model_name}"
         return reverse(f"{name}_changelist") if row is None else reverse(f"{name}_change", args=[quote(row.pk)])
 
-    def _do(self, request: HttpRequest, verb: Verb, row: Any, form: Sure) -> Any:
+    def _do(self, request: HttpRequest, verb: Action, row: Any, form: ConfirmationForm) -> Any:
         number: UUID = form.cleaned_data["once"]
         said = {name: value for name, value in form.cleaned_data.items() if name != "once"}
-        deed = Deed(row, said, request.user.get_username(), timezone.now(), str(number))
+        call = ActionCall(row, said, request.user.get_username(), timezone.now(), str(number))
         model = self.model  # type: ignore[attr-defined]  # the model admin's
-        return once(request, deed, lambda: verb.does(deed), model=model, text=_log(verb, form))
+        return once(request, call, lambda: verb.perform(call), model=model, text=_log(verb, form))
 
 
-def once(request: HttpRequest, deed: Deed, act: Callable[[], Any], *, model: Any, text: str) -> Any:
+def once(request: HttpRequest, call: ActionCall, act: Callable[[], Any], *, model: Any, text: str) -> Any:
     """Act and write it into the log, unless that was done under this number; what there is to tell."""
     log = LogEntry.objects.using("default")
     with transaction.atomic(using="default"):
-        take_turn("default", f"verb {deed.number}")
+        take_turn("default", f"verb {call.request_id}")
         done = log.filter(
-            user_id=str(request.user.pk), action_time__gte=deed.now - REMEMBERED, change_message__endswith=deed.number
+            user_id=str(request.user.pk),
+            action_time__gte=call.now - REMEMBERED,
+            change_message__endswith=call.request_id,
         )
         if done.exists():
             return _g("This was done already; it was not done again.")
         told = act()
-        note(request, model=model, row=deed.row, text=f"{text} #{deed.number}")
+        note(request, model=model, row=call.row, text=f"{text} #{call.request_id}")
     return told
 
 
@@ -234,7 +238,7 @@ def note(request: HttpRequest, *, model: Any, text: str, row: Any = None) -> Non
     )
 
 
-def _log(verb: Verb, form: Sure) -> str:
+def _log(verb: Action, form: ConfirmationForm) -> str:
     with translation.override("en"):
         said = [
             f"{field.label or name}: {form[name].data}"

@@ -39,7 +39,7 @@ class Kind:
 
     permission: str
     label: Any
-    explains: Any
+    explanation: Any
 
 
 KINDS = {
@@ -56,10 +56,10 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Errand:
+class BulkRun:
     """How far it is; travels through the browser, signed."""
 
-    room: str
+    service: str
     verb: str
     total: int = 0
     done: int = 0
@@ -82,7 +82,7 @@ class Errand:
     def left(self) -> QuerySet[DeadLetter]:
         """The letters still to be dealt with; those that died after the start are not among them."""
         selection = Selection(fingerprint=self.fingerprint, ids=[UUID(one) for one in self.ids])
-        found = selection.of(self.room, now=timezone.now())
+        found = selection.of(self.service, now=timezone.now())
         started = datetime.fromtimestamp(self.started or time.time(), tz=timezone.get_default_timezone())
         return found.filter(died_at__lte=started)
 
@@ -90,9 +90,9 @@ class Errand:
         return signing.dumps(asdict(self), salt=SALT)
 
 
-def unsealed(text: str) -> Errand:
+def unsealed(text: str) -> BulkRun:
     try:
-        return Errand(**signing.loads(text, salt=SALT, max_age=86_400))
+        return BulkRun(**signing.loads(text, salt=SALT, max_age=86_400))
     except signing.BadSignature as error:
         raise Http404 from error
 
@@ -105,12 +105,14 @@ def view(window: Any, request: HttpRequest, verb: str, log: Callable[[HttpReques
         raise PermissionDenied
     if "errand" in request.POST:
         errand = unsealed(request.POST["errand"])
-        if errand.verb != verb or errand.room != window.opts.app_label:
+        if errand.verb != verb or errand.service != window.opts.app_label:
             raise Http404
         who = request.user.get_username()
         if not errand.started:
             errand = replace(errand, started=time.time())
-            log(request, f"{verb}: {errand.total} dead letters of {errand.room}, {errand.fingerprint or 'selected'}.")
+            log(
+                request, f"{verb}: {errand.total} dead letters of {errand.service}, {errand.fingerprint or 'selected'}."
+            )
         errand = step(errand, by=who)
         if errand.finished:
             log(request, f"{verb}: {errand.done} done, {errand.refused} refused. {errand.stopped}")
@@ -120,7 +122,7 @@ def view(window: Any, request: HttpRequest, verb: str, log: Callable[[HttpReques
         **window.admin_site.each_context(request),
         "opts": window.opts,
         "title": KINDS[verb].label,
-        "explains": KINDS[verb].explains,
+        "explains": KINDS[verb].explanation,
         "errand": errand,
         "sealed": errand.sealed(),
         "list_url": "../../",
@@ -128,19 +130,21 @@ def view(window: Any, request: HttpRequest, verb: str, log: Callable[[HttpReques
     return TemplateResponse(request, "admin/errand.html", context)
 
 
-def _asked_for(window: Any, request: HttpRequest, verb: str) -> Errand:
+def _asked_for(window: Any, request: HttpRequest, verb: str) -> BulkRun:
     ids = request.POST.getlist("ids") or request.GET.getlist("ids")
     try:
         ids = [str(UUID(one)) for one in ids[:MOST_IDS]]
     except ValueError as error:
         raise Http404 from error
-    errand = Errand(room=window.opts.app_label, verb=verb, fingerprint=request.GET.get("fingerprint", "")[:16], ids=ids)
+    errand = BulkRun(
+        service=window.opts.app_label, verb=verb, fingerprint=request.GET.get("fingerprint", "")[:16], ids=ids
+    )
     if not (errand.ids or errand.fingerprint):
         raise Http404
     return replace(errand, total=errand.left().count())
 
 
-def step(errand: Errand, *, by: str) -> Errand:
+def step(errand: BulkRun, *, by: str) -> BulkRun:
     """Deal with a few more."""
     if errand.verb == "replay":
         errand = _with_canary(errand, by=by)
@@ -163,7 +167,7 @@ def step(errand: Errand, *, by: str) -> Errand:
     return replace(errand, done=errand.done + done, refused=errand.refused + refused)
 
 
-def _with_canary(errand: Errand, *, by: str) -> Errand:
+def _with_canary(errand: BulkRun, *, by: str) -> BulkRun:
     """Send the canary, or see what has become of it; without one in the air, the others may follow."""
     if errand.canary:
         return _judge(errand)
@@ -177,8 +181,10 @@ def _with_canary(errand: Errand, *, by: str) -> Errand:
     return replace(errand, canary=str(first.pk), canary_since=time.time())
 
 
-def _judge(errand: Errand) -> Errand:
-    dead = Selection(ids=[UUID(errand.canary)], status=DeadLetter.Status.REPLAYED).of(errand.room, now=timezone.now())
+def _judge(errand: BulkRun) -> BulkRun:
+    dead = Selection(ids=[UUID(errand.canary)], status=DeadLetter.Status.REPLAYED).of(
+        errand.service, now=timezone.now()
+    )
     letter = dead.first()
     answer = dead_letters.outcome(letter) if letter is not None else Outcome.WAITING
     if answer is Outcome.HANDLED:
@@ -190,9 +196,9 @@ def _judge(errand: Errand) -> Errand:
     return errand
 
 
-def _same_failure_returned(errand: Errand) -> bool:
+def _same_failure_returned(errand: BulkRun) -> bool:
     if not errand.fingerprint:
         return False
-    dead = Selection(fingerprint=errand.fingerprint).of(errand.room, now=timezone.now())
+    dead = Selection(fingerprint=errand.fingerprint).of(errand.service, now=timezone.now())
     started = datetime.fromtimestamp(errand.started, tz=timezone.get_default_timezone())
     return dead.filter(died_at__gt=started).exists()

@@ -107,18 +107,18 @@ def order_link(order_id: str) -> SafeString | str:
     return page_link("orders", "order", order_id, order_id) if order_id else NOTHING
 
 
-def page_link(room: str, model: str, pk: str | UUID, words: object) -> SafeString | str:
-    """A link to the page of a row, in whatever room; the words alone where this process has no such page."""
+def page_link(service: str, model: str, pk: str | UUID, words: object) -> SafeString | str:
+    """A link to the page of a row, in whatever service; the words alone where this process has no such page."""
     try:
-        url = reverse(f"admin:{room}_{model}_change", args=[quote(pk)])
+        url = reverse(f"admin:{service}_{model}_change", args=[quote(pk)])
     except NoReverseMatch:
         return str(words)
     return format_html('<a href="{}">{}</a>', url, words)
 
 
-def list_url(room: str, model: str, query: str = "") -> str:
+def list_url(service: str, model: str, query: str = "") -> str:
     """The address of a list."""
-    url = reverse(f"admin:{room}_{model}_changelist")
+    url = reverse(f"admin:{service}_{model}_changelist")
     return f"{url}?{query}" if query else url
 
 

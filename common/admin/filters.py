@@ -40,7 +40,7 @@ class Age(admin.SimpleListFilter):
         return queryset.filter(**{f"{self.moment}__gte": start})
 
 
-class Sieve(admin.SimpleListFilter):
+class ScanFilter(admin.SimpleListFilter):
     """
     Rows by a field that no index knows, because what writes the table should not pay for it.
 
@@ -59,12 +59,12 @@ class Sieve(admin.SimpleListFilter):
         return queryset.filter(**{str(self.parameter_name): self.value()})
 
 
-def sieve(field: str, label: Any, known: Iterable[tuple[str, Any]]) -> type[Sieve]:
+def scan_filter(field: str, label: Any, known: Iterable[tuple[str, Any]]) -> type[ScanFilter]:
     """A sieve by this field, of which these values are known."""
-    return type("SieveByField", (Sieve,), {"parameter_name": field, "title": label, "known": known})
+    return type("SieveByField", (ScanFilter,), {"parameter_name": field, "title": label, "known": known})
 
 
-class MessageType(Sieve):
+class MessageType(ScanFilter):
     """Messages by type."""
 
     title = _("type")

@@ -1,18 +1,18 @@
-"""What a room has answered under Idempotency-Keys."""
+"""What a service has answered under Idempotency-Keys."""
 
 from typing import Any, ClassVar
 
 from django.utils.translation import gettext_lazy as _
 
 from . import display as show
-from .readonly import Window
+from .readonly import ReadOnlyAdmin
 
 
-class Answers(Window):
+class IdempotencyKeyAdmin(ReadOnlyAdmin):
     """What was answered under an Idempotency-Key."""
 
     list_display: Any = ("key", "principal", "answer_status", "created_at")
-    found_by: tuple[str, ...] = ("key",)
+    search_by: tuple[str, ...] = ("key",)
     order = ("-id",)
     fields: ClassVar[Any] = (
         "principal", "key", "fingerprint", "answer_status", show.json("answer", _("answer")),

@@ -1,4 +1,4 @@
-"""The mailbox of a room, seen: what it sends, what it has handled, what it could not deliver."""
+"""The mailbox of a service, seen: what it sends, what it has handled, what it could not deliver."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -20,14 +20,14 @@ from outbox.preview import preview
 from ..errors import Refusal
 from . import bulk as errand
 from . import display as show
-from .actions import Deed, Reasoned, Verb, in_words, note
-from .filters import MessageType, Sent, sieve
+from .actions import Action, ActionCall, ReasonForm, in_words, note
+from .filters import MessageType, Sent, scan_filter
 from .panels import Panel, panel
-from .readonly import Window
+from .readonly import ReadOnlyAdmin
 
 
-class OutgoingMessages(Window):
-    """What a room sends."""
+class OutgoingMessages(ReadOnlyAdmin):
+    """What a service sends."""
 
     list_display = (
         "message_id",
@@ -40,7 +40,7 @@ class OutgoingMessages(Window):
         "published_at",
     )
     list_filter = (Sent, MessageType)
-    found_by = ("message_id", "subject")
+    search_by = ("message_id", "subject")
     order = ("-id",)
     empty = _("Nothing has been sent. Place an order, and its letters appear here.")
     fields = (
@@ -56,29 +56,29 @@ class OutgoingMessages(Window):
         return super().way(name, term)
 
 
-class IncomingMessages(Window):
-    """What a room has handled."""
+class IncomingMessages(ReadOnlyAdmin):
+    """What a service has handled."""
 
     list_display = ("message_id", "type", show.order("subject"), "attempt", "received_at", "handled_at")
     list_filter = (MessageType,)
-    found_by = ("message_id", "subject")
+    search_by = ("message_id", "subject")
     order = ("-message_id",)
     empty = _("Nothing has come in. Place an order, and the letters about it appear here.")
     fields = ("message_id", "type", show.order("subject"), "attempt", "received_at", "handled_at")
 
 
-def _replay(deed: Deed) -> str:
-    dead_letters.replay(letter=deed.row, by=deed.actor, now=deed.now)
+def _replay(call: ActionCall) -> str:
+    dead_letters.replay(letter=call.row, by=call.actor, now=call.now)
     return _g("It comes again, with as many attempts as a new letter.")
 
 
-def _canary(deed: Deed) -> str:
-    dead_letters.replay(letter=deed.row, by=deed.actor, now=deed.now, canary=True)
+def _canary(call: ActionCall) -> str:
+    dead_letters.replay(letter=call.row, by=call.actor, now=call.now, canary=True)
     return _g("It comes again, with one attempt. Look again in a moment.")
 
 
-def _discard(deed: Deed) -> None:
-    dead_letters.discard(letter=deed.row, by=deed.actor, now=deed.now, why=deed.said["reason"])
+def _discard(call: ActionCall) -> None:
+    dead_letters.discard(letter=call.row, by=call.actor, now=call.now, why=call.values["reason"])
 
 
 def _is_dead(letter: DeadLetter) -> bool:
@@ -89,15 +89,15 @@ def _can_come_again(letter: DeadLetter) -> bool:
     return _is_dead(letter) and dead_letters.is_replayable(letter)
 
 
-class DeadLetters(Window):
-    """What a room could not send or handle."""
+class DeadLetters(ReadOnlyAdmin):
+    """What a service could not send or handle."""
 
     list_display = (
         "__str__", show.status(), show.order("subject"), "fingerprint", "attempts", "replays",
         show.since("died_at", _("died")),
     )  # fmt: skip
-    list_filter = ("status", sieve("origin", _("origin"), DeadLetter.Origin.choices), MessageType)
-    found_by = ("message_id", "subject", "fingerprint")
+    list_filter = ("status", scan_filter("origin", _("origin"), DeadLetter.Origin.choices), MessageType)
+    search_by = ("message_id", "subject", "fingerprint")
     order = ("-id",)
     actions = ("replay_selected", "discard_selected")
     empty = _("No dead letters: everything that was sent has been handled.")
@@ -107,32 +107,32 @@ class DeadLetters(Window):
         show.text("error", _("error")), show.text("traceback", _("traceback")), "fingerprint", "attempts", "replays",
         "worker", show.json("headers", _("headers")), show.json("body", _("letter")), "died_at", "resolved_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="replay",
             label=_("Replay"),
-            explains=_("The letter comes again as the same message: what it did already, it will not do twice."),
+            explanation=_("The letter comes again as the same message: what it did already, it will not do twice."),
             permission=errand.KINDS["replay"].permission,
-            does=_replay,
-            possible=_can_come_again,
+            perform=_replay,
+            is_possible=_can_come_again,
         ),
-        Verb(
+        Action(
             name="canary",
             label=_("Replay as a canary"),
-            explains=_("The letter comes again with one attempt only, so that its answer comes soon."),
+            explanation=_("The letter comes again with one attempt only, so that its answer comes soon."),
             permission=errand.KINDS["replay"].permission,
-            does=_canary,
-            possible=_can_come_again,
+            perform=_canary,
+            is_possible=_can_come_again,
         ),
-        Verb(
+        Action(
             name="discard",
             label=_("Discard"),
-            explains=_("The letter is given up. It stays to be looked at until it is purged."),
+            explanation=_("The letter is given up. It stays to be looked at until it is purged."),
             permission=errand.KINDS["discard"].permission,
-            form=Reasoned,
-            does=_discard,
-            possible=_is_dead,
-            grave=True,
+            form=ReasonForm,
+            perform=_discard,
+            is_possible=_is_dead,
+            destructive=True,
         ),
     )
 
@@ -191,11 +191,11 @@ class DeadLetters(Window):
             "title": _("What a replay would do"),
             "preview": shown,
             "refusal": refusal,
-            "verbs": self.verb_links(request, letter),
+            "verbs": self.action_links(request, letter),
         }
         return TemplateResponse(request, "admin/outbox/preview.html", context)
 
-    def beside(self, request: HttpRequest, row: Any) -> list[Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[Panel]:
         return [
             panel(
                 dead_letters.actions(row),
@@ -209,7 +209,7 @@ class DeadLetters(Window):
         ]
 
 
-def register_mailbox(outgoing: type[Model], incoming: type[Model], dead_letters: type[Model]) -> None:
-    """Show the mailbox of a room."""
+def register_outbox_admin(outgoing: type[Model], incoming: type[Model], dead_letters: type[Model]) -> None:
+    """Show the mailbox of a service."""
     for model, window in ((outgoing, OutgoingMessages), (incoming, IncomingMessages), (dead_letters, DeadLetters)):
         admin.site.register(model, window)

@@ -12,10 +12,10 @@ from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.text import capfirst
 
-from .filters import Sieve
+from .filters import ScanFilter
 
 if TYPE_CHECKING:
-    from .readonly import Window
+    from .readonly import ReadOnlyAdmin
 
 OLDER, NEWER = "older", "newer"
 STRETCH = 10_000  # rows that sieves look through for a page
@@ -35,7 +35,7 @@ class Pages(ChangeList):
     # link to the next page goes on after them, and says so.
     """
 
-    model_admin: "Window"
+    model_admin: "ReadOnlyAdmin"
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self.older_url = self.newer_url = ""
@@ -77,7 +77,7 @@ class Pages(ChangeList):
         if edge is not None:
             rows = rows.filter(_beyond(edge, self.model_admin.order, forward=forward))
         ways = [rows.filter(way) for way in self.model_admin.ways(self.query)]
-        sieves = [one for one in self.filter_specs if isinstance(one, Sieve) and one.value()]
+        sieves = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
         horizon = None
         if sieves:
             ends = [list(way.select_related(None)[STRETCH - 1 : STRETCH + 1]) for way in ways]

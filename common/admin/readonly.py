@@ -12,12 +12,12 @@ from django.http import HttpRequest
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from .actions import Verbs
+from .actions import ActionPages
 from .pages import Pages
 from .panels import Panel
 
 
-class Seen:
+class ReadOnlyMixin:
     """What windows on a whole table and on the rows beside one row have in common."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -30,16 +30,16 @@ class Seen:
         return False
 
 
-class Window(Verbs, Seen, admin.ModelAdmin):
+class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     """
     A table that only the system writes.
 
-    `order` is the key of its pages (see `Pages`), `found_by` are the fields that the search box looks up, each as a
+    `order` is the key of its pages (see `Pages`), `search_by` are the fields that the search box looks up, each as a
     whole and each by its index, and `empty` tells what to do about an empty list.
     """
 
     order: tuple[str, ...] = ("-pk",)
-    found_by: tuple[str, ...] = ()
+    search_by: tuple[str, ...] = ()
     empty: Any = ""
     list_per_page = 50
     list_max_show_all = 0
@@ -59,11 +59,11 @@ class Window(Verbs, Seen, admin.ModelAdmin):
         return request.resolver_match is not None and "object_id" in request.resolver_match.kwargs
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return self.found_by
+        return self.search_by
 
     @property
     def search_help_text(self) -> Any:  # type: ignore[override]
-        names = [self._name_of(field) for field in self.found_by]
+        names = [self._name_of(field) for field in self.search_by]
         return format_lazy(_("The whole of: {names}."), names=format_lazy(", ".join(["{}"] * len(names)), *names))
 
     def _name_of(self, field: str) -> Any:
@@ -81,7 +81,7 @@ class Window(Verbs, Seen, admin.ModelAdmin):
         """The ways in which to look for a term, each by an index; everything is found without one."""
         if not (term := term.strip()):
             return [Q()]
-        return [self.way(name, term) for name in self.found_by if _fits(self.model, name, term)]
+        return [self.way(name, term) for name in self.search_by if _fits(self.model, name, term)]
 
     def way(self, name: str, term: str) -> Q:
         return Q(**{name: term})
@@ -92,15 +92,15 @@ class Window(Verbs, Seen, admin.ModelAdmin):
         return super().response_action(request, queryset.filter(pk__in=ticked), *where)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        return super().changelist_view(request, {"verbs": self.verb_links(request), **(extra_context or {})})
+        return super().changelist_view(request, {"verbs": self.action_links(request), **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")
-        context |= {"verbs": self.verb_links(request, row) if row is not None else [], "title": str(row)}
-        context |= {"subtitle": None, "panels": self.beside(request, row) if row is not None else []}
+        context |= {"verbs": self.action_links(request, row) if row is not None else [], "title": str(row)}
+        context |= {"subtitle": None, "panels": self.panels_for(request, row) if row is not None else []}
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def beside(self, request: HttpRequest, row: Any) -> Sequence[Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> Sequence[Panel]:
         """Tables of what belongs to this row."""
         return ()
 
@@ -108,8 +108,8 @@ class Window(Verbs, Seen, admin.ModelAdmin):
         return self.fields or ()
 
 
-class Glimpse(Seen, admin.TabularInline):
-    """Rows of another table of the room, beside the row they belong to."""
+class ReadOnlyInline(ReadOnlyMixin, admin.TabularInline):
+    """Rows of another table of the service, beside the row they belong to."""
 
     extra = 0
     max_num = 0

@@ -191,9 +191,9 @@ class TestManyAtOnce:
         assert shop.stock(lamp) == (9, 1)
 
 
-def another_connection(room: str) -> psycopg.Connection[Any]:
-    """A connection of somebody else to a room's database."""
-    parameters = connections[room].get_connection_params()
+def another_connection(service: str) -> psycopg.Connection[Any]:
+    """A connection of somebody else to a service's database."""
+    parameters = connections[service].get_connection_params()
     known = ("host", "port", "user", "password", "dbname")
     return psycopg.connect(**{name: parameters[name] for name in known if parameters.get(name)})
 
@@ -211,11 +211,11 @@ def in_the_background(send: Callable[[], Any]) -> Iterator[list[Any]]:
         assert not thread.is_alive()
 
 
-def until_somebody_waits(room: str) -> int:
-    """Wait until a connection to the room's database waits for a lock; its process."""
+def until_somebody_waits(service: str) -> int:
+    """Wait until a connection to the service's database waits for a lock; its process."""
     give_up_at = time.monotonic() + 120
     while time.monotonic() < give_up_at:
-        with connections[room].cursor() as cursor:
+        with connections[service].cursor() as cursor:
             cursor.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
@@ -254,11 +254,11 @@ class TestCrashes:
             client = Client(raise_request_exception=False)
             return client.post("/orders", body, content_type="application/json", headers=headers)
 
-        room, lock = self.BREAKS[point]
-        with another_connection(room) as blocker:
+        service, lock = self.BREAKS[point]
+        with another_connection(service) as blocker:
             blocker.execute(lock)
             with in_the_background(attempt) as answers:
-                pid = until_somebody_waits(room)
+                pid = until_somebody_waits(service)
                 if key:
                     assert attempt().json()["code"] == "idempotency_key_in_use"
                 blocker.execute("SELECT pg_terminate_backend(%s)", [pid])

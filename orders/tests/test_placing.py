@@ -199,10 +199,10 @@ class TestWhatItCosts:
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
 def test_an_order_is_one_commit_a_database(client: Client, shop: Shop, lamp: str, headers: dict[str, str]) -> None:
     body = {"user_email": "ann@example.com", "items": [{"product_id": lamp, "quantity": 1}]}
-    statements = {room: CaptureQueriesContext(connections[room]) for room in ("orders", "processing")}
+    statements = {service: CaptureQueriesContext(connections[service]) for service in ("orders", "processing")}
     with statements["orders"], statements["processing"]:
         assert place(client, body, **headers).status_code == 201
-    for room, captured in statements.items():
+    for service, captured in statements.items():
         said = [query["sql"] for query in captured.captured_queries]
-        assert said.count("COMMIT") == 1, (room, said)
-        assert said.count("BEGIN") == 1, (room, said)
+        assert said.count("COMMIT") == 1, (service, said)
+        assert said.count("BEGIN") == 1, (service, said)

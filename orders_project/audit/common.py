@@ -41,20 +41,20 @@ class Finding:
         return asdict(self)
 
 
-def rows(room: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """Ask a room's database."""
-    with connections[room].cursor() as cursor:
+def rows(service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+    """Ask a service's database."""
+    with connections[service].cursor() as cursor:
         cursor.execute(sql, parameters)
         return cursor.fetchall()
 
 
-def batches(room: str, sql: str, *parameters: Any, start: Any, size: int = BATCH) -> Iterator[list[tuple[Any, ...]]]:
+def batches(service: str, sql: str, *parameters: Any, start: Any, size: int = BATCH) -> Iterator[list[tuple[Any, ...]]]:
     """
     Page through a big table by the first column of the query, which is its key.
 
     The query says `key > %s … ORDER BY key LIMIT %s`; its other parameters come first.
     """
     last = start
-    while page := rows(room, sql, *parameters, last, size):
+    while page := rows(service, sql, *parameters, last, size):
         yield page
         last = page[-1][0]

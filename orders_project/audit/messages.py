@@ -31,9 +31,9 @@ SELECT message_id FROM outbox_outgoingmessage WHERE published_at IS NULL AND mes
 """
 
 
-def unseen(room: str, message_ids: list[UUID]) -> set[UUID]:
-    """Those of these letters that the room has neither handled nor buried."""
-    return {one for (one,) in rows(room, NOT_IN_INBOX, message_ids)}
+def unseen(service: str, message_ids: list[UUID]) -> set[UUID]:
+    """Those of these letters that the service has neither handled nor buried."""
+    return {one for (one,) in rows(service, NOT_IN_INBOX, message_ids)}
 
 
 def seen(scope: Scope) -> Iterator[Finding]:
@@ -42,36 +42,36 @@ def seen(scope: Scope) -> Iterator[Finding]:
 
 
 def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
-    for room in settings.ROOMS:
+    for service in settings.SERVICES:
         start = floor7(scope.since)
-        for page in batches(room, SENT, scope.settled, list(settings.ROOMS), start=start, size=BATCH):
-            for to in settings.ROOMS:
+        for page in batches(service, SENT, scope.settled, list(settings.SERVICES), start=start, size=BATCH):
+            for to in settings.SERVICES:
                 sent = {message_id: row_id for row_id, message_id, target in page if target == to}
                 lost = unseen(to, list(sent)) if sent else set()
-                if lost:  # one that failed lies in the outbox of the room that failed, to come again
+                if lost:  # one that failed lies in the outbox of the service that failed, to come again
                     lost -= {one for (one,) in rows(to, COMING_AGAIN, list(lost))}
                 for message_id in sorted(lost):
-                    ((kind, subject),) = rows(room, ABOUT, sent[message_id])
+                    ((kind, subject),) = rows(service, ABOUT, sent[message_id])
                     yield Finding(
                         "letters",
                         str(message_id),
-                        f"{kind} for {subject} was sent by {room} to {to}, which has not seen it",
+                        f"{kind} for {subject} was sent by {service} to {to}, which has not seen it",
                         f"see that a worker of {to} is running and its queue is empty, then send the letter again",
                     )
 
 
 def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
     """A letter's id holds the time when it was written, so that letters of the window are looked for in the window."""
-    for room in settings.ROOMS:
-        for page in batches(room, SEEN, scope.settled, start=floor7(scope.since), size=BATCH):
+    for service in settings.SERVICES:
+        for page in batches(service, SEEN, scope.settled, start=floor7(scope.since), size=BATCH):
             unknown = {message_id for (message_id,) in page}
-            for origin in settings.ROOMS:
+            for origin in settings.SERVICES:
                 unknown -= {one for (one,) in rows(origin, POSTED, list(unknown))}
             for message_id in sorted(unknown):
                 yield Finding(
                     "letters",
                     str(message_id),
-                    f"{room} has seen it, and nobody sent it",
+                    f"{service} has seen it, and nobody sent it",
                     "find out who can write to the broker; see what the letter did by its id in the logs",
                 )
 
@@ -83,13 +83,13 @@ WHERE published_at IS NULL AND due_at < %s ORDER BY due_at LIMIT 1000
 
 
 def unsent(scope: Scope) -> Iterator[Finding]:
-    for room in settings.ROOMS:
-        for message_id, kind, subject, to, due_at, error in rows(room, UNSENT, scope.settled):
+    for service in settings.SERVICES:
+        for message_id, kind, subject, to, due_at, error in rows(service, UNSENT, scope.settled):
             yield Finding(
                 "unsent",
                 str(message_id),
-                f"{kind} for {subject} from {room} to {to} was due at {due_at.isoformat()}{f': {error}' * bool(error)}",
-                f"see that the relay of {room} is running and the broker answers",
+                f"{kind} for {subject} from {service} to {to} was due at {due_at.isoformat()}{f': {error}' * bool(error)}",
+                f"see that the relay of {service} is running and the broker answers",
             )
 
 
@@ -102,9 +102,9 @@ WHERE subject = ANY(%s) AND "to" = ANY(%s) AND (published_at IS NOT NULL OR type
 def under_way(order_ids: set[str], scope: Scope) -> set[str]:
     """Those of these orders about which a letter is to be sent or to be seen; a timer alone is none."""
     found = set()
-    for room in settings.ROOMS:
+    for service in settings.SERVICES:
         for subject, message_id, to, published_at in rows(
-            room, UNDER_WAY, sorted(order_ids), list(settings.ROOMS), TIMER
+            service, UNDER_WAY, sorted(order_ids), list(settings.SERVICES), TIMER
         ):
             if published_at is None or unseen(to, [message_id]):
                 found.add(subject)

@@ -6,7 +6,7 @@ from payments import audit
 
 from .common import Finding, Scope, batches, rows
 
-# What sets right each rule that the room has for itself.
+# What sets right each rule that the service has for itself.
 REPAIRS = {
     "balance_is_sum_of_entries": "set the balance to the sum of the entries, which nobody can have changed",
     "accounts_sum_to_zero": "find the entry with one side only",

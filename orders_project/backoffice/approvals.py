@@ -44,7 +44,7 @@ def _refund_webhook(approval: Approval, actor: str, now: datetime) -> None:
 
 
 # What can wait, by the name it is stored under. Each may be carried out again harmlessly: should the approval be lost
-# in a crash after the deed, it is approved once more and nothing more happens.
+# in a crash after the call, it is approved once more and nothing more happens.
 DEEDS: dict[str, Callable[[Approval, str, datetime], None]] = {
     "compensate_order": _compensate,
     "refund_webhook": _refund_webhook,

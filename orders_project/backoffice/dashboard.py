@@ -179,9 +179,9 @@ def _mailboxes(rows: list[dict[str, Any]]) -> Section:
     found = [row for row in rows if "outbox_room_pending" in row]
     tiles = [
         Tile(
-            row["room"],
+            row["service"],
             _count(row["outbox_room_pending"]),
-            show.list_url(row["room"], "outgoing", "sending=due"),
+            show.list_url(row["service"], "outgoing", "sending=due"),
             "bad" if row["outbox_oldest_seconds"] > 30 else "good",
             _g("oldest %(age)s") % {"age": duration(float(row["outbox_oldest_seconds"]))}
             if row["outbox_room_pending"]
@@ -195,9 +195,9 @@ def _mailboxes(rows: list[dict[str, Any]]) -> Section:
 def _dead(rows: Iterable[dict[str, Any]]) -> Section:
     tiles = [
         Tile(
-            row["room"],
+            row["service"],
             _count(row["dead_letters"]),
-            show.list_url(row["room"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
+            show.list_url(row["service"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
             "bad",
             f"{row['type'] or '?'}: {row['reason']}",
         )

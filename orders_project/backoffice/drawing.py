@@ -68,10 +68,10 @@ class _Scale:
     def __init__(self, times: Iterable[datetime]) -> None:
         self.times = sorted(set(times)) or [timezone.now()]
         weights = [math.log1p((after - before).total_seconds() * 1000) for before, after in pairwise(self.times)]
-        room, total, x = WIDTH - LABELS - NOTE, sum(weights) or 1, float(LABELS)
+        service, total, x = WIDTH - LABELS - NOTE, sum(weights) or 1, float(LABELS)
         self.places = {self.times[0]: x}
         for time, weight in zip(self.times[1:], weights, strict=True):
-            x += weight / total * room
+            x += weight / total * service
             self.places[time] = x
 
     def __call__(self, time: datetime) -> float:
@@ -99,12 +99,12 @@ def _draw(row: _Row, scale: _Scale, *, y: int) -> SafeString:
         for name, start, end in row.bars
     ]
     return format_html(
-        '<g class="moment kind-{} room-{}{}"><title>{}</title>'
+        '<g class="moment kind-{} service-{}{}"><title>{}</title>'
         '<rect class="lane" x="0" y="{}" width="{}" height="{}"/>'
         '<circle class="dot" cx="{}" cy="{}" r="5"/><text x="{}" y="{}">{}</text>{}'
         '<circle class="at" cx="{}" cy="{}" r="3"/><text class="axis" x="{}" y="{}">{}</text></g>',
         moment.kind,
-        moment.room,
+        moment.service,
         " trouble" if moment.trouble else "",
         f"{moment.title} {moment.detail}",
         y,
@@ -131,7 +131,7 @@ def as_rows(moments: Sequence[Moment]) -> list[list[object]]:
         [
             timezone.localtime(moment.at).strftime("%H:%M:%S.%f")[:-3],
             "+" + duration((moment.at - start).total_seconds()),
-            moment.room,
+            moment.service,
             KINDS.get(moment.kind, moment.kind),
             moment.title,
             ", ".join(f"{STAGES.get(stage.name, stage.name)} {duration(stage.seconds)}" for stage in moment.stages),
@@ -141,7 +141,7 @@ def as_rows(moments: Sequence[Moment]) -> list[list[object]]:
     ]
 
 
-HEADS = (_("at"), _("after"), _("room"), _("kind"), _("what"), _("time spent in"), _("detail"))
+HEADS = (_("at"), _("after"), _("service"), _("kind"), _("what"), _("time spent in"), _("detail"))
 
 
 def legend() -> list[tuple[str, str]]:

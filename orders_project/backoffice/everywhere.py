@@ -1,4 +1,4 @@
-"""What every room has of one order, as tables. A room that can't be asked says so, and the others still answer."""
+"""What every service has of one order, as tables. A service that can't be asked says so, and the others still answer."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from common.admin import display as show
 from common.admin.panels import Panel, panel
 from orders.models import Order
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from payments.models import Entry, Payment
 from processing.models import Hold, Processing
 
@@ -90,13 +90,13 @@ def _stock(order: Order) -> Panel:
 
 def _dead(order: Order) -> Panel:
     rows = list(_dead_letters(order))
-    heads = (_("letter"), _("room"), _("status"), _("error"), _("died"))
+    heads = (_("letter"), _("service"), _("status"), _("error"), _("died"))
     return Panel(_("Dead letters"), heads, rows, empty=_("None of its letters has died."))
 
 
 def _dead_letters(order: Order) -> Iterator[list[Any]]:
-    for room in settings.ROOMS:
-        letters = mailbox(room, "DeadLetter").objects.filter(subject=order.pk).defer("traceback", "headers", "body")
+    for service in settings.SERVICES:
+        letters = model_of(service, "DeadLetter").objects.filter(subject=order.pk).defer("traceback", "headers", "body")
         for letter in letters.order_by("-id")[:MOST]:
-            link = show.page_link(room, "deadletter", letter.pk, letter.type or "?")
-            yield [link, room, letter.get_status_display(), letter.error[:200], show.ago(letter.died_at)]
+            link = show.page_link(service, "deadletter", letter.pk, letter.type or "?")
+            yield [link, service, letter.get_status_display(), letter.error[:200], show.ago(letter.died_at)]

@@ -1,4 +1,4 @@
-"""Orders: their list, and the page that shows one of them through every room."""
+"""Orders: their list, and the page that shows one of them through every service."""
 
 import operator
 from functools import reduce
@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, Deed, Reasoned, Sure, Verb, Window, panels, sieve
+from common.admin import Action, ActionCall, Age, ConfirmationForm, ReadOnlyAdmin, ReasonForm, panels, scan_filter
 from common.admin import display as show
 from orders import repair as rescue
 from orders.gauges import GRACE
@@ -37,7 +37,7 @@ TRUTHS = {
 }
 
 
-class Seen(Reasoned):
+class ReadOnlyMixin(ReasonForm):
     """Carries the version that the operator looked at, so that nothing is done to an order that has moved on."""
 
     version = forms.IntegerField(widget=forms.HiddenInput)
@@ -46,7 +46,7 @@ class Seen(Reasoned):
         super().__init__(*args, row=row, initial={"version": row.version}, **kwargs)
 
 
-class Evidence(Seen):
+class Evidence(ReadOnlyMixin):
     """What is true, and how we know."""
 
     truth = forms.ChoiceField(label=_("What is true"))
@@ -65,34 +65,34 @@ class Evidence(Seen):
         ]
 
 
-def _repeat(deed: Deed) -> str:
-    message = rescue.repeat(order_id=deed.row.pk)
+def _repeat(call: ActionCall) -> str:
+    message = rescue.repeat(order_id=call.row.pk)
     return _g("The order has asked again: %(message)s.") % {"message": message.type}
 
 
-def _cancel(deed: Deed) -> str:
+def _cancel(call: ActionCall) -> str:
     rescue.turn_back(
-        order_id=deed.row.pk, now=deed.now, actor=deed.actor, reason=deed.said["reason"],
-        if_version=deed.said["version"],
+        order_id=call.row.pk, now=call.now, actor=call.actor, reason=call.values["reason"],
+        if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is on its way back. It is canceled once stock and money are back.")
 
 
-def _compensate(deed: Deed) -> str:
-    order = deed.row
+def _compensate(call: ActionCall) -> str:
+    order = call.row
     if approvals.is_needed(order.total, order.currency):
         approvals.ask(
             verb="compensate_order", subject=order.pk, amount=order.total, currency=order.currency,
-            reason=deed.said["reason"], by=deed.actor,
+            reason=call.values["reason"], by=call.actor,
         )  # fmt: skip
         return _g("A second person has to approve: it waits under Approvals.")
-    return _cancel(deed)
+    return _cancel(call)
 
 
-def _resolve(deed: Deed) -> str:
+def _resolve(call: ActionCall) -> str:
     order = rescue.resolve(
-        order_id=deed.row.pk, truth=deed.said["truth"], evidence=deed.said["reason"], now=deed.now, actor=deed.actor,
-        if_version=deed.said["version"],
+        order_id=call.row.pk, truth=call.values["truth"], evidence=call.values["reason"], now=call.now, actor=call.actor,
+        if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is %(status)s now.") % {"status": order.get_status_display()}
 
@@ -135,15 +135,15 @@ def whose(order: Order) -> str:
 
 
 @admin.register(Order)
-class Orders(Window):
+class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
         "order_id", show.status(), show.amount("total", _("total")), whose, "fail_reason", "created_at",
         show.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
-    list_filter = (Standing, "status", Age, sieve("payment_method", _("payment method"), Order.Method.choices))
-    found_by = ("order_id", "user_id", "user_email", "customer_id")
+    list_filter = (Standing, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
+    search_by = ("order_id", "user_id", "user_email", "customer_id")
     order = ("-created_at", "-order_id")
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
@@ -151,48 +151,48 @@ class Orders(Window):
         "order_id", show.status(), show.amount("total", _("total")), "customer_id", "user_id", "user_email",
         "description", "payment_method", "payment_id", "fail_reason", "version", "created_at", "updated_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="retry",
             label=_("Retry the step"),
-            explains=_("Says again what the order last asked for. Whoever did it already answers as before."),
+            explanation=_("Says again what the order last asked for. Whoever did it already answers as before."),
             permission="orders_project.retry_order",
-            form=Sure,
-            does=_repeat,
-            possible=lambda order: rescue.word(order) is not None,
+            form=ConfirmationForm,
+            perform=_repeat,
+            is_possible=lambda order: rescue.word(order) is not None,
         ),
-        Verb(
+        Action(
             name="cancel",
             label=_("Cancel"),
-            explains=_("No money is in yet. Its payment is called off and its stock goes back."),
+            explanation=_("No money is in yet. Its payment is called off and its stock goes back."),
             permission="orders_project.cancel_order",
-            form=Seen,
-            does=_cancel,
-            possible=lambda order: order.status in (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING),
-            grave=True,
+            form=ReadOnlyMixin,
+            perform=_cancel,
+            is_possible=lambda order: order.status in (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING),
+            destructive=True,
         ),
-        Verb(
+        Action(
             name="compensate",
             label=_("Compensate from here"),
-            explains=_explain_compensation,
+            explanation=_explain_compensation,
             permission="orders_project.cancel_order",
-            form=Seen,
-            does=_compensate,
-            possible=lambda order: order.status == Status.PAID,
-            grave=True,
+            form=ReadOnlyMixin,
+            perform=_compensate,
+            is_possible=lambda order: order.status == Status.PAID,
+            destructive=True,
         ),
-        Verb(
+        Action(
             name="resolve",
             label=_("Resolve with evidence"),
-            explains=_(
-                "Tells the order what another room should have told it. Only the order moves; the audit compares it"
+            explanation=_(
+                "Tells the order what another service should have told it. Only the order moves; the audit compares it"
                 " with what money and stock say. Prefer to retry the step."
             ),
             permission="orders_project.resolve_order",
             form=Evidence,
-            does=_resolve,
-            possible=lambda order: order.status not in ENDS and bool(rescue.truths(order)),
-            grave=True,
+            perform=_resolve,
+            is_possible=lambda order: order.status not in ENDS and bool(rescue.truths(order)),
+            destructive=True,
         ),
     )
 
@@ -205,7 +205,7 @@ class Orders(Window):
             context |= _way(order)
         return super().render_change_form(request, context, *args, **kwargs)
 
-    def beside(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
+    def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return everywhere.panels_of(row)
 
 
@@ -219,7 +219,7 @@ def _way(order: Order) -> dict[str, Any]:
     return {
         "drawing": drawing.drawn(seen),
         "legend": drawing.legend(),
-        "rooms": settings.ROOMS,
+        "services": settings.SERVICES,
         "way": panels.Panel(_("The same as a table"), drawing.HEADS, rows),
         "waiting": seen.waiting,
     }

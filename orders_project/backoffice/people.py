@@ -11,7 +11,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, Deed, Verb, Window
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin
 from common.admin import display as show
 from orders_project import models
 from orders_project.models import Approval
@@ -64,13 +64,13 @@ def done(entry: Any) -> str:
 
 
 @admin.register(LogEntry)
-class Actions(Window):
+class Actions(ReadOnlyAdmin):
     """What people did."""
 
     list_display = ("action_time", "user", "content_type", what, done)
     list_filter = ("action_flag",)
     list_select_related = ("user", "content_type")
-    found_by = ("object_id",)
+    search_by = ("object_id",)
     order = ("-id",)
     empty = _("Nobody has done anything here yet.")
     fields = ("action_time", "user", "content_type", what, done)
@@ -80,22 +80,22 @@ def _waits(approval: Any) -> bool:
     return approval.status == Approval.Status.WAITING
 
 
-def _approve(deed: Deed) -> None:
-    approvals.decide(approval=deed.row, approve=True, by=deed.actor, now=deed.now)
+def _approve(call: ActionCall) -> None:
+    approvals.decide(approval=call.row, approve=True, by=call.actor, now=call.now)
 
 
-def _reject(deed: Deed) -> None:
-    approvals.decide(approval=deed.row, approve=False, by=deed.actor, now=deed.now)
+def _reject(call: ActionCall) -> None:
+    approvals.decide(approval=call.row, approve=False, by=call.actor, now=call.now)
 
 
 @admin.display(description=_("subject"))
 def subject(approval: Any) -> SafeString | str:
-    room, model = ABOUT[approval.verb]
-    return show.page_link(room, model, approval.subject, approval.subject)
+    service, model = ABOUT[approval.verb]
+    return show.page_link(service, model, approval.subject, approval.subject)
 
 
 @admin.register(Approval)
-class Approvals(Window):
+class Approvals(ReadOnlyAdmin):
     """What waits for a second person, and what became of it."""
 
     list_display = (
@@ -103,29 +103,29 @@ class Approvals(Window):
         "asked_at", "decided_by",
     )  # fmt: skip
     list_filter = ("status", Age)
-    found_by = ("subject",)
+    search_by = ("subject",)
     order = ("-id",)
     empty = _("Nothing waits for a second person.")
     fields = (
         "verb", subject, show.amount("amount", _("amount")), show.status(), "reason", "asked_by",
         "asked_at", "decided_by", "decided_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="approve",
             label=_("Approve"),
-            explains=_("It is carried out at once. Who asked for it can't approve it."),
+            explanation=_("It is carried out at once. Who asked for it can't approve it."),
             permission="orders_project.approve",
-            does=_approve,
-            possible=_waits,
-            grave=True,
+            perform=_approve,
+            is_possible=_waits,
+            destructive=True,
         ),
-        Verb(
+        Action(
             name="reject",
             label=_("Reject"),
-            explains=_("Nothing happens; it can be asked for again."),
+            explanation=_("Nothing happens; it can be asked for again."),
             permission="orders_project.approve",
-            does=_reject,
-            possible=_waits,
+            perform=_reject,
+            is_possible=_waits,
         ),
     )

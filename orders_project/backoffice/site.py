@@ -1,4 +1,4 @@
-"""The admin site: its order, its dashboard, its pages that look into every room."""
+"""The admin site: its order, its dashboard, its pages that look into every service."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.i18n import set_language
 
-ROOMS_FIRST = ("orders", "payments", "processing", "orders_project", "auth", "admin")
+SERVICES_FIRST = ("orders", "payments", "processing", "orders_project", "auth", "admin")
 FIRST, LAST = ("Order", "Account", "Product"), ("IdempotencyKey", "Outgoing", "Incoming", "DeadLetter")
 
 
@@ -39,7 +39,7 @@ class BackOffice(admin.AdminSite):
         apps = self._build_app_dict(request, app_label)
         for app in apps.values():
             app["models"].sort(key=_place)
-        known = {label: place for place, label in enumerate(ROOMS_FIRST)}
+        known = {label: place for place, label in enumerate(SERVICES_FIRST)}
         return sorted(apps.values(), key=lambda app: known.get(app["app_label"], len(known)))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:

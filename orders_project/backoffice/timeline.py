@@ -1,5 +1,5 @@
 """
-The causal timeline of one order: request → key → outbox → broker → inbox → step → webhook, over all rooms, with the
+The causal timeline of one order: request → key → outbox → broker → inbox → step → webhook, over all services, with the
 time spent in each; why it waits, and what happens next by itself. Plain data: a terminal, a page or a test draws it.
 """
 
@@ -16,7 +16,7 @@ from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
 from orders.saga import STEPS, Overdue, waits_until
 from outbox.attempts import ATTEMPTS
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.message import EVENTS
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
 from payments.models import Payment, WebhookReceipt
@@ -34,10 +34,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Moment:
-    """Something that happened in a room."""
+    """Something that happened in a service."""
 
     at: datetime
-    room: str
+    service: str
     kind: str  # request, key, letter, fact, timer, step, webhook or dead
     title: str
     detail: str = ""
@@ -70,7 +70,7 @@ class Timeline:
 
 @dataclass
 class Sources:
-    """All rows about an order, of every room that this process knows."""
+    """All rows about an order, of every service that this process knows."""
 
     order: Order
     events: list[OrderEvent]
@@ -107,13 +107,13 @@ def read(order_id: str) -> Sources:
         events=list(order.events.order_by("version")),
         keys=list(IdempotencyKey.objects.filter(order_id=order_id)),
     )
-    for room in settings.ROOMS_HERE:
-        found.sent += mailbox(room, "Outgoing").objects.filter(subject=order_id)
+    for service in settings.SERVICES_HERE:
+        found.sent += model_of(service, "Outgoing").objects.filter(subject=order_id)
         found.received |= {
-            str(row.message_id): row for row in mailbox(room, "Incoming").objects.filter(subject=order_id)
+            str(row.message_id): row for row in model_of(service, "Incoming").objects.filter(subject=order_id)
         }
-        found.dead += mailbox(room, "DeadLetter").objects.filter(subject=order_id)
-    if "payments" in settings.ROOMS_HERE:
+        found.dead += model_of(service, "DeadLetter").objects.filter(subject=order_id)
+    if "payments" in settings.SERVICES_HERE:
         found.payment = Payment.objects.filter(pk=order_id).first()
         found.webhooks = list(WebhookReceipt.objects.filter(order_id=order_id))
     return found
@@ -132,7 +132,7 @@ def _moments(sources: Sources) -> Iterator[Moment]:
     for dead in sources.dead:
         yield Moment(
             at=dead.died_at,
-            room=_room(dead),
+            service=_service(dead),
             kind="dead",
             title=_g("%(type)s is a dead letter") % {"type": dead.type},
             detail=f"{dead.reason}: {dead.error}"[:200]
@@ -144,7 +144,7 @@ def _moments(sources: Sources) -> Iterator[Moment]:
     for webhook in sources.webhooks:
         yield Moment(
             at=webhook.received_at,
-            room="payments",
+            service="payments",
             kind="webhook",
             title=_g("webhook of %(gateway)s: %(status)s")
             % {"gateway": webhook.gateway, "status": webhook.get_status_display()},
@@ -161,7 +161,7 @@ def _of_event(event: OrderEvent) -> Moment:
     by = _g("by %(name)s") % {"name": event.actor} if event.actor else ""
     return Moment(
         at=event.at,
-        room="orders",
+        service="orders",
         kind="request" if first or not event.message_id else "step",
         title=f"{_g('accepted') if first else event.type} → {event.get_status_display()}",
         detail=", ".join(filter(None, [reason, note, by, f"v{event.version}"])),
@@ -176,7 +176,7 @@ def _of_letter(row: OutgoingMessage, received: IncomingMessage | None) -> Moment
     again = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
     return Moment(
         at=row.created_at if not row.attempt else row.due_at,
-        room=_room(row),
+        service=_service(row),
         kind=kind,
         title=f"{row.type} → {row.to}",
         detail=", ".join(filter(None, [again, "" if row.published_at else _unsent(row)])),
@@ -196,7 +196,7 @@ def _unsent(row: OutgoingMessage) -> str:
     return _g("not sent: %(error)s") % {"error": row.last_error} if row.last_error else _g("not sent yet")
 
 
-def _room(row: OutgoingMessage | DeadLetter) -> str:
+def _service(row: OutgoingMessage | DeadLetter) -> str:
     return str(row._state.db)
 
 
@@ -247,22 +247,22 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
         if row.to == EVENTS or row.type == TIMER or message_id in sources.received or message_id in resolved:
             continue
         if row.published_at is not None:
-            yield _g("%(type)s is in the queue %(room)s, not handled: is a worker of %(room)s running?") % {
-                "type": row.type, "room": row.to,
+            yield _g("%(type)s is in the queue %(service)s, not handled: is a worker of %(service)s running?") % {
+                "type": row.type, "service": row.to,
             }  # fmt: skip
         elif row.due_at > now:
-            yield _g("%(type)s failed in %(room)s and comes again at %(time)s") % {
-                "type": row.type, "room": row.to, "time": _clock(row.due_at),
+            yield _g("%(type)s failed in %(service)s and comes again at %(time)s") % {
+                "type": row.type, "service": row.to, "time": _clock(row.due_at),
             }  # fmt: skip
         else:
             why = f"({row.last_error})" if row.last_error else _g("is the relay running?")
-            yield _g("%(type)s is in the outbox of %(room)s, not sent: %(why)s") % {
-                "type": row.type, "room": _room(row), "why": why,
+            yield _g("%(type)s is in the outbox of %(service)s, not sent: %(why)s") % {
+                "type": row.type, "service": _service(row), "why": why,
             }  # fmt: skip
     for dead in sources.dead:
         if dead.status == DeadLetter.Status.DEAD:
-            yield _g("%(type)s is a dead letter of %(room)s (%(reason)s): see manage.py dlq show %(id)s") % {
-                "type": dead.type, "room": _room(dead), "reason": dead.reason, "id": dead.id,
+            yield _g("%(type)s is a dead letter of %(service)s (%(reason)s): see manage.py dlq show %(id)s") % {
+                "type": dead.type, "service": _service(dead), "reason": dead.reason, "id": dead.id,
             }  # fmt: skip
     payment = sources.payment
     if payment is not None and payment.status in {"requested", "pending", "voiding", "refunding"}:

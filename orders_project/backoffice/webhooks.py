@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Age, Briefly, Deed, Reasoned, Sure, Verb, Window
+from common.admin import Action, ActionCall, Age, ConfirmationForm, ReadOnlyAdmin, ReasonForm, ShortReasonForm
 from common.admin import display as show
 from payments import receipts
 from payments.models import WebhookReceipt
@@ -17,33 +17,33 @@ from payments.models import WebhookReceipt
 from . import approvals
 
 
-class Match(Sure):
+class Match(ConfirmationForm):
     """Of which order it speaks."""
 
     order_id = forms.CharField(label=_("Order id"), max_length=64, help_text=_("Amount and currency have to agree."))
 
 
-def _match(deed: Deed) -> str:
+def _match(call: ActionCall) -> str:
     receipt = receipts.match(
-        receipt_id=str(deed.row.pk), order_id=deed.said["order_id"], actor=deed.actor, now=deed.now
+        receipt_id=str(call.row.pk), order_id=call.values["order_id"], actor=call.actor, now=call.now
     )
     return _g("The webhook is %(status)s now.") % {"status": receipt.get_status_display()}
 
 
-def _refund(deed: Deed) -> str:
-    row = deed.row
+def _refund(call: ActionCall) -> str:
+    row = call.row
     if approvals.is_needed(row.amount, row.currency):
         approvals.ask(
             verb="refund_webhook", subject=str(row.pk), amount=row.amount, currency=row.currency,
-            reason=deed.said["reason"], by=deed.actor,
+            reason=call.values["reason"], by=call.actor,
         )  # fmt: skip
         return _g("A second person has to approve: it waits under Approvals.")
-    receipts.refund(receipt_id=str(row.pk), actor=deed.actor)
+    receipts.refund(receipt_id=str(row.pk), actor=call.actor)
     return _g("The gateway is asked to give the money back.")
 
 
-def _discard(deed: Deed) -> None:
-    receipts.discard(receipt_id=str(deed.row.pk), reason=deed.said["reason"], actor=deed.actor, now=deed.now)
+def _discard(call: ActionCall) -> None:
+    receipts.discard(receipt_id=str(call.row.pk), reason=call.values["reason"], actor=call.actor, now=call.now)
 
 
 def _is_open(receipt: WebhookReceipt) -> bool:
@@ -68,7 +68,7 @@ class Open(admin.SimpleListFilter):
 
 
 @admin.register(WebhookReceipt)
-class WebhooksIn(Window):
+class WebhooksIn(ReadOnlyAdmin):
     """What gateways have told, in the raw."""
 
     list_display = (
@@ -76,7 +76,7 @@ class WebhooksIn(Window):
         show.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
-    found_by = ("webhook_id", "payment_id", "order_id")
+    search_by = ("webhook_id", "payment_id", "order_id")
     order = ("-id",)
     empty = _("No webhooks yet. A gateway tells of its payments at /webhooks/payments.")
     fields = (
@@ -84,35 +84,35 @@ class WebhooksIn(Window):
         show.order(), show.json("headers", _("headers")), show.json("body", _("body")), "decided_by", "received_at",
         "handled_at",
     )  # fmt: skip
-    verbs = (
-        Verb(
+    page_actions = (
+        Action(
             name="match",
             label=_("Match with an order"),
-            explains=_("You decide of which order it speaks; it is acted on as if it had said so."),
+            explanation=_("You decide of which order it speaks; it is acted on as if it had said so."),
             permission="orders_project.match_webhook",
             form=Match,
-            does=_match,
-            possible=_is_open,
+            perform=_match,
+            is_possible=_is_open,
         ),
-        Verb(
+        Action(
             name="refund",
             label=_("Refund"),
-            explains=_("The money belongs to no order: the gateway is asked to give it back."),
+            explanation=_("The money belongs to no order: the gateway is asked to give it back."),
             permission="orders_project.refund_webhook",
-            form=Reasoned,
-            does=_refund,
-            possible=_brought_money,
-            grave=True,
+            form=ReasonForm,
+            perform=_refund,
+            is_possible=_brought_money,
+            destructive=True,
         ),
-        Verb(
+        Action(
             name="discard",
             label=_("Discard"),
-            explains=_("Nothing follows from it. It stays to be looked at."),
+            explanation=_("Nothing follows from it. It stays to be looked at."),
             permission="orders_project.discard_webhook",
-            form=Briefly,
-            does=_discard,
-            possible=_is_open,
-            grave=True,
+            form=ShortReasonForm,
+            perform=_discard,
+            is_possible=_is_open,
+            destructive=True,
         ),
     )
 

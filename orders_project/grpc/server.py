@@ -1,4 +1,4 @@
-"""The gRPC server: callers, correlation, deadlines and errors around the methods of the rooms."""
+"""The gRPC server: callers, correlation, deadlines and errors around the methods of the services."""
 
 import logging
 import time

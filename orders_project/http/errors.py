@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# The HTTP status of each code that a room refuses with. Those that are not here are conflicts: 409.
+# The HTTP status of each code that a service refuses with. Those that are not here are conflicts: 409.
 STATUS: dict[str, HTTPStatus] = {
     "invalid": HTTPStatus.BAD_REQUEST,
     "no_account": HTTPStatus.NOT_FOUND,

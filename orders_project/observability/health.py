@@ -83,8 +83,8 @@ def _broker() -> None:
     broker.connect().close()
 
 
-def _relay(room: str) -> None:
-    (row,) = next(iter(gauges.mailbox(room))).take()
+def _relay(service: str) -> None:
+    (row,) = next(iter(gauges.model_of(service))).take()
     if row["outbox_oldest_seconds"] > LATE:
         raise Unwell(f"{row['outbox_oldest_seconds']:.0f} s behind")
 
@@ -117,7 +117,7 @@ def before_start(*, migrated: bool) -> dict[str, Check]:
 
 
 def relays() -> dict[str, Check]:
-    return {f"relay {room}": partial(_relay, room) for room in settings.ROOMS_HERE}
+    return {f"relay {service}": partial(_relay, service) for service in settings.SERVICES_HERE}
 
 
 def everything() -> dict[str, Check]:

@@ -30,7 +30,7 @@ from prometheus_client.registry import Collector
 import orders.gauges
 import payments.gauges
 import processing.gauges
-from outbox.gauges import Reading, mailbox
+from outbox.gauges import Reading, model_of
 from outbox.metrics import REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -126,16 +126,16 @@ class Stored(Collector):
         for database in dict.fromkeys(reading.database for reading in self.readings):
             up.add_metric([database], float(database in answered))
         yield from families.values()
-        yield GaugeMetricFamily("outbox_pending", "Letters that are due and not sent, of all rooms here.", pending)
+        yield GaugeMetricFamily("outbox_pending", "Letters that are due and not sent, of all services here.", pending)
         yield up
 
 
 def readings() -> tuple[Reading, ...]:
-    """What there is to read of the rooms that this process knows."""
-    of_rooms = (*orders.gauges.READINGS, *payments.gauges.READINGS, *processing.gauges.READINGS)
+    """What there is to read of the services that this process knows."""
+    of_services = (*orders.gauges.READINGS, *payments.gauges.READINGS, *processing.gauges.READINGS)
     return (
-        *(reading for room in settings.ROOMS_HERE for reading in mailbox(room)),
-        *(reading for reading in of_rooms if reading.database in settings.ROOMS_HERE),
+        *(reading for service in settings.SERVICES_HERE for reading in model_of(service)),
+        *(reading for reading in of_services if reading.database in settings.SERVICES_HERE),
     )
 
 

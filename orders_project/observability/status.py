@@ -1,4 +1,4 @@
-"""How the whole system stands, as plain data: rooms, queues, lag, dead letters, stuck orders."""
+"""How the whole system stands, as plain data: services, queues, lag, dead letters, stuck orders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from django.conf import settings
 
 from outbox import broker
 
-from ..celery import ROOMS, UNHEARD_QUEUE, WORK
+from ..celery import SERVICES, UNHEARD_QUEUE, WORK
 from .health import LATE
 from .metrics import Stored, readings
 
 
 @dataclass
-class Room:
-    """A room's database and mailbox; the numbers are None where the database doesn't answer."""
+class Service:
+    """A service's database and mailbox; the numbers are None where the database doesn't answer."""
 
     name: str
     answers: bool = True
@@ -35,7 +35,7 @@ class Queue:
 
 @dataclass
 class Status:
-    rooms: list[Room]
+    services: list[Service]
     queues: list[Queue]
     broker: str  # why it can't be reached; empty if it can
     open_orders: dict[str, int] = field(default_factory=dict)
@@ -52,25 +52,25 @@ def look() -> Status:
     """Ask every database and the broker now."""
     rows = [(reading, row) for reading, rows in Stored(readings()).rows() for row in rows]
     answering = {reading.database for reading, _ in rows}
-    rooms = {room: Room(room, answers=room in answering) for room in settings.ROOMS_HERE}
+    services = {service: Service(service, answers=service in answering) for service in settings.SERVICES_HERE}
     queues, unreachable = _queues()
-    status = Status(rooms=list(rooms.values()), queues=queues, broker=unreachable)
-    for room in answering:
-        rooms[room].dead_letters = 0
+    status = Status(services=list(services.values()), queues=queues, broker=unreachable)
+    for service in answering:
+        services[service].dead_letters = 0
     for reading, row in rows:
-        _take(status, rooms[reading.database], row)
+        _take(status, services[reading.database], row)
     status.troubles = list(_troubles(status))
     return status
 
 
-def _take(status: Status, room: Room, row: dict[str, Any]) -> None:
+def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
     match row:
         case {"outbox_room_pending": pending, "outbox_oldest_seconds": oldest}:
-            room.pending, room.oldest_seconds = int(pending), round(float(oldest), 1)
+            service.pending, service.oldest_seconds = int(pending), round(float(oldest), 1)
         case {"dead_letters": number}:
-            room.dead_letters = (room.dead_letters or 0) + int(number)
+            service.dead_letters = (service.dead_letters or 0) + int(number)
         case {"database_connections": number}:
-            room.connections = int(number)
+            service.connections = int(number)
         case {"status": where, "orders_open": number, "orders_stuck": stuck}:
             status.open_orders[where], status.stuck_orders[where] = int(number), int(stuck)
         case {"status": where, "webhooks_open": number}:
@@ -86,7 +86,7 @@ def _take(status: Status, room: Room, row: dict[str, Any]) -> None:
 
 
 def _queues() -> tuple[list[Queue], str]:
-    names = [*WORK, *(f"{room}.{kind}" for room in ROOMS for kind in ("dlq", "beat")), UNHEARD_QUEUE.name]
+    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), UNHEARD_QUEUE.name]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
@@ -108,14 +108,14 @@ def _troubles(status: Status) -> Iterator[str]:
     """What a person should look at, each in one line."""
     if status.broker:
         yield f"the broker can't be reached: {status.broker}"
-    for room in status.rooms:
-        if not room.answers:
-            yield f"the database {room.name} does not answer"
+    for service in status.services:
+        if not service.answers:
+            yield f"the database {service.name} does not answer"
             continue
-        if (room.oldest_seconds or 0) > LATE:
-            yield f"the relay of {room.name} is {room.oldest_seconds:.0f} s behind"
-        if room.dead_letters:
-            yield f"{room.name} has {room.dead_letters} dead letters: manage.py dlq list"
+        if (service.oldest_seconds or 0) > LATE:
+            yield f"the relay of {service.name} is {service.oldest_seconds:.0f} s behind"
+        if service.dead_letters:
+            yield f"{service.name} has {service.dead_letters} dead letters: manage.py dlq list"
     for queue in status.queues:
         if queue.waiting is None:
             yield f"there is no queue {queue.name}: manage.py declare_topology"

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orders_project.auth.authentication import keys
+from orders_project.auth import keys
 
 
 def bearer(principal: str, *scopes: str, **claims: Any) -> dict[str, str]:

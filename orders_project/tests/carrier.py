@@ -1,4 +1,4 @@
-"""Carries letters between the rooms without a broker: once, twice, shuffled."""
+"""Carries letters between the services without a broker: once, twice, shuffled."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from django.conf import settings
 from django.utils import timezone
 
-from outbox.consumers import mailbox, receive
+from outbox.consumers import model_of, receive
 from outbox.message import Letter
 from outbox.models import OutgoingMessage
 
@@ -17,7 +17,7 @@ class Errand:
     """Something else that happens once, at some moment between letters: a customer cancels, time passes."""
 
     run: Callable[[], object]
-    rooms: tuple[str, ...] = tuple(settings.ROOMS)
+    services: tuple[str, ...] = tuple(settings.SERVICES)
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Waiting:
     """A letter or an errand whose turn has not come; `number` counts them as they turned up."""
 
     number: int
-    rooms: tuple[str, ...]
+    services: tuple[str, ...]
     errand: Errand | None = None
     letter: Letter | None = None
 
     def meets(self, other: "Waiting") -> bool:
-        """Whether it can matter which of the two comes first: no room looks into another's database."""
-        return bool(set(self.rooms) & set(other.rooms))
+        """Whether it can matter which of the two comes first: no service looks into another's database."""
+        return bool(set(self.services) & set(other.services))
 
 
 @dataclass
 class Carrier:
-    """Takes what is due from every room's outbox and delivers it, until nothing is left."""
+    """Takes what is due from every service's outbox and delivers it, until nothing is left."""
 
     times: int = 1
     shuffle: random.Random | None = None
@@ -47,48 +47,48 @@ class Carrier:
     passes_over: Callable[[Letter], bool] = lambda letter: False
     seen: int = 0
 
-    def collect(self, rooms: Sequence[str] = tuple(settings.ROOMS)) -> list[tuple[str, Letter]]:
-        """Take the letters that are due now, as (room, letter); facts told to the world are kept in `facts`."""
+    def collect(self, services: Sequence[str] = tuple(settings.SERVICES)) -> list[tuple[str, Letter]]:
+        """Take the letters that are due now, as (service, letter); facts told to the world are kept in `facts`."""
         taken = []
-        for room in rooms:
-            outgoing = mailbox(room, "Outgoing").objects
+        for service in services:
+            outgoing = model_of(service, "Outgoing").objects
             rows: list[OutgoingMessage] = list(
                 outgoing.filter(published_at=None, due_at__lte=timezone.now()).order_by("id")
             )
             if rows:
                 outgoing.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
             taken += [(row.to, row.letter()) for row in rows]
-        self.facts += [letter for to, letter in taken if to not in settings.ROOMS]
-        return [(to, letter) for to, letter in taken if to in settings.ROOMS and not self.passes_over(letter)]
+        self.facts += [letter for to, letter in taken if to not in settings.SERVICES]
+        return [(to, letter) for to, letter in taken if to in settings.SERVICES and not self.passes_over(letter)]
 
-    def deliver(self, room: str, letter: Letter) -> None:
+    def deliver(self, service: str, letter: Letter) -> None:
         """Hand one letter over, as the broker would."""
         self.delivered.append(letter)
-        receive(room, letter.envelope(), headers={}, worker="carrier")
+        receive(service, letter.envelope(), headers={}, worker="carrier")
 
     def run(self, *, most: int = 1000) -> "Carrier":
         """Deliver until nothing is due."""
-        waiting = [self._waiting(errand.rooms, errand=errand) for errand in self.errands]
+        waiting = [self._waiting(errand.services, errand=errand) for errand in self.errands]
         self.errands = []
-        touched: Sequence[str] = settings.ROOMS
+        touched: Sequence[str] = settings.SERVICES
         for _ in range(most):
-            for room, letter in self.collect(touched):
-                waiting += [self._waiting((room,), letter=letter) for _ in range(self.times)]
+            for service, letter in self.collect(touched):
+                waiting += [self._waiting((service,), letter=letter) for _ in range(self.times)]
             if not waiting:
                 return self
             one = waiting.pop(self._next(waiting))
-            touched = one.rooms
+            touched = one.services
             if one.errand is not None:
                 one.errand.run()
             elif one.letter is not None:
-                self.deliver(one.rooms[0], one.letter)
+                self.deliver(one.services[0], one.letter)
         raise AssertionError(f"Letters go round in circles: {waiting}")
 
     def _waiting(
-        self, rooms: tuple[str, ...], *, errand: Errand | None = None, letter: Letter | None = None
+        self, services: tuple[str, ...], *, errand: Errand | None = None, letter: Letter | None = None
     ) -> Waiting:
         self.seen += 1
-        return Waiting(self.seen, rooms, errand, letter)
+        return Waiting(self.seen, services, errand, letter)
 
     def _next(self, waiting: Sequence[Waiting]) -> int:
         if self.choose is not None:

@@ -1,5 +1,5 @@
 """
-Rows by the million: what every room would hold after so many orders. Made by the databases themselves.
+Rows by the million: what every service would hold after so many orders. Made by the databases themselves.
 
 What is rare (a status, a type, a method of payment) is among the oldest: whoever walks back from now finds it last.
 """
@@ -160,14 +160,14 @@ FILL: dict[str, tuple[str, ...]] = {
 
 
 def gather(orders: int) -> None:
-    """Fill every room's database with what so many orders would have left there."""
-    for room, statements in FILL.items():
-        with connections[room].cursor() as cursor:
+    """Fill every service's database with what so many orders would have left there."""
+    for service, statements in FILL.items():
+        with connections[service].cursor() as cursor:
             cursor.execute(UUID7)
             cursor.execute(ROWS, {"orders": orders})
             for statement in (*statements, *MAILBOX):
                 cursor.execute(statement)
             cursor.execute("DROP TABLE crowd")
             cursor.execute("DROP FUNCTION pg_temp.uuid7")
-            # Of these tables only: of all would lock the server's own, which the next room's transaction waits for.
+            # Of these tables only: of all would lock the server's own, which the next service's transaction waits for.
             cursor.execute(f"ANALYZE {', '.join(INTO.findall(' '.join((*statements, *MAILBOX))))}")

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db import models
 from django.utils import timezone
 
-from common.admin import Window
+from common.admin import ReadOnlyAdmin
 from outbox.ids import uuid7
 
 NEEDS: dict[str, dict[str, Any]] = {  # what constraints ask for
@@ -18,8 +18,8 @@ NEEDS: dict[str, dict[str, Any]] = {  # what constraints ask for
 
 
 def shown() -> list[type[models.Model]]:
-    """The tables of the rooms and of the roof, in the order in which they refer to each other."""
-    windows = [model for model, page in admin.site._registry.items() if isinstance(page, Window)]
+    """The tables of the services and of the roof, in the order in which they refer to each other."""
+    windows = [model for model, page in admin.site._registry.items() if isinstance(page, ReadOnlyAdmin)]
     ours = [model for model in windows if not model.__module__.startswith("django")]
     late = [model for model in ours if any(field.is_relation for field in model._meta.concrete_fields)]
     return [model for model in ours if model not in late] + late

@@ -19,7 +19,7 @@ import requests
 from cryptography.hazmat.primitives import serialization
 from psycopg import sql
 
-from orders_project.auth.authentication import keys
+from orders_project.auth import keys
 from orders_project.embedded import debian, places, postgres, processes
 from orders_project.embedded.services import DATABASES, provide
 

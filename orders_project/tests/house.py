@@ -118,9 +118,9 @@ class House:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    def query(self, room: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Ask a room's database."""
-        name = "DATABASE_URL" if room == "default" else f"DATABASE_URL_{room.upper()}"
+    def query(self, service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Ask a service's database."""
+        name = "DATABASE_URL" if service == "default" else f"DATABASE_URL_{service.upper()}"
         with psycopg.connect(self.env[name], autocommit=True) as connection:
             cursor = connection.execute(sql, parameters)
             return cursor.fetchall() if cursor.description else []

@@ -7,7 +7,7 @@ from django.db.models import Sum
 
 from orders.history import mismatch
 from orders.models import ENDS, Order, Status
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from payments.models import Account, Entry
 from processing.models import Hold, HoldLine, Product, StockMovement
 
@@ -23,8 +23,8 @@ def unfinished() -> list[str]:
     """What is still open, when nothing should be."""
     said = [f"order {order} is {order.status}" for order in Order.objects.exclude(status__in=ENDS)]
     said += [f"hold of {hold}" for hold in Hold.objects.filter(status="held")]
-    for room in ("orders", "payments", "processing"):
-        said += [f"dead letter {one} ({one.error})" for one in mailbox(room, "DeadLetter").objects.all()]
+    for service in ("orders", "payments", "processing"):
+        said += [f"dead letter {one} ({one.error})" for one in model_of(service, "DeadLetter").objects.all()]
     return said
 
 

@@ -1,9 +1,9 @@
 """
 Every order in which letters can arrive.
 
-# Note [Orders that make no difference]: two letters to different rooms have the same effect whichever comes first,
-since no room looks into another's database. Of the orders that differ only so, one is tried (sleep sets): when a choice
-has been tried, its siblings' branches leave it asleep until something happens in the same room.
+# Note [Orders that make no difference]: two letters to different services have the same effect whichever comes first,
+since no service looks into another's database. Of the orders that differ only so, one is tried (sleep sets): when a choice
+has been tried, its siblings' branches leave it asleep until something happens in the same service.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -77,8 +77,8 @@ def in_every_order(journey: Callable[[Carrier], T], *, most: int) -> list[T]:
 def forgotten() -> Iterator[None]:
     """Whatever happens inside has not happened afterwards."""
     with ExitStack() as stack:
-        for room in settings.ROOMS:
-            stack.enter_context(transaction.atomic(using=room))
+        for service in settings.SERVICES:
+            stack.enter_context(transaction.atomic(using=service))
         yield
-        for room in settings.ROOMS:
-            transaction.set_rollback(True, using=room)
+        for service in settings.SERVICES:
+            transaction.set_rollback(True, using=service)

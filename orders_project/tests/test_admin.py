@@ -1,4 +1,4 @@
-"""The back office: every page of every room opens, over all the databases."""
+"""The back office: every page of every service opens, over all the databases."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def boss() -> Client:
 
 @pytest.fixture
 def orders(post: Any) -> list[Any]:
-    """Some orders, of which all rooms have rows."""
+    """Some orders, of which all services have rows."""
     now = timezone.now()
     money.open_account(user_id="ann")
     money.deposit(user_id="ann", amount=100_00, now=now, reason="first", actor="boss")

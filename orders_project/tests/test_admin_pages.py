@@ -123,7 +123,7 @@ def test_verbs_show_texts_as_texts(boss: Client) -> None:
 class TestQueries:
     @staticmethod
     def _asked(client: Client, url: str) -> dict[str, list[str]]:
-        aliases = ["default", *settings.ROOMS]
+        aliases = ["default", *settings.SERVICES]
         with ExitStack() as stack:
             watched = {alias: stack.enter_context(CaptureQueriesContext(connections[alias])) for alias in aliases}
             assert client.get(url).status_code == 200

@@ -19,7 +19,7 @@ from orders.models import Order
 from orders_project import translations
 from orders_project.backoffice.people import VERBS
 from orders_project.tests.fill import fill, shown
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from payments import services as money
 from processing import services as stock
 from processing.messages import ProcessingRefused
@@ -46,7 +46,9 @@ def test_the_compiled_file_is_what_gettext_reads() -> None:
     with PO.with_suffix(".mo").open("rb") as file:
         catalogue = gettext.GNUTranslations(file)
     assert catalogue.gettext("Why is it stuck?") == "Почему он застрял?"
-    forms = [catalogue.ngettext("letter in %(room)s", "letters in %(room)s", n).split()[0] for n in (1, 2, 5, 11, 21)]
+    forms = [
+        catalogue.ngettext("letter in %(service)s", "letters in %(service)s", n).split()[0] for n in (1, 2, 5, 11, 21)
+    ]
     assert forms == ["письмо", "письма", "писем", "писем", "письмо"]
 
 
@@ -124,7 +126,7 @@ def test_every_page_speaks_russian(boss: Client, ann: Any, post: Any) -> None:
         Outgoing.post(ProcessingRefused(order_id=done.pk, reason="fraud"))
     post.passes_over = lambda letter: letter.subject != done.pk
     post.run()
-    assert mailbox("orders", "DeadLetter").objects.count() == 1
+    assert model_of("orders", "DeadLetter").objects.count() == 1
     for model in shown():
         fill(model, "данные")
     seen: dict[str, list[str]] = {}

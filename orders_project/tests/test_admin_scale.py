@@ -75,16 +75,18 @@ def cost(client: Client, path: str) -> tuple[float, list[tuple[float, str, str]]
     for stored in (readings.OURS, STORED):
         stored._taken.clear()
     with ExitStack() as stack:
-        watched = {room: stack.enter_context(CaptureQueriesContext(connections[room])) for room in settings.ROOMS}
+        watched = {
+            service: stack.enter_context(CaptureQueriesContext(connections[service])) for service in settings.SERVICES
+        }
         began = time.perf_counter()
         answer = client.get(path)
         spent = 1000 * (time.perf_counter() - began)
     assert answer.status_code == 200, path
     found = []
-    for room, queries in watched.items():
+    for service, queries in watched.items():
         for query in queries.captured_queries:
             if query["sql"].lstrip().startswith(("SELECT", "WITH")):
-                with connections[room].cursor() as cursor:
+                with connections[service].cursor() as cursor:
                     cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + query["sql"])
                     plan = cursor.fetchone()[0][0]["Plan"]
                 found.append((rows_read(plan), steps(plan), query["sql"]))

@@ -15,7 +15,7 @@ from django.utils import timezone
 from orders import history, services
 from orders.models import Order
 from orders_project.models import Approval
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.models import DeadLetter
 from payments import services as money
 from payments.models import Entry
@@ -259,7 +259,7 @@ class TestDeadLetters:
         with transaction.atomic(using="processing"):
             Outgoing.post(*[ProcessingRefused(order_id=order.pk, reason="late") for order in orders])
         post.run()
-        letters = list(mailbox("orders", "DeadLetter").objects.order_by("pk"))
+        letters = list(model_of("orders", "DeadLetter").objects.order_by("pk"))
         assert len(letters) == 3
         return letters
 
@@ -277,7 +277,7 @@ class TestDeadLetters:
         dead[0].refresh_from_db()
         assert dead[0].status == "replayed"
         post.run()
-        assert mailbox("orders", "DeadLetter").objects.filter(status="dead").count() == 3
+        assert model_of("orders", "DeadLetter").objects.filter(status="dead").count() == 3
 
     def test_are_discarded_by_managers_only(self, dead: list[Any], manager: Client) -> None:
         assert client_of("operator").get(url(dead[0], "discard")).status_code == 403
@@ -298,7 +298,7 @@ class TestDeadLetters:
     def test_many_stop_when_the_canary_dies(self, dead: list[Any], post: Any) -> None:
         errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
         assert "canary died" in errand.stopped
-        assert [one.status for one in mailbox("orders", "DeadLetter").objects.order_by("pk")[:3]] == [
+        assert [one.status for one in model_of("orders", "DeadLetter").objects.order_by("pk")[:3]] == [
             "replayed", "dead", "dead",
         ]  # fmt: skip
 
@@ -306,7 +306,7 @@ class TestDeadLetters:
         Order.objects.update(status="paid")
         errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
         assert (errand.done, errand.total, errand.stopped) == (3, 3, "")
-        assert not mailbox("orders", "DeadLetter").objects.filter(status="dead").exists()
+        assert not model_of("orders", "DeadLetter").objects.filter(status="dead").exists()
         assert LogEntry.objects.count() == 2
 
     def test_selected_ones_are_discarded(self, dead: list[Any], manager: Client, post: Any) -> None:
@@ -316,7 +316,7 @@ class TestDeadLetters:
         )
         errand = self.run_errand(manager, "discard", "?" + chosen["Location"].partition("?")[2], post)
         assert (errand.done, errand.total) == (2, 2)
-        assert mailbox("orders", "DeadLetter").objects.filter(status="dead").count() == 1
+        assert model_of("orders", "DeadLetter").objects.filter(status="dead").count() == 1
 
     def test_a_forged_errand_is_refused(self, dead: list[Any]) -> None:
         where = reverse("admin:orders_deadletter_many", args=["discard"])

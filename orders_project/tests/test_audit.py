@@ -15,7 +15,7 @@ from orders.models import Order
 from orders_project.audit import CHECKS, audit
 from orders_project.audit.money import REPAIRS
 from orders_project.tests.carrier import Carrier
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.ids import uuid7
 from payments import services as money
 from payments.audit import RULES
@@ -61,8 +61,8 @@ def history(lamp: str, post: Carrier) -> None:
         run("processing", f"INSERT INTO outbox_incomingmessage VALUES ('{message_id}', 'x', '', 0, now(), now())")
 
 
-def run(room: str, sql: str) -> list[Any]:
-    with connections[room].cursor() as cursor:
+def run(service: str, sql: str) -> list[Any]:
+    with connections[service].cursor() as cursor:
         cursor.execute(sql)
         return cursor.fetchall() if cursor.description else []
 
@@ -90,12 +90,12 @@ def sold_without_an_order() -> str:
     return f"{order_id}: {hold_id}"
 
 
-def write(room: str, *, sent: bool, due: timedelta = NO_TIME) -> str:
-    """A letter for payments in a room's outbox; its id."""
+def write(service: str, *, sent: bool, due: timedelta = NO_TIME) -> str:
+    """A letter for payments in a service's outbox; its id."""
     now = timezone.now()
-    with transaction.atomic(using=room):
-        (row,) = mailbox(room, "Outgoing").post(Void(order_id="x"), due_at=now + due)
-    mailbox(room, "Outgoing").objects.filter(pk=row.pk).update(published_at=now if sent else None)
+    with transaction.atomic(using=service):
+        (row,) = model_of(service, "Outgoing").post(Void(order_id="x"), due_at=now + due)
+    model_of(service, "Outgoing").objects.filter(pk=row.pk).update(published_at=now if sent else None)
     return str(row.pk)
 
 

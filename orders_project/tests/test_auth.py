@@ -22,8 +22,8 @@ from google.protobuf.empty_pb2 import Empty
 from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
-from orders_project.auth.authentication import authentication as auth
-from orders_project.auth.authentication import keys
+from orders_project.auth import authentication as auth
+from orders_project.auth import keys
 from orders_project.models import Client
 from orders_project.tests.callers import bearer, new_key
 from processing.models import Product, StockMovement

@@ -83,7 +83,7 @@ class Stage(House):
 
     def pending(self) -> int:
         queued = sum(self.depth(name) for name in ("payments", "payments.dlq"))
-        return queued + sum(self.query(room, PENDING)[0][0] for room in ("orders", "payments"))
+        return queued + sum(self.query(service, PENDING)[0][0] for service in ("orders", "payments"))
 
     def depth(self, queue: str) -> int:
         """Messages in a queue, of which none is with a worker if it is zero."""

@@ -128,10 +128,10 @@ class Chaos(RuleBasedStateMachine):
         """Whatever the handler did is gone; the letter stays in the queue."""
         self.fetch()
         self.copies += 1
-        room, letter = self.waiting[pick % len(self.waiting)]
-        with transaction.atomic(using=room):
-            self.carrier.deliver(room, letter)
-            transaction.set_rollback(True, using=room)
+        service, letter = self.waiting[pick % len(self.waiting)]
+        with transaction.atomic(using=service):
+            self.carrier.deliver(service, letter)
+            transaction.set_rollback(True, using=service)
 
     def fetch(self) -> bool:
         self.waiting += self.carrier.collect()

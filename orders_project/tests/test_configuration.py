@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from orders_project.auth.authentication import keys
+from orders_project.auth import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
-ROOMS = ("ORDERS", "PAYMENTS", "PROCESSING")
+SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
 NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
@@ -29,7 +29,7 @@ def documented() -> dict[str, str]:
 
 def test_every_variable_has_its_line_and_every_line_its_variable() -> None:
     source = (PROJECT / "orders_project" / "settings.py").read_text()
-    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) | {f"DATABASE_URL_{room}" for room in ROOMS}
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) | {f"DATABASE_URL_{service}" for service in SERVICES}
     assert documented().keys() == read | NOT_IN_SETTINGS
 
 
@@ -44,7 +44,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 def production(key_file: str) -> dict[str, str]:
     """What a run outside DEBUG and the embedded run needs."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV")}
-    databases = {name: f"postgres://app@127.0.0.1:1/{name.lower()}" for name in ("DATABASE_URL", *_of_rooms())}
+    databases = {name: f"postgres://app@127.0.0.1:1/{name.lower()}" for name in ("DATABASE_URL", *_of_services())}
     return kept | databases | {
         "AMQP_URL": "amqp://app@127.0.0.1:1//",
         "PUBLIC_URL": "https://shop.example",
@@ -56,8 +56,8 @@ def production(key_file: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def _of_rooms() -> list[str]:
-    return [f"DATABASE_URL_{room}" for room in ROOMS]
+def _of_services() -> list[str]:
+    return [f"DATABASE_URL_{service}" for service in SERVICES]
 
 
 def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
@@ -106,9 +106,9 @@ def test_the_web_does_not_start_without_keys(production: dict[str, str]) -> None
 
 
 def test_a_room_lets_callers_in_without_the_back_office(production: dict[str, str]) -> None:
-    """The web of one room proves tokens by the key alone: it has no other database to ask."""
-    room = {name: value for name, value in production.items() if not name.startswith("DATABASE_URL")}
-    room |= {"ROOMS": "payments", "DATABASE_URL_PAYMENTS": production["DATABASE_URL_PAYMENTS"]}
+    """The web of one service proves tokens by the key alone: it has no other database to ask."""
+    service = {name: value for name, value in production.items() if not name.startswith("DATABASE_URL")}
+    service |= {"SERVICES": "payments", "DATABASE_URL_PAYMENTS": production["DATABASE_URL_PAYMENTS"]}
     script = (
         "from orders_project.wsgi import application; from django.test import Client; import time;"
         "from orders_project import keys; now = int(time.time());"
@@ -117,5 +117,5 @@ def test_a_room_lets_callers_in_without_the_back_office(production: dict[str, st
         " 'authorization': 'Bearer ' + token}).status_code;"
         "print(ask('x'), ask(token))"
     )
-    done = run(room, "-c", script)
+    done = run(service, "-c", script)
     assert done.stdout.split() == ["401", "403"], done.stderr

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from orders_project.celery import ROOMS, WORK
+from orders_project.celery import SERVICES, WORK
 
 from . import compose
 from .compose import DOCKER, PROJECT
@@ -38,7 +38,7 @@ class TestTheImage:
 
     def test_has_every_package_of_ours_and_all_it_copies_is_let_in(self) -> None:
         copied = {words[1] for words in map(str.split, self.text.splitlines()) if words[:1] == ["COPY"]}
-        here = {"manage.py", "requirements/base.txt", "outbox", "orders_project", *ROOMS}
+        here = {"manage.py", "requirements/base.txt", "outbox", "orders_project", *SERVICES}
         assert copied - {"--from=build"} == here
         let_in = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
         assert let_in == here
@@ -207,8 +207,8 @@ class TestKubernetes:
                 assert word in {*pods(), *named("Cluster"), "cnpg-system"}, word
         (rule,) = named("Ingress")["orders"]["spec"]["rules"]
         assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} <= set(services)
-        rooms = {key: value for key, value in variables("gateway").items() if str(value).endswith(":8000")}
-        assert {value.partition(".")[0] for value in rooms.values()} == set(WEBS)
+        services = {key: value for key, value in variables("gateway").items() if str(value).endswith(":8000")}
+        assert {value.partition(".")[0] for value in services.values()} == set(WEBS)
 
     def test_processes_are_those_of_compose(self, services: Any) -> None:
         ours = {name for name, service in services.items() if compose.is_ours(service)}
@@ -220,7 +220,7 @@ class TestKubernetes:
             assert _same(container["args"]) == _same(command), name
             assert container.get("command") == services[name].get("entrypoint"), name
             here = variables(name)
-            assert here.get("ROOMS") == there.get("ROOMS"), name
+            assert here.get("SERVICES") == there.get("SERVICES"), name
             assert _keys(here) == _keys(there), name
 
     def test_probes_ask_what_the_process_can_answer(self) -> None:

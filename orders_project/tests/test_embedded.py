@@ -204,9 +204,9 @@ class TestPostgres:
 class TestRabbitMQ:
     def test_keeps_its_messages_through_a_power_cut_and_leaves_no_process(self, broker: RabbitMQ) -> None:
         rabbitmq.refuse_old(broker.version)
-        broker.add_vhosts("room", "other")
-        broker.add_vhosts("room")
-        address = broker.url("room")
+        broker.add_vhosts("service", "other")
+        broker.add_vhosts("service")
+        address = broker.url("service")
         queue = Queue("kept", queue_arguments={"x-queue-type": "quorum"})
         with Connection(address, transport_options={"confirm_publish": True}) as connection:
             queue(connection).declare()
@@ -219,7 +219,7 @@ class TestRabbitMQ:
         assert listening_on(broker.process.pid) <= LOOPBACK
         broker.kill()
         broker.start()
-        assert broker.url("room") == address
+        assert broker.url("service") == address
         with Connection(address) as connection:
             letter = queue(connection).get(no_ack=True)
             assert letter is not None

@@ -26,7 +26,7 @@ class Echo(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         server: Any = self.server
-        said = {"room": server.room, "path": self.path, "headers": dict(self.headers.items())}
+        said = {"service": server.service, "path": self.path, "headers": dict(self.headers.items())}
         body = json.dumps(said).encode()
         self.send_response(413 if self.path == "/orders/refused" else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -43,15 +43,15 @@ class Gateway:
     def __init__(self, home: Path, *, trusted: str) -> None:
         self.port = processes.free_port()
         self.servers = {}
-        rooms = {}
+        services = {}
         for web in WEBS:
             self.servers[web] = server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-            server.room = web  # type: ignore[attr-defined]
+            server.service = web  # type: ignore[attr-defined]
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-            rooms[web.upper().replace("-", "_")] = f"127.0.0.1:{server.server_port}"
+            services[web.upper().replace("-", "_")] = f"127.0.0.1:{server.server_port}"
         self.process: subprocess.Popen[bytes] = nginx(
             home,
-            rooms
+            services
             | {"LISTEN": f"127.0.0.1:{self.port}", "TRUSTED_PROXY": trusted, "NGINX_LOCAL_RESOLVERS": "127.0.0.1"},
         )
         processes.wait_until(lambda: processes.answers(self.port), timeout=60)
@@ -66,7 +66,7 @@ class Gateway:
             server.server_close()
 
     def asks(self, path: str, **headers: str) -> Any:
-        """What the room was asked."""
+        """What the service was asked."""
         return requests.get(self.url(path), headers=headers, timeout=60).json()
 
     def answers_raw(self, request: bytes) -> bytes:
@@ -98,7 +98,7 @@ def behind_a_proxy(folder: Path) -> Iterator[Gateway]:
 
 
 @pytest.mark.parametrize(
-    ("path", "room"),
+    ("path", "service"),
     [
         ("/orders", "orders-web"), ("/orders/", "orders-web"), ("/orders/A-1/cancel", "orders-web"),
         ("/orders?status=done", "orders-web"), ("/grpc/orders", "orders-web"),
@@ -111,12 +111,12 @@ def behind_a_proxy(folder: Path) -> Iterator[Gateway]:
         ("/ordersheet", "back-office"), ("/admin/productsx", "back-office"),
     ],
 )  # fmt: skip
-def test_a_path_leads_to_its_room_unchanged(gateway: Gateway, path: str, room: str) -> None:
+def test_a_path_leads_to_its_room_unchanged(gateway: Gateway, path: str, service: str) -> None:
     said = gateway.asks(path)
-    assert (said["room"], said["path"]) == (room, path)
+    assert (said["service"], said["path"]) == (service, path)
 
 
-def test_every_door_of_every_room_is_led_to_that_room(gateway: Gateway) -> None:
+def test_every_door_of_every_room_is_led_to_that_service(gateway: Gateway) -> None:
     from orders import urls as orders
     from payments import urls as payments
     from processing import urls as processing
@@ -124,7 +124,7 @@ def test_every_door_of_every_room_is_led_to_that_room(gateway: Gateway) -> None:
     for web, urls in {"orders-web": orders, "payments-web": payments, "processing-web": processing}.items():
         for door in urls.urlpatterns:
             start = str(door.pattern).lstrip("^").partition("(")[0].removesuffix("/?$")
-            assert gateway.asks(f"/{start}")["room"] == web, door
+            assert gateway.asks(f"/{start}")["service"] == web, door
 
 
 class TestHeaders:
@@ -166,7 +166,7 @@ class TestRefusals:
 
     def test_a_rooms_own_refusal_stays_as_it_is(self, gateway: Gateway) -> None:
         answer = requests.get(gateway.url("/orders/refused"), timeout=60)
-        assert (answer.status_code, answer.json()["room"]) == (413, "orders-web")
+        assert (answer.status_code, answer.json()["service"]) == (413, "orders-web")
 
     def test_a_room_that_is_away_is_a_problem_and_the_others_go_on(self, gateway: Gateway) -> None:
         gateway.servers["processing-web"].shutdown()
@@ -175,7 +175,7 @@ class TestRefusals:
         assert (answer.status_code, answer.headers["Content-Type"]) == (503, PROBLEM)
         assert (answer.json()["code"], answer.json()["correlation_id"]) == ("unavailable", "mine")
         assert answer.headers["Retry-After"] == "5"
-        assert gateway.asks("/orders")["room"] == "orders-web"
+        assert gateway.asks("/orders")["service"] == "orders-web"
 
     def test_numbers_stay_inside(self, gateway: Gateway) -> None:
         answer = requests.get(gateway.url("/metrics"), timeout=60)

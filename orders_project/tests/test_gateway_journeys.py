@@ -17,7 +17,7 @@ from common.circuit_breaker import Breaker
 from orders import services as desk
 from orders.models import ENDS, Order
 from orders_project.audit import audit
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.message import Letter
 from outbox.models import DeadLetter
 from payments import gateways, receipts
@@ -30,14 +30,14 @@ from processing.tests import factories
 
 from .carrier import Carrier
 
-ROOMS = ("orders", "payments")
+SERVICES = ("orders", "payments")
 BEYOND_BELIEF = "XXX"  # a webhook that speaks of such money is refused
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @dataclass
 class World:
-    """Orders, rooms and the fake gateway; time passes when nothing else does."""
+    """Orders, services and the fake gateway; time passes when nothing else does."""
 
     bank: FakeService
     clock: time_machine.Traveller
@@ -88,7 +88,8 @@ class World:
     def next_due(self) -> datetime:
         """When something will happen by itself."""
         due = [
-            mailbox(room, "Outgoing").objects.filter(published_at=None).aggregate(at=Min("due_at")) for room in ROOMS
+            model_of(service, "Outgoing").objects.filter(published_at=None).aggregate(at=Min("due_at"))
+            for service in SERVICES
         ]
         due.append(Payment.objects.aggregate(at=Min("ask_at")))
         return min(one["at"] for one in due if one["at"])
@@ -208,8 +209,8 @@ class TestACancel:
         order = world.place()
         for _ in range(rounds):
             letters = world.post.collect()
-            for room, letter in letters:
-                world.post.deliver(room, letter)
+            for service, letter in letters:
+                world.post.deliver(service, letter)
             time.sleep(0.02)
         order.refresh_from_db()
         if order.status not in ENDS:

@@ -40,7 +40,7 @@ class Server:
         self.proxy = lambda: Proxy(orders["HOST"], int(orders["PORT"]), at=at)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "DJANGO_"))}
         self.environment = kept | {
-            "ROOMS": "orders", "GRPC_PORT": str(self.port), "PYTHONUNBUFFERED": "1", "DATABASE_POOL": "8",
+            "SERVICES": "orders", "GRPC_PORT": str(self.port), "PYTHONUNBUFFERED": "1", "DATABASE_POOL": "8",
             "DATABASE_URL_ORDERS": url("orders", port=at), "DATABASE_URL_PROCESSING": url("processing"),
         }  # fmt: skip
 
@@ -66,8 +66,8 @@ class Server:
             raise AssertionError(f"{text} is not in {self.log.read_text()}") from None
 
 
-def url(room: str, *, port: int | None = None) -> str:
-    at = connections[room].settings_dict
+def url(service: str, *, port: int | None = None) -> str:
+    at = connections[service].settings_dict
     return f"postgres://{at['USER']}:{at['PASSWORD']}@{at['HOST']}:{port or at['PORT']}/{at['NAME']}"
 
 

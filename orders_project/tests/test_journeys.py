@@ -70,7 +70,7 @@ def customer_cancels() -> None:
         services.cancel_order(order_id=ORDER, now=timezone.now())
 
 
-CANCELS = Errand(customer_cancels, rooms=("orders",))
+CANCELS = Errand(customer_cancels, services=("orders",))
 
 
 @dataclass

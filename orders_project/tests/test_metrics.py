@@ -63,7 +63,7 @@ class TestAScrape:
         )
         assert Outgoing.objects.count() == 3  # the charge, the fact, and a timer that isn't due
         found = seen()
-        assert (found["outbox_pending"], found['outbox_room_pending{room="orders"}']) == (2, 2)
+        assert (found["outbox_pending"], found['outbox_room_pending{service="orders"}']) == (2, 2)
         assert found['orders_open{status="pending"}'] == 1
         assert found['orders_stuck{status="pending"}'] == 0
 
@@ -90,13 +90,15 @@ class TestAScrape:
     def test_costs_a_fixed_number_of_queries_and_none_if_repeated_soon(
         self, seen: Any, client: Client, django_assert_num_queries: Any
     ) -> None:
-        readings = {room: sum(r.database == room for r in metrics.readings()) for room in ("orders", "payments")}
-        for room, number in readings.items():
+        readings = {
+            service: sum(r.database == service for r in metrics.readings()) for service in ("orders", "payments")
+        }
+        for service, number in readings.items():
             metrics.STORED._taken.clear()
             # Each in a transaction (here a savepoint: two more), with its time limit set first.
-            with django_assert_num_queries(4 * number, using=room):
+            with django_assert_num_queries(4 * number, using=service):
                 client.get("/metrics")
-            with django_assert_num_queries(0, using=room):
+            with django_assert_num_queries(0, using=service):
                 client.get("/metrics")
 
 
@@ -128,7 +130,7 @@ class TestCounting:
         assert grown["orders_canceled_total"] == 0
         assert grown['saga_steps_total{after="done",before="paid",event="order.processed"}'] == 1
         assert grown['order_seconds_count{status="done"}'] == 1
-        assert grown['inbox_duplicates_total{room="payments"}'] == 1
+        assert grown['inbox_duplicates_total{service="payments"}'] == 1
         assert grown['consumer_seconds_count{type="payments.charge"}'] == 2
 
     @pytest.mark.django_db(transaction=True)

@@ -46,12 +46,12 @@ def test_killed(house: Any, point: str) -> None:
         except requests.ConnectionError as error:
             lost.append(error)
 
-    room, lock = POINTS[point]
+    service, lock = POINTS[point]
     customer = threading.Thread(target=doomed)
-    with psycopg.connect(house.env[f"DATABASE_URL_{room.upper()}"]) as blocker:
+    with psycopg.connect(house.env[f"DATABASE_URL_{service.upper()}"]) as blocker:
         blocker.execute(lock)
         customer.start()
-        house.until(lambda: house.query(room, WAITING))
+        house.until(lambda: house.query(service, WAITING))
         house.kill("web")
     customer.join(300)
     assert len(lost) == 1

@@ -1,4 +1,4 @@
-"""docker/compose.yaml as processes: each room apart, started in any order, behind the gateway."""
+"""docker/compose.yaml as processes: each service apart, started in any order, behind the gateway."""
 
 import re
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from .fleet import WEBS, Fleet
 
 pytestmark = pytest.mark.processes
 
-ROOMS_OF = {
+SERVICES_OF = {
     "orders-web": {"ORDERS", "PROCESSING"},  # stock is held while the customer waits
     "grpc": {"ORDERS", "PROCESSING"},
     "payments-web": {"PAYMENTS"},
     "processing-web": {"PROCESSING"},
     "back-office": {"", "ORDERS", "PAYMENTS", "PROCESSING"},
     **{
-        f"{room}-{does}": {room.upper()}
-        for room in ("orders", "payments", "processing")
+        f"{service}-{does}": {service.upper()}
+        for service in ("orders", "payments", "processing")
         for does in ("worker", "relay")
     },
     "webhooks-worker": {"ORDERS"},
@@ -39,9 +39,11 @@ def fleet() -> Iterator[Fleet]:
         fleet.servers.postgres.stop()
         fleet.start_gateway()
         fleet.start(*fleet.ours)
-        fleet.until(lambda: all("Connection refused" in fleet.said(name) for name in fleet.ours if ROOMS_OF[name]))
+        fleet.until(lambda: all("Connection refused" in fleet.said(name) for name in fleet.ours if SERVICES_OF[name]))
         fleet.servers.postgres.start()
-        fleet.until(lambda: all("has migrations to run" in fleet.said(name) for name in fleet.ours if ROOMS_OF[name]))
+        fleet.until(
+            lambda: all("has migrations to run" in fleet.said(name) for name in fleet.ours if SERVICES_OF[name])
+        )
         fleet.deploy()
         fleet.until(lambda: all("everything needed is there" in fleet.said(name) for name in fleet.ours))
         for web in WEBS:
@@ -100,9 +102,11 @@ class TestCredentials:
             name: {key[12:].removeprefix("_") for key in fleet.environment(name) if key.startswith("DATABASE_URL")}
             for name in fleet.ours
         }
-        assert found == ROOMS_OF
+        assert found == SERVICES_OF
 
-    @pytest.mark.parametrize("name", [name for name, rooms in ROOMS_OF.items() if "" not in rooms and rooms])
+    @pytest.mark.parametrize(
+        "name", [name for name, services in SERVICES_OF.items() if "" not in services and services]
+    )
     def test_they_open_no_other_rooms_database(self, fleet: Fleet, name: str) -> None:
         environment = fleet.environment(name)
         for url in (value for key, value in environment.items() if key.startswith("DATABASE_URL")):

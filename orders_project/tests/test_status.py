@@ -42,8 +42,8 @@ class TestTheScreen:
         Order.objects.update(updated_at=timezone.now() - timedelta(hours=1))
         said, code = show()
         assert code == 1
-        room, queue = [line.split() for line in said.splitlines() if line.startswith("orders  ")]
-        assert (room[1], queue[1:]) == ("2", ["0", "0"])
+        service, queue = [line.split() for line in said.splitlines() if line.startswith("orders  ")]
+        assert (service[1], queue[1:]) == ("2", ["0", "0"])
         assert "orders under way    pending 1 (1 stuck)" in said
         behind = re.search(r"! the relay of orders is (\d+) s behind", said)
         assert behind is not None
@@ -56,11 +56,11 @@ class TestTheScreen:
         said, code = show("--json")
         found = json.loads(said)
         assert code == 1
-        assert [room["name"] for room in found["rooms"]] == ["orders", "payments", "processing"]
-        assert found["rooms"][0]["pending"] == 0
+        assert [service["name"] for service in found["services"]] == ["orders", "payments", "processing"]
+        assert found["services"][0]["pending"] == 0
         assert found["ledger_imbalance"] == 0
 
-    def test_without_a_broker_still_shows_the_rooms(self, settings: Any) -> None:
+    def test_without_a_broker_still_shows_the_services(self, settings: Any) -> None:
         settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
         said, code = show()
         assert code == 1
@@ -68,7 +68,7 @@ class TestTheScreen:
         assert "nothing" not in said
 
     def test_is_content_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        working = [status.Queue(room, waiting=0, consumers=2) for room in status.ROOMS]
+        working = [status.Queue(service, waiting=0, consumers=2) for service in status.SERVICES]
         monkeypatch.setattr(status, "_queues", lambda: (working, ""))
         said, code = show()
         assert code == 0

@@ -53,8 +53,8 @@ class TestAnOrderThatIsDone:
             "processing.process → processing": 2,
             "order.processed → orders": 3,
         }
-        rooms = {moment.title: moment.room for moment in found.moments if moment.kind == "letter"}
-        assert rooms["payment.succeeded → orders"] == "payments"
+        services = {moment.title: moment.service for moment in found.moments if moment.kind == "letter"}
+        assert services["payment.succeeded → orders"] == "payments"
 
     def test_every_letter_tells_where_its_time_went(self, post: Any) -> None:
         order = place()

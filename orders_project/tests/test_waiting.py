@@ -18,7 +18,7 @@ NOBODY = "postgres://app:secret-word@127.0.0.1:1/payments"
 
 def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "DJANGO_"))}
-    env = kept | {"EMBEDDED": "1", "ROOMS": "none"} | environment
+    env = kept | {"EMBEDDED": "1", "SERVICES": "none"} | environment
     command = [sys.executable, "manage.py", "wait", *arguments]
     return subprocess.Popen(command, cwd=PROJECT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -29,7 +29,9 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def test_what_does_not_come_is_named_at_the_end_without_its_password() -> None:
-    status, _, said = ended(start("--seconds", "1", ROOMS="payments", DATABASE_URL_PAYMENTS=NOBODY, DATABASE_POOL="4"))
+    status, _, said = ended(
+        start("--seconds", "1", SERVICES="payments", DATABASE_URL_PAYMENTS=NOBODY, DATABASE_POOL="4")
+    )
     first, last = said.splitlines()
     assert status == 1
     assert first.startswith("wait: waiting for database payments (")
@@ -45,7 +47,7 @@ def test_a_broker_that_is_away_is_waited_for() -> None:
 
 @pytest.mark.parametrize(
     ("command", "status", "said"),
-    [(("--", "sh", "-c", "echo $ROOMS; exit 3"), 3, "none\n"), (("echo", "-n", "x"), 0, "x"), ((), 0, "")],
+    [(("--", "sh", "-c", "echo $SERVICES; exit 3"), 3, "none\n"), (("echo", "-n", "x"), 0, "x"), ((), 0, "")],
 )
 def test_then_it_becomes_the_command(command: tuple[str, ...], status: int, said: str) -> None:
     assert ended(start(*command))[:2] == (status, said)

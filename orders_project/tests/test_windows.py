@@ -87,7 +87,7 @@ class TestTheLogsOfARun:
         assert any(line["logger"] == "gunicorn.error" for line in found["web"])
         assert any(line["logger"].startswith("celery") for line in found["payments"])
 
-    def test_follow_one_request_through_every_room(self, run: House, order: Any) -> None:
+    def test_follow_one_request_through_every_service(self, run: House, order: Any) -> None:
         def about_it(name: str) -> list[dict[str, Any]]:
             return [line for line in lines(run)[name] if line.get("correlation_id") == "seen-from-outside"]
 

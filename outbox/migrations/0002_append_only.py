@@ -1,6 +1,6 @@
 from django.db import migrations
 
-from common.append_only import append_only
+from outbox.append_only import append_only
 
 
 class Migration(migrations.Migration):

@@ -1,4 +1,4 @@
-"""The stage of these tests: a room's mailbox, a table that counts effects, a broker that can be cut off."""
+"""The stage of these tests: a service's mailbox, a table that counts effects, a broker that can be cut off."""
 
 import json
 import threading
@@ -13,11 +13,11 @@ from django.db import connections, transaction
 from django.utils.module_loading import import_string
 
 from outbox import broker
-from outbox.consumers import mailbox, receive
+from outbox.consumers import model_of, receive
 from outbox.message import Letter, Message
 from outbox.tests.counted import CREATE
 from outbox.tests.proxy import Proxy
-from outbox.tests.stage import ROOM
+from outbox.tests.stage import SERVICE
 
 
 @pytest.fixture(scope="session")
@@ -30,9 +30,9 @@ def channel(topology: None) -> Iterator[Any]:
     """A channel of a broker whose queues stand and are empty."""
     connection = broker.connect()
     channel = connection.channel()
-    for room in settings.ROOMS:
-        channel.queue_purge(room)
-        channel.queue_purge(f"{room}.dlq")
+    for service in settings.SERVICES:
+        channel.queue_purge(service)
+        channel.queue_purge(f"{service}.dlq")
     yield channel
     connection.close()
 
@@ -41,7 +41,7 @@ def channel(topology: None) -> Iterator[Any]:
 def take(channel: Any) -> Callable[..., list[amqp.Message]]:
     """Take all the messages out of a queue."""
 
-    def all_of(queue: str = ROOM) -> list[amqp.Message]:
+    def all_of(queue: str = SERVICE) -> list[amqp.Message]:
         taken = []
         while (message := channel.basic_get(queue, no_ack=True)) is not None:
             taken.append(message)
@@ -62,7 +62,7 @@ def proxy() -> Iterator[Proxy]:
 @pytest.fixture
 def counted(db: Any) -> Iterator[Callable[[], list[str]]]:
     """The ids of the messages that had their effect, once for each time they had it."""
-    connection = connections[ROOM]
+    connection = connections[SERVICE]
     with connection.cursor() as cursor:
         cursor.execute(CREATE)
 
@@ -82,8 +82,8 @@ def posted(db: Any) -> Callable[..., Letter]:
     """Post a message and take its letter, as a relay would; nobody else can."""
 
     def letter_of(message: Message, **options: Any) -> Letter:
-        with transaction.atomic(using=ROOM):
-            (row,) = mailbox(ROOM, "Outgoing").post(message, **options)
+        with transaction.atomic(using=SERVICE):
+            (row,) = model_of(SERVICE, "Outgoing").post(message, **options)
             row.delete()
         return row.letter()
 
@@ -92,12 +92,12 @@ def posted(db: Any) -> Callable[..., Letter]:
 
 @pytest.fixture
 def hand_over() -> Callable[..., None]:
-    """Give a letter to the room, as a worker would."""
+    """Give a letter to the service, as a worker would."""
 
     def deliver(letter: Letter | Any, *, times: int = 1) -> None:
         envelope = letter.envelope() if isinstance(letter, Letter) else letter
         for _ in range(times):
-            receive(ROOM, json.loads(json.dumps(envelope)), headers={"task": "tests.count"}, worker="w1")
+            receive(SERVICE, json.loads(json.dumps(envelope)), headers={"task": "tests.count"}, worker="w1")
 
     return deliver
 

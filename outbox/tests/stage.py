@@ -9,13 +9,13 @@ from typing import Any
 from django.db import connections
 
 from outbox import context
-from outbox.consumers import consumes, mailbox
+from outbox.consumers import consumes, model_of
 from outbox.message import Message
 
-ROOM = "payments"  # whose mailbox and database the tests use
+SERVICE = "payments"  # whose mailbox and database the tests use
 
 
-class Count(Message, name="tests.count", to=ROOM):
+class Count(Message, name="tests.count", to=SERVICE):
     """Leave a row in `counted`, then behave as told."""
 
     order_id: str = ""
@@ -23,13 +23,13 @@ class Count(Message, name="tests.count", to=ROOM):
     padding: str = ""
 
 
-class Echo(Message, name="tests.echo", to=ROOM):
+class Echo(Message, name="tests.echo", to=SERVICE):
     """What `Count` answers if it is told to echo."""
 
     order_id: str = ""
 
 
-class CountAfter(Message, name="tests.count_after", to=ROOM):
+class CountAfter(Message, name="tests.count_after", to=SERVICE):
     """A count that asks a foreign service first."""
 
     order_id: str = ""
@@ -45,7 +45,7 @@ def _kill(message: Count) -> None:
 
 BEHAVIOURS: dict[str, Callable[[Count], Any]] = {
     "": lambda message: None,
-    "echo": lambda message: mailbox(ROOM, "Outgoing").post(Echo(order_id=message.order_id)),
+    "echo": lambda message: model_of(SERVICE, "Outgoing").post(Echo(order_id=message.order_id)),
     "fail": _fail,
     "kill": _kill,
     "sleep": lambda message: time.sleep(0.3),
@@ -54,7 +54,7 @@ ASKED: list[str] = []  # what the foreign service was asked
 
 
 def leave_a_row() -> None:
-    with connections[ROOM].cursor() as cursor:
+    with connections[SERVICE].cursor() as cursor:
         cursor.execute("INSERT INTO counted (message_id) VALUES (%s)", [context.current().causation_id])
 
 
@@ -76,9 +76,9 @@ def count_after(message: CountAfter, answer: str) -> None:
     leave_a_row()
 
 
-# They act for a room, so they say that they live there.
+# They act for a service, so they say that they live there.
 for _handler in (count, echo, count_after):
-    _handler.__module__ = f"{ROOM}.tests"
+    _handler.__module__ = f"{SERVICE}.tests"
 consumes(Count)(count)
 consumes(Echo)(echo)
 consumes(CountAfter, first=ask)(count_after)

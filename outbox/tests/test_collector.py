@@ -10,12 +10,12 @@ from django.db import OperationalError, connections
 
 from outbox import collector
 from outbox.collector import collect
-from outbox.consumers import mailbox
-from outbox.tests.stage import ROOM, Count
+from outbox.consumers import model_of
+from outbox.tests.stage import SERVICE, Count
 
 DEATH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-DLQ = f"{ROOM}.dlq"
-DeadLetter = mailbox(ROOM, "DeadLetter")
+DLQ = f"{SERVICE}.dlq"
+DeadLetter = model_of(SERVICE, "DeadLetter")
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     def collect_and_be_lost() -> None:
         monkeypatch.setattr(amqp.Channel, "basic_ack", lost)
         with pytest.raises(ConnectionResetError):
-            collect(ROOM)
+            collect(SERVICE)
         monkeypatch.setattr(amqp.Channel, "basic_ack", real)
 
     return collect_and_be_lost
@@ -58,7 +58,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
 class TestCollecting:
     def test_keeps_bytes_and_headers(self, put: Any, channel: Any) -> None:
         put(b"\xff\x00{", task="payments.chrage", odd="a\0b", death=[{"n": 1.5}])
-        assert collect(ROOM) == 1
+        assert collect(SERVICE) == 1
         dead = DeadLetter.objects.get()
         assert bytes(dead.body) == b"\xff\x00{"
         assert (dead.origin, dead.reason, dead.type, dead.message_id) == (
@@ -75,7 +75,7 @@ class TestCollecting:
     def test_knows_a_letter_in_its_task(self, put: Any, posted: Any) -> None:
         letter = posted(Count(order_id="o-1"))
         put(json.dumps([[letter.envelope()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
-        collect(ROOM)
+        collect(SERVICE)
         dead = DeadLetter.objects.get()
         assert (str(dead.message_id), dead.subject, dead.reason) == (letter.id, "o-1", "killed_its_worker")
         assert dead.letter() == letter
@@ -84,8 +84,8 @@ class TestCollecting:
         monkeypatch.setattr(collector, "BATCH", 7)
         for number in range(20):
             put(b"%d" % number)
-        assert collect(ROOM) == 20
-        assert collect(ROOM) == 0
+        assert collect(SERVICE) == 20
+        assert collect(SERVICE) == 0
         assert DeadLetter.objects.count() == 20
         assert left(channel) == 0
 
@@ -93,14 +93,14 @@ class TestCollecting:
         put(**{"x-death": [{"reason": "rejected", "time": DEATH}]})
         interrupted()
         assert DeadLetter.objects.count() == 1
-        assert collect(ROOM) == 1
+        assert collect(SERVICE) == 1
         assert DeadLetter.objects.count() == 1
         assert left(channel) == 0
 
     def test_tells_twins_apart(self, put: Any) -> None:
         for _ in range(2):
             put(**{"x-death": [{"reason": "rejected", "time": DEATH}]})
-        collect(ROOM)
+        collect(SERVICE)
         assert DeadLetter.objects.count() == 2
 
     def test_takes_nothing_without_a_database(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,14 +110,14 @@ class TestCollecting:
             raise OperationalError("gone")
 
         with monkeypatch.context() as patch:
-            patch.setattr(connections[ROOM], "ensure_connection", gone)
+            patch.setattr(connections[SERVICE], "ensure_connection", gone)
             with pytest.raises(OperationalError):
-                collect(ROOM)
+                collect(SERVICE)
         message = channel.basic_get(DLQ)
         assert message.delivery_info["redelivered"] is False
         channel.basic_reject(message.delivery_tag, requeue=True)
 
     def test_heals_a_queue_that_was_deleted(self, channel: Any) -> None:
         channel.queue_delete(DLQ)
-        assert collect(ROOM) == 0
+        assert collect(SERVICE) == 0
         assert left(channel) == 0

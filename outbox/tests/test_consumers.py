@@ -1,4 +1,4 @@
-"""How a room hears: once, again after a failure, and with the whole story when it gives up."""
+"""How a service hears: once, again after a failure, and with the whole story when it gives up."""
 
 import json
 import threading
@@ -15,12 +15,12 @@ from django.utils import timezone
 
 from outbox import consumers
 from outbox.attempts import LAST_ATTEMPT
-from outbox.consumers import Undeliverable, mailbox
+from outbox.consumers import Undeliverable, model_of
 from outbox.ids import uuid7
 from outbox.message import Letter
-from outbox.tests.stage import ASKED, BEHAVIOURS, ROOM, Count, CountAfter
+from outbox.tests.stage import ASKED, BEHAVIOURS, SERVICE, Count, CountAfter
 
-Outgoing, Incoming, DeadLetter = (mailbox(ROOM, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
+Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, how: Callable[[Count], Any]) -> Count:
@@ -62,7 +62,7 @@ class TestALetter:
         assert counted() == []
         assert not Incoming.objects.exists()
         retry = Outgoing.objects.get()
-        assert (str(retry.message_id), retry.to, retry.attempt) == (letter.id, ROOM, 1)
+        assert (str(retry.message_id), retry.to, retry.attempt) == (letter.id, SERVICE, 1)
         assert began + timedelta(seconds=1) <= retry.due_at <= timezone.now() + timedelta(seconds=1.25)
         again = retry.letter()
         assert (again.data, again.correlationid, again.time) == (letter.data, letter.correlationid, letter.time)
@@ -82,7 +82,7 @@ class TestALetter:
         assert counted() == []
         dead = DeadLetter.objects.get()
         assert (dead.status, dead.origin, dead.reason, dead.attempts) == ("dead", "consumer", "failed", 6)
-        assert (str(dead.message_id), dead.type, dead.subject, dead.queue) == (letter.id, "tests.count", "o-1", ROOM)
+        assert (str(dead.message_id), dead.type, dead.subject, dead.queue) == (letter.id, "tests.count", "o-1", SERVICE)
         assert (dead.worker, dead.headers) == ("w1", {"task": "tests.count"})
         assert dead.error == "RuntimeError: told to fail: o-1"
         assert "stage.py" in dead.traceback
@@ -190,7 +190,7 @@ class TestTheDatabase:
         def conflict_twice(message: Count) -> None:
             tries.append(message.order_id)
             if len(tries) < 3:
-                with connections[ROOM].cursor() as cursor:
+                with connections[SERVICE].cursor() as cursor:
                     cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '{state}'; END $$")
 
         letter = posted(behave(monkeypatch, conflict_twice))
@@ -207,7 +207,7 @@ class TestTheDatabase:
         def lock_crosswise(message: Count) -> None:
             first, second = (1, 2) if message.order_id == "one" else (2, 1)
             tries.append(message.order_id)
-            with connections[ROOM].cursor() as cursor:
+            with connections[SERVICE].cursor() as cursor:
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [first])
                 if len(tries) <= 2:
                     both.wait()
@@ -228,7 +228,7 @@ class TestTheDatabase:
         def cut_off_twice(message: Count) -> None:
             tries.append(1)
             if len(tries) < 3:
-                with connections[ROOM].cursor() as cursor:
+                with connections[SERVICE].cursor() as cursor:
                     cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
         letter = posted(behave(monkeypatch, cut_off_twice))
@@ -280,7 +280,7 @@ def test_a_letter_survives_the_way() -> None:
 
 @pytest.mark.django_db
 def test_posting_in_a_handler_belongs_to_its_transaction(posted: Any, hand_over: Any, counted: Any) -> None:
-    with transaction.atomic(using=ROOM):
+    with transaction.atomic(using=SERVICE):
         hand_over(posted(Count(then="echo")))
-        transaction.set_rollback(True, using=ROOM)
+        transaction.set_rollback(True, using=SERVICE)
     assert (counted(), Outgoing.objects.count(), Incoming.objects.count()) == ([], 0, 0)

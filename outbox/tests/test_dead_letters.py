@@ -15,14 +15,14 @@ from django.utils import timezone
 
 from outbox import dead_letters
 from outbox.attempts import LAST_ATTEMPT
-from outbox.consumers import Undeliverable, mailbox
+from outbox.consumers import Undeliverable, model_of
 from outbox.dead_letters import NotReplayable, Outcome, Resolved, Selection
 from outbox.message import Letter
 from outbox.models import DeadLetterAction
 from outbox.preview import Change, NoPreview, preview
-from outbox.tests.stage import ASKED, BEHAVIOURS, ROOM, Count, CountAfter
+from outbox.tests.stage import ASKED, BEHAVIOURS, SERVICE, Count, CountAfter
 
-Outgoing, Incoming, DeadLetter = (mailbox(ROOM, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
+Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 
 
 @pytest.fixture
@@ -146,8 +146,8 @@ class TestEveryAction:
 
     def test_stays_recorded(self, die: Any) -> None:
         replay(die())
-        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(using=ROOM):
-            DeadLetterAction.objects.using(ROOM).update(by="nobody")
+        with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(using=SERVICE):
+            DeadLetterAction.objects.using(SERVICE).update(by="nobody")
 
 
 @pytest.mark.django_db
@@ -160,7 +160,7 @@ class TestGroups:
         for number in range(3):
             die(f"o-{number}")
         die("o-4", then="refuse")
-        found = dead_letters.groups([ROOM], Selection(), now=timezone.now())
+        found = dead_letters.groups([SERVICE], Selection(), now=timezone.now())
         assert [(group.letters, group.type, group.reason) for group in found] == [
             (3, "tests.count", "failed"),
             (1, "tests.count", "out_of_turn"),
@@ -172,7 +172,7 @@ class TestGroups:
         hour = timedelta(hours=1)
 
         def found(**filters: Any) -> list[Any]:
-            return list(Selection(**filters).of(ROOM, now=timezone.now()))
+            return list(Selection(**filters).of(SERVICE, now=timezone.now()))
 
         assert found() == [old, new]
         assert found(older_than=hour) == [old]
@@ -188,17 +188,17 @@ class TestAPreview:
     def test_shows_rows_and_messages_and_leaves_none(
         self, die: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with connections[ROOM].cursor() as cursor:
+        with connections[SERVICE].cursor() as cursor:
             cursor.execute("CREATE TABLE shelf (id int PRIMARY KEY, holds text)")
             cursor.execute("INSERT INTO shelf VALUES (1, 'lamp'), (2, 'chair'), (3, 'rug')")
 
         def rearrange(message: Count) -> None:
             BEHAVIOURS["echo"](message)
-            with transaction.atomic(using=ROOM), connections[ROOM].cursor() as cursor:
+            with transaction.atomic(using=SERVICE), connections[SERVICE].cursor() as cursor:
                 cursor.execute("SELECT * FROM shelf WHERE id = 3 FOR UPDATE")
                 cursor.execute("UPDATE shelf SET holds = 'table' WHERE id = 1")
                 cursor.execute("INSERT INTO shelf VALUES (4, 'bed')")
-            with connections[ROOM].cursor() as cursor:
+            with connections[SERVICE].cursor() as cursor:
                 cursor.execute("DELETE FROM shelf WHERE id = 2")
 
         dead = die()
@@ -217,14 +217,14 @@ class TestAPreview:
                 str(dead.message_id)
             ]
             assert [(said["type"], said["to"], said["data"]) for said in shown.messages] == [
-                ("tests.echo", ROOM, {"order_id": "o-1"})
+                ("tests.echo", SERVICE, {"order_id": "o-1"})
             ]
             assert (shown.error, shown.same_failure, shown.notes) == ("", False, [])
-            with connections[ROOM].cursor() as cursor:
+            with connections[SERVICE].cursor() as cursor:
                 cursor.execute("SELECT holds FROM shelf ORDER BY id")
                 assert [name for (name,) in cursor.fetchall()] == ["lamp", "chair", "rug"]
         finally:
-            with connections[ROOM].cursor() as cursor:
+            with connections[SERVICE].cursor() as cursor:
                 cursor.execute("DROP TABLE shelf")
         assert (counted(), Outgoing.objects.count(), Incoming.objects.count()) == ([], 0, 0)
 
@@ -233,7 +233,7 @@ class TestAPreview:
     ) -> None:
         def meanwhile(message: Count) -> None:
             def other() -> None:
-                with connections[ROOM].cursor() as cursor:
+                with connections[SERVICE].cursor() as cursor:
                     cursor.execute("INSERT INTO counted (message_id) VALUES (gen_random_uuid())")
 
             in_thread(other).join()
@@ -260,7 +260,7 @@ class TestAPreview:
         ASKED.clear()
         letter = posted(CountAfter(order_id="o-1"))
         DeadLetter(
-            origin="consumer", queue=ROOM, message_id=letter.id, type=letter.type, reason="failed", fingerprint="f",
+            origin="consumer", queue=SERVICE, message_id=letter.id, type=letter.type, reason="failed", fingerprint="f",
             body=letter.body(), died_at=timezone.now(),
         ).bury()  # fmt: skip
         shown = preview(DeadLetter.objects.get())
@@ -331,10 +331,10 @@ class TestTheCommand:
         assert dlq("list") == "no dead letters\n"
         dead = die()
         assert dead.fingerprint in dlq("list")
-        (group,) = json.loads(dlq("list", "--json", "--room", ROOM, "--type", "tests.count"))
-        assert (group["letters"], group["fingerprint"], group["room"]) == (1, dead.fingerprint, ROOM)
+        (group,) = json.loads(dlq("list", "--json", "--service", SERVICE, "--type", "tests.count"))
+        assert (group["letters"], group["fingerprint"], group["service"]) == (1, dead.fingerprint, SERVICE)
         (line,) = json.loads(dlq("list", "--each", "--json", "--order", "o-1"))
-        assert (line["id"], line["subject"], line["room"]) == (str(dead.pk), "o-1", ROOM)
+        assert (line["id"], line["subject"], line["service"]) == (str(dead.pk), "o-1", SERVICE)
         assert str(dead.pk) in dlq("list", "--each")
         assert json.loads(dlq("list", "--json", "--older-than", "1h")) == []
 
@@ -360,7 +360,7 @@ class TestTheCommand:
         assert dlq("replay", "--all", "--limit", "2", "--rate", "10") == "2 replayed, 0 refused\n"
         assert time.monotonic() - began >= 0.2
         assert [dead.status for dead in DeadLetter.objects.order_by("died_at")] == ["replayed", "replayed", "dead"]
-        assert set(DeadLetterAction.objects.using(ROOM).values_list("verb", flat=True)) == {"replay"}
+        assert set(DeadLetterAction.objects.using(SERVICE).values_list("verb", flat=True)) == {"replay"}
 
     def test_discards_with_a_reason(self, die: Any) -> None:
         dead = die()

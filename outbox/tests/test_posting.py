@@ -1,4 +1,4 @@
-"""What a room posts leaves with its transaction, or not at all."""
+"""What a service posts leaves with its transaction, or not at all."""
 
 import uuid
 from datetime import timedelta
@@ -13,13 +13,13 @@ from django.utils import timezone
 
 from outbox import context
 from outbox.checks import insist_on_rooms_keeping_together
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.ids import floor7, time7, uuid7
 from outbox.message import MAX_BYTES
 from outbox.models import OutgoingMessage, PostedOutsideTransaction, TooLarge
-from outbox.tests.stage import ROOM, Count
+from outbox.tests.stage import SERVICE, Count
 
-Outgoing = mailbox(ROOM, "Outgoing")
+Outgoing = model_of(SERVICE, "Outgoing")
 
 
 @pytest.mark.django_db(transaction=True)
@@ -35,13 +35,13 @@ class TestPostingOutside:
         assert not Outgoing.objects.exists()
 
     def test_any_room_is_an_error(self) -> None:
-        with transaction.atomic(using=ROOM), pytest.raises(LookupError):
+        with transaction.atomic(using=SERVICE), pytest.raises(LookupError):
             OutgoingMessage.post(Count())
 
     def test_what_is_rolled_back_was_never_posted(self) -> None:
-        with transaction.atomic(using=ROOM):
+        with transaction.atomic(using=SERVICE):
             Outgoing.post(Count())
-            transaction.set_rollback(True, using=ROOM)
+            transaction.set_rollback(True, using=SERVICE)
         assert not Outgoing.objects.exists()
 
 
@@ -51,7 +51,7 @@ class TestAPostedMessage:
         trace = context.accepted_traceparent(None)
         cause = context.Context(correlation_id="c-1", causation_id=str(uuid7()), traceparent=trace)
         before = timezone.now()
-        with context.acting(cause), transaction.atomic(using=ROOM):
+        with context.acting(cause), transaction.atomic(using=SERVICE):
             (row,) = Outgoing.post(Count(order_id="o-1", then="echo"))
         envelope = Outgoing.objects.get(pk=row.pk).letter().envelope()
         written = envelope.pop("time")
@@ -74,16 +74,16 @@ class TestAPostedMessage:
 
     def test_says_when_it_is_due(self) -> None:
         due_at = timezone.now() + timedelta(hours=1)
-        with transaction.atomic(using=ROOM):
+        with transaction.atomic(using=SERVICE):
             (row,) = Outgoing.post(Count(), due_at=due_at)
         assert row.letter().sent_at == due_at
 
     @pytest.mark.parametrize("letter", ["x", "й"])
     def test_is_measured_as_it_will_travel(self, letter: str) -> None:
         each = len(letter.encode("unicode_escape"))
-        with transaction.atomic(using=ROOM), pytest.raises(TooLarge):
+        with transaction.atomic(using=SERVICE), pytest.raises(TooLarge):
             Outgoing.post(Count(padding=letter * (MAX_BYTES // each)))
-        with transaction.atomic(using=ROOM):
+        with transaction.atomic(using=SERVICE):
             Outgoing.post(Count(padding=letter * (MAX_BYTES // each - 100)))
 
 
@@ -116,14 +116,14 @@ class TestTheSystemCheck:
         assert [found for found in run_checks() if found.id and found.id.startswith("outbox")] == []
 
     def test_finds_a_room_that_is_kept_in_two_databases(self) -> None:
-        with override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Rooms"]):
+        with override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Services"]):
             found = [found for found in run_checks() if found.id == "outbox.E001"]
         assert {str(one.msg) for one in found} == {
-            "payments.Entry is written in 'orders', its room's outbox is in 'payments'.",
-            "payments.Entry is read in 'orders', its room's outbox is in 'payments'.",
+            "payments.Entry is written in 'orders', its service's outbox is in 'payments'.",
+            "payments.Entry is read in 'orders', its service's outbox is in 'payments'.",
         }
 
     def test_keeps_such_a_process_from_starting(self) -> None:
-        astray = override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Rooms"])
+        astray = override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Services"])
         with astray, pytest.raises(ImproperlyConfigured, match=r"payments\.Entry is written in 'orders'"):
             insist_on_rooms_keeping_together()

@@ -18,18 +18,18 @@ from django.utils import timezone
 
 from outbox import relay as relays
 from outbox.broker import Publisher
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.models import CHANNEL
 from outbox.relay import Relay
 from outbox.tasks import tick
 from outbox.tests.proxy import Proxy
-from outbox.tests.stage import ROOM, Count
+from outbox.tests.stage import SERVICE, Count
 
-Outgoing, DeadLetter = mailbox(ROOM, "Outgoing"), mailbox(ROOM, "DeadLetter")
+Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLetter")
 
 
 def post(number: int = 1, **options: Any) -> list[Any]:
-    with transaction.atomic(using=ROOM):
+    with transaction.atomic(using=SERVICE):
         return Outgoing.post(*(Count(order_id=f"o-{n}") for n in range(number)), **options)
 
 
@@ -44,7 +44,7 @@ def put_off(row: Any, *, by: float) -> Iterator[None]:
 
 @pytest.fixture
 def relay(channel: Any) -> Iterator[Relay]:
-    standing = Relay(ROOM)
+    standing = Relay(SERVICE)
     yield standing
     standing.publisher.close()
 
@@ -115,7 +115,7 @@ class TestARefusal:
         assert dead.letter() == row.letter()
 
     def test_of_a_deleted_queue_heals(self, relay: Relay, channel: Any, take: Any) -> None:
-        channel.queue_delete(ROOM)
+        channel.queue_delete(SERVICE)
         (row,) = post()
         relay.send_batch(now=timezone.now())
         row.refresh_from_db()
@@ -130,7 +130,7 @@ class TestALostBroker:
     @pytest.fixture
     def far(self, proxy: Proxy, channel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
         monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 5.0)  # in which it would say goodbye, too
-        far = Relay(ROOM, Publisher(proxy.url))
+        far = Relay(SERVICE, Publisher(proxy.url))
         far.publisher.open()
         yield far
         far.publisher.close()
@@ -178,9 +178,9 @@ class TestALostBroker:
 class TestSideBySide:
     def test_relays_share_the_rows(self, channel: Any, take: Any, in_thread: Any) -> None:
         rows = post(800)
-        for thread in [in_thread(Relay(ROOM).drain) for _ in range(4)]:
+        for thread in [in_thread(Relay(SERVICE).drain) for _ in range(4)]:
             thread.join()
-        Relay(ROOM).drain()
+        Relay(SERVICE).drain()
         sent = [message.properties["message_id"] for message in take()]
         assert sorted(sent) == sorted(str(row.message_id) for row in rows)  # each of them once
 
@@ -189,7 +189,7 @@ class TestSideBySide:
         locked, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with transaction.atomic(using=ROOM):
+            with transaction.atomic(using=SERVICE):
                 list(Outgoing.objects.select_for_update())
                 locked.set()
                 done.wait(120)
@@ -204,7 +204,7 @@ class TestSideBySide:
         early = []
 
         def slow() -> None:
-            with transaction.atomic(using=ROOM):
+            with transaction.atomic(using=SERVICE):
                 early.extend(Outgoing.post(Count(order_id="early")))
                 written.set()
                 commit.wait(120)
@@ -226,12 +226,12 @@ class TestSideBySide:
 class TestARunningRelay:
     @pytest.fixture
     def running(self, channel: Any, in_thread: Any) -> Iterator[Relay]:
-        stop, relay = threading.Event(), Relay(ROOM)
+        stop, relay = threading.Event(), Relay(SERVICE)
         in_thread(relay.run, stop)
         self.wait(self.listens)
         yield relay
         stop.set()
-        with connections[ROOM].cursor() as cursor:
+        with connections[SERVICE].cursor() as cursor:
             cursor.execute(f"NOTIFY {CHANNEL}")
 
     @pytest.fixture
@@ -248,7 +248,7 @@ class TestARunningRelay:
             time.sleep(0.005)
 
     def listens(self) -> bool:
-        with connections[ROOM].cursor() as cursor:
+        with connections[SERVICE].cursor() as cursor:
             cursor.execute(
                 "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = %s",
                 [f"LISTEN {CHANNEL}"],
@@ -279,7 +279,7 @@ class TestARunningRelay:
         assert timer.published_at >= due_at
 
     def test_comes_back_after_losing_the_database(self, running: Relay) -> None:
-        with connections[ROOM].cursor() as cursor:
+        with connections[SERVICE].cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -306,21 +306,21 @@ class TestARunningRelay:
 class TestTheTick:
     def test_is_a_relay_where_there_is_none(self, channel: Any, take: Any) -> None:
         (row,) = post(due_at=timezone.now() - timedelta(seconds=2))
-        tick(ROOM)
+        tick(SERVICE)
         assert [message.properties["message_id"] for message in take()] == [str(row.message_id)]
 
     def test_leaves_to_a_running_relay_what_has_just_come(self, channel: Any, take: Any) -> None:
         with time_machine.travel(timezone.now(), tick=False):
             post()
-            tick(ROOM)
+            tick(SERVICE)
         assert take() == []
 
     def test_asks_one_question_if_nothing_is_due(self, django_assert_num_queries: Any, channel: Any) -> None:
-        with django_assert_num_queries(1, using=ROOM):
-            tick(ROOM)
+        with django_assert_num_queries(1, using=SERVICE):
+            tick(SERVICE)
 
 
 def test_every_room_has_a_tick() -> None:
     assert {entry["args"] for entry in current_app.conf.beat_schedule.values() if entry["task"] == "outbox.tick"} == {
-        (room,) for room in settings.ROOMS
+        (service,) for service in settings.SERVICES
     }

@@ -12,12 +12,12 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from outbox import retention
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.ids import uuid7
 from outbox.retention import purge
-from outbox.tests.stage import ROOM, Count
+from outbox.tests.stage import SERVICE, Count
 
-Outgoing, Incoming, DeadLetter = (mailbox(ROOM, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
+Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 LONG_AGO = settings.INBOX_RETENTION + timedelta(hours=1)
 
 
@@ -31,7 +31,7 @@ def handled(*, ago: timedelta = LONG_AGO, subject: str = "") -> Any:
 
 def sent(*, ago: timedelta = LONG_AGO, published: bool = True, message_id: Any = None) -> Any:
     """A row that was posted then."""
-    with time_machine.travel(timezone.now() - ago, tick=False), transaction.atomic(using=ROOM):
+    with time_machine.travel(timezone.now() - ago, tick=False), transaction.atomic(using=SERVICE):
         (row,) = Outgoing.post(Count())
         row.published_at = timezone.now() if published else None
         row.message_id = message_id or row.message_id
@@ -42,13 +42,13 @@ def sent(*, ago: timedelta = LONG_AGO, published: bool = True, message_id: Any =
 def buried(*, message_id: Any = None, status: str = "dead", ago: timedelta = LONG_AGO) -> Any:
     then = timezone.now() - ago
     return DeadLetter.objects.create(
-        id=uuid7(then), origin="consumer", queue=ROOM, message_id=message_id, type="tests.count", reason="failed",
+        id=uuid7(then), origin="consumer", queue=SERVICE, message_id=message_id, type="tests.count", reason="failed",
         fingerprint="f", body=b"", died_at=then, status=status, resolved_at=None if status == "dead" else then,
     )  # fmt: skip
 
 
 def purged() -> dict[str, int]:
-    return {kind: number for kind, number in purge(ROOM, now=timezone.now()).items() if number}
+    return {kind: number for kind, number in purge(SERVICE, now=timezone.now()).items() if number}
 
 
 @pytest.mark.django_db
@@ -89,7 +89,7 @@ class TestInboxKeys:
         assert purged() == {"published": 1, "handled": 1}
 
     def test_stay_while_a_payment_is_under_way(self) -> None:
-        payments = apps.get_model(ROOM, "Payment")
+        payments = apps.get_model(SERVICE, "Payment")
         key = handled(subject="o-1")
         handled(subject="o-2")
         payments.objects.create(order_id="o-1", status="pending", currency="USD")
@@ -97,9 +97,9 @@ class TestInboxKeys:
         assert purged() == {"handled": 1}
         assert Incoming.objects.get() == key
 
-    @pytest.mark.parametrize("room", settings.ROOMS)
-    def test_of_every_room_can_be_purged(self, room: str) -> None:
-        assert purge(room, now=timezone.now()) == {"published": 0, "handled": 0, "resolved": 0}
+    @pytest.mark.parametrize("service", settings.SERVICES)
+    def test_of_every_room_can_be_purged(self, service: str) -> None:
+        assert purge(service, now=timezone.now()) == {"published": 0, "handled": 0, "resolved": 0}
 
     def test_outlive_what_the_consumer_would_take(self) -> None:
         assert settings.DEDUPE_HORIZON < settings.INBOX_RETENTION
@@ -137,7 +137,7 @@ class TestABatch:
                 sizes.append(context["cursor"].rowcount)
             return result
 
-        with connections[ROOM].execute_wrapper(watch):
+        with connections[SERVICE].execute_wrapper(watch):
             assert purged() == {"published": 10}
         assert sizes == [3, 3, 3, 1]
 
@@ -147,7 +147,7 @@ class TestABatch:
         locked, done = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with transaction.atomic(using=ROOM):
+            with transaction.atomic(using=SERVICE):
                 Outgoing.objects.select_for_update().get(pk=held.pk)
                 locked.set()
                 done.wait(120)

@@ -7,32 +7,32 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.models import IncomingMessage
 from outbox.store import Rows, Statement
-from outbox.tests.stage import ROOM
+from outbox.tests.stage import SERVICE
 
 pytestmark = pytest.mark.django_db
 
 
-ROWS = Rows(ROOM)
+ROWS = Rows(SERVICE)
 SAYING = 'Say "hi"; DROP TABLE x -- %s \\ \N{SNOWMAN}'
 
 
 def letter(kind: str, *, message_id: uuid.UUID | None = None, attempt: int = 0) -> IncomingMessage:
     now = timezone.now()
-    made: IncomingMessage = mailbox(ROOM, "Incoming")(
+    made: IncomingMessage = model_of(SERVICE, "Incoming")(
         message_id=message_id or uuid.uuid4(), type=kind, attempt=attempt, received_at=now, handled_at=now
     )
     return made
 
 
 def stored() -> list[tuple[str, int]]:
-    return sorted(mailbox(ROOM, "Incoming").objects.values_list("type", "attempt"))
+    return sorted(model_of(SERVICE, "Incoming").objects.values_list("type", "attempt"))
 
 
 def test_what_is_stored_is_what_is_selected() -> None:
-    kind = mailbox(ROOM, "DeadLetter")
+    kind = model_of(SERVICE, "DeadLetter")
     dead = kind(
         queue="q", reason=SAYING[:60], error=SAYING, headers={"a": [1, None, SAYING]}, body=b"\0\xff",
         died_at=timezone.now(), message_id=uuid.uuid4(), fingerprint="f",
@@ -44,11 +44,11 @@ def test_what_is_stored_is_what_is_selected() -> None:
         value = getattr(by_orm, field.attname)
         assert getattr(found, field.attname) == value, field.attname
         assert value == getattr(dead, field.attname), field.attname
-    assert (found._state.db, found._state.adding, dead._state.adding) == (ROOM, False, False)
+    assert (found._state.db, found._state.adding, dead._state.adding) == (SERVICE, False, False)
 
 
 def test_several_statements_run_in_order_in_one_round_trip(django_assert_num_queries: Any) -> None:
-    with django_assert_num_queries(1, using=ROOM):
+    with django_assert_num_queries(1, using=SERVICE):
         touched = ROWS.run(
             ROWS.insert(letter("a"), letter("b")),
             Statement("UPDATE outbox_incomingmessage SET attempt = attempt + %s", [5]),
@@ -60,7 +60,7 @@ def test_several_statements_run_in_order_in_one_round_trip(django_assert_num_que
 
 def test_all_of_it_fails_together() -> None:
     one = letter("a")
-    with pytest.raises(IntegrityError), transaction.atomic(using=ROOM):
+    with pytest.raises(IntegrityError), transaction.atomic(using=SERVICE):
         ROWS.run(ROWS.insert(one), ROWS.insert(letter("b", message_id=one.message_id)))
     assert stored() == []
 
@@ -90,8 +90,8 @@ def test_updates_the_named_fields_alone() -> None:
 
 
 def test_a_letter_is_the_same_both_ways() -> None:
-    kind = mailbox(ROOM, "Outgoing")
-    with transaction.atomic(using=ROOM):
+    kind = model_of(SERVICE, "Outgoing")
+    with transaction.atomic(using=SERVICE):
         now = timezone.now()
         kind.send([kind(message_id=uuid.uuid4(), type="x", to="y", data={"z": SAYING}, correlation_id="c",
                         created_at=now, due_at=now)])  # fmt: skip

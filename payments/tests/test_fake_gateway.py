@@ -21,7 +21,7 @@ class Mailbox(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Door)
-        self.letters = []
+        self.received = []
         self.refusals = 0
 
 
@@ -30,7 +30,7 @@ class Door(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.letters.append((dict(self.headers), body))
+        self.server.received.append((dict(self.headers), body))
         self.server.refusals -= 1
         self.send_response(500 if self.server.refusals >= 0 else 202)
         self.end_headers()
@@ -40,7 +40,7 @@ class Door(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def mailbox():
+def receiver():
     server = Mailbox()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -49,10 +49,10 @@ def mailbox():
 
 
 @pytest.fixture
-def service(settings, mailbox, tmp_path):
+def service(settings, receiver, tmp_path):
     settings.PAYMENT_WEBHOOK_SECRETS = ["dev-webhook-secret"]
     settings.GATEWAY_TIMEOUT = (60, 60)
-    settings.WEBHOOKS_URL = f"http://127.0.0.1:{mailbox.server_address[1]}"
+    settings.WEBHOOKS_URL = f"http://127.0.0.1:{receiver.server_address[1]}"
     server = start(tmp_path)
     settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{server.port}"
     yield server
@@ -84,15 +84,15 @@ def event(gateway, letter):
 
 
 class TestTheFakeService:
-    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, mailbox, monkeypatch):
+    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, receiver, monkeypatch):
         later: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(service, "attend", later.append)
             answer = gateway.create(ORDER)
-        assert (answer.status, answer.amount, mailbox.letters) == (Status.PENDING, 12_50, [])
+        assert (answer.status, answer.amount, receiver.received) == (Status.PENDING, 12_50, [])
         service.attend(*later)
-        until(lambda: mailbox.letters)
-        told = event(gateway, mailbox.letters[0])
+        until(lambda: receiver.received)
+        told = event(gateway, receiver.received[0])
         assert (told.status, told.payment_id, told.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
         assert (told.amount, told.currency) == (12_50, "USD")
         assert gateway.status(order_id="o-1").status == Status.SUCCEEDED
@@ -118,12 +118,12 @@ class TestTheFakeService:
         refund = RefundRequest(payment_id=paid, order_id="o-2", amount=5, currency="USD", idempotency_key="r")
         assert [gateway.refund(refund).status for _ in range(2)] == [Status.REFUNDED] * 2
 
-    def test_tries_again_until_the_webhook_is_taken(self, service, gateway, mailbox):
-        mailbox.refusals = 2
+    def test_tries_again_until_the_webhook_is_taken(self, service, gateway, receiver):
+        receiver.refusals = 2
         gateway.create(ORDER)
-        until(lambda: len(mailbox.letters) == 3)
-        assert {event(gateway, letter).webhook_id for letter in mailbox.letters} == {
-            event(gateway, mailbox.letters[0]).webhook_id
+        until(lambda: len(receiver.received) == 3)
+        assert {event(gateway, letter).webhook_id for letter in receiver.received} == {
+            event(gateway, receiver.received[0]).webhook_id
         }
 
     def test_remembers_across_a_restart(self, service, gateway, tmp_path, settings):
@@ -147,37 +147,37 @@ class TestTheFakeService:
 
 
 class TestMisbehaving:
-    def test_failure_on_demand(self, service, gateway, mailbox):
+    def test_failure_on_demand(self, service, gateway, receiver):
         requests.post(
             f"http://127.0.0.1:{service.port}/behaviour", json={"order_id": "o-1", "outcome": "failed"}, timeout=60
         ).raise_for_status()
         gateway.create(ORDER)
-        until(lambda: mailbox.letters)
-        assert event(gateway, mailbox.letters[0]).status == Status.FAILED
+        until(lambda: receiver.received)
+        assert event(gateway, receiver.received[0]).status == Status.FAILED
 
-    def test_duplicates(self, service, gateway, mailbox):
+    def test_duplicates(self, service, gateway, receiver):
         service.bank.behave({"duplicates": 2})
         gateway.create(ORDER)
-        until(lambda: len(mailbox.letters) == 3)
+        until(lambda: len(receiver.received) == 3)
 
-    def test_a_dropped_webhook_leaves_the_truth_to_be_asked_for(self, service, gateway, mailbox):
+    def test_a_dropped_webhook_leaves_the_truth_to_be_asked_for(self, service, gateway, receiver):
         service.bank.behave({"drop": True, "delay": 0})
         gateway.create(ORDER)
         until(lambda: gateway.status(order_id="o-1").status == Status.SUCCEEDED)
-        assert mailbox.letters == []
+        assert receiver.received == []
 
-    def test_reordered(self, service, gateway, mailbox, monkeypatch):
+    def test_reordered(self, service, gateway, receiver, monkeypatch):
         monkeypatch.setattr("payments.gateways.server.LONGEST_REORDER", 30)
         service.bank.behave({"order_id": "o-1", "reorder": True, "delay": 0})
         gateway.create(ORDER)
         gateway.create(PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-2"))
-        until(lambda: len(mailbox.letters) == 2)
-        assert [event(gateway, letter).order_id for letter in mailbox.letters] == ["o-2", "o-1"]
+        until(lambda: len(receiver.received) == 2)
+        assert [event(gateway, letter).order_id for letter in receiver.received] == ["o-2", "o-1"]
 
-    def test_early(self, service, gateway, mailbox):
+    def test_early(self, service, gateway, receiver):
         service.bank.behave({"early": True})
         assert gateway.create(ORDER).status == Status.SUCCEEDED
-        assert len(mailbox.letters) == 1
+        assert len(receiver.received) == 1
 
     @pytest.mark.parametrize(
         ("wishes", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 3600}, True)]
@@ -192,20 +192,20 @@ class TestMisbehaving:
         assert gateway.create(ORDER).order_id == "o-1"
         assert len(service.bank.payments) == 1
 
-    def test_lies(self, service, gateway, mailbox):
+    def test_lies(self, service, gateway, receiver):
         service.bank.behave({"lie_amount": 1, "lie_currency": "EUR"})
         gateway.create(ORDER)
-        until(lambda: mailbox.letters)
-        told = event(gateway, mailbox.letters[0])
+        until(lambda: receiver.received)
+        told = event(gateway, receiver.received[0])
         assert (told.amount, told.currency) == (1_00, "EUR")
         assert gateway.status(order_id="o-1").amount == 12_50
 
 
-def test_a_webhook_says_whose_payment_it_is_part_of(gateway, mailbox):
+def test_a_webhook_says_whose_payment_it_is_part_of(gateway, receiver):
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with context.acting(context.Context(correlation_id="from-the-customer", traceparent=traceparent)):
         gateway.create(ORDER)
-    until(lambda: mailbox.letters)
-    (headers, _), *_ = mailbox.letters
+    until(lambda: receiver.received)
+    (headers, _), *_ = receiver.received
     assert headers["X-Correlation-ID"] == "from-the-customer"
     assert headers["traceparent"] == traceparent

@@ -15,7 +15,7 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from common import signing
-from outbox.consumers import mailbox
+from outbox.consumers import model_of
 from outbox.models import OutgoingMessage
 from payments import lifecycle as clearing
 from payments import receipts, services
@@ -362,5 +362,5 @@ def test_webhooks_void_and_answers_at_once_move_the_money_once() -> None:
         list(pool.map(tell, range(32)))
     assert list(Entry.objects.values_list("kind", flat=True)) == ["charge"]
     assert Payment.objects.get().status == "refunding"
-    letters: list[OutgoingMessage] = list(mailbox("payments", "Outgoing").objects.all())
+    letters: list[OutgoingMessage] = list(model_of("payments", "Outgoing").objects.all())
     assert [row.type for row in letters].count("payment.succeeded") <= 1

@@ -2,7 +2,7 @@
 
 from django.db import migrations, models
 
-from common.append_only import append_only
+from outbox.append_only import append_only
 
 
 class Migration(migrations.Migration):

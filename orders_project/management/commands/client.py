@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from oauth2_provider.generators import generate_client_secret
 
 from common.principal import SCOPES
-from orders_project.auth.authentication import keys
+from orders_project.auth import keys
 from orders_project.models import Client
 
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")

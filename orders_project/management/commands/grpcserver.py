@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from orders_project.auth.authentication import authentication as auth
+from orders_project.auth import authentication as auth
 from orders_project.grpc.server import Server
 from orders_project.observability import process
 

@@ -18,7 +18,7 @@ INDENT_AT_MOST = 8
 
 
 class Command(BaseCommand):
-    help = "Tell the story of one order over all rooms: what led to what, where time went, why it waits."
+    help = "Tell the story of one order over all services: what led to what, where time went, why it waits."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("order_id", metavar="ID")
@@ -58,7 +58,7 @@ class Command(BaseCommand):
         spent = " · ".join(f"{stage.name} {_duration(stage.seconds)}" for stage in moment.stages)
         about = ", ".join(filter(None, [moment.detail, spent]))
         indent = "  " * min(moment.depth, INDENT_AT_MOST)
-        line = f"{after:>10}  {moment.room:<10}  {indent}{moment.title}"
+        line = f"{after:>10}  {moment.service:<10}  {indent}{moment.title}"
         styled = self.style.ERROR(line) if moment.trouble else line
         return f"{styled}  ({about})" if about else styled
 

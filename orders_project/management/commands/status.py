@@ -18,7 +18,7 @@ CLEAR = "\033[2J\033[H"
 
 class Command(BaseCommand):
     help = (
-        "Show how the system stands: rooms, queues, lag, dead letters, stuck orders. "
+        "Show how the system stands: services, queues, lag, dead letters, stuck orders. "
         "Exit codes: 0 all is well; 1 something needs a person."
     )
 
@@ -50,14 +50,14 @@ class Command(BaseCommand):
     def _screen(self, found: Status) -> Iterator[str]:
         yield f"{timezone.now():%Y-%m-%d %H:%M:%S} UTC"
         yield ""
-        yield self.style.MIGRATE_HEADING(f"{'room':<14}{'unsent':>8}{'oldest':>10}{'dead':>7}{'connections':>13}")
-        for room in found.rooms:
-            if room.answers:
-                oldest = f"{room.oldest_seconds:g} s"
-                numbers = f"{room.pending:>8}{oldest:>10}{room.dead_letters:>7}{room.connections:>13}"
-                yield f"{room.name:<14}{numbers}"
+        yield self.style.MIGRATE_HEADING(f"{'service':<14}{'unsent':>8}{'oldest':>10}{'dead':>7}{'connections':>13}")
+        for service in found.services:
+            if service.answers:
+                oldest = f"{service.oldest_seconds:g} s"
+                numbers = f"{service.pending:>8}{oldest:>10}{service.dead_letters:>7}{service.connections:>13}"
+                yield f"{service.name:<14}{numbers}"
             else:
-                yield self.style.ERROR(f"{room.name:<14}  does not answer")
+                yield self.style.ERROR(f"{service.name:<14}  does not answer")
         yield ""
         yield self.style.MIGRATE_HEADING(f"{'queue':<22}{'waiting':>8}{'consumers':>11}")
         for queue in found.queues:

@@ -1,4 +1,4 @@
-"""manage.py dlq: the dead letters of every room, and what can be done with them."""
+"""manage.py dlq: the dead letters of every service, and what can be done with them."""
 
 import getpass
 import json
@@ -61,7 +61,7 @@ class Command(BaseCommand):
                 one.add_argument("ids", type=UUID, nargs=1, metavar="ID")
                 continue
             one.add_argument("ids", type=UUID, nargs="*", metavar="ID")
-            one.add_argument("--room", choices=settings.ROOMS_HERE, action="append", dest="rooms")
+            one.add_argument("--service", choices=settings.SERVICES_HERE, action="append", dest="services")
             one.add_argument("--type", default="", help="message type, such as payments.charge")
             one.add_argument("--reason", default="", help="why they died, such as failed or unknown_type")
             one.add_argument("--fingerprint", default="", help="of the failure, as `list` shows it")
@@ -90,7 +90,7 @@ class Command(BaseCommand):
     # The verbs
 
     def _list(self) -> None:
-        now, rooms, limit = timezone.now(), self._rooms(), self.options["limit"] or 100
+        now, services, limit = timezone.now(), self._services(), self.options["limit"] or 100
         if self.options["each"]:
             letters = list(islice(self._letters(), limit))
             self._write(
@@ -98,11 +98,11 @@ class Command(BaseCommand):
                 *(f"{one.pk}  {one._state.db:<10}  {one.died_at:%Y-%m-%d %H:%M:%S}  {one}" for one in letters),
             )
             return
-        found = dead_letters.groups(rooms, self._selection(), now=now)[:limit]
+        found = dead_letters.groups(services, self._selection(), now=now)[:limit]
         self._write(
             [asdict(group) for group in found],
             *(
-                f"{group.letters:>6}  {group.fingerprint}  {group.room:<10}  {group.type or '?'}: {group.reason}"
+                f"{group.letters:>6}  {group.fingerprint}  {group.service:<10}  {group.type or '?'}: {group.reason}"
                 f"  (newest {group.newest:%Y-%m-%d %H:%M:%S})\n        {group.error[:160]}"
                 for group in found
             ),
@@ -196,7 +196,7 @@ class Command(BaseCommand):
             raise SystemExit(REFUSED)
 
     def _chosen(self) -> list[DeadLetter]:
-        if not (self._selection().is_narrow or self.options["rooms"] or self.options["all"]):
+        if not (self._selection().is_narrow or self.options["services"] or self.options["all"]):
             raise CommandError("Say which letters: by id, by a filter, or --all.", returncode=REFUSED)
         letters = list(islice(self._letters(), self.options["limit"]))
         if not letters:
@@ -204,17 +204,17 @@ class Command(BaseCommand):
         return letters
 
     def _letters(self) -> Iterator[DeadLetter]:
-        for room in self._rooms():
-            yield from self._selection().of(room, now=timezone.now()).iterator(chunk_size=500)
+        for service in self._services():
+            yield from self._selection().of(service, now=timezone.now()).iterator(chunk_size=500)
 
     def _one(self) -> DeadLetter:
-        for room in settings.ROOMS_HERE:
-            for letter in Selection(ids=self.options["ids"], status="").of(room, now=timezone.now()):
+        for service in settings.SERVICES_HERE:
+            for letter in Selection(ids=self.options["ids"], status="").of(service, now=timezone.now()):
                 return letter
         raise CommandError("There is no such dead letter.", returncode=NOTHING_MATCHED)
 
-    def _rooms(self) -> tuple[str, ...]:
-        return tuple(self.options["rooms"] or settings.ROOMS_HERE)
+    def _services(self) -> tuple[str, ...]:
+        return tuple(self.options["services"] or settings.SERVICES_HERE)
 
     def _selection(self) -> Selection:
         names = ("ids", "type", "reason", "fingerprint", "subject", "older_than", "younger_than", "status")
@@ -236,7 +236,7 @@ def _line(letter: DeadLetter) -> dict[str, Any]:
         "status", "origin", "queue", "type", "subject", "message_id", "reason", "error", "fingerprint", "attempts",
         "replays", "worker", "died_at", "resolved_at",
     )  # fmt: skip
-    return {"id": str(letter.pk), "room": letter._state.db} | {name: getattr(letter, name) for name in names}
+    return {"id": str(letter.pk), "service": letter._state.db} | {name: getattr(letter, name) for name in names}
 
 
 def _readable(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""manage.py relay: send what the rooms have posted."""
+"""manage.py relay: send what the services have posted."""
 
 import logging
 import signal
@@ -16,21 +16,23 @@ logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Send what the rooms have posted to the broker, until stopped. Several may run side by side."
+    help = "Send what the services have posted to the broker, until stopped. Several may run side by side."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("rooms", nargs="*", metavar="ROOM", help=f"of {', '.join(settings.ROOMS)}; all if left out")
+        parser.add_argument(
+            "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(settings.SERVICES)}; all if left out"
+        )
 
-    def handle(self, *args: Any, rooms: list[str], **options: Any) -> None:
+    def handle(self, *args: Any, services: list[str], **options: Any) -> None:
         import_string(settings.ON_START)("relay")
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        relays = [Relay(room) for room in rooms or settings.ROOMS_HERE]
-        threads = [threading.Thread(target=relay.run, args=(stop,), name=relay.room) for relay in relays]
+        relays = [Relay(service) for service in services or settings.SERVICES_HERE]
+        threads = [threading.Thread(target=relay.run, args=(stop,), name=relay.service) for relay in relays]
         for thread in threads:
             thread.start()
-        logger.info("relaying %s", ", ".join(relay.room for relay in relays))
+        logger.info("relaying %s", ", ".join(relay.service for relay in relays))
         while not stop.wait(1.0):
             if not all(thread.is_alive() for thread in threads):
                 stop.set()
