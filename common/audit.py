@@ -72,8 +72,10 @@ class Rule:
         there is one, the id of the order concerned. It takes no parameters. At most `MAX_FINDINGS` are reported.
         """
 
+        query_some = f"SELECT * FROM ({query}) broken LIMIT {MAX_FINDINGS}"  # noqa: S608
+
         def check(scope: Scope) -> Iterator[Finding]:
-            for subject, detail, *order_id in rows(service, f"SELECT * FROM ({query}) broken LIMIT {MAX_FINDINGS}"):
+            for subject, detail, *order_id in rows(service, query_some):
                 yield Finding(name, subject, detail, repair, *order_id)
 
         return cls(name, promise, check)
