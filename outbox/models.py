@@ -5,7 +5,6 @@ The tables live in every service's database. A service reaches its own through p
 (`payments.models.Outgoing`), so that no call site can forget the database.
 """
 
-from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Self
 
@@ -18,7 +17,7 @@ from .dead_letter_models import DeadLetter as DeadLetter
 from .dead_letter_models import DeadLetterAction as DeadLetterAction
 from .ids import time7, uuid7
 from .message import MAX_BYTES, Letter, Message, write
-from .store import Rows, Statement
+from .store import Batch, Rows, Statement
 
 CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
@@ -74,14 +73,16 @@ class OutgoingMessage(models.Model):
         return using
 
     @classmethod
-    def post(cls, *messages: Message, due_at: datetime | None = None) -> list[Self]:
+    def post(cls, *messages: Message, due_at: datetime | None = None, batch: Batch | None = None) -> list[Self]:
         """
         Send these messages when, and only when, the transaction around this call commits; not before `due_at`.
+
+        With a `batch`, their rows are stored when it runs; returned are the rows.
 
         :raises PostedOutsideTransaction: if there is no transaction in this service's database
         """
         rows = cls.drafts(*messages, due_at=due_at)
-        cls.send(rows)
+        cls.send(rows, batch=batch)
         return rows
 
     @classmethod
@@ -128,9 +129,9 @@ class OutgoingMessage(models.Model):
         return row
 
     @classmethod
-    def send(cls, drafts: list[Self], *, beside: Iterable[Statement] = ()) -> list[int]:
+    def send(cls, drafts: list[Self], *, batch: Batch | None = None) -> None:
         """
-        Send what these rows say, after what is run `beside` it in the same round trip; the rows that each touched.
+        Store these rows, so that what they say is sent; with a `batch`, when it runs.
 
         :raises PostedOutsideTransaction: if there is no transaction in this service's database
         """
@@ -141,12 +142,15 @@ class OutgoingMessage(models.Model):
         for row in drafts:
             if len(write(row.data)) > MAX_BYTES:
                 raise TooLarge(f"{row.type} for {row.subject} is too large to send.")
-        rows = Rows(using)
-        statements = [*beside, *([rows.insert(*drafts)] if drafts else [])]
-        touched = rows.run(*statements) if statements else []
+        if not drafts:
+            return
+        if batch is not None:
+            batch.insert(*drafts)
+        else:
+            rows = Rows(using)
+            rows.run(rows.insert(*drafts))
         if all(hook[1] is not _WAKE.get(using) for hook in connection.run_on_commit):
             transaction.on_commit(_WAKE.setdefault(using, _Wake(using)), using=using, robust=True)
-        return touched
 
     def letter(self) -> Letter:
         """

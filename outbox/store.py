@@ -5,8 +5,9 @@ Rows without the query builder, and several statements in one round trip: for wh
 # own costs a round trip. The few hot paths say their SQL; everything else stays with the ORM.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -91,6 +92,13 @@ class Rows:
             [self._value(row, field, add=False) for field in (*fields, meta.pk)],
         )
 
+    @contextmanager
+    def batch(self) -> Iterator["Batch"]:
+        """Collect statements, and run them in one round trip when the block ends; none of them if it raises."""
+        batch = Batch(self)
+        yield batch
+        batch.touched = self.run(*batch.statements) if batch.statements else []
+
     def run(self, *statements: Statement) -> list[int]:
         """Run these in order, in one round trip; how many rows each of them touched."""
         with connections[self.using].cursor() as cursor:
@@ -105,3 +113,27 @@ class Rows:
 
     def _value(self, row: models.Model, field: Any, *, add: bool) -> Any:
         return field.get_db_prep_save(field.pre_save(row, add), connections[self.using])
+
+
+@dataclass
+class Batch:
+    """
+    Statements that run together, in their order: see `Rows.batch`.
+
+    Each method returns the number of its statement. After the block, `touched` says for that number how many rows
+    the statement touched.
+    """
+
+    rows: Rows
+    statements: list[Statement] = field(default_factory=list)
+    touched: list[int] = field(default_factory=list)
+
+    def add(self, statement: Statement) -> int:
+        self.statements.append(statement)
+        return len(self.statements) - 1
+
+    def insert(self, *rows: models.Model) -> int:
+        return self.add(self.rows.insert(*rows))
+
+    def update(self, row: models.Model, *names: str) -> int:
+        return self.add(self.rows.update(row, *names))
