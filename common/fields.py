@@ -1,8 +1,8 @@
-"""Fields for the doors of every service: strict about what they take, exact about what they give."""
+"""Serializer fields for the endpoints of every service: strict about input, exact in output."""
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -11,21 +11,22 @@ from rest_framework.fields import empty
 from rest_framework.utils.html import is_html_input
 
 from . import money
+from .field_rules import FieldRule
 
-LARGEST_WHOLE = 2**31 - 1
+MAX_INTEGER = 2**31 - 1
 DIGITS = re.compile(r"-?[0-9]{1,20}")
 AMOUNT = re.compile(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,9})?")
 
 
 class Text(serializers.CharField):
-    """A text of one line: no control characters, and nothing but a text is taken for one."""
+    """One line of text: only strings are accepted, and no control characters in them."""
 
     default_error_messages = {
-        "control_characters": "A text has no control characters.",
+        "control_characters": "Text must not contain control characters.",
     }
 
     def run_validation(self, data: Any = empty) -> Any:
-        # Before anything is trimmed: a line break at an end is one too, and length is that of what was sent.
+        # Before trimming: a line break at the end is a control character too, and the limit is for what was sent.
         if isinstance(data, str):
             if any(unicodedata.category(character) in ("Cc", "Cs") for character in data):
                 self.fail("control_characters")
@@ -39,36 +40,36 @@ class Text(serializers.CharField):
         return super().to_internal_value(data)
 
 
-class Whole(serializers.Field):
-    """A whole number; nothing is rounded to one, and only in a form it may be a text of ASCII digits."""
+class Integer(serializers.Field):
+    """An integer. Nothing is rounded to one; a string of ASCII digits is accepted only from an HTML form."""
 
     default_error_messages = {
-        "invalid": "A whole number is needed.",
-        "range": "A whole number from {least} to {most} is needed.",
+        "invalid": "An integer is required.",
+        "range": "An integer from {min_value} to {max_value} is required.",
     }
 
-    def __init__(self, *, least: int = 0, most: int = LARGEST_WHOLE, **kwargs: Any) -> None:
-        self.least, self.most = least, most
+    def __init__(self, *, min_value: int = 0, max_value: int = MAX_INTEGER, **kwargs: Any) -> None:
+        self.min_value, self.max_value = min_value, max_value
         super().__init__(**kwargs)
 
     def get_value(self, dictionary: Any) -> Any:
         value = super().get_value(dictionary)
-        written = is_html_input(dictionary) and isinstance(value, str) and DIGITS.fullmatch(value)
-        return int(value) if written else value
+        is_digits = is_html_input(dictionary) and isinstance(value, str) and DIGITS.fullmatch(value)
+        return int(value) if is_digits else value
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, bool) or not isinstance(data, int):
             self.fail("invalid")
-        if not self.least <= data <= self.most:
-            self.fail("range", least=self.least, most=self.most)
+        if not self.min_value <= data <= self.max_value:
+            self.fail("range", min_value=self.min_value, max_value=self.max_value)
         return data
 
-    def to_representation(self, value: Any) -> int:
+    def to_representation(self, value: int) -> int:
         return int(value)
 
 
-class Flag(serializers.BooleanField):
-    """True or false; only in a form it may be a word for one."""
+class Boolean(serializers.BooleanField):
+    """True or false; the strings "true" and "false" are accepted only from an HTML form."""
 
     def get_value(self, dictionary: Any) -> Any:
         value = super().get_value(dictionary)
@@ -81,45 +82,48 @@ class Flag(serializers.BooleanField):
 
 
 class Amount(serializers.Field):
-    """An amount in the shop's currency: a number or a string of one outside, minor units inside."""
+    """An amount in the configured currency: a number or a numeric string outside, minor units inside."""
 
     default_error_messages = {
         "invalid": "{detail}",
-        "range": "An amount from {least} to {most} is needed.",
+        "range": "An amount from {min_value} to {max_value} is required.",
     }
 
-    def __init__(self, *, least: int = 0, most: int = money.LARGEST, **kwargs: Any) -> None:
-        self.least, self.most = least, most
+    def __init__(self, *, min_value: int = 0, max_value: int = money.LARGEST, **kwargs: Any) -> None:
+        self.min_value, self.max_value = min_value, max_value
         super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, str) and not AMOUNT.fullmatch(data):
-            self.fail("invalid", detail="An amount is a number.")
+            self.fail("invalid", detail="An amount must be a number.")
         try:
             minor = money.minor_units(data, currency=settings.CURRENCY)
         except money.NotAnAmount as error:
             self.fail("invalid", detail=error)
-        if not self.least <= minor <= self.most:
-            least, most = (money.number(edge, currency=settings.CURRENCY) for edge in (self.least, self.most))
-            self.fail("range", least=least, most=most)
+        if not self.min_value <= minor <= self.max_value:
+            self.fail("range", min_value=self._number(self.min_value), max_value=self._number(self.max_value))
         return minor
 
     def to_representation(self, value: int) -> float:
-        return money.number(value, currency=settings.CURRENCY)
+        return self._number(value)
+
+    @staticmethod
+    def _number(minor: int) -> float:
+        return money.number(minor, currency=settings.CURRENCY)
 
 
-class Strict(serializers.Serializer[Any]):
+class StrictSerializer(serializers.Serializer[Any]):
     """
-    Refuses fields that it doesn't know: a misspelt one is a mistake, not a detail.
+    A serializer that refuses unknown fields, because a misspelled name is a mistake.
 
-    What its `validate` demands across fields it also says in JSON Schema: `across`, for the description of the API.
+    `rules` are those that span several fields: they are checked here and stated in the description of the API.
     """
 
-    across: ClassVar[Mapping[str, Any]] = {}
+    rules: ClassVar[Sequence[FieldRule]] = ()
 
     default_error_messages = {
         "unknown": "There is no such field.",
-        "invalid": "An object is needed.",
+        "invalid": "An object is required.",
     }
 
     def to_internal_value(self, data: Any) -> Any:
@@ -135,3 +139,13 @@ class Strict(serializers.Serializer[Any]):
         if unknown:
             raise serializers.ValidationError(unknown)
         return known
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        errors = {name: texts for rule in self.rules for name, texts in rule.errors(attrs).items()}
+        if errors:
+            raise serializers.ValidationError(errors)
+        return attrs
+
+    def schema_of_rules(self) -> dict[str, Any]:
+        """The rules in JSON Schema."""
+        return {"allOf": [rule.schema(self.fields) for rule in self.rules]} if self.rules else {}

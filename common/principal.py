@@ -1,7 +1,7 @@
-"""Who is asking: what every door makes of its caller, and what every service shows to it."""
+"""Who makes a request: what every endpoint turns its caller into, and what every service lets it see."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from django.db.models import Model, QuerySet
 from rest_framework.request import Request
@@ -13,24 +13,24 @@ M = TypeVar("M", bound=Model)
 
 PRODUCTS_WRITE = "products:write"
 SCOPES = {
-    "orders:read": "See one's own orders",
+    "orders:read": "Read your own orders",
     "orders:write": "Place and cancel orders",
-    "accounts:read": "See one's own accounts",
+    "accounts:read": "Read your own accounts",
     "accounts:write": "Open accounts and deposit money",
-    PRODUCTS_WRITE: "Make and change products",
+    PRODUCTS_WRITE: "Create and change products",
 }
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """
-    A caller of the API. Services keep its `principal` on what it makes, and show it what it owns.
+    An authenticated caller of the API. Services store its `name` with what it creates, and show it what it owns.
 
-    Without a principal it is anonymous: it may enter only where doors are open, and then it sees everything. So do
-    people of the back office, as far as they may look.
+    A principal without a name is anonymous: it is admitted only where the API needs no authentication, and then it
+    sees everything. Staff see everything too, as far as their permissions go.
     """
 
-    principal: str = ""
+    name: str = ""
     scopes: frozenset[str] = field(default_factory=frozenset)
     sees_all: bool = False
     is_staff: bool = False
@@ -38,25 +38,29 @@ class Caller:
     is_active: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return self.principal or "anonymous"
+        return self.name or "anonymous"
 
     @property
     def is_authenticated(self) -> bool:
-        return bool(self.principal)
+        return bool(self.name)
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes
 
     def own(self, rows: QuerySet[M]) -> QuerySet[M]:
-        """Of these rows those that the caller may see: another's are not forbidden, they don't exist."""
-        return rows if self.sees_all else rows.filter(principal=self.principal)
+        """Those of these rows that the principal may see. Somebody else's are not forbidden: they don't exist."""
+        return rows if self.sees_all else rows.filter(principal=self.name)
+
+    def sees(self, row: Any) -> bool:
+        """Whether the principal may see this row."""
+        return self.sees_all or bool(row.principal == self.name)
 
 
-def of(request: Request) -> Caller:
-    """The caller of this request."""
-    return cast(Caller, request.user)
+def principal_of(request: Request) -> Principal:
+    """The principal that makes this request."""
+    return cast(Principal, request.user)
 
 
 def is_answered(request: Request, view: "APIView") -> bool:
-    """Whether the view has this method at all; if not, everybody may hear so."""
+    """Whether the view implements the method of this request. If not, anybody may be told so."""
     return hasattr(view, str(request.method).lower())

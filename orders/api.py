@@ -1,5 +1,6 @@
-"""The HTTP door of orders."""
+"""The HTTP API of orders."""
 
+import re
 from collections.abc import Mapping
 
 from django.db.models import QuerySet
@@ -17,25 +18,29 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
-from common import principal as caller
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
-from common.principal import Caller
+from common.principal import Principal, principal_of
 from outbox.conflicts import retry_on_conflict
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter
 from .limits import address_of, count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
-from .saga import VersionConflict
 from .serializers import EventSerializer, NewOrderSerializer, OrderSerializer
 
-SHOWN = OrderSerializer()  # made once: a serializer copies all of its fields
-IF_MATCH = OpenApiParameter("If-Match", str, OpenApiParameter.HEADER, description="Only at this version: its ETag.")
+SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
+ETAG = re.compile(r'"[1-9][0-9]{0,9}"')
+IF_MATCH = OpenApiParameter(
+    "If-Match",
+    str,
+    OpenApiParameter.HEADER,
+    description="The ETag of the version to cancel; another version is left alone.",
+)
 
 
 class Orders(WithForm):
-    """All orders. The newest come first."""
+    """All orders, the newest first."""
 
     scope = "orders"
     serializer_class = NewOrderSerializer
@@ -47,11 +52,11 @@ class Orders(WithForm):
     def get_queryset(self) -> QuerySet[Order]:
         if getattr(self, "swagger_fake_view", False):
             return Order.objects.none()
-        return services.orders_of(caller.of(self.request))
+        return services.orders_of(principal_of(self.request))
 
     @extend_schema(operation_id="list_orders", responses=OrderSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """Orders, the newest first, by page."""
+        """List orders page by page, the newest first."""
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         return self.get_paginated_response(ListSerializer(page, child=OrderSerializer()).data)
 
@@ -64,14 +69,14 @@ class Orders(WithForm):
     @retry_on_conflict
     def post(self, request: Request) -> HttpResponse:
         """Place an order."""
-        principal = caller.of(request).principal
+        principal = principal_of(request).name
         answer = answer_once(
             self,
             request,
             lambda: self.place(request, principal=principal),
             answers=IdempotencyKey,
             principal=principal,
-            note=lambda answer: {"order_id": answer.get("order_id", "")},
+            extra_fields=lambda answer: {"order_id": answer.get("order_id", "")},
         )
         for name, value in self.limits.items():  # of this request, not of the one whose answer is replayed
             answer[name] = value
@@ -85,9 +90,9 @@ class Orders(WithForm):
         address = address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])
         self.limits = count_order(email=new.user_email, principal=principal, address=address)
         key = request.headers.get(HEADER)
-        order, made = services.place_order(new=new, now=timezone.now(), actor=principal, key=key)
-        there = {"Location": reverse("order", args=[order.order_id])}
-        return shown(order, status.HTTP_201_CREATED if made else status.HTTP_200_OK, headers=there)
+        order, is_new = services.place_order(new=new, now=timezone.now(), actor=principal, key=key)
+        location = {"Location": reverse("order", args=[order.order_id])}
+        return response(order, status.HTTP_201_CREATED if is_new else status.HTTP_200_OK, headers=location)
 
 
 class OneOrder(GenericAPIView[Order]):
@@ -98,13 +103,13 @@ class OneOrder(GenericAPIView[Order]):
 
     @extend_schema(operation_id="get_order")
     def get(self, request: Request, order_id: str) -> HttpResponseBase:
-        """An order as it stands; its version is the ETag."""
-        answer = shown(services.get_order(order_id=order_id, caller=caller.of(request)))
+        """Return an order. Its version is the ETag."""
+        answer = response(services.get_order(order_id=order_id, principal=principal_of(request)))
         etag = answer["ETag"]
         return get_conditional_response(request._request, etag=etag, response=answer) or answer
 
     def get_extra_action_url_map(self) -> dict[str, str]:
-        """Where the page of an order leads on to."""
+        """The links on the page of an order."""
         order_id = self.kwargs["order_id"]
         return {
             "History": reverse("order-events", args=[order_id]),
@@ -122,14 +127,14 @@ class Events(GenericAPIView[OrderEvent]):
 
     @extend_schema(operation_id="list_order_events", responses=EventSerializer(many=True))
     def get(self, request: Request, order_id: str) -> Response:
-        """What has happened to an order, from its beginning."""
-        order = services.get_order(order_id=order_id, caller=caller.of(request))
+        """List the events of an order, the oldest first."""
+        order = services.get_order(order_id=order_id, principal=principal_of(request))
         page = self.paginate_queryset(services.history_of(order))
         return self.get_paginated_response(ListSerializer(page, child=EventSerializer()).data)
 
 
 class Cancel(WithForm):
-    """The way back of an order."""
+    """The cancellation of an order."""
 
     scope = "orders"
     serializer_class = OrderSerializer
@@ -142,45 +147,35 @@ class Cancel(WithForm):
     )
     @retry_on_conflict
     def post(self, request: Request, order_id: str) -> HttpResponse:
-        """Cancel an order: 202 while stock and money are on their way back, 200 when they are."""
-        me = caller.of(request)
+        """Cancel an order: 202 while its stock and money are being given back, 200 once they are."""
+        principal = principal_of(request)
         return answer_once(
             self,
             request,
-            lambda: self.cancel(request, order_id, me),
+            lambda: self.cancel(request, order_id, principal),
             answers=IdempotencyKey,
-            principal=me.principal,
-            note=lambda answer: {"order_id": answer.get("order_id", "")},
+            principal=principal.name,
+            extra_fields=lambda answer: {"order_id": answer.get("order_id", "")},
         )
 
-    def cancel(self, request: Request, order_id: str, me: Caller) -> Response:
-        order = services.get_order(order_id=order_id, caller=me)
-        services.cancel_order(
-            order_id=order_id, now=timezone.now(), actor=me.principal, if_version=expected_version(request, order)
+    def cancel(self, request: Request, order_id: str, principal: Principal) -> Response:
+        order = services.cancel_order(
+            order_id=order_id, now=timezone.now(), principal=principal, versions=versions_in(request)
         )
-        order = services.get_order(order_id=order_id, caller=me)
-        there = order.status == Status.CANCELED
-        return shown(order, status.HTTP_200_OK if there else status.HTTP_202_ACCEPTED)
+        is_canceled = order.status == Status.CANCELED
+        return response(order, status.HTTP_200_OK if is_canceled else status.HTTP_202_ACCEPTED)
 
 
-def shown(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer that shows an order."""
-    return Response(SHOWN.to_representation(order), status, headers={"ETag": etag_of(order), **(headers or {})})
+def response(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer with an order, whose version is the ETag."""
+    return Response(
+        SERIALIZER.to_representation(order), status, headers={"ETag": f'"{order.version}"', **(headers or {})}
+    )
 
 
-def etag_of(order: Order) -> str:
-    return f'"{order.version}"'
-
-
-def expected_version(request: Request, order: Order) -> int | None:
-    """
-    The version at which the caller believes this order to be, if it says so by If-Match.
-
-    :raises VersionConflict: if it isn't
-    """
+def versions_in(request: Request) -> set[int] | None:
+    """The versions of an order that a request names with If-Match; none if it accepts any version."""
     header = request.headers.get("If-Match")
     if header is None or header.strip() == "*":
         return None
-    if etag_of(order) not in parse_etags(header):
-        raise VersionConflict(order)
-    return order.version
+    return {int(etag.strip('"')) for etag in parse_etags(header) if ETAG.fullmatch(etag)}

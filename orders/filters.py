@@ -9,7 +9,7 @@ from django_filters import rest_framework as filters
 from django_filters.fields import IsoDateTimeField
 from drf_spectacular.utils import extend_schema_field
 
-from common.pagination import Pages
+from common.pagination import KeysetPagination
 
 from .models import Order, Status
 
@@ -50,13 +50,13 @@ class OrderFilter(filters.FilterSet):
         fields: list[str] = []
 
 
-class NewestFirst(Pages):
+class NewestFirst(KeysetPagination):
     """Orders, the newest first."""
 
     ordering = ("-created_at", "-order_id")
 
 
-class OldestFirst(Pages):
+class OldestFirst(KeysetPagination):
     """The history of an order, from its beginning."""
 
     ordering = ("version",)

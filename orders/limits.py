@@ -5,21 +5,22 @@ from ipaddress import ip_address
 
 from django.conf import settings
 
-from common import rate_limits as windows
+from common import rate_limits
 from common.errors import Refusal
+from common.rate_limits import RateLimit, Standing
 
 from . import metrics
 
 
 class TooManyOrders(Refusal):
-    """One of the windows is full."""
+    """One of the limits is reached."""
 
     code = "rate_limited"
 
-    def __init__(self, full: windows.Standing, standings: list[windows.Standing]) -> None:
-        limit = f"{full.window.limit} orders a minute for one {full.window.name}"
+    def __init__(self, full: Standing, standings: list[Standing]) -> None:
+        limit = f"{full.limit.maximum} orders a minute for one {full.limit.name}"
         super().__init__(f"No more than {limit}.", extra={"retry_after": full.reset})
-        self.headers = windows.headers(standings)
+        self.headers = rate_limits.headers(standings)
 
 
 def count_order(*, email: str = "", principal: str = "", address: str = "") -> dict[str, str]:
@@ -28,16 +29,16 @@ def count_order(*, email: str = "", principal: str = "", address: str = "") -> d
 
     :raises TooManyOrders: if that is too many
     """
-    asked = [
-        windows.Window("email", email.strip().casefold(), settings.RATE_LIMIT_ORDERS_PER_MINUTE),
-        windows.Window("client", principal, settings.RATE_LIMIT_CLIENT_PER_MINUTE),
-        windows.Window("address", address, settings.RATE_LIMIT_ADDRESS_PER_MINUTE),
+    limits = [
+        RateLimit("email", email.strip().casefold(), settings.RATE_LIMIT_ORDERS_PER_MINUTE),
+        RateLimit("client", principal, settings.RATE_LIMIT_CLIENT_PER_MINUTE),
+        RateLimit("address", address, settings.RATE_LIMIT_ADDRESS_PER_MINUTE),
     ]
-    standings, full = windows.take([window for window in asked if window.key and window.limit])
+    standings, full = rate_limits.count_against([limit for limit in limits if limit.key and limit.maximum])
     if full is not None:
-        metrics.RATE_LIMIT_REFUSALS.labels(full.window.name).inc()
+        metrics.RATE_LIMIT_REFUSALS.labels(full.limit.name).inc()
         raise TooManyOrders(full, standings)
-    return windows.headers(standings)
+    return rate_limits.headers(standings)
 
 
 def address_of(peer: str, forwarded: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from common.idempotency import Answer
+from common.idempotency import StoredAnswer
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -20,7 +20,7 @@ ROWS = Rows("orders")
 
 
 class Outgoing(OutgoingMessage):
-    """What orders sends."""
+    """A message that orders sends."""
 
     class Meta:
         proxy = True
@@ -29,7 +29,7 @@ class Outgoing(OutgoingMessage):
 
 
 class Incoming(IncomingMessage):
-    """What orders has handled."""
+    """A message that orders has handled."""
 
     class Meta:
         proxy = True
@@ -38,12 +38,12 @@ class Incoming(IncomingMessage):
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
-        """Orders that have not come to their end."""
+        """The orders with this id that have not ended."""
         return Order.objects.filter(order_id=subject).exclude(status__in=ENDS)
 
 
 class DeadLetter(AnyDeadLetter):
-    """What orders could not send or handle."""
+    """A message that orders could not send or handle."""
 
     class Meta:
         proxy = True
@@ -52,7 +52,7 @@ class DeadLetter(AnyDeadLetter):
 
 
 class Status(models.TextChoices):
-    """Where an order stands; what follows what is in saga.py."""
+    """The status of an order. Which one follows which is in saga.py."""
 
     PENDING = "pending", _("pending")
     RESERVED = "reserved", _("reserved")
@@ -75,6 +75,8 @@ def new_order_id() -> str:
 
 class Order(models.Model):
     """An order. Only the saga changes one."""
+
+    loaded_lines: list["OrderLine"]  # where the order was read with `LOADED_LINES`
 
     class Method(models.TextChoices):
         ACCOUNT = "account", _("account")
@@ -136,7 +138,7 @@ class Order(models.Model):
 
 
 class OrderLine(models.Model):
-    """What was ordered; without a product it is a free line, which holds no stock."""
+    """A line of an order. Without a product it is a free line, which holds no stock."""
 
     order = models.ForeignKey(Order, models.PROTECT, related_name="lines", verbose_name=_("order"))
     position = models.PositiveSmallIntegerField(_("position"))
@@ -160,8 +162,11 @@ class OrderLine(models.Model):
         return f"{self.quantity} x {self.sku or self.name}"
 
 
+LOADED_LINES = models.Prefetch("lines", to_attr="loaded_lines")
+
+
 class OrderEvent(models.Model):
-    """One transition of an order: the history, from which its state can be rebuilt. The database refuses changes."""
+    """One transition of an order. An order can be rebuilt from its events; the database refuses to change them."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     order = models.ForeignKey(Order, models.PROTECT, related_name="events", verbose_name=_("order"))
@@ -184,17 +189,17 @@ class OrderEvent(models.Model):
         return f"{self.order_id} v{self.version}: {self.type}"
 
 
-class IdempotencyKey(Answer):
-    """The answer that was given to a request, committed together with what the request did."""
+class IdempotencyKey(StoredAnswer):
+    """The answer to a request, committed together with the effect of the request."""
 
     order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
 
-    class Meta(Answer.Meta):
+    class Meta(StoredAnswer.Meta):
         pass
 
 
 def snapshot(order: Order) -> dict[str, Any]:
-    """The order as its facts tell it: amounts in minor units."""
+    """The order as its facts contain it: amounts are in minor units."""
     return {
         "order_id": order.order_id,
         "customer_id": order.customer_id or None,

@@ -1,4 +1,4 @@
-"""What an operator may do for an order that stands still: repeat its word, turn it back, tell it the truth."""
+"""What an operator may do for an order that is stuck: repeat its last request, turn it back, or resolve it."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -16,25 +16,19 @@ CANCELED_BY_OPERATOR = "canceled_by_operator"
 
 
 class NothingToRepeat(Refusal):
-    """The order has come to its end and waits for nobody."""
+    """The order has ended and waits for no answer."""
 
     code = "nothing_to_repeat"
 
 
-class MovedOn(Refusal):
-    """The order has moved on since the operator looked at it."""
-
-    code = "version_conflict"
-
-
 class NotPossible(Refusal):
-    """An order in this status can't hear that."""
+    """The event cannot happen to an order in this status."""
 
     code = "out_of_turn"
 
 
-def word(order: Order) -> Callable[[Order], Message] | None:
-    """What an order in this status has last asked for; none if it asks for nothing."""
+def last_request(order: Order) -> Callable[[Order], Message] | None:
+    """What makes the command that an order in this status waits to be answered; none if it waits for nothing."""
     again = saga.STEPS.get((Status(order.status), saga.Overdue))
     if again is not None and again.becomes == order.status:
         return again.says
@@ -47,19 +41,21 @@ def word(order: Order) -> Callable[[Order], Message] | None:
 
 
 @transaction.atomic(using="orders")
-def repeat(*, order_id: str) -> Message:
+def repeat_request(*, order_id: str) -> Message:
     """
-    Let an order say again what it last asked for. Who is asked a second time answers as the first time.
+    Send once more the command that an order waits to be answered, and return it.
 
-    :raises NothingToRepeat: if it waits for nobody
+    The service that handles it a second time gives the same answer again.
+
+    :raises NothingToRepeat: if the order waits for nothing
     """
     order = Order.objects.select_for_update().get(pk=order_id)
-    says = word(order)
-    if says is None:
+    command = last_request(order)
+    if command is None:
         raise NothingToRepeat(
-            _g("The order is %(status)s and waits for nobody.") % {"status": order.get_status_display()}
+            _g("The order is %(status)s and waits for nothing.") % {"status": order.get_status_display()}
         )
-    message = says(order)
+    message = command(order)
     Outgoing.post(message)
     return message
 
@@ -67,26 +63,17 @@ def repeat(*, order_id: str) -> Message:
 @transaction.atomic(using="orders")
 def turn_back(*, order_id: str, now: datetime, actor: str, reason: str = "", if_version: int | None = None) -> Order:
     """
-    Have an order give back what it has taken, from where it stands; its history says why.
+    Cancel an order from wherever it is: it gives back what it has taken. The reason is kept in its history.
 
-    :raises MovedOn: if it is at another version than the operator saw
+    :raises saga.VersionConflict: if `if_version` is given and the order is at another version
     :raises saga.OutOfTurn: if it is done or has failed
     """
-    try:
-        return saga.advance(
-            order_id=order_id,
-            event=saga.CancelRequested(CANCELED_BY_OPERATOR),
-            now=now,
-            actor=actor,
-            note=reason,
-            if_version=if_version,
-        )
-    except saga.VersionConflict as conflict:
-        raise MovedOn(_g("The order has moved on since you looked at it. Look again.")) from conflict
+    event = saga.CancelRequested(CANCELED_BY_OPERATOR)
+    return saga.advance(order_id=order_id, event=event, now=now, actor=actor, note=reason, if_version=if_version)
 
 
-def truths(order: Order) -> dict[str, type[Message]]:
-    """What an order in this status could be told by another service, by name, and it would move."""
+def possible_events(order: Order) -> dict[str, type[Message]]:
+    """The events of other services that would move an order in this status, by name."""
     return {
         kind.name: kind
         for status, kind in saga.STEPS
@@ -95,31 +82,26 @@ def truths(order: Order) -> dict[str, type[Message]]:
 
 
 @transaction.atomic(using="orders")
-def resolve(*, order_id: str, truth: str, evidence: str, now: datetime, actor: str, if_version: int) -> Order:
+def resolve(*, order_id: str, event: str, evidence: str, now: datetime, actor: str, if_version: int) -> Order:
     """
-    Tell an order what another service should have told it, because a person has seen the evidence. It is kept in the
-    order's history.
+    Apply the event that another service should have sent, because a person has seen the evidence. The evidence is kept
+    in the order's history.
 
-    Only the order moves: the other services keep what they know, and `manage.py audit` compares.
+    Only the order moves: the data of the other services stays as it is, and `manage.py audit` compares.
 
-    :raises NotPossible: if an order in its status can't hear that
-    :raises MovedOn: if it is at another version than the operator saw
+    :raises NotPossible: if the event cannot happen to an order in this status
+    :raises saga.VersionConflict: if the order is at another version
     """
     order = Order.objects.get(pk=order_id)
-    kind = truths(order).get(truth)
+    kind = possible_events(order).get(event)
     if kind is None:
         raise NotPossible(
-            _g("The order is %(status)s and can't hear %(event)s.")
-            % {"status": order.get_status_display(), "event": truth}
+            _g("The order is %(status)s: %(event)s cannot happen to it now.")
+            % {"status": order.get_status_display(), "event": event}
         )
-    said: dict[str, object] = {"order_id": order_id}
     known = {"payment_id": order.payment_id, "reason": "resolved_by_operator", "hold_id": str(order.hold_id)}
-    for name in known:
-        if name in kind.__dataclass_fields__:  # type: ignore[attr-defined]  # every message is a dataclass
-            said[name] = known[name]
-    try:
-        return saga.advance(
-            order_id=order_id, event=kind.read(said), now=now, actor=actor, note=evidence, if_version=if_version
-        )
-    except saga.VersionConflict as conflict:
-        raise MovedOn(_g("The order has moved on since you looked at it. Look again.")) from conflict
+    fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every message is a dataclass
+    data = {"order_id": order_id} | {name: value for name, value in known.items() if name in fields}
+    return saga.advance(
+        order_id=order_id, event=kind.read(data), now=now, actor=actor, note=evidence, if_version=if_version
+    )

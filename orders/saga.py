@@ -1,8 +1,9 @@
 """
-THE PAGE: the life of an order. Every transition, every compensation, every timer.
+The life of an order: every transition, every compensation and every timeout, in one table.
 
-The other services know only their own commands and events; this page alone knows what follows what. It is data: print
-it (`manage.py saga`), draw it, test it. Every pair of status and event is decided: a step, old news, or a refusal.
+The other services know only their own commands and events; this module alone knows what follows what. The table is
+data: `manage.py saga` prints it and draws it. Each pair of status and event is decided: it is a step, old news, or
+refused.
 """
 
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_noop
 
+from common.errors import Refusal
 from outbox import context
 from outbox.consumers import Undeliverable
 from outbox.message import Message
-from outbox.store import Statement
+from outbox.store import Batch, Statement
 from payments.messages import (
     Charge,
     PaymentFailed,
@@ -38,7 +40,7 @@ from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, 
 
 @dataclass(frozen=True)
 class CancelRequested:
-    """The customer or an operator wants the order canceled. Asked at a door, not by letter."""
+    """A customer or an operator wants the order canceled. It comes from an endpoint or the admin, not as a message."""
 
     reason: str = "canceled_by_customer"
 
@@ -46,7 +48,7 @@ class CancelRequested:
 Event = Message | CancelRequested
 
 
-# What the order says ------------------------------------------------------------------------------------------------
+# The commands that an order sends -----------------------------------------------------------------------------------
 
 
 def charge(order: Order) -> Message:
@@ -80,9 +82,9 @@ def _hold(order: Order) -> str | None:
     return str(order.hold_id) if order.hold_id else None
 
 
-# Where it ends ------------------------------------------------------------------------------------------------------
+# How it ends --------------------------------------------------------------------------------------------------------
 
-# An order that turned back for one of these has failed; for any other reason it is canceled.
+# An order that was turned back for one of these reasons has failed; for any other reason it is canceled.
 FAILURES = frozenset(
     {"insufficient_funds", "no_account", "currency_mismatch", "processing_refused", "processing_timeout"}
 )
@@ -97,7 +99,7 @@ def end(order: Order) -> Status:
 
 @dataclass(frozen=True)
 class Step:
-    """One transition: what the order becomes (passing `through` another status on the way) and says."""
+    """One transition: the status that follows, perhaps `through` another one, and the command that is sent."""
 
     becomes: Status | Callable[[Order], Status]
     says: Callable[[Order], Message] | None = None
@@ -153,14 +155,14 @@ STEPS: dict[tuple[Status, type[Event]], Step] = {
     (RELEASING, Overdue):           Step(RELEASING, says=release),
     (REFUNDING, Overdue):           Step(REFUNDING, says=release),
 
-    # late truth: money that came in for an order that is on its way out goes back by itself
+    # late news: money that came in for an order that is on its way out goes back by itself
     (RELEASING, PaymentSucceeded):  Step(VOIDING,   says=void),  # no end is shown before it is back
     (CANCELED,  PaymentSucceeded):  Step(CANCELED,  says=refund),
     (FAILED,    PaymentSucceeded):  Step(FAILED,    says=refund),
 }
 # fmt: on
 
-# Old news: it is so already, or what was said since answers it.
+# Old news, which changes nothing: it is so already, or a command that was sent since takes care of it.
 ALREADY: dict[type[Event], frozenset[Status]] = {
     PaymentPending: frozenset({PP, PAID, VOIDING, REFUNDING, RELEASING, DONE, CANCELED, FAILED}),
     PaymentSucceeded: frozenset({PAID, VOIDING, REFUNDING, DONE}),
@@ -175,7 +177,8 @@ ALREADY: dict[type[Event], frozenset[Status]] = {
     Overdue: frozenset({DONE, CANCELED, FAILED}),
 }
 
-# Refused: what can't be true of such an order. A letter that says so goes to the dead letters, for a person to see.
+# Refused: what cannot be true of an order in this status. A message that says so becomes a dead letter, for a person
+# to look at.
 REFUSED: dict[type[Event], dict[Status, str]] = {
     PaymentFailed: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
     PaymentVoided: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
@@ -190,10 +193,22 @@ REFUSED: dict[type[Event], dict[Status, str]] = {
     CancelRequested: {DONE: "already_done", FAILED: "already_failed"},
 }
 
+# What a refusal says to a customer or an operator, by its code.
+REFUSALS = {
+    "paid_already": gettext_noop("Order %(order)s is %(status)s: its payment has already succeeded."),
+    "refund_not_asked_for": gettext_noop("Order %(order)s is %(status)s and has not asked for a refund."),
+    "not_being_processed": gettext_noop("Order %(order)s is %(status)s and is not being processed."),
+    "processed_already": gettext_noop("Order %(order)s is %(status)s and has already been processed."),
+    "release_not_asked_for": gettext_noop("Order %(order)s is %(status)s and has not given back its stock."),
+    "holds_no_stock": gettext_noop("Order %(order)s is %(status)s and holds no stock."),
+    "already_done": gettext_noop("Order %(order)s is done and can no longer be canceled."),
+    "already_failed": gettext_noop("Order %(order)s has failed and can no longer be canceled."),
+}
+
 EVENTS: tuple[type[Event], ...] = tuple(ALREADY)
 
-# How long an order waits in a status before it hears Overdue.
-PATIENCE: dict[Status, Callable[[], timedelta]] = {
+# How long an order may stay in a status before it is overdue.
+TIMEOUTS: dict[Status, Callable[[], timedelta]] = {
     P: lambda: settings.PAYMENT_TIMEOUT,
     R: lambda: settings.PAYMENT_TIMEOUT,
     PP: lambda: settings.PAYMENT_TIMEOUT,
@@ -203,7 +218,7 @@ PATIENCE: dict[Status, Callable[[], timedelta]] = {
     RELEASING: lambda: timedelta(minutes=1),
 }
 
-# Why an order turns back, by what it heard; the first reason stays.
+# Why an order is turned back, by the event that does it. The first reason stays.
 REASONS: dict[type[Event], Callable[[Any, Order], str]] = {
     PaymentFailed: lambda event, order: event.reason,
     PaymentVoided: lambda event, order: "payment_voided",
@@ -214,51 +229,98 @@ REASONS: dict[type[Event], Callable[[Any, Order], str]] = {
 }
 
 
-# The machine --------------------------------------------------------------------------------------------------------
+# What carries the table out -----------------------------------------------------------------------------------------
 
 
 class OutOfTurn(Undeliverable):
-    """The order is not in a state in which this can happen."""
+    """The order is in a status in which this event cannot happen."""
 
-    def __init__(self, code: str, order: Order, event: Event) -> None:
-        words = _g("Order %(order)s is %(status)s and can't hear %(event)s.")
-        super().__init__(code, words % {"order": order.order_id, "status": order.status, "event": type(event).__name__})
+    def __init__(self, code: str, order: Order) -> None:
+        super().__init__(code, _g(REFUSALS[code]) % {"order": order.order_id, "status": order.get_status_display()})
 
 
-def begin(order: Order, lines: list[OrderLine], *, actor: str) -> Order:
-    """Store a new order, tell of it, ask for its money and set its timer. Call it in a transaction of orders."""
-    created = _event(order, kind="order.created", status=order.status, actor=actor, data=history.told_at_first(order))
-    letters = Outgoing.drafts(charge(order), _fact(order, "created")) + _timer(order, now=order.created_at)
-    stored = [ROWS.insert(order), ROWS.insert(created), ROWS.insert(*lines)]
-    listeners, *_ = Outgoing.send(letters, beside=[Statement(f"SELECT WHERE {webhooks.LISTENERS}", []), *stored])
-    if listeners:
-        webhooks.announce(letters)
+class VersionConflict(Refusal):
+    """The order has changed since the caller looked at it."""
+
+    code = "version_conflict"
+
+    def __init__(self, order: Order) -> None:
+        super().__init__(
+            _g("The order has changed since you looked at it: it is at version %(version)s now. Look at it again.")
+            % {"version": order.version}
+        )
+
+
+def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
+    """
+    Store a new order with its lines and its first event; ask for its payment, announce it and set its timer.
+
+    Call it in a transaction of the database of orders.
+    """
+    with ROWS.batch() as batch:
+        batch.insert(order)
+        batch.insert(*lines)
+        batch.insert(
+            _event(order, kind="order.created", status=order.status, actor=actor, data=history.told_at_first(order))
+        )
+        posted = Outgoing.post(charge(order), _fact(order, "created"), batch=batch)
+        _set_timer(order, now=order.created_at, batch=batch)
+        listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS}", []))
+    if batch.touched[listeners]:
+        webhooks.announce(posted)
     metrics.created(order)
+
+
+def lock(order_id: str) -> Order:
+    """
+    Read an order and lock it until the transaction ends.
+
+    :raises Order.DoesNotExist: if there is no such order
+    """
+    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
+    if order is None:
+        raise Order.DoesNotExist(order_id)
     return order
 
 
 @transaction.atomic(using="orders", savepoint=False)
 def advance(
-    *, order_id: str, event: Event, now: datetime, actor: str = "", note: str = "", if_version: int | None = None
+    *,
+    order_id: str,
+    event: Event,
+    now: datetime,
+    actor: str = "",
+    note: str = "",
+    if_version: int | None = None,
 ) -> Order:
     """
-    Let an order hear an event: one transition, its history and what it says, in one commit.
-
-    `note` is kept in the history with it: what a person who said this gave as the reason.
+    Apply an event to an order, and return the order: see `apply`.
 
     :raises Order.DoesNotExist: if there is no such order
     :raises OutOfTurn: if the table refuses the event
-    :raises VersionConflict: if the order is at another version than the caller believes
+    :raises VersionConflict: if `if_version` is given and the order is at another version
     """
-    order = _lock(order_id)
+    order = lock(order_id)
     if if_version is not None and order.version != if_version:
         raise VersionConflict(order)
+    apply(event, order, now=now, actor=actor, note=note)
+    return order
+
+
+def apply(event: Event, order: Order, *, now: datetime, actor: str = "", note: str = "") -> None:
+    """
+    Make the transition that the table prescribes, if it is a step: store the order and its history, post its messages.
+
+    The order comes from `lock`. `note` is kept in the history: the reason that a person gave.
+
+    :raises OutOfTurn: if the table refuses the event
+    """
     kind = type(event)
     step = STEPS.get((Status(order.status), kind))
     if step is None:
         if order.status in ALREADY[kind]:
-            return order
-        raise OutOfTurn(REFUSED[kind][Status(order.status)], order, event)
+            return
+        raise OutOfTurn(REFUSED[kind][Status(order.status)], order)
 
     changes: dict[str, Any] = {}
     if getattr(event, "payment_id", "") and not order.payment_id:
@@ -272,61 +334,49 @@ def advance(
         changes["fail_reason"] = order.fail_reason = ""
 
     before, order.updated_at = order.status, now
-    told, says = [], []
+    events, messages = [], []
     for status in filter(None, (step.through, becomes)):
         order.version += 1
         order.status = status
         data = changes | {"status": status} | ({history.NOTE: note} if note else {})
-        told.append(_event(order, kind=_name(event), status=status, actor=actor, data=data))
+        events.append(_event(order, kind=_name(event), status=status, actor=actor, data=data))
         if status != before:
-            says.append(_fact(order, status))
+            messages.append(_fact(order, status))
     if step.says is not None:
-        says.append(step.says(order))
-    stored = [ROWS.update(order, "status", "version", "updated_at", *changes), ROWS.insert(*told)]
-    letters = Outgoing.drafts(*says)
-    Outgoing.send(letters, beside=stored)
+        messages.append(step.says(order))
+    with ROWS.batch() as batch:
+        batch.update(order, "status", "version", "updated_at", *changes)
+        batch.insert(*events)
+        posted = Outgoing.post(*messages, batch=batch)
     if order.has_listeners:  # type: ignore[attr-defined]
-        webhooks.announce(letters)
+        webhooks.announce(posted)
     metrics.stepped(
         order, before=before, event=_name(event), through=step.through, says=getattr(step.says, "__name__", "")
     )
-    return order
 
 
-def look_after(*, order_id: str, now: datetime) -> None:
-    """The order's timer went off: if it has waited too long it hears so; while it lives, the timer is set again."""
-    order = _lock(order_id)
-    if order.status not in ENDS and now >= waits_until(order):
-        order = advance(order_id=order_id, event=Overdue(order_id=order_id), now=now)
+@transaction.atomic(using="orders", savepoint=False)
+def on_timeout(*, order_id: str, now: datetime) -> None:
+    """
+    Handle the timer of an order: if its time is up it is overdue. As long as it is open the timer is set again.
+
+    :raises Order.DoesNotExist: if there is no such order
+    """
+    order = lock(order_id)
+    if order.status not in ENDS and now >= times_out_at(order):
+        apply(Overdue(order_id=order_id), order, now=now)
     if order.status not in ENDS:
-        Outgoing.send(_timer(order, now=now))
+        _set_timer(order, now=now)
 
 
-def waits_until(order: Order) -> datetime:
-    """When an open order will hear Overdue."""
-    return order.updated_at + PATIENCE[Status(order.status)]()
+def times_out_at(order: Order) -> datetime:
+    """The time when an open order becomes overdue."""
+    return order.updated_at + TIMEOUTS[Status(order.status)]()
 
 
-class VersionConflict(Exception):
-    """The order has moved on since the caller looked."""
-
-    code = "version_conflict"
-
-    def __init__(self, order: Order) -> None:
-        super().__init__(f"The order is at version {order.version}.")
-        self.order = order
-
-
-def _lock(order_id: str) -> Order:
-    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
-    if order is None:
-        raise Order.DoesNotExist(order_id)
-    return order
-
-
-def _timer(order: Order, *, now: datetime) -> list[Outgoing]:
-    due_at = max(waits_until(order), now + timedelta(seconds=1))
-    return Outgoing.drafts(Overdue(order_id=order.order_id), due_at=due_at)
+def _set_timer(order: Order, *, now: datetime, batch: Batch | None = None) -> None:
+    due_at = max(times_out_at(order), now + timedelta(seconds=1))
+    Outgoing.post(Overdue(order_id=order.order_id), due_at=due_at, batch=batch)
 
 
 def _fact(order: Order, fact: str) -> Message:
@@ -348,5 +398,5 @@ def _event(order: Order, *, kind: str, status: str, actor: str, data: dict[str, 
         actor=actor,
         message_id=here.causation_id or "",
         correlation_id=here.correlation_id,
-        at=timezone.now() if order.updated_at is None else order.updated_at,
+        at=order.updated_at,
     )

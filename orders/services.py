@@ -1,23 +1,25 @@
-"""What a door may ask of orders."""
+"""What the endpoints do with orders: place, read and cancel them."""
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import QuerySet, prefetch_related_objects
 from django.utils.crypto import salted_hmac
 
 from common.errors import Refusal
+from common.idempotency import KeyReused
 from common.locks import take_turn
-from common.principal import Caller
+from common.principal import Principal
 from outbox import ids
 from processing import services as stock
 
 from . import saga
-from .models import Order, OrderEvent, OrderLine, Status, new_order_id
+from .models import LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Status, new_order_id
 from .pricing import Line, price
 
 __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "get_order", "orders_of", "place_order"]
@@ -33,7 +35,7 @@ class OrderExists(Refusal):
 
 @dataclass(frozen=True)
 class NewOrder:
-    """An order as asked for."""
+    """An order to be placed."""
 
     lines: tuple[Line, ...]
     order_id: str | None = None
@@ -49,13 +51,16 @@ class NewOrder:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
+# Placing ------------------------------------------------------------------------------------------------------------
+
+
 @transaction.atomic(using="orders")
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:
     """
-    Store an order, with its stock held, and set its saga going. Whether it was made now: the same order, asked for
-    again under the same id, is answered by the one that stands.
+    Hold the stock of an order, store it and start its saga. Return it, with its lines, and whether it is new.
 
-    An order without an id that is asked for under an idempotency `key` gets the same id every time, see the note.
+    The same order is placed only once under the same id, or else under the same idempotency `key` of its principal:
+    the second time, the stored order is returned.
 
     :raises Refusal: saying why not
     :raises processing.services.InsufficientStock: naming the lines
@@ -63,11 +68,15 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     # Note [The hold is made first]: stock is held, and committed, in the database of processing before the order
     # commits here. A crash in between leaves a hold without an order. It expires; and if the customer tries again
     # before that, the new attempt takes its place, because it has the same order id.
+    stored = _stored(new, key=key, now=now)
+    if stored is not None:
+        return stored, False
     if new.order_id is not None:
-        existing = _existing(new)
-        if existing is not None:
-            return existing, False
-    order_id = new.order_id or (new_order_id() if key is None else _id_under(key, principal=new.principal, now=now))
+        order_id = new.order_id
+    elif key is not None:
+        order_id = id_under(key, principal=new.principal, day=now.date())
+    else:
+        order_id = new_order_id()
     lines = price(new.lines)
     quantities = {str(line.product_id): line.quantity for line in lines if line.product_id is not None}
     hold_id = None
@@ -95,40 +104,74 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     for position, line in enumerate(lines, start=1):
         line.order, line.position = order, position
     saga.begin(order, lines, actor=actor)
-    known = OrderLine.objects.all()
-    known._result_cache = lines  # as prefetch_related does: no need to ask for them
-    order._prefetched_objects_cache = {"lines": known}  # type: ignore[attr-defined]
+    order.loaded_lines = lines
     return order, True
 
 
-def _existing(new: NewOrder) -> Order | None:
-    """The order that stands under this id already; whoever asks second waits until the first has been stored."""
-    assert new.order_id is not None, "only an order with an id of its own can stand already"
-    take_turn("orders", new.order_id)
-    existing = Order.objects.filter(pk=new.order_id).first()
-    if existing is not None and existing.fingerprint != new.fingerprint:
-        raise OrderExists(
-            f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
-        )
-    return existing
-
-
-def _id_under(key: str, *, principal: str, now: datetime) -> str:
+def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
     """
-    The id of the order that is asked for under this key: the same for every attempt of a day.
+    The order that was placed under the same id or key. Waits for one that is being placed at this moment.
+
+    :raises OrderExists: if another order has the id
+    :raises KeyReused: if another order was placed under the key
+    """
+    if new.order_id is not None:
+        take_turn("orders", new.order_id)
+        stored = Order.objects.filter(pk=new.order_id).prefetch_related(LOADED_LINES).first()
+        if stored is not None and stored.fingerprint != new.fingerprint:
+            raise OrderExists(
+                f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
+            )
+        return stored
+    if key is not None:
+        take_turn("orders", f"order under {new.principal!r} {key!r}")
+        stored = placed_under(key, principal=new.principal, now=now)
+        if stored is not None and stored.fingerprint != new.fingerprint:
+            raise KeyReused("This key was already used for another request.")
+        return stored
+    return None
+
+
+# Note [Two ways to find an order by its key]: its id is made from the key, unless the request named an id of its own;
+# then the answer to that request, stored under the key, tells it.
+PLACED_UNDER = """
+WHERE order_id IN (
+    SELECT unnest(%s::text[]) UNION ALL SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s
+) AND principal = %s AND created_at > %s
+"""
+
+
+def placed_under(key: str, *, principal: str, now: datetime) -> Order | None:
+    """
+    The order that this principal has placed under this idempotency key, whether over HTTP or over gRPC.
+
+    Keys are forgotten after `IDEMPOTENCY_RETENTION`, and can then be used for another order.
+    """
+    since = now - settings.IDEMPOTENCY_RETENTION
+    days = (now.date() - since.date()).days
+    order_ids = [id_under(key, principal=principal, day=now.date() - timedelta(days)) for days in range(days + 1)]
+    order = ROWS.first(Order, PLACED_UNDER, order_ids, principal, key, principal, since)
+    if order is not None:
+        prefetch_related_objects([order], LOADED_LINES)
+    return order
+
+
+def id_under(key: str, *, principal: str, day: date) -> str:
+    """
+    The id of the order that is placed under this idempotency key on this day: the same for every attempt.
 
     # Note [A day, not a moment]: the time in a UUIDv7 must be the same for each attempt, so it is the day's beginning.
     # An attempt after midnight gets another id; what a crash before midnight left behind then waits for its expiry.
     """
-    day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    secret = salted_hmac("orders.order_id", json.dumps([principal, key, day.isoformat()]), algorithm="sha256")
-    return str(ids.uuid7_from(secret.digest(), at=day))
+    midnight = datetime.combine(day, time(), tzinfo=UTC)
+    secret = salted_hmac("orders.order_id", json.dumps([principal, key, midnight.isoformat()]), algorithm="sha256")
+    return str(ids.uuid7_from(secret.digest(), at=midnight))
 
 
 def _by_line(
-    refusal: stock.InsufficientStock, asked: tuple[Line, ...], lines: list[OrderLine]
+    refusal: stock.InsufficientStock, ordered: tuple[Line, ...], lines: list[OrderLine]
 ) -> stock.InsufficientStock:
-    """The refusal with the lines that lack stock named as the customer sent them."""
+    """The refusal with its errors at the lines of the request that lack stock."""
     lacking = {one.product_id: one for one in refusal.lacking}
     for number, line in enumerate(lines):
         if one := lacking.get(str(line.product_id)):
@@ -136,43 +179,56 @@ def _by_line(
     return refusal
 
 
-def orders_of(caller: Caller) -> QuerySet[Order]:
-    """The orders that this caller may see, with their lines."""
-    return caller.own(Order.objects.all()).prefetch_related("lines")
+# Reading ------------------------------------------------------------------------------------------------------------
 
 
-def get_order(*, order_id: str, caller: Caller) -> Order:
+def orders_of(principal: Principal) -> QuerySet[Order]:
+    """The orders that this principal may see, with their lines."""
+    return principal.own(Order.objects.all()).prefetch_related(LOADED_LINES)
+
+
+def get_order(*, order_id: str, principal: Principal) -> Order:
     """
     One order, with its lines.
 
-    :raises NoSuchOrder: if there is none that this caller may see
+    :raises NoSuchOrder: if there is none that this principal may see
     """
-    order = orders_of(caller).filter(pk=order_id).first()
+    order = orders_of(principal).filter(pk=order_id).first()
     if order is None:
         raise NoSuchOrder("There is no such order.")
     return order
 
 
 def history_of(order: Order) -> QuerySet[OrderEvent]:
-    """What has happened to an order."""
+    """The events of an order."""
     return OrderEvent.objects.filter(order=order)
+
+
+# Canceling ----------------------------------------------------------------------------------------------------------
 
 
 @transaction.atomic(using="orders")
 def cancel_order(
-    *,
-    order_id: str,
-    now: datetime,
-    actor: str = "",
-    reason: str = "canceled_by_customer",
-    if_version: int | None = None,
+    *, order_id: str, now: datetime, principal: Principal | None = None, versions: Collection[int] | None = None
 ) -> Order:
     """
-    Begin the way back of an order; `canceled` shows when stock and money are back.
+    Turn an order back and return it, with its lines. Its status is `canceled` once its stock and money are back.
 
+    :param principal: who cancels it; without one, the system itself does
+    :param versions: cancel the order only if it is at one of these versions
+
+    :raises NoSuchOrder: if there is none that this principal may see
     :raises saga.OutOfTurn: if it is done or has failed
-    :raises saga.VersionConflict: if it is at another version than the caller believes
+    :raises saga.VersionConflict: if it is at another version
     """
-    return saga.advance(
-        order_id=order_id, event=saga.CancelRequested(reason), now=now, actor=actor, if_version=if_version
-    )
+    try:
+        order = saga.lock(order_id)
+    except Order.DoesNotExist:
+        raise NoSuchOrder("There is no such order.") from None
+    if principal is not None and not principal.sees(order):
+        raise NoSuchOrder("There is no such order.")
+    if versions is not None and order.version not in versions:
+        raise saga.VersionConflict(order)
+    saga.apply(saga.CancelRequested(), order, now=now, actor=principal.name if principal else "")
+    prefetch_related_objects([order], LOADED_LINES)
+    return order

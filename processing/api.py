@@ -10,16 +10,17 @@ from django.utils import timezone
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import generics, serializers
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from common import fields, money
-from common import principal as caller
+from common.field_rules import NotEmpty
 from common.html_forms import WithForm
-from common.pagination import Pages
+from common.pagination import KeysetPagination
+from common.principal import PRODUCTS_WRITE, is_answered, principal_of
 
 from . import services
 from .models import Product
@@ -44,30 +45,25 @@ class ProductShown(serializers.ModelSerializer[Product]):
         return money.number(product.price, currency=product.currency)
 
 
-class NewProduct(fields.Strict):
+class NewProduct(fields.StrictSerializer):
     """A product to be made."""
 
     name = fields.Text(max_length=200)
     price = fields.Amount()
-    stock = fields.Whole(most=MOST_STOCK)
+    stock = fields.Integer(max_value=MOST_STOCK)
     sku = fields.Text(max_length=64, required=False, help_text="Made up here if it is left out.")
-    is_active = fields.Flag(default=True)
+    is_active = fields.Boolean(default=True)
 
 
-class ProductChange(fields.Strict):
+class ProductChange(fields.StrictSerializer):
     """What is to change of a product; `stock` is what shall be on sale after it, corrected by a movement."""
 
     name = fields.Text(max_length=200, required=False)
     price = fields.Amount(required=False)
-    stock = fields.Whole(most=MOST_STOCK, required=False)
-    is_active = fields.Flag(required=False)
+    stock = fields.Integer(max_value=MOST_STOCK, required=False)
+    is_active = fields.Boolean(required=False)
 
-    across = {"minProperties": 1}
-
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if not attrs:
-            raise ValidationError(f"Nothing to change: {', '.join(self.fields)}.", code="required")
-        return attrs
+    rules = (NotEmpty("Nothing to change: name, price, stock, is_active."),)
 
 
 class AdminSecretNeeded(APIException):
@@ -83,7 +79,7 @@ class MayKeepProducts(BasePermission):
     """Lets in who may write products, or sends one of the admin secrets."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
-        if caller.of(request).may(caller.PRODUCTS_WRITE) or not caller.is_answered(request, view):
+        if principal_of(request).may(PRODUCTS_WRITE) or not is_answered(request, view):
             return True
         if not knows(request.headers.get("X-Admin-Secret", ""), secrets=settings.ADMIN_SECRETS):
             raise AdminSecretNeeded
@@ -91,7 +87,7 @@ class MayKeepProducts(BasePermission):
 
 
 def actor(request: Request) -> str:
-    return caller.of(request).principal or "admin secret"
+    return principal_of(request).name or "admin secret"
 
 
 def knows(offered: str, *, secrets: Iterable[str]) -> bool:
@@ -100,7 +96,7 @@ def knows(offered: str, *, secrets: Iterable[str]) -> bool:
     return any(matches)
 
 
-class ProductPages(Pages):
+class ProductPages(KeysetPagination):
     ordering = ("-product_id",)  # made here, in the order of time
 
 

@@ -1,4 +1,4 @@
-"""Two pairs of eyes: what gives back more than a set amount waits until a second person approves."""
+"""The four-eyes rule: whoever gives back more than a set amount needs the approval of a second person."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -10,85 +10,85 @@ from django.utils.translation import gettext as _g
 
 from common import money
 from common.errors import Refusal
-from orders import repair as rescue
+from orders import repair
 from orders_project.models import Approval
 from payments import receipts
 
 Status = Approval.Status
 
 
-class WaitsAlready(Refusal):
-    """Somebody has asked for the same before."""
+class AlreadyRequested(Refusal):
+    """The same approval has already been requested."""
 
     code = "waits_for_approval"
 
 
-class Decided(Refusal):
-    """It has been approved or rejected already."""
+class AlreadyDecided(Refusal):
+    """The request has already been approved or rejected."""
 
     code = "already_decided"
 
 
 class SamePerson(Refusal):
-    """Who asked can't approve."""
+    """The person who requested it cannot decide."""
 
     code = "second_person_needed"
 
 
 def _compensate(approval: Approval, actor: str, now: datetime) -> None:
-    rescue.turn_back(order_id=approval.subject, now=now, actor=actor, reason=approval.reason)
+    repair.turn_back(order_id=approval.subject, now=now, actor=actor, reason=approval.reason)
 
 
 def _refund_webhook(approval: Approval, actor: str, now: datetime) -> None:
     receipts.refund(receipt_id=approval.subject, actor=actor)
 
 
-# What can wait, by the name it is stored under. Each may be carried out again harmlessly: should the approval be lost
-# in a crash after the call, it is approved once more and nothing more happens.
-DEEDS: dict[str, Callable[[Approval, str, datetime], None]] = {
+# What can wait for approval, by its stored name. Each function can be repeated safely: if a crash after the call loses
+# the approval, it is approved once more and nothing more happens.
+ACTIONS: dict[str, Callable[[Approval, str, datetime], None]] = {
     "compensate_order": _compensate,
     "refund_webhook": _refund_webhook,
 }
 
 
 def is_needed(amount: int | None, currency: str) -> bool:
-    """Whether giving back this much takes a second person."""
+    """Whether giving back this amount needs a second person."""
     if not amount:
         return False
     limit = money.minor_units(settings.REFUND_APPROVAL_ABOVE, currency=currency)
     return amount > limit
 
 
-def ask(*, verb: str, subject: str, amount: int, currency: str, reason: str, by: str) -> Approval:
+def request(*, action: str, subject: str, amount: int, currency: str, reason: str, by: str) -> Approval:
     """
-    Ask for a second person.
+    Request an approval.
 
-    :raises WaitsAlready: if that has been asked for
+    :raises AlreadyRequested: if the same was requested before
     """
     try:
         with transaction.atomic(using="default"):
             return Approval.objects.create(
-                verb=verb, subject=subject, amount=amount, currency=currency, reason=reason, asked_by=by
+                verb=action, subject=subject, amount=amount, currency=currency, reason=reason, asked_by=by
             )
     except IntegrityError as error:
-        raise WaitsAlready(_g("This waits for a second person already.")) from error
+        raise AlreadyRequested(_g("This is already waiting for the approval of a second person.")) from error
 
 
 @transaction.atomic(using="default")
 def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Approval:
     """
-    Approve, and so have it carried out, or reject.
+    Approve a request, which carries it out, or reject it.
 
-    :raises SamePerson: if it is approved by who asked for it
-    :raises Decided: if somebody was faster
+    :raises SamePerson: if the person who requested it decides
+    :raises AlreadyDecided: if somebody was faster
     """
     locked: Any = Approval.objects.select_for_update().get(pk=approval.pk)
     if locked.status != Status.WAITING:
-        raise Decided(_g("It is %(status)s already.") % {"status": locked.get_status_display()})
+        raise AlreadyDecided(_g("This is already %(status)s.") % {"status": locked.get_status_display()})
     if by == locked.asked_by:
-        raise SamePerson(_g("A second person has to decide: you asked for it."))
+        raise SamePerson(_g("A second person has to decide, because you requested this."))
     if approve:
-        DEEDS[locked.verb](locked, f"{by} for {locked.asked_by}"[:150], now)
+        ACTIONS[locked.verb](locked, f"{by} for {locked.asked_by}"[:150], now)
     locked.status = Status.APPROVED if approve else Status.REJECTED
     locked.decided_by, locked.decided_at = by, now
     locked.save(update_fields=["status", "decided_by", "decided_at"])

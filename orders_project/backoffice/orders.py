@@ -16,10 +16,10 @@ from django.utils.translation import gettext_lazy as _
 
 from common.admin import Action, ActionCall, Age, ConfirmationForm, ReadOnlyAdmin, ReasonForm, panels, scan_filter
 from common.admin import display as show
-from orders import repair as rescue
+from orders import repair
 from orders.gauges import GRACE
 from orders.models import ENDS, Order, Status
-from orders.saga import PATIENCE
+from orders.saga import TIMEOUTS
 from orders_project.backoffice import timeline
 
 from . import approvals, drawing, everywhere
@@ -61,17 +61,17 @@ class Evidence(ReadOnlyMixin):
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
         self.fields["truth"].choices = [  # type: ignore[attr-defined]
-            (name, f"{TRUTHS.get(name, name)} ({name})") for name in rescue.truths(row)
+            (name, f"{TRUTHS.get(name, name)} ({name})") for name in repair.possible_events(row)
         ]
 
 
 def _repeat(call: ActionCall) -> str:
-    message = rescue.repeat(order_id=call.row.pk)
+    message = repair.repeat_request(order_id=call.row.pk)
     return _g("The order has asked again: %(message)s.") % {"message": message.type}
 
 
 def _cancel(call: ActionCall) -> str:
-    rescue.turn_back(
+    repair.turn_back(
         order_id=call.row.pk, now=call.now, actor=call.actor, reason=call.values["reason"],
         if_version=call.values["version"],
     )  # fmt: skip
@@ -90,8 +90,8 @@ def _compensate(call: ActionCall) -> str:
 
 
 def _resolve(call: ActionCall) -> str:
-    order = rescue.resolve(
-        order_id=call.row.pk, truth=call.values["truth"], evidence=call.values["reason"], now=call.now, actor=call.actor,
+    order = repair.resolve(
+        order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now, actor=call.actor,
         if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is %(status)s now.") % {"status": order.get_status_display()}
@@ -123,7 +123,7 @@ class Standing(admin.SimpleListFilter):
                 return queryset.exclude(status__in=ENDS)
             case "stuck":
                 late = [
-                    Q(status=status, updated_at__lt=now - patience() - GRACE) for status, patience in PATIENCE.items()
+                    Q(status=status, updated_at__lt=now - timeout() - GRACE) for status, timeout in TIMEOUTS.items()
                 ]
                 return queryset.filter(reduce(operator.or_, late))
         return queryset
@@ -159,7 +159,7 @@ class Orders(ReadOnlyAdmin):
             permission="orders_project.retry_order",
             form=ConfirmationForm,
             perform=_repeat,
-            is_possible=lambda order: rescue.word(order) is not None,
+            is_possible=lambda order: repair.last_request(order) is not None,
         ),
         Action(
             name="cancel",
@@ -191,7 +191,7 @@ class Orders(ReadOnlyAdmin):
             permission="orders_project.resolve_order",
             form=Evidence,
             perform=_resolve,
-            is_possible=lambda order: order.status not in ENDS and bool(rescue.truths(order)),
+            is_possible=lambda order: order.status not in ENDS and bool(repair.possible_events(order)),
             destructive=True,
         ),
     )

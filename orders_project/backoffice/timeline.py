@@ -14,7 +14,7 @@ from django.utils.translation import gettext as _g
 
 from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
-from orders.saga import STEPS, Overdue, waits_until
+from orders.saga import STEPS, Overdue, times_out_at
 from outbox.attempts import ATTEMPTS
 from outbox.consumers import model_of
 from outbox.message import EVENTS
@@ -227,7 +227,7 @@ def _in_causal_order(moments: Iterable[Moment]) -> Iterator[Moment]:
 
 def _waiting(sources: Sources, *, now: datetime) -> Waiting:
     order = sources.order
-    next_at = waits_until(order)
+    next_at = times_out_at(order)
     return Waiting(
         since=order.updated_at,
         reasons=tuple(_reasons(sources, now=now)) or (_g("nothing about it is on its way"),),

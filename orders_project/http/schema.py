@@ -133,7 +133,7 @@ class Tokens(OpenApiAuthenticationExtension):
 class StrictSerializer(OpenApiSerializerExtension):
     """No field but those that are known, and what they demand of each other."""
 
-    target_class = "common.fields.Strict"
+    target_class = "common.fields.StrictSerializer"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class StrictSerializer(OpenApiSerializerExtension):
         for name, field in self.target.fields.items():
             if isinstance(field, ListSerializer):
                 schema["properties"][name] |= {"minItems": 0 if field.allow_empty else 1, "maxItems": field.max_length}  # type: ignore[attr-defined]
-        return schema | {"additionalProperties": False} | self.target.across
+        return schema | {"additionalProperties": False} | self.target.schema_of_rules()
 
 
 class TextField(OpenApiSerializerFieldExtension):
@@ -158,10 +158,10 @@ class AmountField(OpenApiSerializerFieldExtension):
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         exponent = money.EXPONENTS[settings.CURRENCY]
-        least, most = (money.number(edge, currency=settings.CURRENCY) for edge in (self.target.least, self.target.most))
+        least, most = (money.number(edge, currency=settings.CURRENCY) for edge in (self.target.min_value, self.target.max_value))
         whole = rf"(0|[1-9][0-9]{{0,{len(str(money.LARGEST)) - exponent - 2}}})"
         decimals = rf"(\.[0-9]{{1,{exponent}}}0{{0,6}})?" if exponent else r"(\.0{1,9})?"
-        something = "(?=.*[1-9])" if self.target.least else ""
+        something = "(?=.*[1-9])" if self.target.min_value else ""
         return {
             "oneOf": [
                 {"type": "number", "minimum": least, "maximum": most},
@@ -172,10 +172,10 @@ class AmountField(OpenApiSerializerFieldExtension):
 
 
 class WholeField(OpenApiSerializerFieldExtension):
-    target_class = "common.fields.Whole"
+    target_class = "common.fields.Integer"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
-        return {"type": "integer", "minimum": self.target.least, "maximum": self.target.most}
+        return {"type": "integer", "minimum": self.target.min_value, "maximum": self.target.max_value}
 
 
 def leave_out_twins(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

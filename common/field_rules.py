@@ -1,0 +1,124 @@
+"""
+Rules that span several fields of a serializer.
+
+Each rule checks a request and describes itself in JSON Schema, so that the API and its description cannot differ. A
+serializer lists its rules: see `common.fields.StrictSerializer`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from django.utils.functional import Promise
+from rest_framework import serializers
+
+Fields = Mapping[str, Any]
+Errors = dict[str, list[str | Promise]]
+Schema = dict[str, Any]
+
+
+class FieldRule(Protocol):
+    """A rule: what is wrong with valid data, by field, and the same rule in JSON Schema."""
+
+    def errors(self, data: Mapping[str, Any]) -> Errors: ...
+
+    def schema(self, fields: Fields) -> Schema: ...
+
+
+def is_given(data: Mapping[str, Any], name: str) -> bool:
+    """Whether a field has a value: neither null nor an empty text."""
+    return data.get(name) not in (None, "")
+
+
+def given(fields: Fields, *names: str) -> Schema:
+    """In JSON Schema: these fields have a value."""
+    return {"required": list(names), "properties": {name: _value(fields[name]) for name in names}}
+
+
+def absent(fields: Fields, name: str) -> Schema:
+    """In JSON Schema: this field is left out, null or an empty text."""
+    is_text = isinstance(fields[name], serializers.CharField)
+    return {"properties": {name: {"type": ["string", "null"], "maxLength": 0} if is_text else {"type": "null"}}}
+
+
+def _value(field: Any) -> Schema:
+    if isinstance(field, serializers.ListSerializer):
+        return {"type": "array"}
+    if isinstance(field, serializers.CharField | serializers.ChoiceField):
+        return {"type": "string", "pattern": r"\S"}
+    return {"type": ["number", "string"]}
+
+
+@dataclass(frozen=True)
+class ExactlyOne:
+    """One of two fields is given. If none is, the first is wrong; if both are, the second is."""
+
+    first: str
+    second: str
+    none_given: str | Promise
+    both_given: str | Promise
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        match is_given(data, self.first), is_given(data, self.second):
+            case False, False:
+                return {self.first: [self.none_given]}
+            case True, True:
+                return {self.second: [self.both_given]}
+        return {}
+
+    def schema(self, fields: Fields) -> Schema:
+        return {
+            "oneOf": [
+                {"allOf": [given(fields, self.first), absent(fields, self.second)]},
+                {"allOf": [given(fields, self.second), absent(fields, self.first)]},
+            ]
+        }
+
+
+@dataclass(frozen=True)
+class AtLeastOne:
+    """One or more of these fields are given. If none is, the first is wrong."""
+
+    names: tuple[str, ...]
+    none_given: str | Promise
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        return {} if any(is_given(data, name) for name in self.names) else {self.names[0]: [self.none_given]}
+
+    def schema(self, fields: Fields) -> Schema:
+        return {"anyOf": [given(fields, name) for name in self.names]}
+
+
+@dataclass(frozen=True)
+class Requires:
+    """If one field is given, or has this `value`, the other one is given. If it is not, it is wrong."""
+
+    name: str
+    other: str
+    missing: str | Promise
+    value: str | None = None
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        applies = is_given(data, self.name) if self.value is None else data.get(self.name) == self.value
+        return {self.other: [self.missing]} if applies and not is_given(data, self.other) else {}
+
+    def schema(self, fields: Fields) -> Schema:
+        exempt = (
+            absent(fields, self.name)
+            if self.value is None
+            else {"properties": {self.name: {"not": {"const": self.value}}}}
+        )
+        return {"anyOf": [exempt, given(fields, self.other)]}
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """At least one field is sent."""
+
+    nothing_sent: str | Promise
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        return {} if data else {"non_field_errors": [self.nothing_sent]}
+
+    def schema(self, fields: Fields) -> Schema:
+        return {"minProperties": 1}
