@@ -1,4 +1,4 @@
-"""Messages in, the saga on."""
+"""The handlers of orders: most of them pass an event to the saga."""
 
 from django.utils import timezone
 
@@ -16,7 +16,7 @@ def _advance(event: Message) -> None:
     saga.advance(order_id=event.subject, event=event, now=timezone.now())
 
 
-for _heard in (
+for _event in (
     PaymentPending,
     PaymentSucceeded,
     PaymentFailed,
@@ -26,12 +26,12 @@ for _heard in (
     ProcessingRefused,
     StockReleased,
 ):
-    consumes(_heard)(_advance)
+    consumes(_event)(_advance)
 
 
 @consumes(HoldExpired)
 def hold_expired(event: HoldExpired) -> None:
-    """Cancel the live order that held the stock; give back what no order holds: a crash left it behind."""
+    """Turn back the order that the stock was held for. If there is none, because of a crash, give the stock back."""
     order = Order.objects.filter(pk=event.order_id).first()
     if order is None or str(order.hold_id) != event.hold_id:
         Outgoing.post(GiveBack(order_id=event.order_id, hold_id=event.hold_id))
@@ -41,11 +41,11 @@ def hold_expired(event: HoldExpired) -> None:
 
 @consumes(Overdue)
 def overdue(event: Overdue) -> None:
-    """Look after an order that may have waited too long."""
-    saga.look_after(order_id=event.order_id, now=timezone.now())
+    """Turn back an order whose time is up."""
+    saga.on_timeout(order_id=event.order_id, now=timezone.now())
 
 
 @consumes(DeliverWebhook, first=webhooks.send)
-def deliver_webhook(message: DeliverWebhook, tried: webhooks.Tried | None) -> None:
-    """Log what came of sending a webhook."""
-    webhooks.record(message=message, tried=tried, now=timezone.now())
+def deliver_webhook(message: DeliverWebhook, result: webhooks.Result | None) -> None:
+    """Record the result of sending a webhook."""
+    webhooks.record(message=message, result=result, now=timezone.now())

@@ -1,7 +1,8 @@
-"""The saga's table as people read it: lines of text, and a diagram."""
+"""The saga's table for readers: lines of text, and a diagram."""
 
 from collections.abc import Iterator
 
+from common import state_diagram
 from outbox.message import Message
 
 from .models import ENDS, Status
@@ -13,7 +14,7 @@ def name(event: type[Event]) -> str:
 
 
 def becomes(step: Step) -> tuple[Status, ...]:
-    """Every status that a step can lead to."""
+    """All statuses that a step can lead to."""
     if isinstance(step.becomes, Status):
         return (step.becomes,)
     assert step.becomes is end
@@ -25,7 +26,7 @@ def said(step: Step) -> str:
 
 
 def decision(status: Status, event: type[Event]) -> str:
-    """What an order does that is so and hears that."""
+    """What happens to an order in this status at this event."""
     if step := STEPS.get((status, event)):
         way = [str(step.through)] if step.through else []
         return " → ".join([*way, " or ".join(becomes(step))]) + (f", says {said(step)}" if said(step) else "")
@@ -35,7 +36,7 @@ def decision(status: Status, event: type[Event]) -> str:
 
 
 def table() -> Iterator[tuple[str, str, str]]:
-    """Every status, every event, and what follows."""
+    """Each status and each event, with the decision."""
     for status in Status:
         for event in EVENTS:
             yield status, name(event), decision(status, event)
@@ -43,12 +44,10 @@ def table() -> Iterator[tuple[str, str, str]]:
 
 def mermaid() -> str:
     """The steps as a Mermaid state diagram."""
-    arrows: dict[tuple[Status, Status], list[str]] = {}
+    arrows: dict[tuple[str, str], list[str]] = {}
     for (status, event), step in STEPS.items():
         for target in becomes(step):
             label = name(event) + (f" / {said(step)}" if said(step) else "")
-            arrows.setdefault((status, target), []).append(label)
-    lines = ["stateDiagram-v2", "    [*] --> pending: free lines", "    [*] --> reserved: stock held"]
-    lines += [f"    {source} --> {target}: {'<br/>'.join(labels)}" for (source, target), labels in arrows.items()]
-    lines += [f"    {status} --> [*]" for status in Status if status in ENDS]
-    return "\n".join(lines)
+            arrows.setdefault((str(status), str(target)), []).append(label)
+    begins = {"pending": ["free lines"], "reserved": ["stock held"]}
+    return state_diagram.mermaid(begins=begins, arrows=arrows, ends=[str(one) for one in Status if one in ENDS])

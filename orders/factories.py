@@ -1,4 +1,4 @@
-"""Orders to test with."""
+"""Orders for tests."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from . import services
 from .models import Order
 
 
-def order(*, amount: int = 500, user_id: str = "ann", principal: str = "", **asked: Any) -> Order:
-    """A stored order of an amount."""
+def order(*, amount: int = 500, user_id: str = "ann", principal: str = "", **fields: Any) -> Order:
+    """Place an order of an amount."""
     new = services.NewOrder(
-        lines=(services.Line(quantity=1, price=amount),), user_id=user_id, principal=principal, **asked
+        lines=(services.Line(quantity=1, price=amount),), user_id=user_id, principal=principal, **fields
     )
     return services.place_order(new=new, now=timezone.now(), actor=principal)[0]

@@ -1,4 +1,4 @@
-"""Which orders to show, and in what portions."""
+"""The filters and the pages of the lists of orders and events."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from .models import Order, Status
 
 
 class MomentField(IsoDateTimeField):
-    """A time in any zone, taken as UTC: databases know fewer zones than ISO 8601 has space for."""
+    """A time in any zone, converted to UTC: ISO 8601 allows more zones than the database."""
 
     def clean(self, value: Any) -> datetime | None:
         moment: datetime | None = super().clean(value)
@@ -29,19 +29,19 @@ class Moment(filters.IsoDateTimeFilter):
     field_class = MomentField
 
 
-def exactly(*, most: int) -> filters.CharFilter:
-    """Rows with this very text, which is no longer than the column."""
-    described = extend_schema_field({"type": "string", "maxLength": most})
-    return described(filters.CharFilter(max_length=most))
+def exactly(*, max_length: int) -> filters.CharFilter:
+    """A filter for exactly this text, of at most the length of the column."""
+    described = extend_schema_field({"type": "string", "maxLength": max_length})
+    return described(filters.CharFilter(max_length=max_length))
 
 
 class OrderFilter(filters.FilterSet):
-    """Filters of the list of orders."""
+    """The filters of the list of orders."""
 
     status = filters.ChoiceFilter(choices=Status.choices)
-    customer_id = exactly(most=100)
-    user_id = exactly(most=100)
-    user_email = exactly(most=254)
+    customer_id = exactly(max_length=100)
+    user_id = exactly(max_length=100)
+    user_email = exactly(max_length=254)
     created_from = Moment("created_at", "gte", help_text=_("Not before this time."))
     created_to = Moment("created_at", "lt", help_text=_("Before this time."))
 
@@ -57,7 +57,7 @@ class NewestFirst(KeysetPagination):
 
 
 class OldestFirst(KeysetPagination):
-    """The history of an order, from its beginning."""
+    """The events of an order, the oldest first."""
 
     ordering = ("version",)
     default_limit = 100

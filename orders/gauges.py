@@ -1,4 +1,4 @@
-"""What is read of orders when somebody looks."""
+"""Gauges of orders, read from the database when metrics are collected."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,10 +7,10 @@ from django.utils import timezone
 
 from outbox.gauges import Reading
 
-from .models import ENDS
-from .saga import PATIENCE
+from .models import ENDS, WebhookDelivery
+from .saga import TIMEOUTS
 
-GRACE = timedelta(minutes=1)  # an order past its time by this much has not even heard that it is overdue
+GRACE = timedelta(minutes=1)  # an order that is overdue by this much is stuck: its timer has not been handled
 
 OPEN = """
 SELECT asked.status, open.orders_open, open.orders_open_oldest_seconds, late.orders_stuck
@@ -33,15 +33,15 @@ CROSS JOIN LATERAL (
 LATE = """
 SELECT count(*) AS webhook_deliveries_late
 FROM (SELECT 1 FROM orders_webhookdelivery
-      WHERE status = 'pending' AND next_at < statement_timestamp() - interval '1 minute' LIMIT %(most)s) delivery
+      WHERE status = %(pending)s AND next_at < statement_timestamp() - interval '1 minute' LIMIT %(most)s) delivery
 """
 
 
 def _parameters() -> dict[str, Any]:
     now = timezone.now()
     return {
-        "statuses": [str(status) for status in PATIENCE],
-        "stuck_before": [now - patience() - GRACE for patience in PATIENCE.values()],
+        "statuses": [str(status) for status in TIMEOUTS],
+        "stuck_before": [now - timeout() - GRACE for timeout in TIMEOUTS.values()],
         "ends": sorted(ENDS),
     }
 
@@ -51,11 +51,16 @@ READINGS = (
         "orders",
         OPEN,
         {
-            "orders_open": "Orders under way, by where they stand.",
-            "orders_open_oldest_seconds": "How long the longest-standing of them has stood there.",
-            "orders_stuck": "Orders that stand longer than the saga's patience allows: nobody looks after them.",
+            "orders_open": "Open orders, by status.",
+            "orders_open_oldest_seconds": "Seconds since the order that has been in this status longest entered it.",
+            "orders_stuck": "Orders that are overdue and whose timer has not been handled.",
         },
         _parameters,
     ),
-    Reading("orders", LATE, {"webhook_deliveries_late": "Webhooks that should have gone out a minute ago."}),
+    Reading(
+        "orders",
+        LATE,
+        {"webhook_deliveries_late": "Webhooks that have been due for more than a minute."},
+        lambda: {"pending": WebhookDelivery.Status.PENDING.value},
+    ),
 )

@@ -1,4 +1,4 @@
-"""The history of an order tells its whole state: how it is written, read back and compared."""
+"""The history of an order contains its whole state: it is written, read back and compared here."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ STATE = (
     "payment_method", "payment_id", "fail_reason",
 )  # fmt: skip
 
-NOTE = "note"  # what a person gave as the reason: told beside the state, and no part of it
+NOTE = "note"  # the reason that a person gave: kept with the state, but not a part of it
 
 
-def told_at_first(order: Order) -> dict[str, Any]:
-    """What the first event of an order says: everything that can change, and what it is about."""
+def initial_data(order: Order) -> dict[str, Any]:
+    """The data of the first event of an order: everything that can change, and its hold."""
     return {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
 
 
 def state(order: Order) -> dict[str, Any]:
-    """The state of an order as it is stored."""
-    return told_at_first(order) | {"version": order.version, "updated_at": order.updated_at}
+    """The stored state of an order."""
+    return initial_data(order) | {"version": order.version, "updated_at": order.updated_at}
 
 
 def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
-    """The state of an order, made from its history alone."""
+    """The state of an order, rebuilt from its events alone."""
     rebuilt: dict[str, Any] = {}
     for event in events:
         rebuilt |= event.data | {"version": event.version, "updated_at": event.at}
@@ -40,7 +40,7 @@ def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Mismatch:
-    """An order that is not as its history says."""
+    """An order that differs from its history."""
 
     order_id: str
     stored: dict[str, Any]
@@ -48,34 +48,34 @@ class Mismatch:
 
     def __str__(self) -> str:
         differing = [name for name in self.stored | self.rebuilt if self.stored.get(name) != self.rebuilt.get(name)]
-        said = (f"{name} is {self.stored.get(name)!r}, was told {self.rebuilt.get(name)!r}" for name in differing)
-        return f"{self.order_id}: {', '.join(said)}"
+        texts = (f"{name} is {self.stored.get(name)!r}, not {self.rebuilt.get(name)!r}" for name in differing)
+        return f"{self.order_id}: {', '.join(texts)}"
 
 
 def mismatch(order: Order, events: list[OrderEvent]) -> Mismatch | None:
-    """How an order differs from what its history says, if it does."""
+    """How an order differs from its history; none if it does not."""
     stored, rebuilt = state(order), rebuild(events)
     return None if stored == rebuilt else Mismatch(order.order_id, stored, rebuilt)
 
 
 def check(*, batch: int = BATCH) -> Iterator[Mismatch | int]:
-    """Compare all orders with their histories; after each batch how many that were, and each one that differs."""
+    """Compare all orders with their histories: yield each one that differs, and after each batch its size."""
     last = ""
     while orders := list(Order.objects.filter(order_id__gt=last).order_by("order_id")[:batch]):
         last = orders[-1].order_id
         events = OrderEvent.objects.filter(order_id__in=[order.order_id for order in orders])
         histories = {
-            order_id: list(told)
-            for order_id, told in groupby(events.order_by("order_id", "version"), lambda event: event.order_id)
+            order_id: list(group)
+            for order_id, group in groupby(events.order_by("order_id", "version"), lambda event: event.order_id)
         }
         for order in orders:
-            if mismatch(order, histories.get(order.order_id, [])) and (found := look_closely(order.order_id)):
+            if mismatch(order, histories.get(order.order_id, [])) and (found := _compare_locked(order.order_id)):
                 yield found
         yield len(orders)
 
 
 @transaction.atomic(using="orders")
-def look_closely(order_id: str) -> Mismatch | None:
-    """How an order differs from its history while nobody moves it on."""
+def _compare_locked(order_id: str) -> Mismatch | None:
+    """How an order differs from its history while it is locked."""
     order = Order.objects.select_for_update().get(pk=order_id)
     return mismatch(order, list(order.events.order_by("version")))

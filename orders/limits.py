@@ -1,4 +1,4 @@
-"""How many orders a minute: for one email, one client and one address."""
+"""The limits of orders a minute: for one email, one client and one address."""
 
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -25,9 +25,9 @@ class TooManyOrders(Refusal):
 
 def count_order(*, email: str = "", principal: str = "", address: str = "") -> dict[str, str]:
     """
-    Count one attempt to place an order; the RateLimit headers that tell how much is left.
+    Count one attempt to place an order; return the RateLimit headers, which say how many are left.
 
-    :raises TooManyOrders: if that is too many
+    :raises TooManyOrders: if a limit is exceeded
     """
     limits = [
         RateLimit("email", email.strip().casefold(), settings.RATE_LIMIT_ORDERS_PER_MINUTE),
@@ -43,9 +43,9 @@ def count_order(*, email: str = "", principal: str = "", address: str = "") -> d
 
 def address_of(peer: str, forwarded: Iterable[str]) -> str:
     """
-    Where a request comes from: the last address in its way that is not one of our own proxies.
+    The address that a request comes from: the last one on its way that is not one of our own proxies.
 
-    `forwarded` is what X-Forwarded-For says; only what a trusted proxy added to it is believed.
+    `forwarded` are the X-Forwarded-For headers; only what a trusted proxy has added to them counts.
     """
     way = [hop.strip() for header in forwarded for hop in header.split(",")] + [peer]
     origin = peer

@@ -1,4 +1,4 @@
-"""What orders announces, and its own timer."""
+"""The events that orders publishes, and the messages that it sends to itself."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from outbox.message import EVENTS, Message
 
 
 class Overdue(Message, name="orders.overdue", to="orders"):
-    """Look after this order: it may have waited too long for somebody."""
+    """The timer of an order: it may have waited too long for an answer."""
 
     order_id: str
 
 
 class OrderFact(Message, name="order.fact", to=EVENTS):
-    """Told to the world as `order.created`, `order.paid` and so on: the order as it was at that version."""
+    """Published as `order.created`, `order.paid` and so on: the order as it was at that version."""
 
     order_id: str
     fact: str
@@ -28,7 +28,11 @@ class OrderFact(Message, name="order.fact", to=EVENTS):
 
 
 class DeliverWebhook(Message, name="orders.deliver_webhook", to="orders", queue="orders.webhooks"):
-    """To ourselves: send this delivery, if this is still the attempt that is due. A stranger may be slow to take it."""
+    """
+    Send this delivery, if this attempt is still due.
+
+    It has a queue of its own, so that a slow receiver delays no order.
+    """
 
     delivery_id: str
     order_id: str

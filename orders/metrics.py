@@ -1,4 +1,4 @@
-"""What orders counts."""
+"""The metrics of orders."""
 
 from outbox.metrics import Few, after_commit, counter, histogram
 
@@ -6,19 +6,19 @@ from .models import Order, Status
 
 LIFE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
-ORDERS_CREATED = counter("orders_created_total", "Orders created.")  # shown as orders_total too
-ORDERS_PAID = counter("orders_paid_total", "Orders whose money came in.")
-ORDERS_PROCESSED = counter("orders_processed_total", "Orders processed to their end: done.")
+ORDERS_CREATED = counter("orders_created_total", "Orders created.")  # exported as orders_total too
+ORDERS_PAID = counter("orders_paid_total", "Orders paid.")
+ORDERS_PROCESSED = counter("orders_processed_total", "Orders processed: done.")
 ORDERS_CANCELED = counter("orders_canceled_total", "Orders canceled.")
 ORDERS_FAILED = counter("orders_failed_total", "Orders that failed.", "reason")
 REACHED = {Status.PAID: ORDERS_PAID, Status.DONE: ORDERS_PROCESSED, Status.CANCELED: ORDERS_CANCELED}
-BACKWARDS = frozenset({"void", "refund", "release"})
+COMPENSATIONS = frozenset({"void", "refund", "release"})
 
 ORDER_SECONDS = histogram("order_seconds", "Time from accepting an order to a status.", "status", buckets=LIFE)
 SAGA_STEPS = counter("saga_steps_total", "Transitions of orders.", "before", "event", "after")
-SAGA_COMPENSATIONS = counter("saga_compensations_total", "Ways back asked for: void, refund, release.", "kind")
-WEBHOOK_DELIVERIES = counter("webhook_deliveries_total", "Attempts to send a webhook, by what came of them.", "result")
-RATE_LIMIT_REFUSALS = counter("rate_limit_refusals_total", "Requests refused for their rate.", "limit")
+SAGA_COMPENSATIONS = counter("saga_compensations_total", "Compensations requested: void, refund, release.", "kind")
+WEBHOOK_DELIVERIES = counter("webhook_deliveries_total", "Attempts to send a webhook, by result.", "result")
+RATE_LIMIT_REFUSALS = counter("rate_limit_refusals_total", "Requests refused by a rate limit.", "limit")
 
 _reason = Few()
 
@@ -39,7 +39,7 @@ def stepped(order: Order, *, before: str, event: str, through: Status | None, sa
 
     def count() -> None:
         SAGA_STEPS.labels(before, event, after).inc()
-        if says in BACKWARDS:
+        if says in COMPENSATIONS:
             SAGA_COMPENSATIONS.labels(says).inc()
         for status in filter(None, (through, after if after != before else None)):
             ORDER_SECONDS.labels(status).observe(took)

@@ -1,9 +1,9 @@
 """
-A request to an address that somebody else has named: only to the public internet, and never led astray.
+Requests to addresses that customers have registered: only to the public internet, and without following redirects.
 
-# Note [Check what is connected to]: the name is resolved once, every address is checked, and the connection goes to a
-# checked address, so that a name that resolves differently a moment later (rebinding) changes nothing. Redirects are
-# answers, not directions. Time and size are bounded as a whole, however slowly the other side sends.
+# Note [The checked address is the one connected to]: the name is resolved once, every address is checked, and the
+# connection goes to a checked address, so that a name that resolves differently a moment later (DNS rebinding) changes
+# nothing. Time and size are limited as a whole, however slowly the other side sends.
 """
 
 import http.client
@@ -19,63 +19,63 @@ from django.conf import settings
 from django.utils.translation import gettext as _g
 
 CONNECT_TIMEOUT = 3.0
-WHOLE_TIMEOUT = 10.0
-LONGEST_ANSWER = 2048  # bytes of an answer that are read
+TOTAL_TIMEOUT = 10.0
+MAX_ANSWER = 2048  # bytes of an answer that are read
 NAT64 = [ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")]
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Refused(Exception):
-    """The address is not one that we send to."""
+    """The address is not one that webhooks may be sent to."""
 
     code = "address_refused"
 
 
 class Unreachable(Exception):
-    """No answer came."""
+    """There was no answer."""
 
     code = "unreachable"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the other side said: its status, the beginning of its text, and when it wants to be asked again."""
+    """An answer: its status, the beginning of its text, and when to try again."""
 
     status: int
     text: str
     retry_after: str = ""
 
     @property
-    def is_taken(self) -> bool:
+    def is_accepted(self) -> bool:
         return 200 <= self.status < 300
 
 
 def target(url: str) -> SplitResult:
     """
-    The parts of a URL that can be sent to.
+    Split a URL that webhooks may be sent to.
 
-    :raises Refused: if it isn't https with a host, or carries credentials (http is for loopback alone, if allowed)
+    :raises Refused: if it is not https with a host, or contains credentials (http is only for loopback, if allowed)
     """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise Refused(_g("This is no URL.")) from error
+        raise Refused(_g("This is not a URL.")) from error
     if not url.isascii() or not url.isprintable() or " " in url or not parts.hostname or port == 0:
-        raise Refused(_g("This is no URL."))
+        raise Refused(_g("This is not a URL."))
     if parts.scheme not in (("https", "http") if settings.WEBHOOKS_ALLOW_LOOPBACK else ("https",)):
-        raise Refused(_g("Only https is sent to."))
+        raise Refused(_g("Only https URLs are allowed."))
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise Refused(_g("A URL without credentials and fragment is needed."))
+        raise Refused(_g("The URL must not contain credentials or a fragment."))
     return parts
 
 
 def resolve(parts: SplitResult) -> tuple[str, int]:
     """
-    An address to connect to, checked.
+    Resolve a host to an address and a port to connect to.
 
-    :raises Refused: if the host has one that is not public
+    :raises Refused: if one of its addresses is not public
     :raises Unreachable: if it has none
     """
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -91,7 +91,7 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
 
 
 def may_reach(address: Address, *, scheme: str = "https") -> bool:
-    """Whether this is an address of the public internet; or of this machine, where that is allowed."""
+    """Whether this is an address of the public internet; or of this machine, if that is allowed."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return may_reach(address.ipv4_mapped, scheme=scheme)
@@ -104,10 +104,10 @@ def may_reach(address: Address, *, scheme: str = "https") -> bool:
 
 def post(url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:
     """
-    Send this there, once.
+    Send a POST request, once.
 
-    :raises Refused: if the address is not one that we send to
-    :raises Unreachable: if no answer came in time
+    :raises Refused: if the address is not one that webhooks may be sent to
+    :raises Unreachable: if there was no answer in time
     """
     parts = target(url)
     address, port = resolve(parts)
@@ -116,17 +116,17 @@ def post(url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:
         raw = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
     except OSError as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
-    deadline = threading.Timer(WHOLE_TIMEOUT, _cut, args=(raw,))
+    deadline = threading.Timer(TOTAL_TIMEOUT, _cut, args=(raw,))
     deadline.start()
     try:
-        raw.settimeout(WHOLE_TIMEOUT)
+        raw.settimeout(TOTAL_TIMEOUT)
         connection.sock = raw
         if parts.scheme == "https":
             connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=parts.hostname)
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", path, body=body, headers={**headers, "Host": parts.netloc})
         answer = connection.getresponse()
-        text = answer.read(LONGEST_ANSWER).decode("utf-8", "replace").replace("\0", "")
+        text = answer.read(MAX_ANSWER).decode("utf-8", "replace").replace("\0", "")
         return Answer(answer.status, text, answer.headers.get("Retry-After", ""))
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error

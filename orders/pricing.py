@@ -1,4 +1,4 @@
-"""What the lines of an order cost: the catalogue's price where it knows the product, else the customer's own."""
+"""The prices of the lines of an order: those of the catalogue, or for free lines those of the request."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -47,7 +47,7 @@ class TotalTooLarge(Refusal):
 @dataclass(frozen=True)
 class Line:
     """
-    A line as asked for: a product of the catalogue by id or sku, or a free line with its price.
+    A line of a request: a product of the catalogue by id or sku, or a free line with its price.
 
     A line with neither id nor sku stands for an order of an amount alone.
     """
@@ -60,24 +60,24 @@ class Line:
 
     @property
     def field(self) -> str:
-        """The field that says what is ordered."""
+        """The field of the request that names the product."""
         return "product_id" if self.product_id else "sku"
 
 
-def price(asked: tuple[Line, ...]) -> list[OrderLine]:
+def price(requested: tuple[Line, ...]) -> list[OrderLine]:
     """
-    The lines as they are sold now, in one question to the catalogue.
+    Price the lines with one query of the catalogue.
 
-    :raises Refusal: naming the line that can't be sold so
+    :raises Refusal: naming the line that cannot be sold like this
     """
     offers = stock.offers(
-        product_ids=[UUID(line.product_id) for line in asked if line.product_id],
-        skus=[line.sku for line in asked if line.sku],
+        product_ids=[UUID(line.product_id) for line in requested if line.product_id],
+        skus=[line.sku for line in requested if line.sku],
     )
     known = {offer.product_id: offer for offer in offers} | {offer.sku: offer for offer in offers}
     seen: dict[UUID, int] = {}
     lines = []
-    for number, line in enumerate(asked):
+    for number, line in enumerate(requested):
         offer = known.get(line.product_id or line.sku)
         if offer is None:
             lines.append(_free(line, number))
@@ -91,7 +91,7 @@ def price(asked: tuple[Line, ...]) -> list[OrderLine]:
             )
     total = sum(line.unit_price * line.quantity for line in lines)
     if total == 0:
-        raise NothingToPay("An order costs something.", errors={"items": ["The total is zero."]})
+        raise NothingToPay("The total of an order must not be zero.", errors={"items": ["The total is zero."]})
     if total > money.LARGEST:
         raise TotalTooLarge("The total is too large.", errors={"items": ["The total is too large."]})
     return lines
@@ -112,7 +112,7 @@ def _free(line: Line, number: int) -> OrderLine:
 def _sold(line: Line, number: int, offer: stock.Offer) -> OrderLine:
     where = f"items[{number}].{line.field}"
     if not offer.is_active:
-        raise InactiveProduct(f"{offer.sku} is not sold at present.", errors={where: ["Not sold at present."]})
+        raise InactiveProduct(f"{offer.sku} is not on sale.", errors={where: ["This product is not on sale."]})
     if offer.currency != settings.CURRENCY:
         detail = f"{offer.sku} is sold in {offer.currency}."
         raise WrongCurrency(detail, errors={where: [f"Sold in {offer.currency}."]})

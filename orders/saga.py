@@ -18,7 +18,7 @@ from django.utils.translation import gettext_noop
 
 from common.errors import Refusal
 from outbox import context
-from outbox.consumers import Undeliverable
+from outbox.errors import Undeliverable
 from outbox.message import Message
 from outbox.store import Batch, Statement
 from payments.messages import (
@@ -261,7 +261,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
         batch.insert(order)
         batch.insert(*lines)
         batch.insert(
-            _event(order, kind="order.created", status=order.status, actor=actor, data=history.told_at_first(order))
+            _event(order, kind="order.created", status=order.status, actor=actor, data=history.initial_data(order))
         )
         posted = Outgoing.post(charge(order), _fact(order, "created"), batch=batch)
         _set_timer(order, now=order.created_at, batch=batch)

@@ -11,11 +11,12 @@ from django.db import transaction
 from django.db.models import QuerySet, prefetch_related_objects
 from django.utils.crypto import salted_hmac
 
+from common import locks
 from common.errors import Refusal
 from common.idempotency import KeyReused
-from common.locks import take_turn
 from common.principal import Principal
 from outbox import ids
+from outbox.store import Statement
 from processing import services as stock
 
 from . import saga
@@ -116,7 +117,7 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
     :raises KeyReused: if another order was placed under the key
     """
     if new.order_id is not None:
-        take_turn("orders", new.order_id)
+        locks.take_turn("orders", new.order_id)
         stored = Order.objects.filter(pk=new.order_id).prefetch_related(LOADED_LINES).first()
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
@@ -124,8 +125,7 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
             )
         return stored
     if key is not None:
-        take_turn("orders", f"order under {new.principal!r} {key!r}")
-        stored = placed_under(key, principal=new.principal, now=now)
+        stored = placed_under(key, principal=new.principal, now=now, exclusive=True)
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise KeyReused("This key was already used for another request.")
         return stored
@@ -141,18 +141,25 @@ WHERE order_id IN (
 """
 
 
-def placed_under(key: str, *, principal: str, now: datetime) -> Order | None:
+def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = False) -> Order | None:
     """
     The order that this principal has placed under this idempotency key, whether over HTTP or over gRPC.
 
-    Keys are forgotten after `IDEMPOTENCY_RETENTION`, and can then be used for another order.
+    Keys are forgotten after `IDEMPOTENCY_RETENTION`, and can then be used for another order. An `exclusive` call waits
+    for one before it; until its transaction ends, nobody else places an order under the key.
     """
     since = now - settings.IDEMPOTENCY_RETENTION
     days = (now.date() - since.date()).days
     order_ids = [id_under(key, principal=principal, day=now.date() - timedelta(days)) for days in range(days + 1)]
-    order = ROWS.first(Order, PLACED_UNDER, order_ids, principal, key, principal, since)
-    if order is not None:
-        prefetch_related_objects([order], LOADED_LINES)
+    parameters = [order_ids, principal, key, principal, since]
+    with ROWS.batch() as batch:
+        if exclusive:
+            batch.add(locks.turn(f"order under {principal!r} {key!r}"))
+        found = batch.add(Statement(f"SELECT FROM orders_order {PLACED_UNDER}", parameters))
+    if not batch.touched[found]:
+        return None
+    order = ROWS.first(Order, PLACED_UNDER, *parameters)
+    prefetch_related_objects([order], LOADED_LINES)
     return order
 
 

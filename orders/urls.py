@@ -1,4 +1,4 @@
-"""Paths of orders; with and without a trailing slash."""
+"""The paths of orders, with and without a trailing slash."""
 
 from django.urls import re_path
 

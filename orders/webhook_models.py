@@ -1,4 +1,4 @@
-"""Who wants to be told of orders, and what was told to whom."""
+"""Webhook endpoints, and what was delivered to them."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -7,7 +7,7 @@ from outbox.ids import uuid7
 
 
 class WebhookEndpoint(models.Model):
-    """An address that is told of order events."""
+    """An address that events of orders are sent to."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     url = models.CharField(_("URL"), max_length=500)
@@ -80,7 +80,7 @@ class WebhookDelivery(models.Model):
 
 
 class WebhookAttempt(models.Model):
-    """What came of sending a delivery once."""
+    """The result of sending a delivery once."""
 
     delivery = models.ForeignKey(
         WebhookDelivery, models.PROTECT, related_name="log", verbose_name=_("webhook delivery")

@@ -1,7 +1,7 @@
 """
-Telling others of orders: signed webhooks in the Standard Webhooks form, tried again until they are taken.
+Signed webhooks about orders, in the form of Standard Webhooks, retried until the endpoint accepts them.
 
-A fact of an order becomes a delivery for each endpoint that wants it, in the transaction that posts the fact.
+An event of an order becomes a delivery to each endpoint that wants it, in the transaction that posts the event.
 """
 
 import base64
@@ -19,38 +19,37 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 
 from common import signing
-from common.circuit_breaker import Breaker, CircuitOpen
+from common.circuit_breaker import CircuitBreaker, CircuitOpen
 from common.errors import Refusal
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
-from . import metrics
-from . import outbound_http as outward
+from . import metrics, outbound_http
 from .messages import DeliverWebhook
 from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 KINDS = ("order.created", *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")))
-GAPS = tuple(
+RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 )
-LONGEST_WAIT = timedelta(days=1)
-BOTH_SECRETS = timedelta(days=1)  # a rotated secret signs as well for so long
-REST = 60.0  # seconds in which an endpoint that doesn't answer is left alone
-GONE = 410  # the endpoint wants to be told nothing more
-FAILED = (outward.Refused, outward.Unreachable)
+MAX_WAIT = timedelta(days=1)
+OVERLAP = timedelta(days=1)  # how long the previous secret signs too after a rotation
+REST = 60.0  # seconds without attempts at an endpoint that does not answer
+GONE = 410  # the endpoint wants no more webhooks
+FAILED = (outbound_http.Refused, outbound_http.Unreachable)
 
-LISTENERS = "EXISTS (SELECT FROM orders_webhookendpoint WHERE is_active)"  # whether anybody is to be told
+LISTENERS = "EXISTS (SELECT FROM orders_webhookendpoint WHERE is_active)"  # SQL: whether an endpoint is on
 
 
 class BadEndpoint(Refusal):
-    """The endpoint can't be told of orders."""
+    """This address or these events cannot be registered."""
 
     code = "invalid"
 
 
 class EndpointOff(Refusal):
-    """The endpoint is told nothing at present."""
+    """The endpoint is switched off."""
 
     code = "endpoint_off"
 
@@ -60,15 +59,15 @@ class EndpointOff(Refusal):
 
 def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime) -> WebhookEndpoint:
     """
-    Have an address told of these events, or of all.
+    Register an address for these events, or for all of them, and return the endpoint.
 
-    :raises BadEndpoint: if it is not one that we send to, or an event is unknown
+    :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
     """
     wanted = sorted(set(events))
     if unknown := [kind for kind in wanted if kind not in KINDS]:
         raise BadEndpoint(_g("There is no such event."), errors={"events": unknown})
     try:
-        outward.resolve(outward.target(url))
+        outbound_http.resolve(outbound_http.target(url))
     except FAILED as refused:
         raise BadEndpoint(str(refused), errors={"url": [str(refused)]}) from refused
     return WebhookEndpoint.objects.create(url=url, events=wanted, secret=new_secret(), created_by=actor, created_at=now)
@@ -80,9 +79,9 @@ def new_secret() -> str:
 
 @transaction.atomic(using="orders")
 def rotate(*, endpoint_id: str, now: datetime) -> WebhookEndpoint:
-    """Give an endpoint a new secret; for a day, the old one signs as well."""
+    """Give an endpoint a new secret. For a day, webhooks are signed with the previous one too."""
     endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
-    endpoint.previous_secret, endpoint.previous_until = endpoint.secret, now + BOTH_SECRETS
+    endpoint.previous_secret, endpoint.previous_until = endpoint.secret, now + OVERLAP
     endpoint.secret = new_secret()
     endpoint.save(update_fields=["secret", "previous_secret", "previous_until"])
     return endpoint
@@ -90,7 +89,7 @@ def rotate(*, endpoint_id: str, now: datetime) -> WebhookEndpoint:
 
 @transaction.atomic(using="orders")
 def switch(*, endpoint_id: str, on: bool, reason: str = "") -> WebhookEndpoint:
-    """Tell an endpoint of orders from now on, or no more."""
+    """Switch an endpoint on or off."""
     endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
     endpoint.is_active, endpoint.disabled_because = on, "" if on else reason[:50]
     endpoint.save(update_fields=["is_active", "disabled_because"])
@@ -101,9 +100,9 @@ def switch(*, endpoint_id: str, on: bool, reason: str = "") -> WebhookEndpoint:
 
 
 def announce(posted: Iterable[OutgoingMessage]) -> None:
-    """Deliver the facts among these letters to the endpoints that want them. Call it in the transaction of orders."""
-    facts = [row for row in posted if row.to == EVENTS]
-    endpoints = ROWS.select(WebhookEndpoint, "WHERE is_active") if facts else []
+    """Deliver the events among these messages to the endpoints that want them. Call it in a transaction of orders."""
+    events = [row for row in posted if row.to == EVENTS]
+    endpoints = ROWS.select(WebhookEndpoint, "WHERE is_active") if events else []
     deliveries = [
         WebhookDelivery(
             endpoint=endpoint,
@@ -114,57 +113,62 @@ def announce(posted: Iterable[OutgoingMessage]) -> None:
             created_at=row.created_at,
             next_at=row.created_at,
         )
-        for row in facts
+        for row in events
         for endpoint in endpoints
         if endpoint.wants(row.type)
     ]
     if deliveries:
         WebhookDelivery.objects.bulk_create(deliveries)
-        Outgoing.post(*(_letter(delivery) for delivery in deliveries))
+        Outgoing.post(*(_message(delivery) for delivery in deliveries))
 
 
 def _body(row: OutgoingMessage) -> str:
     return json.dumps({"type": row.type, "timestamp": row.created_at.isoformat(), "data": row.data})
 
 
-def _letter(delivery: WebhookDelivery) -> DeliverWebhook:
+def _message(delivery: WebhookDelivery) -> DeliverWebhook:
     return DeliverWebhook(delivery_id=str(delivery.pk), order_id=delivery.order_id, attempt=delivery.attempts)
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What came of sending a delivery; without a status no answer came, and `error` says why."""
+class Result:
+    """The result of sending a delivery. If there is no answer, `error` says why."""
 
     seconds: float
-    answer: outward.Answer | None = None
+    answer: outbound_http.Answer | None = None
     error: str = ""
-    resting: bool = False  # the endpoint didn't answer a moment ago, so it was left alone
+    resting: bool = False  # nothing was sent, because the endpoint did not answer a moment ago
     disabled: bool = False
 
     @property
-    def result(self) -> str:
-        """What came of it, in a word."""
+    def code(self) -> str:
+        """The result in a word, for the metrics."""
         if self.resting or self.disabled:
             return "resting" if self.resting else "endpoint_off"
         if self.answer is None:
             return self.error.partition(":")[0]
-        return "taken" if self.answer.is_taken else "refused"
+        return "taken" if self.answer.is_accepted else "refused"
 
 
-_breakers: dict[str, Breaker] = {}
+_breakers: dict[str, CircuitBreaker] = {}
 
 
-def send(message: DeliverWebhook) -> Tried | None:
-    """Send a delivery. Runs outside of any transaction, and may run again: its id is the same each time."""
+def send(message: DeliverWebhook) -> Result | None:
+    """
+    Send a delivery; return the result, or none if this attempt is not due any more.
+
+    It runs outside of any transaction and may run again: the id of the delivery is the same each time.
+    """
     delivery = WebhookDelivery.objects.select_related("endpoint").filter(pk=message.delivery_id).first()
     if delivery is None or not _is_due(delivery, message):
         return None
     endpoint = delivery.endpoint
     if not endpoint.is_active:
-        return Tried(0.0, disabled=True)
-    # Note [An endpoint that hangs]: it would keep the worker from all the others, one timeout after the other.
+        return Result(0.0, disabled=True)
+    # Note [An endpoint that hangs]: without a circuit breaker it would keep the worker from all the others, one timeout
+    # after the other.
     breaker = _breakers.setdefault(
-        str(endpoint.pk), Breaker(endpoint.url, failures=(outward.Unreachable,), threshold=3, rest=REST)
+        str(endpoint.pk), CircuitBreaker(endpoint.url, failures=(outbound_http.Unreachable,), threshold=3, rest=REST)
     )
     body, began = delivery.body.encode(), time.monotonic()
     now = timezone.now()
@@ -175,83 +179,83 @@ def send(message: DeliverWebhook) -> Tried | None:
     headers |= {"Content-Type": "application/json", "User-Agent": "orders-webhooks"}
     try:
         with breaker.attempt():
-            answer = outward.post(endpoint.url, headers=headers, body=body)
+            answer = outbound_http.post(endpoint.url, headers=headers, body=body)
     except CircuitOpen:
-        return Tried(0.0, resting=True)
+        return Result(0.0, resting=True)
     except FAILED as failed:
-        return Tried(time.monotonic() - began, error=f"{failed.code}: {failed}"[:200])
-    return Tried(time.monotonic() - began, answer=answer)
+        return Result(time.monotonic() - began, error=f"{failed.code}: {failed}"[:200])
+    return Result(time.monotonic() - began, answer=answer)
 
 
 def _is_due(delivery: WebhookDelivery, message: DeliverWebhook) -> bool:
     return delivery.status == WebhookDelivery.Status.PENDING and delivery.attempts == message.attempt
 
 
-def record(*, message: DeliverWebhook, tried: Tried | None, now: datetime) -> None:
-    """Log what came of a delivery, and see to the next attempt if it takes one."""
+def record(*, message: DeliverWebhook, result: Result | None, now: datetime) -> None:
+    """Record the result of an attempt, and schedule the next one if it takes one."""
     delivery = WebhookDelivery.objects.select_for_update().get(pk=message.delivery_id)
-    if tried is None or not _is_due(delivery, message):
+    if result is None or not _is_due(delivery, message):
         return
-    if tried.resting:
-        _again(delivery, at=now + timedelta(seconds=REST))
-    elif tried.disabled:
+    if result.resting:
+        _schedule(delivery, at=now + timedelta(seconds=REST))
+    elif result.disabled:
         delivery.status, delivery.next_at = WebhookDelivery.Status.FAILED, None
     else:
-        _log(delivery, tried, now=now)
-        _follow(delivery, tried.answer, now=now)
+        _log(delivery, result, now=now)
+        _follow_up(delivery, result.answer, now=now)
     delivery.save()
-    metrics.sent_webhook(tried.result)
+    metrics.sent_webhook(result.code)
 
 
-def _log(delivery: WebhookDelivery, tried: Tried, *, now: datetime) -> None:
+def _log(delivery: WebhookDelivery, result: Result, *, now: datetime) -> None:
     delivery.attempts += 1
     delivery.tries += 1
     WebhookAttempt.objects.create(
         delivery=delivery,
         number=delivery.attempts,
         at=now,
-        seconds=round(tried.seconds, 3),
-        status_code=tried.answer.status if tried.answer else None,
-        response=tried.answer.text if tried.answer else "",
-        error=tried.error,
+        seconds=round(result.seconds, 3),
+        status_code=result.answer.status if result.answer else None,
+        response=result.answer.text if result.answer else "",
+        error=result.error,
     )
 
 
-def _follow(delivery: WebhookDelivery, answer: outward.Answer | None, *, now: datetime) -> None:
+def _follow_up(delivery: WebhookDelivery, answer: outbound_http.Answer | None, *, now: datetime) -> None:
     delivery.next_at = None
-    if answer is not None and answer.is_taken:
+    if answer is not None and answer.is_accepted:
         delivery.status = WebhookDelivery.Status.DELIVERED
     elif answer is not None and answer.status == GONE:
         delivery.status = WebhookDelivery.Status.FAILED
         switch(endpoint_id=str(delivery.endpoint_id), on=False, reason="gone")
-    elif delivery.tries > len(GAPS):
+    elif delivery.tries > len(RETRY_DELAYS):
         delivery.status = WebhookDelivery.Status.FAILED
     else:
-        gap = GAPS[delivery.tries - 1] * (1 + random.random() / 10)
-        _again(delivery, at=now + max(gap, _asked_to_wait(answer, now=now)))
+        gap = RETRY_DELAYS[delivery.tries - 1] * (1 + random.random() / 10)
+        _schedule(delivery, at=now + max(gap, _requested_wait(answer, now=now)))
 
 
-def _again(delivery: WebhookDelivery, *, at: datetime) -> None:
+def _schedule(delivery: WebhookDelivery, *, at: datetime) -> None:
     delivery.next_at = at
-    Outgoing.post(_letter(delivery), due_at=at)
+    Outgoing.post(_message(delivery), due_at=at)
 
 
-def _asked_to_wait(answer: outward.Answer | None, *, now: datetime) -> timedelta:
-    """How long the endpoint asks us to wait, within reason."""
+def _requested_wait(answer: outbound_http.Answer | None, *, now: datetime) -> timedelta:
+    """How long the endpoint asks to wait, at most `MAX_WAIT`."""
     text = answer.retry_after.strip() if answer else ""
     if text.isascii() and text.isdigit():
-        return min(timedelta(seconds=int(text[:9])), LONGEST_WAIT)
+        return min(timedelta(seconds=int(text[:9])), MAX_WAIT)
     try:
         at = parsedate_to_datetime(text)
     except ValueError:
         return timedelta(0)
-    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)) - now, timedelta(0)), LONGEST_WAIT)
+    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)) - now, timedelta(0)), MAX_WAIT)
 
 
 @transaction.atomic(using="orders")
 def resend(*, delivery_id: str, now: datetime) -> WebhookDelivery:
     """
-    Send a delivery now, whatever has become of it, and go through the schedule anew if it isn't taken.
+    Send a delivery now, whatever its status is, and start the schedule of retries anew if it is not accepted.
 
     :raises EndpointOff: if its endpoint is switched off
     """
@@ -260,5 +264,5 @@ def resend(*, delivery_id: str, now: datetime) -> WebhookDelivery:
         raise EndpointOff(_g("%(url)s is switched off.") % {"url": delivery.endpoint.url})
     delivery.status, delivery.tries, delivery.next_at = WebhookDelivery.Status.PENDING, 0, now
     delivery.save(update_fields=["status", "tries", "next_at"])
-    Outgoing.post(_letter(delivery))
+    Outgoing.post(_message(delivery))
     return delivery

@@ -7,23 +7,23 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
-from common.principal import Caller
+from common.principal import Principal
 
 
 @pytest.fixture
 def unlimited(settings: Any) -> None:
-    """As many orders a minute as a test likes."""
+    """No limit of orders a minute."""
     settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
 
 
 class Shop:
-    """The catalogue, reached as everybody reaches it."""
+    """The catalogue, through its API."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     def sells(self, sku: str, *, price: float = 39.9, stock: int = 10, is_active: bool = True) -> str:
-        """Put a product on sale; its id."""
+        """Create a product; return its id."""
         answer = self.client.post(
             "/admin/products",
             {"name": sku.capitalize(), "sku": sku, "price": price, "stock": stock, "is_active": is_active},
@@ -34,7 +34,7 @@ class Shop:
         return str(answer.json()["product_id"])
 
     def stock(self, product_id: str) -> tuple[int, int]:
-        """How much can be bought, and how much is held."""
+        """How many can be bought, and how many are held."""
         product = self.client.get(f"/products/{product_id}").json()
         return product["stock"], product["held"]
 
@@ -46,17 +46,17 @@ def shop(client: Client) -> Shop:
 
 @pytest.fixture
 def lamp(shop: Shop) -> str:
-    """The id of a lamp for 39.90, of which there are ten."""
+    """A lamp for 39.90, with ten in stock; its id."""
     return shop.sells("lamp")
 
 
 @pytest.fixture
-def caller_named() -> Callable[[str], APIClient]:
-    """A client that has shown who it is, and may do what it likes with its own orders."""
+def client_named() -> Callable[[str], APIClient]:
+    """A function that returns a test client authenticated as this principal, with all scopes for orders."""
 
     def client(principal: str) -> APIClient:
         api = APIClient()
-        api.force_authenticate(Caller(principal, frozenset({"orders:read", "orders:write"})))  # type: ignore[arg-type]
+        api.force_authenticate(Principal(principal, frozenset({"orders:read", "orders:write"})))  # type: ignore[arg-type]
         return api
 
     return client

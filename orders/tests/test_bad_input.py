@@ -15,16 +15,16 @@ CATALOGUE = '{"user_email": "a@example.com", "items": [{"product_id": "%s", "qua
 LINES = '{"customer_id": "c", "items": [{"sku": "x", "quantity": %s, "price": %s}]}'
 AMOUNT = '{"user_id": "ann", "amount": %s}'
 
-NO_QUANTITY = [
+BAD_QUANTITIES = [
     "0", "-1", "1.5", str(2**31), str(2**63), "1000001", "1e400", "-0.0", "null", "true", "[]", "{}", '""', '"1.5"',
     '"٣"', '"１"', '"1e3"', '" "', '"0x1"', '"1_0"', '"NaN"', '"' + "9" * 10_000 + '"', "1e-400", "9" * 4000,
 ]  # fmt: skip
-NO_AMOUNT = [
+BAD_AMOUNTS = [
     "-0.01", "-1", "1e400", "-1e400", "1e-400", "0.001", "12.345", "true", "[]", "{}", '"٣"', '"１２"', '"1_0"',
     '"NaN"', '"Infinity"', '"1,5"', '"0x1"', '"12.345"', '"--1"', '"\\t"', str(10**14), str(2**63),
     '"' + "9" * 10_000 + '"', "9" * 4000, "1e999999999999999999999",
 ]  # fmt: skip
-NO_TEXT = ["\x00", "\n", "\t", "\x1b[31m", "\x7f", "\x85", "\r\nX: y", 1, 1.5, True, [], {}, ["x"], "x" * 10_000]
+BAD_TEXTS = ["\x00", "\n", "\t", "\x1b[31m", "\x7f", "\x85", "\r\nX: y", 1, 1.5, True, [], {}, ["x"], "x" * 10_000]
 
 
 def send(client: Client, body: str | dict[str, Any]) -> Any:
@@ -39,48 +39,48 @@ def assert_nothing_stored() -> None:
 def assert_names(answer: Any, field: str) -> None:
     assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json"), answer.content
     problem = answer.json()
-    if problem["code"] != "malformed":  # what is no JSON has no fields
+    if problem["code"] != "malformed":  # a body that is not JSON has no fields
         assert (problem["code"], list(problem["errors"])) == ("invalid", [field])
     assert_nothing_stored()
 
 
-@pytest.mark.parametrize("quantity", NO_QUANTITY)
+@pytest.mark.parametrize("quantity", BAD_QUANTITIES)
 def test_quantities(client: Client, quantity: str) -> None:
     assert_names(send(client, LINES % (quantity, "1")), "items[0].quantity")
 
 
 def test_quantities_of_products(client: Client, shop: Shop, lamp: str) -> None:
-    for quantity in NO_QUANTITY:
+    for quantity in BAD_QUANTITIES:
         assert_names(send(client, CATALOGUE % (lamp, quantity)), "items[0].quantity")
     assert shop.stock(lamp) == (10, 0)
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("body", [LINES % ("%s", "1"), LINES % ("1", "%s"), AMOUNT])
-def test_what_is_no_number_is_no_json(client: Client, body: str, constant: str) -> None:
+def test_constants_that_are_not_json(client: Client, body: str, constant: str) -> None:
     answer = send(client, body % constant)
     assert (answer.status_code, answer.json()["code"]) == (400, "malformed")
     assert constant.strip("-") in answer.json()["detail"]
     assert_nothing_stored()
 
 
-@pytest.mark.parametrize("amount", [*NO_AMOUNT, "0", "0.0", '"0.00"', '""'])
+@pytest.mark.parametrize("amount", [*BAD_AMOUNTS, "0", "0.0", '"0.00"', '""'])
 def test_amounts(client: Client, amount: str) -> None:
     assert_names(send(client, AMOUNT % amount), "amount")
 
 
-@pytest.mark.parametrize("price", [*NO_AMOUNT, "null", '""'])
+@pytest.mark.parametrize("price", [*BAD_AMOUNTS, "null", '""'])
 def test_prices(client: Client, price: str) -> None:
     assert_names(send(client, LINES % ("1", price)), "items[0].price")
 
 
-@pytest.mark.parametrize("text", NO_TEXT, ids=lambda text: repr(text)[:20])
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: repr(text)[:20])
 @pytest.mark.parametrize("field", ["order_id", "customer_id", "user_id", "user_email", "description", "currency"])
 def test_texts(client: Client, field: str, text: Any) -> None:
     assert_names(send(client, {"customer_id": "c", "user_id": "u", "amount": 1} | {field: text}), field)
 
 
-@pytest.mark.parametrize("text", NO_TEXT, ids=lambda text: repr(text)[:20])
+@pytest.mark.parametrize("text", BAD_TEXTS, ids=lambda text: repr(text)[:20])
 @pytest.mark.parametrize("field", ["sku", "product_id"])
 def test_texts_of_a_line(client: Client, field: str, text: Any) -> None:
     body = {"customer_id": "c", "items": [{"quantity": 1, "price": 1, field: text}]}
@@ -135,7 +135,7 @@ def test_everything_else(client: Client, change: dict[str, Any], field: str) -> 
 
 
 @pytest.mark.parametrize("item", [None, 1, "x", [], True, [[]]])
-def test_lines_that_are_no_lines(client: Client, item: Any) -> None:
+def test_lines_that_are_not_objects(client: Client, item: Any) -> None:
     answer = send(client, {"user_id": "u", "items": [item]})
     assert answer.status_code == 400
     assert all(field.startswith("items[0]") for field in answer.json()["errors"])
@@ -162,7 +162,7 @@ def test_more_than_a_hundred_lines(client: Client) -> None:
     assert send(client, {"user_id": "u", "items": items[:100]}).status_code == 201
 
 
-def test_every_mistake_is_said_at_once(client: Client) -> None:
+def test_every_mistake_is_reported_at_once(client: Client) -> None:
     items = [{"sku": "x", "quantity": 0, "price": 1}, {"sku": "y", "quantity": 1, "price": "z", "size": "L"}]
     answer = send(client, {"user_email": "x", "items": items, "colour": 1})
     assert set(answer.json()["errors"]) == {
@@ -171,7 +171,7 @@ def test_every_mistake_is_said_at_once(client: Client) -> None:
 
 
 @pytest.mark.parametrize("body", ["", "[]", '"x"', "1", "null", "[1]", "{", "user_id=u", "{}", "<x/>", "\ufeff{}"])
-def test_what_is_no_order_at_all(client: Client, body: str) -> None:
+def test_bodies_that_are_not_an_order(client: Client, body: str) -> None:
     answer = send(client, body)
     assert (answer.status_code, answer["Content-Type"]) == (400, "application/problem+json")
     assert_nothing_stored()
@@ -180,13 +180,13 @@ def test_what_is_no_order_at_all(client: Client, body: str) -> None:
 @pytest.mark.parametrize(
     "content_type", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "multipart/form-data", "x"]
 )
-def test_what_is_not_sent_as_json(client: Client, content_type: str) -> None:
+def test_other_content_types(client: Client, content_type: str) -> None:
     answer = client.post("/orders", '{"user_id": "u", "amount": 1}', content_type=content_type)
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
     assert_nothing_stored()
 
 
-def test_what_is_too_large(client: Client) -> None:
+def test_a_body_that_is_too_large(client: Client) -> None:
     answer = send(client, '{"user_id": "u", "amount": 1}' + " " * 256 * 1024)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
     assert_nothing_stored()

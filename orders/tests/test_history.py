@@ -1,4 +1,4 @@
-"""The history tells the whole state of every order, and manage.py history proves it."""
+"""The history contains the whole state of every order, and manage.py history proves it."""
 
 from typing import Any
 
@@ -17,44 +17,44 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture(autouse=True)
 def orders() -> None:
-    """Seven orders, some of which have got on."""
+    """Seven orders, two of which have made transitions."""
     for number in range(7):
         factories.order(order_id=f"order-{number}")
-    hear("order-1", PaymentSucceeded(order_id="order-1", payment_id="p-1"))
-    hear("order-2", CancelRequested(), PaymentVoided(order_id="order-2"))
+    advance("order-1", PaymentSucceeded(order_id="order-1", payment_id="p-1"))
+    advance("order-2", CancelRequested(), PaymentVoided(order_id="order-2"))
 
 
-def hear(order_id: str, *events: Any) -> None:
+def advance(order_id: str, *events: Any) -> None:
     for event in events:
         saga.advance(order_id=order_id, event=event, now=timezone.now(), actor="ann")
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 1000])
-def test_every_order_is_looked_at_in_batches(batch: int) -> None:
+def test_every_order_is_compared_in_batches(batch: int) -> None:
     found = list(history.check(batch=batch))
     assert sum(one for one in found if isinstance(one, int)) == 7
     assert all(isinstance(one, int) for one in found)
 
 
-def test_all_is_as_told(capsys: Any) -> None:
+def test_all_orders_match(capsys: Any) -> None:
     call_command("history", "--check")
-    assert capsys.readouterr().out == "All 7 orders are as their histories say.\n"
+    assert capsys.readouterr().out == "All 7 orders match their histories.\n"
 
 
 @pytest.mark.parametrize(
     "change",
     [{"status": "done"}, {"total": 1}, {"payment_id": "other"}, {"version": 9}, {"updated_at": timezone.now()}],
 )
-def test_what_was_changed_behind_the_history_is_found(change: dict[str, Any], capsys: Any) -> None:
+def test_a_change_without_an_event_is_found(change: dict[str, Any], capsys: Any) -> None:
     Order.objects.filter(pk="order-1").update(**change)
     with pytest.raises(CommandError, match="1 of 7 orders"):
         call_command("history", "--check")
-    told = capsys.readouterr().out
-    assert told.startswith("order-1: ")
-    assert next(iter(change)) in told
+    output = capsys.readouterr().out
+    assert output.startswith("order-1: ")
+    assert next(iter(change)) in output
 
 
-def test_one_order_s_story_is_shown(capsys: Any) -> None:
+def test_the_history_of_one_order_is_shown(capsys: Any) -> None:
     call_command("history", "order-2")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [(line[0], line[2], line[3]) for line in lines] == [
@@ -64,8 +64,8 @@ def test_one_order_s_story_is_shown(capsys: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize(("arguments", "why"), [(["nothing"], "There is no order nothing"), ([], "Name an order")])
-def test_asked_for_nothing_it_says_so(arguments: list[str], why: str) -> None:
+@pytest.mark.parametrize(("arguments", "why"), [(["nothing"], "There is no order nothing"), ([], "Give an order id")])
+def test_without_an_order_it_fails(arguments: list[str], why: str) -> None:
     with pytest.raises(CommandError, match=why):
         call_command("history", *arguments)
 

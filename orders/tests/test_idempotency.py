@@ -1,4 +1,4 @@
-"""Idempotency-Key: one answer a key, for a hundred callers at once and through every crash."""
+"""Idempotency-Key: one answer for each key, with a hundred requests at once and after every crash."""
 
 import threading
 import time
@@ -17,9 +17,9 @@ from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from common.tasks import forget_answers
 from orders import factories, saga
 from orders.models import IdempotencyKey, Order, Outgoing
-from outbox.tasks import forget_answers
 
 from .conftest import Shop
 
@@ -69,7 +69,7 @@ class TestTheSameRequest:
         assert replayed(second)
         assert shop.stock(last) == (5, 0)
 
-    def test_gets_the_same_mistakes_told(self, client: Client) -> None:
+    def test_gets_the_same_errors(self, client: Client) -> None:
         first, second = send(client, {"user_id": "ann"}), send(client, {"user_id": "ann"})
         assert first.content == second.content
         assert (second.status_code, replayed(second)) == (400, True)
@@ -85,9 +85,9 @@ class TestTheSameRequest:
     def test_under_another_key_is_another_order(self, client: Client) -> None:
         assert send(client, AMOUNT).json()["order_id"] != send(client, AMOUNT, "other").json()["order_id"]
 
-    def test_of_another_client_is_another_order(self, caller_named: Callable[[str], APIClient]) -> None:
-        mine = caller_named("me").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
-        yours = caller_named("you").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
+    def test_of_another_client_is_another_order(self, client_named: Callable[[str], APIClient]) -> None:
+        mine = client_named("me").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
+        yours = client_named("you").post("/orders", AMOUNT, headers={"Idempotency-Key": "k"})
         assert (yours.status_code, replayed(yours)) == (201, False)
         assert mine.json()["order_id"] != yours.json()["order_id"]
 
@@ -108,13 +108,13 @@ class TestAnotherRequestUnderTheKey:
         assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_reused")
         assert Order.objects.get().total == 500
 
-    def test_is_refused_at_another_door(self, client: Client) -> None:
+    def test_is_refused_at_another_endpoint(self, client: Client) -> None:
         placed = send(client, AMOUNT)
         assert send(client, AMOUNT, path=f"{placed['Location']}/cancel").status_code == 409
         assert Order.objects.get().status == "pending"
 
 
-class TestWhatIsNoAnswer:
+class TestWhatIsNotStored:
     def test_a_body_that_can_not_be_read(self, client: Client) -> None:
         assert send(client, "{").status_code == 400
         assert send(client, AMOUNT).status_code == 201
@@ -127,7 +127,7 @@ class TestWhatIsNoAnswer:
         settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
         assert send(client, body).status_code == 201
 
-    def test_a_mistake_of_ours(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_server_error(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         client.raise_request_exception = False
         with monkeypatch.context() as broken:
             broken.setattr(saga, "charge", lambda order: 1 / 0)
@@ -148,7 +148,7 @@ class TestForgetting:
 
 
 def at_once(requests: int, send: Callable[[], Any], *, threads: int = 16) -> list[Any]:
-    """The answers to so many requests, sent together."""
+    """Send this many requests at once; return the answers."""
 
     def one(_number: int) -> Any:
         try:
@@ -192,7 +192,7 @@ class TestManyAtOnce:
 
 
 def another_connection(service: str) -> psycopg.Connection[Any]:
-    """A connection of somebody else to a service's database."""
+    """A second connection to a service's database."""
     parameters = connections[service].get_connection_params()
     known = ("host", "port", "user", "password", "dbname")
     return psycopg.connect(**{name: parameters[name] for name in known if parameters.get(name)})
@@ -200,7 +200,7 @@ def another_connection(service: str) -> psycopg.Connection[Any]:
 
 @contextmanager
 def in_the_background(send: Callable[[], Any]) -> Iterator[list[Any]]:
-    """The answers of a request that is on its way; complete when the block has ended."""
+    """Send a request in a thread. The list has its answer when the block has ended."""
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.extend(at_once(1, send, threads=1)))
     thread.start()
@@ -211,8 +211,8 @@ def in_the_background(send: Callable[[], Any]) -> Iterator[list[Any]]:
         assert not thread.is_alive()
 
 
-def until_somebody_waits(service: str) -> int:
-    """Wait until a connection to the service's database waits for a lock; its process."""
+def until_a_lock_is_awaited(service: str) -> int:
+    """Wait until a connection to the service's database waits for a lock; return its process id."""
     give_up_at = time.monotonic() + 120
     while time.monotonic() < give_up_at:
         with connections[service].cursor() as cursor:
@@ -222,12 +222,12 @@ def until_somebody_waits(service: str) -> int:
             if (row := cursor.fetchone()) is not None:
                 return int(row[0])
         time.sleep(0.01)
-    raise AssertionError("nobody waits")
+    raise AssertionError("no connection waits for a lock")
 
 
 @pytest.mark.django_db(transaction=True)
 class TestCrashes:
-    """A connection that breaks at a point is what its database sees of a crash there."""
+    """A crash at some point is, for the database, a connection that breaks there."""
 
     BREAKS = {
         "before the hold": ("processing", "SELECT 1 FROM processing_product FOR UPDATE"),
@@ -238,11 +238,11 @@ class TestCrashes:
     }
 
     @pytest.mark.parametrize("point", BREAKS)
-    def test_the_retry_under_the_key_gets_a_true_answer(self, shop: Shop, point: str) -> None:
+    def test_the_retry_with_the_key_gets_a_correct_answer(self, shop: Shop, point: str) -> None:
         self.crash_and_retry(shop, point, key="k")
 
     @pytest.mark.parametrize("point", list(BREAKS)[:-1])
-    def test_the_retry_of_the_order_id_gets_a_true_answer(self, shop: Shop, point: str) -> None:
+    def test_the_retry_with_the_order_id_gets_a_correct_answer(self, shop: Shop, point: str) -> None:
         self.crash_and_retry(shop, point, order_id="ord-001")
 
     def crash_and_retry(self, shop: Shop, point: str, *, key: str = "", **more: str) -> None:
@@ -258,7 +258,7 @@ class TestCrashes:
         with another_connection(service) as blocker:
             blocker.execute(lock)
             with in_the_background(attempt) as answers:
-                pid = until_somebody_waits(service)
+                pid = until_a_lock_is_awaited(service)
                 if key:
                     assert attempt().json()["code"] == "idempotency_key_in_use"
                 blocker.execute("SELECT pg_terminate_backend(%s)", [pid])
@@ -272,16 +272,17 @@ class TestCrashes:
         assert attempt().json() == answer.json()
 
     def test_a_deadlock_is_tried_again_at_once(self, shop: Shop, lamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Both wait for each other: this one for the product, the other for the hold of the same order."""
+        """Two transactions wait for each other: one for the product, the other for the hold of the order."""
         now = timezone.now()
-        # Who has waited so long looks for a deadlock, once: there must be one by then, and it must be the order.
+        # A transaction that has waited this long looks for a deadlock, once. By then there must be one, and the order's
+        # transaction must be the one to find it.
         options = connections.settings["processing"].setdefault("OPTIONS", {})
         monkeypatch.setitem(options, "options", "-c deadlock_timeout=10s")
         body = of_lamps(lamp) | {"order_id": "ord-001"}
         with another_connection("processing") as other:
             other.execute("SELECT 1 FROM processing_product FOR UPDATE")
             with in_the_background(lambda: send(Client(), body)) as answers:
-                until_somebody_waits("processing")
+                until_a_lock_is_awaited("processing")
                 other.execute("SET LOCAL deadlock_timeout = '300s'")
                 other.execute(
                     "INSERT INTO processing_hold (hold_id, order_id, status, created_at, expires_at)"

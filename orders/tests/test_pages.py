@@ -1,4 +1,4 @@
-"""The same doors for a person with a browser: pages with forms that can be used."""
+"""The same API in a browser: pages with forms that work."""
 
 from html.parser import HTMLParser
 from typing import Any
@@ -17,7 +17,7 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
 
 class Fields(HTMLParser):
-    """The fields of the forms on a page, as they are filled in."""
+    """The fields of the forms on a page, with their values."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Fields(HTMLParser):
 
 
 def fill_in(client: Client, **values: str) -> Any:
-    """Open the page, fill in its form and send it, as a browser does: every field of it, also the empty ones."""
+    """Open the page, fill in its form and send it as a browser does, with its empty fields too."""
     fields = Fields(client.get("/orders", headers=BROWSER).content.decode()).found
     names = {name.replace("__", "]").replace("items_", "items["): value for name, value in values.items()}
     assert names.keys() <= fields.keys()
@@ -70,11 +70,11 @@ def test_a_refused_form_keeps_what_was_filled_in(client: Client) -> None:
     assert 'value="&lt;b&gt;x&lt;/b&gt;"' in page
     assert 'value="many"' in page
     assert "Enter a valid email address." in page
-    assert "A whole number is needed." in page
+    assert "An integer is required." in page
     assert not Order.objects.exists()
 
 
-def test_a_refusal_of_the_business_keeps_it_too(client: Client, lamp: str) -> None:
+def test_a_form_that_a_service_refused_keeps_it_too(client: Client, lamp: str) -> None:
     answer = fill_in(client, user_email="ann@example.com", items_0__product_id=lamp, items_0__quantity="11")
     page = answer.content.decode()
     assert answer.status_code == 409
@@ -82,7 +82,7 @@ def test_a_refusal_of_the_business_keeps_it_too(client: Client, lamp: str) -> No
     assert "11 asked for, 10 left." in page
 
 
-def test_the_page_of_an_order_leads_to_its_history_and_to_its_end(client: Client) -> None:
+def test_the_page_of_an_order_links_to_its_history_and_its_cancellation(client: Client) -> None:
     path = f"/orders/{factories.order().order_id}"
     page = client.get(path, headers=BROWSER).content.decode()
     assert f'href="{path}/events"' in page
@@ -93,5 +93,5 @@ def test_the_page_of_an_order_leads_to_its_history_and_to_its_end(client: Client
     assert client.post(f"{path}/cancel", {}, headers=BROWSER).status_code == 202
 
 
-def test_a_form_has_no_way_in_for_programs(client: Client) -> None:
+def test_a_form_is_accepted_only_from_a_browser(client: Client) -> None:
     assert client.post("/orders", {"user_id": "ann", "amount": "1"}).status_code == 415

@@ -1,4 +1,4 @@
-"""The stubs that are checked in are the ones that the .proto makes."""
+"""The stubs in the repository are those that the .proto file generates."""
 
 from importlib.resources import files
 from pathlib import Path

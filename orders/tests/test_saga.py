@@ -1,4 +1,4 @@
-"""The table: every pair is decided once, every road ends, and no end keeps stock or money."""
+"""The table: every pair is decided once, every route ends, and no end keeps stock or money."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,13 +11,13 @@ from django.core.management import call_command
 from django.db import transaction
 from django.utils import timezone
 
+from common.state_diagram import with_diagram
 from orders import saga
-from orders.diagram import becomes, decision, said
-from orders.history import rebuild, state, told_at_first
-from orders.management.commands.saga import in_step
+from orders.diagram import becomes, decision, mermaid, said
+from orders.history import initial_data, rebuild, state
 from orders.messages import DeliverWebhook, Overdue
 from orders.models import ENDS, Order, OrderEvent, Outgoing, Status
-from orders.saga import ALREADY, EVENTS, FAILURES, PATIENCE, REASONS, REFUSED, STEPS, CancelRequested, Event
+from orders.saga import ALREADY, EVENTS, FAILURES, REASONS, REFUSALS, REFUSED, STEPS, TIMEOUTS, CancelRequested, Event
 from outbox.message import REGISTRY
 from payments import messages as money
 from processing import messages as stock
@@ -25,7 +25,7 @@ from processing import messages as stock
 BEGINNINGS = (Status.PENDING, Status.RESERVED)
 PAIRS = [pytest.param(status, event, id=f"{status}-{event.__name__}") for status in Status for event in EVENTS]
 O = "o1"  # noqa: E741
-HEARD: dict[type[Event], Event] = {
+EXAMPLES: dict[type[Event], Event] = {
     money.PaymentPending: money.PaymentPending(order_id=O, payment_id="pay-1"),
     money.PaymentSucceeded: money.PaymentSucceeded(order_id=O, payment_id="pay-1"),
     money.PaymentFailed: money.PaymentFailed(order_id=O, reason="insufficient_funds"),
@@ -46,9 +46,9 @@ def test_every_pair_is_decided_exactly_once(status: Status, event: type[Event]) 
     assert decided.count(True) == 1, dict(zip(("step", "old news", "refused"), decided, strict=True))
 
 
-def test_every_event_that_orders_can_hear_is_in_the_table() -> None:
-    letters = {kind for kind in REGISTRY.values() if kind.to == "orders"} - {DeliverWebhook}  # no event of an order
-    assert set(EVENTS) == letters | {CancelRequested} == set(HEARD)
+def test_every_event_that_orders_handles_is_in_the_table() -> None:
+    messages = {kind for kind in REGISTRY.values() if kind.to == "orders"} - {DeliverWebhook}  # not about its status
+    assert set(EVENTS) == messages | {CancelRequested} == set(EXAMPLES)
     assert {event for _, event in STEPS} | set(REFUSED) <= set(EVENTS)
 
 
@@ -74,7 +74,7 @@ def test_every_status_can_be_reached() -> None:
 
 
 @pytest.mark.parametrize("status", sorted(set(Status) - ENDS))
-def test_every_road_can_end(status: Status) -> None:
+def test_every_route_can_end(status: Status) -> None:
     assert reachable(status) & ENDS
 
 
@@ -84,14 +84,18 @@ def test_an_end_is_never_left(status: Status) -> None:
 
 
 @pytest.mark.parametrize("status", sorted(set(Status) - ENDS))
-def test_nobody_waits_for_ever(status: Status) -> None:
-    """Every open status has its time, and after it the order asks for something."""
-    assert PATIENCE[status]().total_seconds() > 0
+def test_no_order_waits_for_ever(status: Status) -> None:
+    """Every open status has a timeout, after which the order sends a command."""
+    assert TIMEOUTS[status]().total_seconds() > 0
     assert said(STEPS[status, Overdue])
 
 
 def test_only_open_orders_wait() -> None:
-    assert set(PATIENCE) == set(Status) - ENDS
+    assert set(TIMEOUTS) == set(Status) - ENDS
+
+
+def test_every_refusal_has_its_sentence() -> None:
+    assert {code for codes in REFUSED.values() for code in codes.values()} == set(REFUSALS)
 
 
 def test_turning_back_has_a_reason() -> None:
@@ -101,7 +105,7 @@ def test_turning_back_has_a_reason() -> None:
     assert turns == set(REASONS)
 
 
-# Heard only by those who have asked for it.
+# Events that come only after one of these commands.
 ANSWERS: dict[type[Event], set[str]] = {
     money.PaymentRefunded: {"refund", "void"},
     stock.StockReleased: {"release"},
@@ -111,15 +115,15 @@ ANSWERS: dict[type[Event], set[str]] = {
 
 
 @dataclass(frozen=True)
-class Road:
-    """A way through the table on which no step is made twice, and what was heard and said on it."""
+class Route:
+    """A route through the table that makes no step twice, with the events and the commands on it."""
 
     status: Status
     made: frozenset[tuple[Status, type[Event]]] = frozenset()
     heard: tuple[type[Event], ...] = ()
     said: tuple[str, ...] = ()
 
-    def onward(self) -> Iterator["Road"]:
+    def onward(self) -> Iterator["Route"]:
         for event, step, target in steps_from(self.status):
             asked = event not in ANSWERS or ANSWERS[event] & set(self.said)
             if asked and (pair := (self.status, event)) not in self.made:
@@ -132,41 +136,41 @@ class Road:
                 )
 
 
-def roads() -> Iterator[Road]:
-    """Every road to an end."""
-    waiting = [Road(status) for status in BEGINNINGS]
+def routes() -> Iterator[Route]:
+    """Every route to an end."""
+    waiting = [Route(status) for status in BEGINNINGS]
     while waiting:
-        road = waiting.pop()
-        if road.status in ENDS:
-            yield road
+        route = waiting.pop()
+        if route.status in ENDS:
+            yield route
         else:
-            waiting += road.onward()
+            waiting += route.onward()
 
 
-def test_no_road_ends_with_stock_or_money_kept() -> None:
+def test_no_route_ends_with_stock_or_money_kept() -> None:
     ends = set()
-    for road in roads():
-        ends.add(road.status)
-        if road.status == Status.DONE:
-            assert stock.OrderProcessed in road.heard
-            assert money.PaymentSucceeded in road.heard
+    for route in routes():
+        ends.add(route.status)
+        if route.status == Status.DONE:
+            assert stock.OrderProcessed in route.heard
+            assert money.PaymentSucceeded in route.heard
             continue
-        assert "release" in road.said
-        assert stock.StockReleased in road.heard
-        paid = [place for place, event in enumerate(road.heard) if event is money.PaymentSucceeded]
+        assert "release" in route.said
+        assert stock.StockReleased in route.heard
+        paid = [place for place, event in enumerate(route.heard) if event is money.PaymentSucceeded]
         if paid:
-            after = road.heard[paid[-1] :]
-            assert {"refund", "void"} & set(road.said[paid[-1] :]), road
-            assert {money.PaymentRefunded, money.PaymentVoided, money.PaymentFailed} & set(after), road
+            after = route.heard[paid[-1] :]
+            assert {"refund", "void"} & set(route.said[paid[-1] :]), route
+            assert {money.PaymentRefunded, money.PaymentVoided, money.PaymentFailed} & set(after), route
     assert ends == ENDS
 
 
-def test_every_way_back_is_taken_by_some_road() -> None:
-    taken = {pair for road in roads() for pair in road.made}
+def test_every_step_is_on_some_route() -> None:
+    taken = {pair for route in routes() for pair in route.made}
     assert taken == {pair for pair in STEPS if pair[0] not in ENDS}
 
 
-# The machine does what the table says -------------------------------------------------------------------------------
+# What carries the table out -------------------------------------------------------------------------------
 
 
 def order_that_is(status: Status) -> Order:
@@ -176,13 +180,13 @@ def order_that_is(status: Status) -> Order:
     )
     order.save(force_insert=True)
     OrderEvent.objects.create(
-        order=order, version=1, type="order.created", status=status, data=told_at_first(order), at=now
+        order=order, version=1, type="order.created", status=status, data=initial_data(order), at=now
     )
     return order
 
 
 def posted() -> list[str]:
-    """What was said since, but for facts and timers."""
+    """The commands that were posted: neither events nor timers."""
     rows = Outgoing.objects.exclude(to="events").exclude(type=Overdue.name).order_by("id")
     return [row.type.split(".")[-1] for row in rows]
 
@@ -195,10 +199,12 @@ def test_an_order_does_as_the_table_says(status: Status, event: type[Event]) -> 
     step = STEPS.get((status, event))
     if refusal := REFUSED.get(event, {}).get(status):
         with pytest.raises(saga.OutOfTurn) as refused, transaction.atomic(using="orders"):
-            saga.advance(order_id=O, event=HEARD[event], now=now)
+            saga.advance(order_id=O, event=EXAMPLES[event], now=now)
         assert refused.value.code == refusal
+        assert str(refused.value).startswith(f"Order {O} ")
+        assert event.__name__ not in str(refused.value)
     else:
-        saga.advance(order_id=O, event=HEARD[event], now=now, actor="bob")
+        saga.advance(order_id=O, event=EXAMPLES[event], now=now, actor="bob")
     after, history = Order.objects.get(pk=O), list(OrderEvent.objects.order_by("version"))
     assert state(after) == rebuild(history)
     if step is None:
@@ -227,7 +233,7 @@ def test_where_it_ends_depends_on_why_it_turned_back(reason: str) -> None:
 @pytest.mark.django_db
 def test_the_first_reason_stays() -> None:
     order_that_is(Status.PAYMENT_PENDING)
-    for event in (CancelRequested("second_thoughts"), Overdue(order_id=O), HEARD[money.PaymentFailed]):
+    for event in (CancelRequested("second_thoughts"), Overdue(order_id=O), EXAMPLES[money.PaymentFailed]):
         saga.advance(order_id=O, event=event, now=timezone.now())
     assert Order.objects.get().fail_reason == "second_thoughts"
 
@@ -235,7 +241,7 @@ def test_the_first_reason_stays() -> None:
 @pytest.mark.django_db
 def test_a_reader_of_an_old_version_changes_nothing() -> None:
     order_that_is(Status.RESERVED)
-    saga.advance(order_id=O, event=HEARD[money.PaymentPending], now=timezone.now())
+    saga.advance(order_id=O, event=EXAMPLES[money.PaymentPending], now=timezone.now())
     with pytest.raises(saga.VersionConflict), transaction.atomic(using="orders"):
         saga.advance(order_id=O, event=CancelRequested(), now=timezone.now(), if_version=1)
     assert Order.objects.get().status == "payment_pending"
@@ -243,12 +249,12 @@ def test_a_reader_of_an_old_version_changes_nothing() -> None:
     assert Order.objects.get().status == "voiding"
 
 
-# Its picture --------------------------------------------------------------------------------------------------------
+# Its diagram --------------------------------------------------------------------------------------------------------
 
 
 def test_the_docs_show_the_table_as_it_is() -> None:
     text = Path(settings.BASE_DIR / "docs" / "architecture.md").read_text()
-    assert in_step(text) == text, "run manage.py saga"
+    assert with_diagram(text, mermaid(), command="saga") == text, "run manage.py saga"
 
 
 def test_the_command_prints_every_pair_and_draws(tmp_path: Path, capsys: Any) -> None:

@@ -1,4 +1,4 @@
-"""A page of orders costs the same wherever it is, whatever it is filtered by, and however many orders there are."""
+"""A page of orders costs the same wherever it is, whatever its filters are, and however many orders there are."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ SELECT 'o' || n, CASE n %% 2 WHEN 0 THEN '' ELSE 'shop' END, 'c' || n %% 50, 'u'
     NULL, '', 4, '', now() - n / 7 * interval '1 second', now()
 FROM generate_series(1, %s) AS n
 """
-MOST_PAGES = 400  # of the database, 8 KB each: what reading 21 orders by an index may touch
+MAX_PAGES = 400  # of the database, 8 KB each: what reading 21 orders by an index may touch
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def many() -> None:
 
 
 def explained(client: Client, path: str) -> tuple[Any, dict[str, Any]]:
-    """The answer, and the database's own account of how it found the orders in it."""
+    """The answer, and the plan by which the database found the orders in it."""
     with CaptureQueriesContext(connections["orders"]) as queries:
         answer = client.get(path).json()
     with connections["orders"].cursor() as cursor:
@@ -48,14 +48,14 @@ def test_every_page_by_every_filter(many: None, client: Client) -> None:
     for filtered in filters:
         page, plan = explained(client, f"/orders?{filtered}")
         touched = plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
-        assert touched < MOST_PAGES, (filtered, plan)
+        assert touched < MAX_PAGES, (filtered, plan)
         if os.environ.get("ORDERS_SHOW_PLANS"):
             print(f"{filtered or 'no filter'}: {touched} pages, {_named(plan)}")
         for _ in range(5):
             if page["next"] is None:
                 break
             page, plan = explained(client, page["next"])
-            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MOST_PAGES, (filtered, plan)
+            assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MAX_PAGES, (filtered, plan)
 
 
 def test_the_last_page(many: None, client: Client) -> None:
@@ -63,7 +63,7 @@ def test_the_last_page(many: None, client: Client) -> None:
         cursor.execute("UPDATE orders_order SET created_at = '2020-01-02' WHERE order_id IN ('o1', 'o2')")
     page, _ = explained(client, "/orders?created_to=2020-01-03T00:00:00Z&limit=1")
     _, plan = explained(client, page["next"])
-    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MOST_PAGES, plan
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MAX_PAGES, plan
 
 
 def _named(plan: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Others are told of orders: signed, tried again, and never led to where they should not."""
+"""Webhooks about orders are signed, retried, and sent to public addresses only."""
 
 import json
 import threading
@@ -12,12 +12,12 @@ import time_machine
 from django.utils import timezone
 from standardwebhooks import Webhook
 
-from orders import outbound_http as outward
-from orders import webhooks
+from orders import outbound_http, saga, webhooks
 from orders.models import Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.services import Line, NewOrder, place_order
 from outbox.consumers import receive
 from outbox.metrics import REGISTRY
+from payments.messages import PaymentSucceeded
 
 pytestmark = pytest.mark.django_db
 
@@ -25,14 +25,14 @@ NOW = timezone.now()
 
 
 class Receiver(ThreadingHTTPServer):
-    """Somebody who wants to be told; answers as it was told to."""
+    """An endpoint. It answers with `answers`, one after the other, then with 204."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Door)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.answers: list[tuple[int, dict[str, str]]] = []
-        self.heard: list[tuple[dict[str, str], bytes]] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []
         self.drip = threading.Event()
 
     @property
@@ -40,18 +40,18 @@ class Receiver(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/hook?x=1"
 
 
-class Door(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Receiver
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.heard.append(({name.lower(): value for name, value in self.headers.items()}, body))
+        self.server.requests.append(({name.lower(): value for name, value in self.headers.items()}, body))
         status, headers = self.server.answers.pop(0) if self.server.answers else (204, {})
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        if status == 299:  # a byte now and then, for ever
+        if status == 299:  # a byte now and then, without end
             while not self.server.drip.wait(0.05):
                 self.wfile.write(b"x")
         elif status not in (204, 304):
@@ -65,8 +65,8 @@ class Door(BaseHTTPRequestHandler):
 def receiver(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     settings.WEBHOOKS_ALLOW_LOOPBACK = True
     monkeypatch.setattr(webhooks, "_breakers", {})
-    monkeypatch.setattr(outward, "CONNECT_TIMEOUT", 60.0)
-    monkeypatch.setattr(outward, "WHOLE_TIMEOUT", 60.0)
+    monkeypatch.setattr(outbound_http, "CONNECT_TIMEOUT", 60.0)
+    monkeypatch.setattr(outbound_http, "TOTAL_TIMEOUT", 60.0)
     server = Receiver()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
@@ -89,51 +89,51 @@ def work() -> None:
     due = Outgoing.objects.filter(published_at=None, type="orders.deliver_webhook", due_at__lte=timezone.now())
     for row in due.order_by("id"):
         Outgoing.objects.filter(pk=row.pk).update(published_at=timezone.now())
-        receive("orders", row.letter().envelope(), headers={}, worker="test")
+        receive("orders", row.envelope().as_dict(), headers={}, worker="test")
 
 
 class TestAnOrderEvent:
-    def test_is_told_signed_in_the_standard_form(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_is_signed_in_the_standard_form(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         place()
         work()
-        (headers, body), = receiver.heard  # fmt: skip
-        said = Webhook(endpoint.secret).verify(body, headers)
-        assert said == json.loads(body)
-        assert (said["type"], said["data"]["order_id"], said["data"]["status"]) == ("order.created", "o", "pending")
+        (headers, body), = receiver.requests  # fmt: skip
+        event = Webhook(endpoint.secret).verify(body, headers)
+        assert event == json.loads(body)
+        assert (event["type"], event["data"]["order_id"], event["data"]["status"]) == ("order.created", "o", "pending")
         delivery = WebhookDelivery.objects.get()
         assert (delivery.status, headers["webhook-id"]) == ("delivered", str(delivery.event_id))
         log = WebhookAttempt.objects.get()
         assert (log.number, log.status_code, log.error) == (1, 204, "")
 
-    def test_is_told_to_those_who_want_it(self, receiver: Receiver) -> None:
+    def test_is_sent_to_the_endpoints_that_want_it(self, receiver: Receiver) -> None:
         for events in ([], ["order.paid"], ["order.created", "order.done"]):
             webhooks.register(url=receiver.url, events=events, actor="root", now=NOW)
         place()
         work()
-        assert len(receiver.heard) == WebhookDelivery.objects.count() == 2
+        assert len(receiver.requests) == WebhookDelivery.objects.count() == 2
 
-    def test_is_told_with_every_transition(self, endpoint: WebhookEndpoint, receiver: Receiver, post: Any) -> None:
+    def test_is_sent_with_every_transition(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         place()
-        post.run()
-        told = [json.loads(body)["type"] for _, body in receiver.heard]
-        assert told[0] == "order.created"
-        assert [fact.type for fact in post.facts] == told
+        saga.advance(order_id="o", event=PaymentSucceeded(order_id="o", payment_id="p"), now=timezone.now())
+        work()
+        sent = [json.loads(body)["type"] for _, body in receiver.requests]
+        assert sent == ["order.created", "order.payment_pending", "order.paid"]
 
-    def test_costs_nothing_where_nobody_listens(self, post: Any) -> None:
+    def test_costs_nothing_without_endpoints(self) -> None:
         place()
-        post.run()
+        work()
         assert not WebhookDelivery.objects.exists()
 
     def test_delivered_twice_is_sent_once(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         place()
         row = Outgoing.objects.get(type="orders.deliver_webhook")
         for _ in range(2):
-            receive("orders", row.letter().envelope(), headers={}, worker="test")
-        assert len(receiver.heard) == 1
+            receive("orders", row.envelope().as_dict(), headers={}, worker="test")
+        assert len(receiver.requests) == 1
 
 
 class TestAnEndpoint:
-    def test_that_fails_is_tried_by_the_schedule(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_that_fails_is_retried_by_the_schedule(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         receiver.answers = [(500, {})] * 20
         place()
         with time_machine.travel(timezone.now(), tick=False) as clock:
@@ -147,15 +147,15 @@ class TestAnEndpoint:
         expected = [5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400]
         assert len(gaps) == len(expected)
         assert all(want <= got <= want * 1.1 for got, want in zip(gaps, expected, strict=True))
-        assert (delivery.status, delivery.attempts, len(receiver.heard)) == ("failed", 10, 10)
-        assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1
+        assert (delivery.status, delivery.attempts, len(receiver.requests)) == ("failed", 10, 10)
+        assert len({headers["webhook-id"] for headers, _ in receiver.requests}) == 1
 
     @pytest.mark.parametrize(
         ("asked", "wait"),
         [("600", 600), ("1", 5), ("999999999", 86400), ("soon", 5), ("-5", 5), ("٣", 5),
          ("Thu, 01 Jan 2032 00:10:00 GMT", 600), ("Thu, 01 Jan 1970 00:00:00 GMT", 5)],
     )  # fmt: skip
-    def test_may_ask_for_patience(self, endpoint: WebhookEndpoint, receiver: Receiver, asked: str, wait: int) -> None:
+    def test_may_ask_for_a_delay(self, endpoint: WebhookEndpoint, receiver: Receiver, asked: str, wait: int) -> None:
         receiver.answers = [(503, {"Retry-After": asked})] if asked.isascii() else [(503, {})]
         with time_machine.travel(datetime(2032, 1, 1, tzinfo=UTC), tick=False):
             place()
@@ -163,7 +163,7 @@ class TestAnEndpoint:
             waits = (WebhookDelivery.objects.get().next_at or NOW) - timezone.now()
         assert timedelta(seconds=wait) <= waits <= timedelta(seconds=wait * 1.1)
 
-    def test_is_counted_by_what_it_says(
+    def test_is_counted_by_its_answers(
         self, endpoint: WebhookEndpoint, receiver: Receiver, django_capture_on_commit_callbacks: Any
     ) -> None:
         def counted() -> dict[str, float]:
@@ -180,7 +180,7 @@ class TestAnEndpoint:
             "taken": 1, "refused": 2, "endpoint_off": 1,
         }  # fmt: skip
 
-    def test_that_is_gone_is_told_no_more(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_that_is_gone_is_switched_off(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         receiver.answers = [(410, {})]
         place("o1")
         place("o2")
@@ -189,27 +189,27 @@ class TestAnEndpoint:
         assert (endpoint.is_active, endpoint.disabled_because) == (False, "gone")
         place("o3")
         work()
-        assert len(receiver.heard) == 1
+        assert len(receiver.requests) == 1
         assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {"failed"}
 
     @pytest.mark.parametrize("status", [301, 302, 307, 308])
-    def test_leads_nowhere(self, endpoint: WebhookEndpoint, receiver: Receiver, status: int) -> None:
+    def test_is_not_followed_to_another(self, endpoint: WebhookEndpoint, receiver: Receiver, status: int) -> None:
         receiver.answers = [(status, {"Location": receiver.url})]
         place()
         work()
-        assert len(receiver.heard) == 1
+        assert len(receiver.requests) == 1
         assert (WebhookAttempt.objects.get().status_code, WebhookDelivery.objects.get().status) == (status, "pending")
 
-    def test_that_says_much_is_heard_in_short(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_that_answers_at_length_is_cut_short(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         receiver.answers = [(400, {})]
         place()
         work()
-        assert WebhookAttempt.objects.get().response == "y" * outward.LONGEST_ANSWER
+        assert WebhookAttempt.objects.get().response == "y" * outbound_http.MAX_ANSWER
 
     def test_that_drips_is_cut_off(
         self, endpoint: WebhookEndpoint, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(outward, "WHOLE_TIMEOUT", 0.5)
+        monkeypatch.setattr(outbound_http, "TOTAL_TIMEOUT", 0.5)
         receiver.answers = [(299, {"Content-Length": "100000"})]
         place()
         work()
@@ -217,7 +217,7 @@ class TestAnEndpoint:
         assert attempt.seconds < 30
         assert WebhookDelivery.objects.get().status in ("pending", "delivered")
 
-    def test_that_does_not_answer_is_left_alone_for_a_while(self, receiver: Receiver) -> None:
+    def test_that_does_not_answer_is_not_tried_for_a_while(self, receiver: Receiver) -> None:
         endpoint = webhooks.register(url="http://127.0.0.1:1/", actor="root", now=NOW)
         for number in range(6):
             place(f"o{number}")
@@ -226,11 +226,11 @@ class TestAnEndpoint:
         assert WebhookDelivery.objects.filter(endpoint=endpoint, status="pending").count() == 6
         assert Outgoing.objects.filter(type="orders.deliver_webhook", published_at=None).count() == 6
 
-    def test_with_a_new_secret_is_told_under_both(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_with_a_new_secret_gets_both_signatures(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         renewed = webhooks.rotate(endpoint_id=str(endpoint.pk), now=timezone.now())
         place()
         work()
-        (headers, body), = receiver.heard  # fmt: skip
+        (headers, body), = receiver.requests  # fmt: skip
         assert renewed.secret != endpoint.secret
         for secret in (endpoint.secret, renewed.secret):
             Webhook(secret).verify(body, headers)
@@ -244,9 +244,9 @@ class TestADelivery:
         webhooks.resend(delivery_id=str(delivery.pk), now=timezone.now())
         work()
         delivery.refresh_from_db()
-        assert (delivery.status, delivery.attempts, len(receiver.heard)) == ("delivered", 2, 2)
+        assert (delivery.status, delivery.attempts, len(receiver.requests)) == ("delivered", 2, 2)
 
-    def test_can_not_be_sent_where_nobody_is_told(self, endpoint: WebhookEndpoint) -> None:
+    def test_can_not_be_sent_to_an_endpoint_that_is_off(self, endpoint: WebhookEndpoint) -> None:
         place()
         webhooks.switch(endpoint_id=str(endpoint.pk), on=False)
         with pytest.raises(webhooks.EndpointOff):
@@ -261,30 +261,28 @@ HIDDEN = [
 ]  # fmt: skip
 
 
-class TestTheWayOut:
+class TestTheAddress:
     @pytest.mark.parametrize("address", HIDDEN)
-    def test_leads_to_no_hidden_address(self, settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    def test_must_not_be_a_hidden_one(self, settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         connected: list[Any] = []
         monkeypatch.setattr("socket.create_connection", lambda *args, **kwargs: connected.append(args))
         host = f"[{address}]" if ":" in address else address
         resolves(monkeypatch, [address])
         for url in (f"https://{host}/", "https://innocent.example/"):
-            with pytest.raises(outward.Refused):
-                outward.post(url, headers={}, body=b"")
+            with pytest.raises(outbound_http.Refused):
+                outbound_http.post(url, headers={}, body=b"")
             with pytest.raises(webhooks.BadEndpoint):
                 webhooks.register(url=url, actor="root", now=NOW)
         assert not connected
 
-    def test_leads_nowhere_if_one_of_many_addresses_is_hidden(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_must_not_be_one_of_several_with_a_hidden_one(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         resolves(monkeypatch, ["93.184.216.34", "10.0.0.1"])
-        with pytest.raises(outward.Refused):
-            outward.post("https://innocent.example/", headers={}, body=b"")
+        with pytest.raises(outbound_http.Refused):
+            outbound_http.post("https://innocent.example/", headers={}, body=b"")
 
-    def test_leads_to_the_address_that_was_checked(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_that_was_checked_is_the_one_connected_to(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A name that resolves differently the second time is not resolved a second time."""
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         asked = resolves(monkeypatch, ["93.184.216.34"], ["127.0.0.1"])
@@ -295,8 +293,8 @@ class TestTheWayOut:
             raise TimeoutError
 
         monkeypatch.setattr("socket.create_connection", connect)
-        with pytest.raises(outward.Unreachable):
-            outward.post("https://innocent.example/", headers={}, body=b"")
+        with pytest.raises(outbound_http.Unreachable):
+            outbound_http.post("https://innocent.example/", headers={}, body=b"")
         assert (connected, len(asked)) == ([("93.184.216.34", 443)], 1)
 
     @pytest.mark.parametrize(
@@ -305,26 +303,26 @@ class TestTheWayOut:
          "example.com", "https://exa mple.com/", "https://example.com:0/", "https://example.com:99999/",
          "https://[::1", "https://e.com/#x", "https://e.com/\r\nX: y", "javascript:alert(1)", "file:///etc/passwd", "https://пример.рф/"],
     )  # fmt: skip
-    def test_takes_no_other_urls(self, settings: Any, url: str) -> None:
+    def test_must_be_in_a_plain_https_url(self, settings: Any, url: str) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         with pytest.raises(webhooks.BadEndpoint):
             webhooks.register(url=url, actor="root", now=NOW)
 
-    def test_may_lead_home_in_a_demo_alone(self, settings: Any, receiver: Receiver) -> None:
+    def test_may_be_loopback_only_if_that_is_allowed(self, settings: Any, receiver: Receiver) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         with pytest.raises(webhooks.BadEndpoint):
             webhooks.register(url=receiver.url, actor="root", now=NOW)
 
-    def test_is_refused_when_sending_too(self, settings: Any, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
+    def test_is_checked_again_when_sending(self, settings: Any, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         place()
         work()
-        assert not receiver.heard
+        assert not receiver.requests
         assert WebhookAttempt.objects.get().error.startswith("address_refused")
 
 
 def resolves(monkeypatch: pytest.MonkeyPatch, *answers: list[str]) -> list[Any]:
-    """Let names resolve to these addresses, one answer after the other; the list of who was asked for."""
+    """Let names resolve to these answers, one after the other; return the list of the names that were looked up."""
     asked: list[Any] = []
 
     def getaddrinfo(host: Any, port: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The gRPC door: the same orders, callers and refusals as over HTTP."""
+"""The gRPC API: the same orders, principals and refusals as over HTTP."""
 
 import json
 import random
@@ -71,6 +71,39 @@ class TestAnOrder:
         other = pb.CreateOrderRequest(user_id="ann", amount=2)
         assert refused(orders.CreateOrder, other, metadata=key).code() is grpc.StatusCode.ALREADY_EXISTS
         assert Order.objects.count() == 1
+
+    @pytest.mark.parametrize("http_first", [True, False])
+    @pytest.mark.parametrize("named", [{}, {"order_id": "ord-1"}], ids=["generated id", "own id"])
+    def test_under_one_key_is_one_order_over_http_and_grpc(
+        self, orders: OrderServiceStub, http_first: bool, named: dict[str, str]
+    ) -> None:
+        def over_http() -> str:
+            body = {"user_id": "ann", "amount": 1} | named
+            answer = Client().post("/orders", body, "application/json", headers={"Idempotency-Key": "key-4"})
+            assert answer.status_code in (200, 201), answer.content
+            return str(answer.json()["order_id"])
+
+        def over_grpc() -> str:
+            request = pb.CreateOrderRequest(user_id="ann", amount=1, **named)
+            return str(orders.CreateOrder(request, metadata=[("idempotency-key", "key-4")]).order_id)
+
+        calls = (over_http, over_grpc, over_http) if http_first else (over_grpc, over_http, over_grpc)
+        assert len({call() for call in calls}) == 1
+        assert Order.objects.count() == 1
+
+    def test_another_order_under_the_key_of_an_http_request_is_refused(self, orders: OrderServiceStub) -> None:
+        for number, named in enumerate(({}, {"order_id": "ord-1"})):
+            body = {"user_id": "ann", "amount": 1} | named
+            key = f"key-5-{number}"
+            assert (
+                Client().post("/orders", body, "application/json", headers={"Idempotency-Key": key}).status_code == 201
+            )
+            error = refused(
+                orders.CreateOrder, pb.CreateOrderRequest(user_id="ann", amount=2), metadata=[("idempotency-key", key)]
+            )
+            assert error.code() is grpc.StatusCode.ALREADY_EXISTS
+            assert details(error)[0].reason == "IDEMPOTENCY_KEY_REUSED"
+        assert Order.objects.count() == 2
 
     def test_asked_for_again_under_its_key_is_not_counted(self, orders: OrderServiceStub, settings: Any) -> None:
         settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1

@@ -1,4 +1,4 @@
-"""manage.py history: what happened to an order; and that every order is as its history says."""
+"""manage.py history: show the events of an order, or compare every order with its events."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from orders.models import OrderEvent
 
 
 class Command(BaseCommand):
-    help = "Show the history of an order, or check that every order can be rebuilt from its own."
+    help = "Show the history of an order, or check that every order can be rebuilt from its history."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("order_id", nargs="?")
@@ -21,19 +21,19 @@ class Command(BaseCommand):
         elif order_id is not None:
             self.show(order_id)
         else:
-            raise CommandError("Name an order, or say --check.")
+            raise CommandError("Give an order id, or --check.")
 
     def check_all(self) -> None:
-        looked_at = differing = 0
+        compared = differing = 0
         for found in history.check():
             if isinstance(found, int):
-                looked_at += found
+                compared += found
             else:
                 differing += 1
                 self.stdout.write(str(found))
         if differing:
-            raise CommandError(f"{differing} of {looked_at} orders are not as their histories say.")
-        self.stdout.write(f"All {looked_at} orders are as their histories say.")
+            raise CommandError(f"{differing} of {compared} orders differ from their histories.")
+        self.stdout.write(f"All {compared} orders match their histories.")
 
     def show(self, order_id: str) -> None:
         events = OrderEvent.objects.filter(order_id=order_id).order_by("version")
