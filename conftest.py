@@ -106,11 +106,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def empty_windows() -> None:
+def empty_rate_limits() -> None:
     """No test is refused for the orders that others placed in the same minute."""
-    from common import rate_limits as windows
+    from common import rate_limits
 
-    windows._local.cache_clear()
+    rate_limits._local.cache_clear()
 
 
 @pytest.fixture

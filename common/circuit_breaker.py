@@ -1,4 +1,4 @@
-"""A circuit breaker: stop asking a service that doesn't answer, and find out gently when it does again."""
+"""A circuit breaker: stop calling a remote service that fails, and probe it with single calls until it recovers."""
 
 import threading
 import time
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """The numbers are what metrics show."""
+    """The state of a circuit breaker, with the numbers that the metrics export."""
 
     CLOSED = 0
     HALF_OPEN = 1
@@ -16,20 +16,21 @@ class State(IntEnum):
 
 
 class CircuitOpen(Exception):
-    """The call was not made: the service failed too often a moment ago."""
+    """The call was not made, because recent calls failed."""
 
     code = "circuit_open"
 
 
-class Breaker:
+class CircuitBreaker:
     """
-    Guards the calls to one service: `with breaker.attempt(): call()`.
+    Guards the calls to one remote service: `with breaker.attempt(): call()`.
 
-    `threshold` failures in a row open it; after `rest` seconds exactly one attempt is let through, as a probe, and its
-    end decides. Only the exceptions in `failures` count as failures: a refusal is an answer, so the service is well.
+    `threshold` failures in a row open it. After `rest` seconds exactly one call is let through as a probe, and its
+    result closes the breaker or opens it again. Only the exceptions in `failures` count as failures: a service that
+    refuses a request works.
 
-    It is shared by the threads of a process and not between processes: each finds out for itself, which costs the
-    service `threshold` calls a process, and needs no store that could be down too.
+    The threads of a process share a breaker; processes don't. Each process needs `threshold` failed calls of its own
+    to open, but no shared store, which could fail as well.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Breaker:
         self._failed = 0
         self._opened_at: float | None = None
         self._probing = False
-        self._era = 0  # rises when it opens or closes, so that slow attempts of an earlier era change nothing
+        self._era = 0  # incremented when it opens or closes, so that slow calls of an earlier era are ignored
 
     @property
     def state(self) -> State:
@@ -62,24 +63,24 @@ class Breaker:
     @contextmanager
     def attempt(self) -> Iterator[None]:
         """
-        Make a call inside of this.
+        Make a call inside this context.
 
-        :raises CircuitOpen: if the call must not be made now
+        :raises CircuitOpen: if no call may be made now
         """
         era = self._enter()
         try:
             yield
         except self.failures:
-            self._leave(era, well=False)
+            self._leave(era, healthy=False)
             raise
         except Exception:
-            self._leave(era, well=True)
+            self._leave(era, healthy=True)
             raise
-        except BaseException:  # interrupted: that tells nothing about the service
-            self._leave(era, well=None)
+        except BaseException:  # interrupted: this says nothing about the service
+            self._leave(era, healthy=None)
             raise
         else:
-            self._leave(era, well=True)
+            self._leave(era, healthy=True)
 
     def _rested(self) -> bool:
         return self._opened_at is not None and self._clock() - self._opened_at >= self.rest
@@ -88,20 +89,20 @@ class Breaker:
         with self._lock:
             if self._opened_at is not None:
                 if self._probing or not self._rested():
-                    raise CircuitOpen(f"{self.name} is resting.")
+                    raise CircuitOpen(f"{self.name} is not called for now: recent calls failed.")
                 self._probing = True
                 self._era += 1
             return self._era
 
-    def _leave(self, era: int, *, well: bool | None) -> None:
+    def _leave(self, era: int, *, healthy: bool | None) -> None:
         with self._lock:
             if era != self._era:
                 return
             probe, self._probing = self._probing, False
-            if well:
+            if healthy:
                 self._failed, self._opened_at = 0, None
                 self._era += probe
-            elif well is False:
+            elif healthy is False:
                 self._failed += 1
                 if probe or self._failed >= self.threshold:
                     self._opened_at = self._clock()

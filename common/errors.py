@@ -1,11 +1,11 @@
-"""What the system won't do, and why: raised by services, put into words by doors."""
+"""The error that services raise when they refuse a request. Each endpoint puts it into its own words."""
 
 
 class Refusal(Exception):
     """
-    A request that is understood and refused.
+    A request that was understood and is refused.
 
-    `code` is stable and part of the API; `errors` says more, by field; `extra` goes into the answer as it is.
+    `code` is stable and part of the API. `errors` holds messages by field. `extra` is added to the response as it is.
     """
 
     code = "refused"

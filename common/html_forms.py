@@ -1,4 +1,4 @@
-"""Doors that a person can use too: the form on the page of a view, and what becomes of it."""
+"""API views that people can use as well: the HTML form on the page of a view."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ from rest_framework.utils.serializer_helpers import ReturnDict
 
 
 class WithForm(GenericAPIView[Any]):
-    """A view that takes JSON from programs, and from browsers also the form on its page."""
+    """A view that accepts JSON from programs and, from browsers, also the form on its own page."""
 
     parser_classes = [*GenericAPIView.parser_classes, MultiPartParser]
-    asked: BaseSerializer[Any] | None = None  # what the request asks for, once a view has read it
+    asked: BaseSerializer[Any] | None = None  # the serializer of the request, once the view has created it
 
     def get_parsers(self) -> list[BaseParser]:
         by_browser = self.request is not None and "text/html" in self.request.META.get("HTTP_ACCEPT", "")
         return [parser for parser in super().get_parsers() if by_browser or isinstance(parser, JSONParser)]
 
     def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]
-        """Opened in a browser, a door that only takes something in is the page with its form."""
+        """In a browser, GET on an endpoint that only accepts POST or PATCH shows the page with its form."""
         if request.method == "GET" and request.accepted_renderer.format == "api":
             return Response()
         return super().http_method_not_allowed(request, *args, **kwargs)
 
     def handle_exception(self, exc: Exception) -> Response:
-        """A form that was refused keeps what was filled in, each mistake beside its field."""
+        """A refused form keeps its values, with each error beside its field."""
         answer = super().handle_exception(exc)
         if isinstance(answer, Response) and self.asked is not None:
             answer.data = ReturnDict(answer.data, serializer=self.asked)

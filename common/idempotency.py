@@ -1,8 +1,8 @@
 """
-One answer a key: a request that is sent again under its `Idempotency-Key` gets the answer of the first.
+One response per key: a request that is repeated with its `Idempotency-Key` gets the response to the first one.
 
-The answer is committed together with what the request did, so that a crash leaves both or neither. While a request
-runs it holds an advisory lock, which ends with its transaction: no key stays locked after a crash.
+The response is committed together with the effect of the request, so that a crash leaves both or neither. A running
+request holds an advisory lock, which ends with its transaction: no key stays locked after a crash.
 """
 
 import hashlib
@@ -26,26 +26,26 @@ from .errors import Refusal
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
-LONGEST_KEY = 255
-NOT_AN_ANSWER = {401, 403, 429}  # said before the request was looked at
+MAX_KEY_LENGTH = 255
+NOT_STORED = {401, 403, 429}  # sent before the request was looked at
 RETRY_AFTER = 1  # second
 PROBLEM = "application/problem+json"
 PARAMETER = OpenApiParameter(
     HEADER,
     {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     OpenApiParameter.HEADER,
-    description="Sent again under the same key, a request gets the answer of the first.",
+    description="A request that is repeated with the same key gets the response to the first one.",
 )
 
 
-class Answer(models.Model):
-    """What was answered to a request. Each service has a table of its own: see `IdempotencyKey` in its models."""
+class StoredAnswer(models.Model):
+    """The response to a request. Each service has a table of its own: see `IdempotencyKey` in its models."""
 
     principal = models.CharField(_("principal"), max_length=100)
-    key = models.CharField(_("key"), max_length=LONGEST_KEY)
+    key = models.CharField(_("key"), max_length=MAX_KEY_LENGTH)
     fingerprint = models.CharField(_("request fingerprint"), max_length=64)
     answer_status = models.PositiveSmallIntegerField(_("answer status"))
-    answer = models.TextField(_("answer"), blank=True)  # to the letter: as jsonb its fields would change places
+    answer = models.TextField(_("answer"), blank=True)  # text, because jsonb would reorder its fields
     answer_headers = models.JSONField(_("answer headers"), default=dict)
     created_at = models.DateTimeField(_("created at"), db_index=True)
 
@@ -59,20 +59,20 @@ class Answer(models.Model):
         return self.key
 
     @classmethod
-    def forget(cls, *, before: datetime, most: int = 1000) -> int:
-        """Delete answers older than this, so many at most; how many there were."""
-        old = cls._base_manager.filter(created_at__lt=before).order_by("created_at").values("pk")[:most]
+    def forget(cls, *, before: datetime, limit: int = 1000) -> int:
+        """Delete responses older than `before`, at most `limit` of them; return how many were deleted."""
+        old = cls._base_manager.filter(created_at__lt=before).order_by("created_at").values("pk")[:limit]
         return cls._base_manager.filter(pk__in=list(old.values_list("pk", flat=True))).delete()[0]
 
 
 class KeyReused(Refusal):
-    """The key stands for another request."""
+    """The key was used for another request."""
 
     code = "idempotency_key_reused"
 
 
 class StillRunning(Refusal):
-    """The first request under this key has not been answered yet."""
+    """The first request with this key has not been answered yet."""
 
     code = "idempotency_key_in_use"
 
@@ -82,39 +82,39 @@ def answer_once(
     request: Request,
     perform: Callable[[], HttpResponse],
     *,
-    answers: type[Answer],
+    answers: type[StoredAnswer],
     principal: str,
-    note: Callable[[Any], dict[str, Any]] = lambda answer: {},
+    extra_fields: Callable[[Any], dict[str, Any]] = lambda answer: {},
 ) -> HttpResponse:
     """
-    What `perform` answers; under an `Idempotency-Key`, only once for the key.
+    Return the response of `perform`, which runs only once for each `Idempotency-Key`.
 
-    `perform` runs in a transaction of the service's database. Its refusals are answers too, and leave nothing but the
-    answer behind; a server error is none. `note` says what else to keep beside the answer.
+    `perform` runs in a transaction of the service's database. A refusal is stored as well, and only the refusal; a
+    server error is not. `extra_fields` returns the values of further fields to store with the response.
     """
     key = request.headers.get(HEADER)
     if key is None:
         return perform()
-    if not (1 <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise ValidationError({HEADER: [f"A key has 1 to {LONGEST_KEY} printable ASCII characters."]})
+    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise ValidationError({HEADER: [f"A key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters."]})
     asked = fingerprint(request)
     using = router.db_for_write(answers)
     with transaction.atomic(using=using):
-        if not _alone(using, principal, key):
-            raise StillRunning("The first request under this key is still running.", extra={"retry_after": RETRY_AFTER})
+        if not _try_lock(using, principal, key):
+            raise StillRunning("The first request with this key is still running.", extra={"retry_after": RETRY_AFTER})
         known = answers._base_manager.filter(principal=principal, key=key).first()
         if known is not None:
             if known.fingerprint != asked:
-                raise KeyReused("This key was used for another request.")
+                raise KeyReused("This key was already used for another request.")
             return _replayed(known)
         try:
             with transaction.atomic(using=using):
                 response = perform()
         except DatabaseError:
-            raise  # the transaction is lost with it
+            raise  # the transaction is broken
         except Exception as refusal:
-            response = view.handle_exception(refusal)  # raises again what is no refusal
-        if response.status_code < 500 and response.status_code not in NOT_AN_ANSWER:
+            response = view.handle_exception(refusal)  # raises whatever is not a refusal again
+        if response.status_code < 500 and response.status_code not in NOT_STORED:
             answer = _body(response).decode()
             answers._base_manager.create(
                 principal=principal,
@@ -124,7 +124,7 @@ def answer_once(
                 answer=answer,
                 answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
                 created_at=timezone.now(),
-                **note(_said(answer)),
+                **extra_fields(_parsed(answer)),
             )
     return response
 
@@ -133,18 +133,18 @@ def _body(response: HttpResponse) -> bytes:
     return JSONRenderer().render(response.data) if isinstance(response, Response) else response.content
 
 
-def _replayed(known: Answer) -> HttpResponse:
+def _replayed(known: StoredAnswer) -> HttpResponse:
     headers = known.answer_headers | {REPLAYED: "true"}
     if known.answer_status < 400:
-        return Response(_said(known.answer), known.answer_status, headers=headers)
+        return Response(_parsed(known.answer), known.answer_status, headers=headers)
     return HttpResponse(known.answer, PROBLEM, known.answer_status, headers=headers)
 
 
-def _said(answer: str) -> Any:
+def _parsed(answer: str) -> Any:
     return json.loads(answer or "null")
 
 
-def _alone(using: str, principal: str, key: str) -> bool:
+def _try_lock(using: str, principal: str, key: str) -> bool:
     with connections[using].cursor() as cursor:
         cursor.execute(
             "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"idempotency {principal!r} {key!r}"]
@@ -153,6 +153,6 @@ def _alone(using: str, principal: str, key: str) -> bool:
 
 
 def fingerprint(request: Request) -> str:
-    """What makes a request the same: its method, its path with the query, and what its body says."""
-    said = json.dumps(request.data, sort_keys=True, default=str)
-    return hashlib.sha256("\n".join([request.method or "", request.get_full_path(), said]).encode()).hexdigest()
+    """A hash of the method, the path with its query, and the parsed body: equal for a repeated request."""
+    body = json.dumps(request.data, sort_keys=True, default=str)
+    return hashlib.sha256("\n".join([request.method or "", request.get_full_path(), body]).encode()).hexdigest()

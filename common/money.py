@@ -1,4 +1,4 @@
-"""Money at the doors: integer minor units inside, exact numbers in the currency's unit outside."""
+"""Amounts of money: integer minor units inside the system, exact numbers in whole units of the currency outside."""
 
 from decimal import Decimal, InvalidOperation
 
@@ -19,45 +19,45 @@ LARGEST = 10**14  # minor units; a float shows every amount up to here exactly
 
 
 class NotAnAmount(ValueError):
-    """The value is no amount of money in this currency."""
+    """The value is not an amount of money in this currency."""
 
     code = "invalid_amount"
 
 
 def minor_units(value: object, *, currency: str) -> int:
     """
-    An amount as people write it (a number or a string of one) in minor units.
+    Convert an amount in whole units (a number, or a string that holds one) to minor units.
 
-    :raises NotAnAmount: if it isn't a finite number, has more decimals than the currency, or is too large
+    :raises NotAnAmount: if it is not a finite number, has more decimals than the currency, or is too large
     """
     if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise NotAnAmount("An amount is a number.")
+        raise NotAnAmount("An amount must be a number.")
     text = str(value)
     if len(text) > 40 or not text.isascii() or "_" in text:
-        raise NotAnAmount("An amount is a number.")
+        raise NotAnAmount("An amount must be a number.")
     try:
         amount = Decimal(text)
     except InvalidOperation:
-        raise NotAnAmount("An amount is a number.") from None
+        raise NotAnAmount("An amount must be a number.") from None
     if not amount.is_finite():
-        raise NotAnAmount("An amount is a finite number.")
+        raise NotAnAmount("An amount must be a finite number.")
     if amount.adjusted() > 20 or abs(amount) > LARGEST:
         raise NotAnAmount("The amount is too large.")
     exponent = EXPONENTS[currency]
     scaled = amount.scaleb(exponent)
     if scaled != scaled.to_integral_value() or bool(amount) != bool(scaled):
-        raise NotAnAmount(f"{currency} has {exponent} decimals.")
+        raise NotAnAmount(f"An amount in {currency} has at most {exponent} decimals.")
     if abs(scaled) > LARGEST:
         raise NotAnAmount("The amount is too large.")
     return int(scaled)
 
 
 def number(minor: int, *, currency: str) -> float:
-    """Minor units as the JSON number shown to callers: 120000 is 1200.0."""
+    """Minor units as the JSON number in responses: 120000 becomes 1200.0."""
     return minor / 10 ** EXPONENTS[currency]
 
 
 def text(minor: int, *, currency: str) -> str:
-    """Minor units as people write them: 120000 is '1,200.00 USD'."""
+    """Minor units as text for people: 120000 becomes '1,200.00 USD'."""
     exponent = EXPONENTS[currency]
     return f"{Decimal(minor).scaleb(-exponent):,.{exponent}f} {currency}"

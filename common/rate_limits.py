@@ -1,4 +1,4 @@
-"""Exact sliding windows: so many within a minute, counted together by all processes that share a store."""
+"""Exact sliding-window rate limits, counted together by all processes that share a store."""
 
 import hashlib
 import logging
@@ -19,48 +19,52 @@ from redis.exceptions import RedisError
 logger = logging.getLogger(__name__)
 
 SECONDS = 60
-GIVE_REDIS = 0.25  # seconds to answer, then its windows are counted here
-LEAVE_REDIS = 5.0  # seconds alone after it didn't
+REDIS_TIMEOUT = 0.25  # seconds; after that the limits are counted on this machine
+REDIS_PAUSE = 5.0  # seconds without Redis after it failed
 
-FALLBACKS = Counter("rate_limit_fallbacks", "Times that Redis was out of reach and a window was counted locally")
+FALLBACKS = Counter("rate_limit_fallbacks", "Times that Redis was out of reach and a limit was counted locally")
 
 
 @dataclass(frozen=True)
-class Window:
-    """At most `limit` a minute for one `key`; `name` says for what, in the headers."""
+class RateLimit:
+    """At most `maximum` requests a minute for one `key`. `name` says in the headers what the key is."""
 
     name: str
     key: str
-    limit: int
+    maximum: int
 
     @property
     def stored_key(self) -> str:
-        """The key as it is stored: who it was can't be read from it."""
+        """The key as it is stored: a hash, so that nobody can read from it who called."""
         return f"orders:{self.name}:{hashlib.sha256(self.key.encode()).hexdigest()[:32]}"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How much of a window is left, and when all of it is again."""
+    """How much of a limit is left, and in how many seconds all of it is available again."""
 
-    window: Window
+    limit: RateLimit
     remaining: int
     reset: int
 
 
 class Store(Protocol):
-    """Where windows are kept: Redis through the package `limits`, or the file below."""
+    """Where requests are counted: in Redis through the package `limits`, or in the file below."""
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool: ...
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]: ...
 
 
-def take(windows: Sequence[Window]) -> tuple[list[Standing], Standing | None]:
-    """Count one in each window; how they stand, and the first one that was full, where counting ended."""
+def count_against(limits: Sequence[RateLimit]) -> tuple[list[Standing], Standing | None]:
+    """
+    Count one request against each limit, up to the first one that is reached.
+
+    Returns the standings of the limits that were counted, and the standing of the one that was reached, if any.
+    """
     standings = []
-    for window in windows:
-        admitted, standing = _counted(window)
+    for limit in limits:
+        admitted, standing = _counted(limit)
         standings.append(standing)
         if not admitted:
             return standings, standing
@@ -72,45 +76,45 @@ def headers(standings: Sequence[Standing]) -> dict[str, str]:
     if not standings:
         return {}
     return {
-        "RateLimit-Policy": ", ".join(f'"{s.window.name}";q={s.window.limit};w={SECONDS}' for s in standings),
-        "RateLimit": ", ".join(f'"{s.window.name}";r={s.remaining};t={s.reset}' for s in standings),
+        "RateLimit-Policy": ", ".join(f'"{s.limit.name}";q={s.limit.maximum};w={SECONDS}' for s in standings),
+        "RateLimit": ", ".join(f'"{s.limit.name}";r={s.remaining};t={s.reset}' for s in standings),
     }
 
 
-def _counted(window: Window) -> tuple[bool, Standing]:
-    global _alone_until
-    if settings.REDIS_URL and time.monotonic() >= _alone_until:
+def _counted(limit: RateLimit) -> tuple[bool, Standing]:
+    global _without_redis_until
+    if settings.REDIS_URL and time.monotonic() >= _without_redis_until:
         try:
-            return _count(_shared(_redis, settings.REDIS_URL), window)
+            return _count(_shared(_redis, settings.REDIS_URL), limit)
         except RedisError as error:
-            # Note [Redis down]: orders are taken all the same, and each machine counts for itself meanwhile. Refusing
-            # everybody would turn a small outage into a large one; not counting at all would open the door to all.
-            _alone_until = time.monotonic() + LEAVE_REDIS
+            # Note [Redis down]: orders are still accepted, and each machine counts for itself meanwhile. To refuse
+            # everybody would turn a small outage into a large one; not to count at all would lift every limit.
+            _without_redis_until = time.monotonic() + REDIS_PAUSE
             FALLBACKS.inc()
-            logger.warning("Redis is out of reach, rate limits are counted locally for %s s: %s", LEAVE_REDIS, error)
-    return _count(_shared(_local, settings.RATE_LIMIT_FILE), window)
+            logger.warning("Redis is out of reach; rate limits are counted locally for %s s: %s", REDIS_PAUSE, error)
+    return _count(_shared(_local, settings.RATE_LIMIT_FILE), limit)
 
 
-_alone_until = 0.0
-_making = threading.Lock()
+_without_redis_until = 0.0
+_creating = threading.Lock()
 
 
-def _shared(make: Callable[[str], Store], where: str) -> Store:
-    """The one store of this process; threads that ask first at the same time must not make two."""
-    with _making:
-        return make(where)
+def _shared(create: Callable[[str], Store], where: str) -> Store:
+    """The one store of this process; threads that ask for it first at the same time must not create two."""
+    with _creating:
+        return create(where)
 
 
-def _count(store: Store, window: Window) -> tuple[bool, Standing]:
-    admitted = store.acquire_entry(window.stored_key, window.limit, SECONDS)
-    oldest, taken = store.get_moving_window(window.stored_key, window.limit, SECONDS)
+def _count(store: Store, limit: RateLimit) -> tuple[bool, Standing]:
+    admitted = store.acquire_entry(limit.stored_key, limit.maximum, SECONDS)
+    oldest, taken = store.get_moving_window(limit.stored_key, limit.maximum, SECONDS)
     reset = min(SECONDS, max(1, math.ceil(oldest + SECONDS - time.time() - 0.001)))  # Redis rounds its times
-    return admitted, Standing(window, remaining=max(0, window.limit - taken) if admitted else 0, reset=reset)
+    return admitted, Standing(limit, remaining=max(0, limit.maximum - taken) if admitted else 0, reset=reset)
 
 
 @cache
 def _redis(url: str) -> Store:
-    options: dict[str, Any] = {"socket_timeout": GIVE_REDIS, "socket_connect_timeout": GIVE_REDIS}
+    options: dict[str, Any] = {"socket_timeout": REDIS_TIMEOUT, "socket_connect_timeout": REDIS_TIMEOUT}
     return cast(Store, storage_from_string(url, **options))
 
 
@@ -120,7 +124,7 @@ def _local(path: str) -> Store:
 
 
 class SharedFile:
-    """The windows of all processes that share an SQLite file, or of this one alone in memory."""
+    """Counts for all processes that share an SQLite file, or in memory for this process alone."""
 
     def __init__(self, path: str) -> None:
         self.lock = threading.Lock()
@@ -136,7 +140,7 @@ class SharedFile:
         )
 
     def acquire_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Whether there was service for one more; if so, it is counted."""
+        """Count `amount` requests if the limit allows them; return whether it did."""
         with self.lock, self.connection as db:
             db.execute("BEGIN IMMEDIATE")
             now = time.time()
@@ -148,7 +152,7 @@ class SharedFile:
             return admitted
 
     def get_moving_window(self, key: str, limit: int, expiry: int) -> tuple[float, int]:
-        """When the oldest one still counted came, and how many there are."""
+        """The time of the oldest request that still counts, and the number of those that count."""
         now = time.time()
         query = "SELECT coalesce(min(at), ?), count(*) FROM hits WHERE key = ? AND at > ?"
         with self.lock:

@@ -1,4 +1,4 @@
-"""Signed webhooks in the Standard Webhooks form, in both directions: those we take in and those we send."""
+"""Signatures of webhooks as Standard Webhooks defines them: for those we receive and those we send."""
 
 import base64
 import binascii
@@ -21,7 +21,7 @@ _SECONDS = re.compile(r"[0-9]{1,12}")
 
 
 class BadSignature(Refusal):
-    """The message is not shown to come from who holds the secret, now."""
+    """The message is not proven to come from a holder of the secret, or not recent."""
 
     code = "bad_signature"
 
@@ -50,33 +50,33 @@ class BadSecret(ValueError):
 
 def key(secret: str) -> bytes:
     """
-    The key of a secret: the base64 after `whsec_`, and anything else as it is.
+    The signing key of a secret: the decoded base64 after `whsec_`, or else the secret itself.
 
     :raises BadSecret: if it is empty, or a `whsec_` secret isn't base64 of 24 to 64 bytes
     """
     if not secret.startswith(PREFIX):
         if not secret:
-            raise BadSecret("A secret is not empty.")
+            raise BadSecret("A secret must not be empty.")
         return secret.encode()
     encoded = secret.removeprefix(PREFIX).rstrip("=")
     try:
         decoded = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise BadSecret(f"A {PREFIX} secret is base64.") from None
+        raise BadSecret(f"A {PREFIX} secret must be base64.") from None
     if not 24 <= len(decoded) <= 64:
-        raise BadSecret(f"A {PREFIX} secret has 24 to 64 bytes.")
+        raise BadSecret(f"A {PREFIX} secret must have 24 to 64 bytes.")
     return decoded
 
 
 def sign(*, secrets: Iterable[str], message_id: str, timestamp: datetime, body: bytes) -> dict[str, str]:
     """
-    The headers to send with `body`, with a signature by each secret, so that receivers can rotate.
+    The headers to send with `body`: a signature by each secret, so that receivers can rotate theirs.
 
     :raises BadSecret: if a secret can't be used
-    :raises ValueError: if the id can't be sent
+    :raises ValueError: if the id is not valid in the header
     """
     if not _MESSAGE_ID.fullmatch(message_id):
-        raise ValueError("A message id is 1 to 255 printable ASCII characters without a full stop.")
+        raise ValueError("A message id must have 1 to 255 printable ASCII characters and no full stop.")
     seconds = str(int(timestamp.timestamp()))
     signatures = [_signature(key(secret), message_id, seconds, body) for secret in secrets]
     if not signatures:
@@ -88,22 +88,22 @@ def verify(
     *, secrets: Iterable[str], headers: Mapping[str, str], body: bytes, now: datetime, tolerance: int = TOLERANCE
 ) -> str:
     """
-    The id of a message that was signed by one of the secrets, no more than `tolerance` seconds from now.
+    Check that a message was signed with one of the secrets no more than `tolerance` seconds from now; return its id.
 
-    :raises BadSignature: a subclass that says what is wrong; nothing else, whatever was sent
+    :raises BadSignature: a subclass that says what is wrong, and no other error, whatever was received
     :raises BadSecret: if one of our own secrets can't be used
     """
     given = {name.lower(): value for name, value in headers.items() if isinstance(name, str)}
     message_id, seconds, signature = (_header(given, name) for name in (ID, TIMESTAMP, SIGNATURE))
     if not _MESSAGE_ID.fullmatch(message_id):
-        raise Malformed(f"{ID} is not an id.")
+        raise Malformed(f"{ID} is not a valid id.")
     if not _SECONDS.fullmatch(seconds):
         raise Malformed(f"{TIMESTAMP} is not a time in seconds.")
     if len(signature) > LONGEST_SIGNATURE:
         raise Malformed(f"{SIGNATURE} is too long.")
     signatures = [part.encode("utf-8", "replace") for part in signature.split(" ") if part.startswith("v1,")]
     if not signatures:
-        raise Malformed(f"{SIGNATURE} holds no v1 signature.")
+        raise Malformed(f"{SIGNATURE} contains no v1 signature.")
     check_age(int(seconds), now=now, tolerance=tolerance)
     expected = [_signature(key(secret), message_id, seconds, body).encode() for secret in secrets]
     if not any_equal(expected, signatures):
@@ -113,16 +113,16 @@ def verify(
 
 def check_age(seconds: int, *, now: datetime, tolerance: int = TOLERANCE) -> None:
     """
-    See that a message was signed about now.
+    Check that a message was signed recently.
 
-    :raises Stale: if it was signed too long ago, or in the future
+    :raises Stale: if it was signed too long ago or in the future
     """
     if abs(now.timestamp() - seconds) > tolerance:
-        raise Stale("The message was signed too long ago, or in the future.")
+        raise Stale("The message was signed too long ago or in the future.")
 
 
 def any_equal(expected: list[bytes], given: list[bytes]) -> bool:
-    """Whether any of these is any of those, in a time that doesn't tell how much of it is."""
+    """Whether a value is in both lists, compared in a time that does not depend on how much of it matches."""
     return any(hmac.compare_digest(ours, theirs) for ours in expected for theirs in given)
 
 

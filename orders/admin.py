@@ -1,4 +1,4 @@
-"""Orders in the back office. The page of an order shows every service, so it is at home under the roof."""
+"""Admin pages of the orders service. The page of an order itself reads all services: see orders_project/backoffice."""
 
 from typing import Any
 
@@ -16,11 +16,11 @@ from common.admin import (
     IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ShortReasonForm,
+    display,
     panels,
     register_outbox_admin,
     scan_filter,
 )
-from common.admin import display as show
 
 from . import webhooks
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
@@ -33,29 +33,29 @@ register_outbox_admin(Outgoing, Incoming, DeadLetter)
 class OrderEvents(ReadOnlyAdmin):
     """The history of all orders."""
 
-    list_display = ("type", show.order(), "version", show.status(), "actor", "at")
+    list_display = ("type", display.order(), "version", display.status(), "actor", "at")
     list_filter = (Age, scan_filter("status", _("status"), Status.choices))
     search_by = ("order_id", "id")
     order = ("-id",)
-    empty = _("No order has moved yet. Place one, and its history is written here.")
+    empty = _("No order events yet. Place an order, and its history appears here.")
     fields = (
-        show.order(), "version", "type", show.status(), show.json("data", _("data")), "actor", "message_id",
+        display.order(), "version", "type", display.status(), display.json("data", _("data")), "actor", "message_id",
         "correlation_id", "at",
     )  # fmt: skip
 
 
 @admin.register(IdempotencyKey)
 class IdempotencyKeys(IdempotencyKeyAdmin):
-    """What was answered under an Idempotency-Key."""
+    """Stored responses, by Idempotency-Key."""
 
-    list_display = (*IdempotencyKeyAdmin.list_display, show.order())
+    list_display = (*IdempotencyKeyAdmin.list_display, display.order())
     search_by = (*IdempotencyKeyAdmin.search_by, "order_id")
-    empty = _("No request has carried an Idempotency-Key yet.")
-    fields = (show.order(), *IdempotencyKeyAdmin.fields)
+    empty = _("No request has been sent with an Idempotency-Key yet.")
+    fields = (display.order(), *IdempotencyKeyAdmin.fields)
 
 
 class NewEndpoint(ConfirmationForm):
-    """Where to send, and what of."""
+    """Asks for the URL of an endpoint and the events to send to it."""
 
     url = forms.CharField(
         label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url", "size": 60})
@@ -64,7 +64,7 @@ class NewEndpoint(ConfirmationForm):
         label=_("Events"),
         required=False,
         choices=[(kind, kind) for kind in webhooks.KINDS],
-        help_text=_("None means all of them."),
+        help_text=_("Leave empty to send all events."),
     )
 
 
@@ -78,14 +78,16 @@ def _rotate(call: ActionCall) -> str:
 
 
 def _secret_of(endpoint: WebhookEndpoint) -> str:
-    return _g("It signs with %(secret)s. Hand it over now: it is not shown again.") % {"secret": endpoint.secret}
+    return _g("The signing secret is %(secret)s. Copy it now: it will not be shown again.") % {
+        "secret": endpoint.secret
+    }
 
 
-def _switch_off(call: ActionCall) -> None:
+def _disable(call: ActionCall) -> None:
     webhooks.switch(endpoint_id=str(call.row.pk), on=False, reason=call.values["reason"])
 
 
-def _switch_on(call: ActionCall) -> None:
+def _enable(call: ActionCall) -> None:
     webhooks.switch(endpoint_id=str(call.row.pk), on=True)
 
 
@@ -95,47 +97,47 @@ def _resend(call: ActionCall) -> None:
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpoints(ReadOnlyAdmin):
-    """Who is told of orders."""
+    """The endpoints of customers that receive webhooks about orders."""
 
     list_display = ("url", "is_active", "disabled_because", "created_by", "created_at")
     list_filter = ("is_active",)
     search_by = ("id",)
     order = ("-id",)
-    empty = _("Nobody is told of orders yet. Register an address.")
+    empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
     fields = ("url", "events", "is_active", "disabled_because", "previous_until", "created_by", "created_at")
     page_actions = (
         Action(
             name="register",
-            label=_("Register an address"),
-            explanation=_("It is told of these events from now on, each signed with a secret of its own."),
-            permission="orders_project.edit_endpoint",
+            label=_("Register an endpoint"),
+            explanation=_("The endpoint will receive these events from now on, signed with its own secret."),
+            permission="edit_endpoint",
             form=NewEndpoint,
             perform=_register,
             of_list=True,
         ),
         Action(
             name="rotate",
-            label=_("New secret"),
-            explanation=_("For a day both secrets sign, so that the receiver can change over."),
-            permission="orders_project.edit_endpoint",
+            label=_("Rotate the secret"),
+            explanation=_("For one day, webhooks are signed with both secrets, so that the receiver can switch."),
+            permission="edit_endpoint",
             perform=_rotate,
         ),
         Action(
             name="off",
-            label=_("Switch off"),
-            explanation=_("It is told nothing until it is switched on again."),
-            permission="orders_project.edit_endpoint",
+            label=_("Disable"),
+            explanation=_("No webhooks will be sent to this endpoint until it is enabled again."),
+            permission="edit_endpoint",
             form=ShortReasonForm,
-            perform=_switch_off,
+            perform=_disable,
             is_possible=lambda endpoint: endpoint.is_active,
             destructive=True,
         ),
         Action(
             name="on",
-            label=_("Switch on"),
-            explanation=_("It is told of what happens from now on."),
-            permission="orders_project.edit_endpoint",
-            perform=_switch_on,
+            label=_("Enable"),
+            explanation=_("The endpoint will receive events from now on."),
+            permission="edit_endpoint",
+            perform=_enable,
             is_possible=lambda endpoint: not endpoint.is_active,
         ),
     )
@@ -144,38 +146,41 @@ class WebhookEndpoints(ReadOnlyAdmin):
         return [
             panels.newest(
                 WebhookDelivery.objects.filter(endpoint=row).order_by("-id"),
-                (_("at"), lambda one: show.page_link("orders", "webhookdelivery", one.pk, show.ago(one.created_at))),
+                (
+                    _("at"),
+                    lambda one: display.page_link("orders", "webhookdelivery", one.pk, display.ago(one.created_at)),
+                ),
                 (_("type"), lambda one: one.type),
-                (_("order"), lambda one: show.order_link(one.order_id)),
+                (_("order"), lambda one: display.order_link(one.order_id)),
                 (_("status"), lambda one: one.get_status_display()),
                 (_("attempts"), lambda one: one.attempts),
                 title=_("Deliveries"),
-                more=show.list_url("orders", "webhookdelivery", f"q={row.pk}"),
-                empty=_("Nothing has been sent to it yet."),
+                more=display.list_url("orders", "webhookdelivery", f"q={row.pk}"),
+                empty=_("No webhooks have been sent to this endpoint yet."),
             )
         ]
 
 
 @admin.register(WebhookDelivery)
 class WebhookDeliveries(ReadOnlyAdmin):
-    """What was told to whom."""
+    """The webhooks sent to customers."""
 
-    list_display = ("type", show.order(), "endpoint", show.status(), "attempts", "next_at", "created_at")
+    list_display = ("type", display.order(), "endpoint", display.status(), "attempts", "next_at", "created_at")
     list_filter = ("status", Age)
     list_select_related = ("endpoint",)
     search_by = ("id", "event_id", "order_id", "endpoint_id")
     order = ("-id",)
-    empty = _("Nothing has been sent yet. Register an address that is told of orders.")
+    empty = _("No webhooks have been sent yet. Register an endpoint to send webhooks to it.")
     fields = (
-        "endpoint", "type", show.order(), show.status(), "attempts", "tries", "next_at", "event_id",
-        show.text("body", _("body")), "created_at",
+        "endpoint", "type", display.order(), display.status(), "attempts", "tries", "next_at", "event_id",
+        display.text("body", _("body")), "created_at",
     )  # fmt: skip
     page_actions = (
         Action(
             name="resend",
             label=_("Resend"),
-            explanation=_("Sends it now, and goes through the schedule anew if it isn't taken."),
-            permission="orders_project.resend_webhook",
+            explanation=_("Sends the webhook now. If that fails, the schedule of retries starts again."),
+            permission="resend_webhook",
             perform=_resend,
             is_possible=lambda delivery: delivery.endpoint.is_active,
         ),
@@ -186,11 +191,14 @@ class WebhookDeliveries(ReadOnlyAdmin):
             panels.newest(
                 WebhookAttempt.objects.filter(delivery=row).order_by("-number"),
                 (_("number"), lambda one: one.number),
-                (_("at"), lambda one: show.ago(one.at)),
+                (_("at"), lambda one: display.ago(one.at)),
                 (_("seconds"), lambda one: f"{one.seconds:.3f}"),
-                (_("answer"), lambda one: one.status_code or one.error),
-                (_("response"), lambda one: show.preformatted(one.response[:2000]) if one.response else show.NOTHING),
+                (_("result"), lambda one: one.status_code or one.error),
+                (
+                    _("response"),
+                    lambda one: display.preformatted(one.response[:2000]) if one.response else display.NOTHING,
+                ),
                 title=_("Attempts"),
-                empty=_("It has not been sent yet."),
+                empty=_("No attempts yet."),
             )
         ]

@@ -1,11 +1,11 @@
-"""What the roof adds to the back office: the pages that look into every service, and what people did."""
+"""The admin pages of the project: those that read several services, and those about people."""
 
 from django.contrib import admin
 from oauth2_provider import models as oauth
 
 from .backoffice import orders, people, webhooks
 
-# Tokens are secrets, and nobody's to look at.
+# Tokens are secrets: nobody may look at them.
 for _secret in (oauth.AccessToken, oauth.Grant, oauth.IDToken, oauth.RefreshToken):
     if admin.site.is_registered(_secret):
         admin.site.unregister(_secret)

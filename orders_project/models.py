@@ -1,4 +1,4 @@
-"""What the back office itself keeps, beside its users: what they may do, and what waits for a second person."""
+"""The tables of the back office: permissions of operators, approvals, performed actions, and clients of the API."""
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -6,37 +6,42 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from oauth2_provider.models import AbstractApplication
 
+from common.performed_actions import AbstractPerformedAction
 from common.principal import SCOPES
 from outbox.ids import uuid7
 
 
-class Verb(models.Model):  # noqa: DJ008 - there are no rows to name
-    """No table: what people may do here, as permissions that a role or a user is given."""
+class OperatorPermission(models.Model):  # noqa: DJ008 - there are no rows to name
+    """Has no table: it declares the permissions of operators, which are granted to roles or users."""
 
     class Meta:
         managed = False
         default_permissions = ()
         permissions = [
-            ("retry_order", _("repeat what an order last asked for")),
+            ("retry_order", _("repeat the last request of an order")),
             ("cancel_order", _("cancel an order")),
             ("resolve_order", _("resolve an order with evidence")),
-            ("approve", _("approve what another person asked for")),
+            ("approve", _("approve the requests of others")),
             ("replay_letter", _("replay dead letters")),
             ("discard_letter", _("discard dead letters")),
             ("edit_product", _("add and edit products")),
             ("move_stock", _("receive and correct stock")),
             ("deposit", _("deposit money")),
             ("correct_account", _("correct the balance of an account")),
-            ("match_webhook", _("match a webhook in quarantine")),
-            ("refund_webhook", _("refund a webhook in quarantine")),
-            ("discard_webhook", _("discard a webhook in quarantine")),
+            ("match_webhook", _("match a quarantined webhook with an order")),
+            ("refund_webhook", _("refund the money of a quarantined webhook")),
+            ("discard_webhook", _("discard a quarantined webhook")),
             ("resend_webhook", _("resend webhooks to customers")),
-            ("edit_endpoint", _("register addresses for webhooks")),
+            ("edit_endpoint", _("register webhook endpoints")),
         ]
 
 
+class PerformedAction(AbstractPerformedAction):
+    """A form of the back office that has been carried out."""
+
+
 class Approval(models.Model):
-    """Something that gives money back, asked for by one person; it happens when another person approves."""
+    """A request of one person to give money back, which is carried out when a second person approves it."""
 
     class Status(models.TextChoices):
         WAITING = "waiting", _("waiting")
@@ -44,14 +49,14 @@ class Approval(models.Model):
         REJECTED = "rejected", _("rejected")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    verb = models.CharField(_("verb"), max_length=40)
+    verb = models.CharField(_("action"), max_length=40)
     subject = models.CharField(_("subject"), max_length=64)
     amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3)
     reason = models.CharField(_("reason"), max_length=500)
     status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.WAITING)
-    asked_by = models.CharField(_("asked by"), max_length=150)
-    asked_at = models.DateTimeField(_("asked at"), default=timezone.now)
+    asked_by = models.CharField(_("requested by"), max_length=150)
+    asked_at = models.DateTimeField(_("requested at"), default=timezone.now)
     decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
     decided_at = models.DateTimeField(_("decided at"), null=True)
 
@@ -75,9 +80,9 @@ class Approval(models.Model):
 
 
 class Client(AbstractApplication):
-    """A program that may call the API. Its client id is the principal that owns what it makes."""
+    """A program that may call the API. Its client id is the name of the principal that owns what it creates."""
 
-    scopes = models.TextField(_("scopes"), help_text=_("what it may do, separated by spaces"))
+    scopes = models.TextField(_("scopes"), help_text=_("What the client may do, separated by spaces."))
 
     class Meta(AbstractApplication.Meta):
         abstract = False
@@ -87,4 +92,4 @@ class Client(AbstractApplication):
     def clean(self) -> None:
         super().clean()
         if unknown := set(self.scopes.split()) - set(SCOPES):
-            raise ValidationError({"scopes": _("Unknown: %s") % ", ".join(sorted(unknown))})
+            raise ValidationError({"scopes": _("Unknown scopes: %s") % ", ".join(sorted(unknown))})

@@ -63,6 +63,8 @@ AMQP_URL = env.url(
 )
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
+OUTBOX_SERVICES = SERVICES_HERE
+OUTBOX_SUBJECT_FIELD = "order_id"
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
 
 # How long the mailboxes remember. A letter older than the horizon is never handled unseen: its key may be gone.
@@ -249,6 +251,12 @@ SPECTACULAR_SETTINGS = {
         "drf_spectacular.hooks.postprocess_schema_enums",
         "orders_project.http.schema.complete",
     ],
+}
+
+ADMIN_KIT = {  # see common/admin/conf.py
+    "PERMISSIONS": "orders_project",
+    "SUBJECT_PAGE": "admin:orders_order_change",
+    "PERFORMED_ACTIONS": "orders_project.PerformedAction",
 }
 
 LANGUAGE_CODE = "en"

@@ -1,4 +1,4 @@
-"""Money in the back office."""
+"""Admin pages of the payments service."""
 
 import operator
 from functools import reduce
@@ -21,11 +21,11 @@ from common.admin import (
     IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ReasonForm,
+    display,
     panels,
     register_outbox_admin,
     scan_filter,
 )
-from common.admin import display as show
 
 from . import ledger, services
 from .gateways import GATEWAYS
@@ -35,7 +35,7 @@ register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
 class Deposit(ReasonForm):
-    """How much, and why."""
+    """Asks for the amount and the reason."""
 
     amount = AmountField(label=_("Amount"))
     field_order = ("amount", "reason")
@@ -45,18 +45,22 @@ class Deposit(ReasonForm):
 
 
 class Correction(Deposit):
-    """By how much, up or down, and why."""
+    """Asks for the difference, positive or negative, and the reason."""
 
-    amount = AmountField(label=_("Amount"), least=None, help_text=_("Negative to take money off the account."))
+    amount = AmountField(
+        label=_("Amount"), min_value=None, help_text=_("A negative amount takes money from the account.")
+    )
 
 
 def _for_a_customer(form: ConfirmationForm, amount: int) -> int:
     if form.row.currency != settings.CURRENCY:
-        raise ValidationError(_("This account is in %(currency)s."), params={"currency": form.row.currency})
+        raise ValidationError(
+            _("The currency of this account is %(currency)s."), params={"currency": form.row.currency}
+        )
     return amount
 
 
-def _is_customers(account: Account) -> bool:
+def _is_customer_account(account: Account) -> bool:
     return account.kind == Account.Kind.CUSTOMER
 
 
@@ -65,7 +69,7 @@ def _deposit(call: ActionCall) -> str:
         user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
         now=call.now, request_id=call.request_id,
     )  # fmt: skip
-    return _g("Deposited %(amount)s.") % {"amount": show.money_text(entry.amount, entry.currency)}
+    return _g("Deposited %(amount)s.") % {"amount": display.money_text(entry.amount, entry.currency)}
 
 
 def _correct(call: ActionCall) -> str:
@@ -73,71 +77,71 @@ def _correct(call: ActionCall) -> str:
         user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
         now=call.now, request_id=call.request_id,
     )  # fmt: skip
-    return _g("The balance is corrected by %(amount)s.") % {
-        "amount": show.money_text(call.values["amount"], call.row.currency)
+    return _g("The balance has been corrected by %(amount)s.") % {
+        "amount": display.money_text(call.values["amount"], call.row.currency)
     }
 
 
 @admin.register(Account)
 class Accounts(ReadOnlyAdmin):
-    """Accounts of customers, and the system's own."""
+    """The accounts of customers and of the system."""
 
-    list_display = ("user_id", "kind", show.amount("balance", _("balance")), "created_at")
+    list_display = ("user_id", "kind", display.amount("balance", _("balance")), "created_at")
     list_filter = ("kind",)
     search_by = ("user_id", "id")
     order = ("-id",)
     empty = _("No accounts yet. POST /accounts?user_id=… opens one.")
-    fields = ("user_id", "kind", "principal", show.amount("balance", _("balance")), "created_at")
+    fields = ("user_id", "kind", "principal", display.amount("balance", _("balance")), "created_at")
     page_actions = (
         Action(
             name="deposit",
             label=_("Deposit"),
-            explanation=_("Puts money on this account by a new entry in the ledger. Sent twice, it happens once."),
-            permission="orders_project.deposit",
+            explanation=_("Adds money to this account with a new entry in the ledger."),
+            permission="deposit",
             form=Deposit,
             perform=_deposit,
-            is_possible=_is_customers,
+            is_possible=_is_customer_account,
         ),
         Action(
             name="correct",
             label=_("Correct the balance"),
-            explanation=_("Sets the balance right by a new entry, up or down. No entry is ever changed or deleted."),
-            permission="orders_project.correct_account",
+            explanation=_("Corrects the balance with a new entry. Existing entries are never changed or deleted."),
+            permission="correct_account",
             form=Correction,
             perform=_correct,
-            is_possible=_is_customers,
+            is_possible=_is_customer_account,
             destructive=True,
         ),
     )
 
-    def way(self, name: str, term: str) -> Q:
-        """Users are unique among customers, and among the system's own: each has an index of its own."""
+    def search_condition(self, name: str, term: str) -> Q:
+        """User ids are unique within each kind of account, and the index begins with the kind."""
         if name == "user_id":
             return reduce(operator.or_, (Q(user_id=term, kind=kind) for kind in Account.Kind.values))
-        return super().way(name, term)
+        return super().search_condition(name, term)
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         entries = Entry.objects.select_related("source", "target").order_by("-id")
         return [
             panels.newest(
                 (entries.filter(source=row), entries.filter(target=row)),
-                (_("at"), lambda entry: show.ago(entry.at)),
+                (_("at"), lambda entry: display.ago(entry.at)),
                 (_("kind"), lambda entry: entry.get_kind_display()),
                 (_("from"), lambda entry: entry.source),
                 (_("to"), lambda entry: entry.target),
-                (_("amount"), lambda entry: show.money_text(entry.amount, entry.currency)),
-                (_("order"), lambda entry: show.order_link(entry.order_id)),
-                (_("reason"), lambda entry: entry.reason or show.NOTHING),
-                (_("by"), lambda entry: entry.actor or show.NOTHING),
+                (_("amount"), lambda entry: display.money_text(entry.amount, entry.currency)),
+                (_("order"), lambda entry: display.order_link(entry.order_id)),
+                (_("reason"), lambda entry: entry.reason or display.NOTHING),
+                (_("by"), lambda entry: entry.actor or display.NOTHING),
                 title=_("Ledger"),
-                more=show.list_url("payments", "entry", f"q={row.pk}"),
-                empty=_("No money has moved on this account yet."),
+                more=display.list_url("payments", "entry", f"q={row.pk}"),
+                empty=_("No entries for this account yet."),
             )
         ]
 
 
 class Direction(admin.SimpleListFilter):
-    """Money that came in from outside, or went out."""
+    """Money that came in from outside the system, or left it."""
 
     title = _("direction")
     parameter_name = "direction"
@@ -149,7 +153,7 @@ class Direction(admin.SimpleListFilter):
         side = {"in": "source", "out": "target"}.get(str(self.value()))
         if side is None:
             return queryset
-        # Known here, and not a part of the query: so it is a range of the index on that side of the entries.
+        # Looked up first: with known ids the query reads a range of the index on this side of the entries.
         outside = Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH).values_list("pk", flat=True)
         return queryset.filter(**{f"{side}__in": list(outside)})
 
@@ -159,25 +163,25 @@ class Entries(ReadOnlyAdmin):
     """The ledger."""
 
     list_display = (
-        "id", "kind", "source", "target", show.amount("amount", _("amount")), show.order(), "reason", "actor", "at",
+        "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor", "at",
     )  # fmt: skip
     list_filter = (Age, Direction, "kind")
     list_select_related = ("source", "target")
     search_by = ("id", "order_id", "source_id", "target_id")
     order = ("-id",)
-    empty = _("No money has moved yet. A deposit on an account is the first entry.")
+    empty = _("No entries yet. Deposit money on an account to create the first one.")
     fields = (
-        "id", "kind", "source", "target", show.amount("amount", _("amount")), show.order(), "reason", "actor",
+        "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",
         "request_id", "at",
     )  # fmt: skip
 
 
 @admin.register(Payment)
 class Payments(ReadOnlyAdmin):
-    """The money side of orders."""
+    """The payments of orders."""
 
     list_display = (
-        "order_id", show.status(), show.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
+        "order_id", display.status(), display.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
         "user_id", "created_at",
     )  # fmt: skip
     list_filter = (
@@ -187,15 +191,15 @@ class Payments(ReadOnlyAdmin):
     )
     search_by = ("order_id", "gateway_payment_id")
     order = ("-order_id",)
-    empty = _("No payments yet. Every order that asks for money has one.")
+    empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
-        show.order(), show.status(), show.amount("amount", _("amount")), "method", "user_id", "gateway",
+        display.order(), display.status(), display.amount("amount", _("amount")), "method", "user_id", "gateway",
         "gateway_payment_id", "fail_reason", "tried_at", "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
 
 
 @admin.register(IdempotencyKey)
 class IdempotencyKeys(IdempotencyKeyAdmin):
-    """What was answered under an Idempotency-Key."""
+    """Stored responses, by Idempotency-Key."""
 
-    empty = _("No request that moves money has carried an Idempotency-Key yet.")
+    empty = _("No request has been sent with an Idempotency-Key yet.")

@@ -1,4 +1,4 @@
-"""Stock in the back office."""
+"""Admin pages of the processing service."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ from common.admin import (
     ReadOnlyAdmin,
     ReadOnlyInline,
     ReasonForm,
+    display,
     panels,
     register_outbox_admin,
 )
-from common.admin import display as show
-from common.fields import LARGEST_WHOLE
+from common.fields import MAX_INTEGER
 
 from . import services
 from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
@@ -32,41 +32,41 @@ register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
 class NewProduct(ConfirmationForm):
-    """What a product is made of."""
+    """Asks for the fields of a new product."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
-    sku = forms.CharField(label=_("SKU"), max_length=64, required=False, help_text=_("Left out, one is made."))
-    price = AmountField(label=_("Price"), least=0)
-    stock = forms.IntegerField(label=_("First stock"), min_value=0, max_value=LARGEST_WHOLE, initial=0)
+    sku = forms.CharField(label=_("SKU"), max_length=64, required=False, help_text=_("Leave empty to generate one."))
+    price = AmountField(label=_("Price"), min_value=0)
+    stock = forms.IntegerField(label=_("Initial stock"), min_value=0, max_value=MAX_INTEGER, initial=0)
 
 
 class EditProduct(ConfirmationForm):
-    """What may be changed of a product; its stock is not among it."""
+    """Asks for the fields of a product that may be changed; stock is not one of them."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
-    price = AmountField(label=_("Price"), least=0)
-    is_active = forms.BooleanField(label=_("Sold at present"), required=False)
+    price = AmountField(label=_("Price"), min_value=0)
+    is_active = forms.BooleanField(label=_("For sale"), required=False)
 
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
-        price = show.bare_amount(row.price, row.currency)
+        price = display.bare_amount(row.price, row.currency)
         super().__init__(
             *args, row=row, initial={"name": row.name, "price": price, "is_active": row.is_active}, **kwargs
         )
 
 
 class Receipt(ReasonForm):
-    """How much came in, and from where."""
+    """Asks for the quantity that was received, and where it came from."""
 
-    quantity = forms.IntegerField(label=_("Quantity"), min_value=1, max_value=LARGEST_WHOLE)
+    quantity = forms.IntegerField(label=_("Quantity"), min_value=1, max_value=MAX_INTEGER)
     field_order = ("quantity", "reason")
 
 
 class Correction(ReasonForm):
-    """By how much the count was wrong, and why."""
+    """Asks for the difference, and the reason."""
 
     quantity = forms.IntegerField(
-        label=_("Difference"), min_value=-LARGEST_WHOLE, max_value=LARGEST_WHOLE,
-        help_text=_("Negative if there is less than we thought."),
+        label=_("Difference"), min_value=-MAX_INTEGER, max_value=MAX_INTEGER,
+        help_text=_("Negative if there is less stock than recorded."),
     )  # fmt: skip
     field_order = ("quantity", "reason")
 
@@ -77,13 +77,13 @@ class Correction(ReasonForm):
         return quantity
 
 
-def _make(call: ActionCall) -> str:
-    said = call.values
+def _create(call: ActionCall) -> str:
+    values = call.values
     product = services.make_product(
-        name=said["name"], price=said["price"], stock=said["stock"], sku=said["sku"] or None, actor=call.actor,
+        name=values["name"], price=values["price"], stock=values["stock"], sku=values["sku"] or None, actor=call.actor,
         now=call.now,
     )  # fmt: skip
-    return _g("%(product)s is in the catalogue.") % {"product": product}
+    return _g("%(product)s has been added to the catalog.") % {"product": product}
 
 
 def _edit(call: ActionCall) -> None:
@@ -99,14 +99,14 @@ def _correct(call: ActionCall) -> None:
 
 
 class LowStock(admin.SimpleListFilter):
-    """Products of which there is little left."""
+    """Products that are sold out, or nearly so."""
 
     title = _("stock")
     parameter_name = "stock"
     LOW = 10
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("out", _("sold out")), ("low", _("low (at most %(most)d)") % {"most": self.LOW})]
+        return [("out", _("sold out")), ("low", _("low (at most %(limit)d)") % {"limit": self.LOW})]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         match self.value():
@@ -119,48 +119,48 @@ class LowStock(admin.SimpleListFilter):
 
 @admin.register(Product)
 class Products(ReadOnlyAdmin):
-    """What is sold."""
+    """The products of the catalog."""
 
-    list_display = ("sku", "name", show.amount("price", _("price")), "available", "held", "sold", "is_active")
+    list_display = ("sku", "name", display.amount("price", _("price")), "available", "held", "sold", "is_active")
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
     order = ("-product_id",)
-    empty = _("The catalogue is empty. Add the first product.")
+    empty = _("No products yet. Add the first one.")
     fields = (
-        "product_id", "sku", "name", show.amount("price", _("price")), "is_active", "available", "held", "sold",
+        "product_id", "sku", "name", display.amount("price", _("price")), "is_active", "available", "held", "sold",
         "received", "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (
         Action(
             name="add",
             label=_("Add a product"),
-            explanation=_("Puts a product into the catalogue, where it can be ordered at once."),
-            permission="orders_project.edit_product",
+            explanation=_("Adds a product to the catalog. It can be ordered immediately."),
+            permission="edit_product",
             form=NewProduct,
-            perform=_make,
+            perform=_create,
             of_list=True,
         ),
         Action(
             name="receive",
             label=_("Receive stock"),
-            explanation=_("Takes stock in, by a movement that says from where."),
-            permission="orders_project.move_stock",
+            explanation=_("Adds stock with a movement that records where it came from."),
+            permission="move_stock",
             form=Receipt,
             perform=_receive,
         ),
         Action(
             name="correct",
             label=_("Correct the stock"),
-            explanation=_("Sets a count right by a movement. What is held for orders stays held."),
-            permission="orders_project.move_stock",
+            explanation=_("Corrects the stock with a movement. Stock that is held for orders stays held."),
+            permission="move_stock",
             form=Correction,
             perform=_correct,
         ),
         Action(
             name="edit",
             label=_("Edit"),
-            explanation=_("Orders that were placed keep their price."),
-            permission="orders_project.edit_product",
+            explanation=_("Existing orders keep their price."),
+            permission="edit_product",
             form=EditProduct,
             perform=_edit,
         ),
@@ -172,25 +172,25 @@ class Products(ReadOnlyAdmin):
                 HoldLine.objects.filter(product=row, hold__status=Hold.Status.HELD)
                 .select_related("hold")
                 .order_by("hold__expires_at"),
-                (_("order"), lambda line: show.order_link(line.hold.order_id)),
+                (_("order"), lambda line: display.order_link(line.hold.order_id)),
                 (_("quantity"), lambda line: line.quantity),
-                (_("held since"), lambda line: show.ago(line.hold.created_at)),
-                (_("expires"), lambda line: show.ago(line.hold.expires_at)),
-                title=_("Held for orders now"),
-                more=show.list_url("processing", "hold", "status__exact=held"),
-                empty=_("Nothing of it is held."),
+                (_("held since"), lambda line: display.ago(line.hold.created_at)),
+                (_("expires"), lambda line: display.ago(line.hold.expires_at)),
+                title=_("Currently held for orders"),
+                more=display.list_url("processing", "hold", "status__exact=held"),
+                empty=_("No stock is held."),
             ),
             panels.newest(
                 StockMovement.objects.filter(product=row).select_related("hold").order_by("-id"),
-                (_("at"), lambda movement: show.ago(movement.at)),
+                (_("at"), lambda movement: display.ago(movement.at)),
                 (_("kind"), lambda movement: movement.get_kind_display()),
                 (_("quantity"), lambda movement: movement.quantity),
-                (_("order"), lambda movement: show.order_link(movement.hold.order_id if movement.hold else "")),
-                (_("reason"), lambda movement: movement.reason or show.NOTHING),
-                (_("by"), lambda movement: movement.actor or show.NOTHING),
+                (_("order"), lambda movement: display.order_link(movement.hold.order_id if movement.hold else "")),
+                (_("reason"), lambda movement: movement.reason or display.NOTHING),
+                (_("by"), lambda movement: movement.actor or display.NOTHING),
                 title=_("Movements"),
-                more=show.list_url("processing", "stockmovement", f"q={row.pk}"),
-                empty=_("Its stock has never moved. Receive some."),
+                more=display.list_url("processing", "stockmovement", f"q={row.pk}"),
+                empty=_("No movements yet. Receive stock to create the first one."),
             ),
         ]
 
@@ -202,37 +202,37 @@ class LinesOfHold(ReadOnlyInline):
 
 @admin.register(Hold)
 class Holds(ReadOnlyAdmin):
-    """Stock set aside for orders."""
+    """Stock that is held for orders."""
 
-    list_display = ("hold_id", show.order(), show.status(), "created_at", "expires_at", "ended_at")
+    list_display = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
     list_filter = ("status", Age)
     search_by = ("hold_id", "order_id")
     order = ("-hold_id",)
     inlines = (LinesOfHold,)
-    empty = _("No stock is or was held. An order of a product holds some.")
-    fields = ("hold_id", show.order(), show.status(), "created_at", "expires_at", "ended_at")
+    empty = _("No holds yet. An order with a product holds stock.")
+    fields = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
 
 
 @admin.register(StockMovement)
 class StockMovements(ReadOnlyAdmin):
-    """How stock came to be what it is."""
+    """All changes of stock."""
 
     list_display = ("id", "product", "kind", "quantity", "reason", "actor", "at")
     list_filter = (Age, "kind")
     list_select_related = ("product",)
     search_by = ("id", "product_id", "hold_id")
     order = ("-id",)
-    empty = _("No stock has moved yet. Receive some at a product.")
+    empty = _("No movements yet. Receive stock on the page of a product.")
     fields = ("id", "product", "kind", "quantity", "hold", "reason", "actor", "at")
 
 
 @admin.register(Processing)
 class Processings(ReadOnlyAdmin):
-    """What the processor said of orders."""
+    """The decisions of the processor."""
 
     list_display = ("order_id", "verdict", "reason", "at")
     list_filter = ("verdict",)
     search_by = ("order_id",)
     order = ("-order_id",)
-    empty = _("The processor has not been asked yet. It is when an order is paid.")
-    fields = (show.order(), "verdict", "reason", "at")
+    empty = _("No decisions yet. The processor decides when an order is paid.")
+    fields = (display.order(), "verdict", "reason", "at")

@@ -1,9 +1,9 @@
-"""What the back office of every service is made of: windows on what is written, and verbs to act with."""
+"""The admin kit of every service: read-only pages over its tables, and actions of operators."""
 
-from . import display as show
-from . import panels
-from .actions import Action, ActionCall, AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
+from . import display, panels
+from .actions import Action, ActionCall
 from .filters import Age, scan_filter
+from .forms import AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
 from .idempotency_keys import IdempotencyKeyAdmin
 from .messages import register_outbox_admin
 from .readonly import ReadOnlyAdmin, ReadOnlyInline
@@ -19,8 +19,8 @@ __all__ = [
     "ReadOnlyInline",
     "ReasonForm",
     "ShortReasonForm",
+    "display",
     "panels",
     "register_outbox_admin",
     "scan_filter",
-    "show",
 ]  # fmt: skip

@@ -1,8 +1,8 @@
 """
-Many dead letters at once: the first as a canary, the others when it has been handled, in steps that show how far it is.
+Replays or discards many dead letters: in steps, with progress shown after each.
 
-# Note [Steps, not a task]: each step is a request of the person who watches. Close the page and it stops; nothing runs
-on unseen, and there is no half-done task to find and kill.
+# Note [Steps, not a task]: each step is a request of the page that shows the progress. When the page is closed, the run
+stops; nothing continues unseen, and no unfinished task has to be found and killed.
 """
 
 import time
@@ -23,182 +23,192 @@ from django.utils.translation import gettext_lazy as _
 
 from outbox import dead_letters
 from outbox.dead_letters import Outcome, Selection
+from outbox.errors import OutboxError
 from outbox.models import DeadLetter
 
-from ..errors import Refusal
+from . import conf
 
-A_STEP = 25  # letters
-PATIENCE = 60  # seconds with a canary
-SALT = "outbox.errand"
-MOST_IDS = 1000
+STEP = 25  # dead letters
+MAX_IDS = 1000
+SALT = "admin.bulk_run"
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What can be done to many letters."""
+class BulkAction:
+    """Something that operators may do with many dead letters. `permission` is a codename: see conf.py."""
 
     permission: str
     label: Any
     explanation: Any
+    destructive: bool = False
+
+    def is_permitted(self, request: HttpRequest) -> bool:
+        return request.user.has_perm(conf.permission(self.permission))
 
 
-KINDS = {
-    "replay": Kind(
-        "orders_project.replay_letter",
+ACTIONS = {
+    "replay": BulkAction(
+        "replay_letter",
         _("Replay"),
-        _("The oldest comes again first, as a canary with one attempt. The others follow once it has been handled."
-          " When the same failure returns, it stops."),
+        _("The oldest message is sent first, as a canary with a single attempt. The others follow once it has been"
+          " handled. If the same failure occurs again, the run stops."),
     ),
-    "discard": Kind(
-        "orders_project.discard_letter", _("Discard"), _("They are given up, and stay to be looked at until purged.")
+    "discard": BulkAction(
+        "discard_letter",
+        _("Discard"),
+        _("The messages will not be handled. The dead letters remain visible until they are purged."),
+        destructive=True,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class BulkRun:
-    """How far it is; travels through the browser, signed."""
+    """The progress of a run. It travels through the browser, signed."""
 
     service: str
-    verb: str
+    action: str
     total: int = 0
     done: int = 0
-    refused: int = 0
     fingerprint: str = ""
     ids: list[str] = field(default_factory=list)
     started: float = 0.0
-    canary: str = ""
-    canary_since: float = 0.0
-    stopped: str = ""
+    canary: str = ""  # the dead letter whose outcome is awaited
+    canary_sent: float = 0.0
+    stopped: str = ""  # why it ended early
 
     @property
     def finished(self) -> bool:
-        return bool(self.stopped) or (self.started > 0 and not self.left().exists())
+        return bool(self.stopped) or (self.started > 0 and not self.remaining().exists())
 
     @property
     def percent(self) -> int:
-        return round(100 * (self.done + self.refused) / self.total) if self.total else 100
+        return round(100 * self.done / self.total) if self.total else 100
 
-    def left(self) -> QuerySet[DeadLetter]:
-        """The letters still to be dealt with; those that died after the start are not among them."""
+    @property
+    def start(self) -> datetime:
+        return datetime.fromtimestamp(self.started or time.time(), tz=timezone.get_default_timezone())
+
+    def remaining(self) -> QuerySet[DeadLetter]:
+        """The dead letters that are still to be processed, without those that are newer than the run."""
         selection = Selection(fingerprint=self.fingerprint, ids=[UUID(one) for one in self.ids])
-        found = selection.of(self.service, now=timezone.now())
-        started = datetime.fromtimestamp(self.started or time.time(), tz=timezone.get_default_timezone())
-        return found.filter(died_at__lte=started)
+        return selection.of(self.service, now=timezone.now()).filter(died_at__lte=self.start)
 
     def sealed(self) -> str:
         return signing.dumps(asdict(self), salt=SALT)
 
 
 def unsealed(text: str) -> BulkRun:
+    """
+    The run in a signed text.
+
+    :raises Http404: if the signature is wrong
+    """
     try:
         return BulkRun(**signing.loads(text, salt=SALT, max_age=86_400))
     except signing.BadSignature as error:
         raise Http404 from error
 
 
-def view(window: Any, request: HttpRequest, verb: str, log: Callable[[HttpRequest, str], None]) -> HttpResponse:
-    """Ask; then, step by step, do it and show how far it is."""
-    if verb not in KINDS:
+def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]) -> HttpResponse:
+    """Ask for confirmation; then perform one step with each request, and show the progress."""
+    if name not in ACTIONS:
         raise Http404
-    if not (request.user.has_perm(KINDS[verb].permission) and window.has_view_permission(request)):
+    action = ACTIONS[name]
+    if not (action.is_permitted(request) and admin.has_view_permission(request)):
         raise PermissionDenied
-    if "errand" in request.POST:
-        errand = unsealed(request.POST["errand"])
-        if errand.verb != verb or errand.service != window.opts.app_label:
+    if "run" in request.POST:
+        run = unsealed(request.POST["run"])
+        if run.action != name or run.service != admin.opts.app_label:
             raise Http404
-        who = request.user.get_username()
-        if not errand.started:
-            errand = replace(errand, started=time.time())
-            log(
-                request, f"{verb}: {errand.total} dead letters of {errand.service}, {errand.fingerprint or 'selected'}."
-            )
-        errand = step(errand, by=who)
-        if errand.finished:
-            log(request, f"{verb}: {errand.done} done, {errand.refused} refused. {errand.stopped}")
+        if not run.started:
+            run = replace(run, started=time.time())
+            log(f"{name}: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}.")
+        run = step(run, by=request.user.get_username())
+        if run.finished:
+            log(f"{name}: {run.done} of {run.total} done. {run.stopped}")
     else:
-        errand = _asked_for(window, request, verb)
+        run = _requested(admin, request, name)
     context = {
-        **window.admin_site.each_context(request),
-        "opts": window.opts,
-        "title": KINDS[verb].label,
-        "explains": KINDS[verb].explanation,
-        "errand": errand,
-        "sealed": errand.sealed(),
-        "list_url": "../../",
+        **admin.admin_site.each_context(request),
+        "opts": admin.opts,
+        "title": action.label,
+        "explanation": action.explanation,
+        "run": run,
+        "sealed": run.sealed(),
     }
-    return TemplateResponse(request, "admin/errand.html", context)
+    return TemplateResponse(request, "admin/bulk_action.html", context)
 
 
-def _asked_for(window: Any, request: HttpRequest, verb: str) -> BulkRun:
+def _requested(admin: Any, request: HttpRequest, name: str) -> BulkRun:
     ids = request.POST.getlist("ids") or request.GET.getlist("ids")
     try:
-        ids = [str(UUID(one)) for one in ids[:MOST_IDS]]
+        ids = [str(UUID(one)) for one in ids[:MAX_IDS]]
     except ValueError as error:
         raise Http404 from error
-    errand = BulkRun(
-        service=window.opts.app_label, verb=verb, fingerprint=request.GET.get("fingerprint", "")[:16], ids=ids
-    )
-    if not (errand.ids or errand.fingerprint):
+    fingerprint = request.GET.get("fingerprint", "")[:16]
+    if not (ids or fingerprint):
         raise Http404
-    return replace(errand, total=errand.left().count())
+    run = BulkRun(service=admin.opts.app_label, action=name, fingerprint=fingerprint, ids=ids)
+    return replace(run, total=run.remaining().count())
 
 
-def step(errand: BulkRun, *, by: str) -> BulkRun:
-    """Deal with a few more."""
-    if errand.verb == "replay":
-        errand = _with_canary(errand, by=by)
-        if errand.stopped or errand.canary:
-            return errand
-        if errand.done and _same_failure_returned(errand):
-            return replace(errand, stopped=_g("The same failure has returned."))
-    done, refused = 0, 0
-    for letter in errand.left()[:A_STEP]:
+def step(run: BulkRun, *, by: str) -> BulkRun:
+    """Process a few more dead letters; return the new progress."""
+    if run.action == "replay":
+        run = _with_canary(run, by=by)
+        if run.stopped or run.canary:
+            return run
+        if run.done and _same_failure_occurred(run):
+            return replace(run, stopped=_g("The same failure has occurred again."))
+    for dead_letter in run.remaining()[:STEP]:
         try:
-            if errand.verb == "replay":
-                dead_letters.replay(letter=letter, by=by, now=timezone.now())
+            if run.action == "replay":
+                dead_letters.replay(dead_letter, by=by, now=timezone.now())
             else:
-                dead_letters.discard(letter=letter, by=by, now=timezone.now(), why=f"with {errand.total} others")
-            done += 1
-        except dead_letters.Resolved:
-            done += 1
-        except Refusal as refusal:
-            return replace(errand, done=errand.done + done, refused=1, stopped=f"{letter}: {refusal}")
-    return replace(errand, done=errand.done + done, refused=errand.refused + refused)
+                dead_letters.discard(dead_letter, by=by, now=timezone.now(), why=f"with {run.total} others")
+        except dead_letters.AlreadyResolved:
+            pass  # somebody else was faster
+        except OutboxError as refusal:
+            return replace(run, stopped=f"{dead_letter}: {refusal}")
+        run = replace(run, done=run.done + 1)
+    return run
 
 
-def _with_canary(errand: BulkRun, *, by: str) -> BulkRun:
-    """Send the canary, or see what has become of it; without one in the air, the others may follow."""
-    if errand.canary:
-        return _judge(errand)
-    first = errand.left().first()
-    if errand.done or first is None:
-        return errand
+def _with_canary(run: BulkRun, *, by: str) -> BulkRun:
+    """Send the canary, or look at its outcome. The others may follow when no canary is awaited any more."""
+    if run.canary:
+        return _judged(run)
+    first = run.remaining().first()
+    if run.done or first is None:
+        return run
     try:
-        dead_letters.replay(letter=first, by=by, now=timezone.now(), canary=True)
-    except Refusal as refusal:
-        return replace(errand, refused=1, stopped=f"{first}: {refusal}")
-    return replace(errand, canary=str(first.pk), canary_since=time.time())
+        dead_letters.replay(first, by=by, now=timezone.now(), canary=True)
+    except OutboxError as refusal:
+        return replace(run, stopped=f"{first}: {refusal}")
+    return replace(run, canary=str(first.pk), canary_sent=time.time())
 
 
-def _judge(errand: BulkRun) -> BulkRun:
-    dead = Selection(ids=[UUID(errand.canary)], status=DeadLetter.Status.REPLAYED).of(
-        errand.service, now=timezone.now()
-    )
-    letter = dead.first()
-    answer = dead_letters.outcome(letter) if letter is not None else Outcome.WAITING
-    if answer is Outcome.HANDLED:
-        return replace(errand, canary="", done=errand.done + 1)
-    if answer is Outcome.DIED:
-        return replace(errand, done=1, stopped=_g("The canary died again. Nothing else was replayed."))
-    if time.time() - errand.canary_since > PATIENCE:
-        return replace(errand, done=1, stopped=_g("The canary has had no answer. Nothing else was replayed."))
-    return errand
+def _judged(run: BulkRun) -> BulkRun:
+    selection = Selection(ids=[UUID(run.canary)], status=DeadLetter.Status.REPLAYED)
+    canary = selection.of(run.service, now=timezone.now()).first()
+    if canary is None:
+        return replace(run, stopped=_g("The dead letter of the canary no longer exists."))
+    sent_at = datetime.fromtimestamp(run.canary_sent, tz=timezone.get_default_timezone())
+    match dead_letters.canary_outcome(canary, sent_at=sent_at, now=timezone.now()):
+        case Outcome.HANDLED:
+            return replace(run, canary="", done=run.done + 1)
+        case Outcome.DIED:
+            return replace(run, done=1, stopped=_g("The canary failed again. No other message was replayed."))
+        case Outcome.UNANSWERED:
+            return replace(
+                run, done=1, stopped=_g("The canary was not handled in time. No other message was replayed.")
+            )
+    return run
 
 
-def _same_failure_returned(errand: BulkRun) -> bool:
-    if not errand.fingerprint:
+def _same_failure_occurred(run: BulkRun) -> bool:
+    if not run.fingerprint:
         return False
-    dead = Selection(fingerprint=errand.fingerprint).of(errand.service, now=timezone.now())
-    started = datetime.fromtimestamp(errand.started, tz=timezone.get_default_timezone())
-    return dead.filter(died_at__gt=started).exists()
+    failed = Selection(fingerprint=run.fingerprint).of(run.service, now=timezone.now())
+    return failed.filter(died_at__gt=run.start).exists()

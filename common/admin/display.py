@@ -1,4 +1,4 @@
-"""How the back office shows things: amounts as people write them, JSON and tracebacks readable, all of it escaped."""
+"""How the admin displays values: amounts, readable JSON and tracebacks, links and times; all of it escaped."""
 
 import json as plain_json
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import money
+from . import conf
 
 NOTHING = "–"
 STATUS, ORDER = _("status"), _("order")
@@ -25,7 +26,7 @@ Shown = Callable[[Any], Any]
 
 
 def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
-    """A column of minor units, with the currency that another field names."""
+    """A column of an amount in minor units, with the currency in another field."""
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString:
@@ -35,30 +36,30 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
 
 
 def money_text(minor: int | None, currency: str) -> str:
-    """Minor units as people write them; bare where the currency is none that is configured."""
+    """Minor units as text; the bare number if the currency is unknown."""
     if minor is None:
         return NOTHING
     return money.text(minor, currency=currency) if currency in money.EXPONENTS else f"{minor} {currency}".strip()
 
 
 def bare_amount(minor: int, currency: str) -> str:
-    """Minor units as one types them into a form."""
+    """Minor units as one types them into a form: without the currency."""
     return money_text(minor, currency).removesuffix(f" {currency}").replace(",", "")
 
 
 def status(name: str = "status", label: Any = STATUS) -> Shown:
-    """A status with its own colour beside its word."""
+    """A column of a status, with a mark in its color."""
 
     @admin.display(description=label, ordering=name)
     def shown(row: Any) -> SafeString:
-        word = getattr(row, f"get_{name}_display")()
-        return format_html('<span class="status status-{}">{}</span>', getattr(row, name), word)
+        text = getattr(row, f"get_{name}_display")()
+        return format_html('<span class="status status-{}">{}</span>', getattr(row, name), text)
 
     return shown
 
 
 def json(name: str, label: Any) -> Shown:
-    """A JSON field or a blob of JSON, laid out."""
+    """A column of a JSON field, or of bytes that hold JSON, indented."""
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString | str:
@@ -68,7 +69,7 @@ def json(name: str, label: Any) -> Shown:
 
 
 def laid_out(value: Any) -> SafeString | str:
-    """A value as readable JSON; text and bytes that are none, as the text they may be."""
+    """A value as indented JSON; text or bytes that aren't JSON, as text."""
     if isinstance(value, bytes | memoryview | str):
         text = value if isinstance(value, str) else bytes(value).decode(errors="backslashreplace")
         try:
@@ -79,7 +80,7 @@ def laid_out(value: Any) -> SafeString | str:
 
 
 def text(name: str, label: Any) -> Shown:
-    """A text of many lines, as it is."""
+    """A column of text with several lines."""
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString | str:
@@ -94,7 +95,7 @@ def preformatted(value: str) -> SafeString:
 
 
 def order(name: str = "order_id", label: Any = ORDER) -> Shown:
-    """A link to the order's page, for a field that holds its id."""
+    """A column of a link to the page of an order, for a field that holds its id."""
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString | str:
@@ -104,26 +105,32 @@ def order(name: str = "order_id", label: Any = ORDER) -> Shown:
 
 
 def order_link(order_id: str) -> SafeString | str:
-    return page_link("orders", "order", order_id, order_id) if order_id else NOTHING
+    """A link to the page of an order."""
+    return _link(conf.subject_page(), order_id, order_id) if order_id else NOTHING
 
 
-def page_link(service: str, model: str, pk: str | UUID, words: object) -> SafeString | str:
-    """A link to the page of a row, in whatever service; the words alone where this process has no such page."""
+def page_link(service: str, model: str, pk: str | UUID, text: object) -> SafeString | str:
+    """A link to the page of a row of any service."""
+    return _link(f"admin:{service}_{model}_change", pk, text)
+
+
+def _link(page: str, pk: str | UUID, text: object) -> SafeString | str:
+    """A link to a page of the admin; the text alone where this process has no such page."""
     try:
-        url = reverse(f"admin:{service}_{model}_change", args=[quote(pk)])
+        url = reverse(page, args=[quote(pk)])
     except NoReverseMatch:
-        return str(words)
-    return format_html('<a href="{}">{}</a>', url, words)
+        return str(text)
+    return format_html('<a href="{}">{}</a>', url, text)
 
 
 def list_url(service: str, model: str, query: str = "") -> str:
-    """The address of a list."""
+    """The URL of a list, with a query."""
     url = reverse(f"admin:{service}_{model}_changelist")
     return f"{url}?{query}" if query else url
 
 
 def since(name: str, label: Any) -> Shown:
-    """A moment, as how long ago it was; the moment itself is the tooltip and what a reader of screens is told."""
+    """A column of a time, shown as how long ago it was."""
 
     @admin.display(description=label, ordering=name)
     def shown(row: Any) -> SafeString | str:
@@ -133,13 +140,14 @@ def since(name: str, label: Any) -> Shown:
 
 
 def ago(moment: datetime | None) -> SafeString | str:
+    """A time as how long ago it was or how far ahead it is, with the exact time as its tooltip."""
     if moment is None:
         return NOTHING
     exact = date_format(timezone.localtime(moment), "DATETIME_FORMAT")
     if abs(timezone.now() - moment) < timedelta(minutes=1):
-        words = gettext("just now")
+        text = gettext("just now")
     elif moment > timezone.now():
-        words = gettext("in %(time)s") % {"time": timesince(timezone.now(), moment)}
+        text = gettext("in %(time)s") % {"time": timesince(timezone.now(), moment)}
     else:
-        words = gettext("%(time)s ago") % {"time": timesince(moment)}
-    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, words)
+        text = gettext("%(time)s ago") % {"time": timesince(moment)}
+    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, text)

@@ -1,4 +1,4 @@
-"""Filters that never ask a table what it holds."""
+"""List filters that never ask a table which values it contains."""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -22,14 +22,14 @@ AGES = {
 
 
 class Age(admin.SimpleListFilter):
-    """Rows by how old they are; by their key where that is a UUIDv7, which begins with the time."""
+    """Rows by age. Where the primary key is a UUIDv7, which begins with the time, it is compared instead of a date."""
 
     title = _("age")
     parameter_name = "age"
     moment = "created_at"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [(name, words) for name, (words, _age) in AGES.items()]
+        return [(name, label) for name, (label, _age) in AGES.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() not in AGES:
@@ -42,30 +42,30 @@ class Age(admin.SimpleListFilter):
 
 class ScanFilter(admin.SimpleListFilter):
     """
-    Rows by a field that no index knows, because what writes the table should not pay for it.
+    Rows by a field without an index, so that writing to the table stays cheap.
 
-    The list's pages do the sifting, a stretch of the table at a time: see `Pages`.
+    `KeysetChangeList` applies it, to a limited number of rows at a time.
     """
 
-    known: Iterable[tuple[str, Any]] = ()
+    choices_known: Iterable[tuple[str, Any]] = ()
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return list(self.known)
+        return list(self.choices_known)
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset
 
-    def sift(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
+    def matching(self, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(**{str(self.parameter_name): self.value()})
 
 
-def scan_filter(field: str, label: Any, known: Iterable[tuple[str, Any]]) -> type[ScanFilter]:
-    """A sieve by this field, of which these values are known."""
-    return type("SieveByField", (ScanFilter,), {"parameter_name": field, "title": label, "known": known})
+def scan_filter(field: str, label: Any, choices: Iterable[tuple[str, Any]]) -> type[ScanFilter]:
+    """A scan filter by this field, with these choices."""
+    return type("FieldScanFilter", (ScanFilter,), {"parameter_name": field, "title": label, "choices_known": choices})
 
 
 class MessageType(ScanFilter):
-    """Messages by type."""
+    """Messages by their type."""
 
     title = _("type")
     parameter_name = "type"
@@ -75,13 +75,13 @@ class MessageType(ScanFilter):
 
 
 class Sent(admin.SimpleListFilter):
-    """Where a letter is on its way out."""
+    """Outgoing messages by whether they have been sent."""
 
     title = _("sending")
     parameter_name = "sending"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("due", _("due and not sent")), ("waiting", _("waiting for its time")), ("sent", _("sent"))]
+        return [("due", _("due but not sent")), ("waiting", _("scheduled for later")), ("sent", _("sent"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         match self.value():

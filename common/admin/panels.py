@@ -1,4 +1,4 @@
-"""Short tables beside a row: the newest of what belongs to it, with a link to the rest."""
+"""Short tables on the page of a row: the newest related rows, with a link to the others."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Column = tuple[Any, Callable[[Any], Any]]
 
 @dataclass(frozen=True)
 class Panel:
-    """A table to look at."""
+    """A table with a title; `empty` is the text shown without rows, `more` the URL of the full list."""
 
     title: Any
     heads: Sequence[Any]
@@ -30,9 +30,7 @@ def newest(
     empty: Any = "",
 ) -> Panel:
     """
-    The first rows of an ordered queryset, or of several that are ordered by their keys from the newest.
-
-    `more` is the address of the others, if there are any.
+    A panel of the first rows of an ordered queryset, or of several that are each ordered by key, the newest first.
     """
     if isinstance(rows, QuerySet):
         found = list(rows[: NEWEST + 1])
@@ -42,6 +40,6 @@ def newest(
 
 
 def panel(rows: Iterable[Any], *columns: Column, title: Any, more: str = "", empty: Any = "") -> Panel:
-    """These rows as a table."""
+    """A panel of these rows."""
     table = [[cell(row) for _head, cell in columns] for row in rows]
     return Panel(title, [head for head, _cell in columns], table, more, empty)

@@ -1,4 +1,4 @@
-"""A window on a table: read it, search it by what is indexed, and change nothing by hand."""
+"""Read-only admin pages: list a table, search it by its indexes, and change it only through actions."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,12 +13,12 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from .actions import ActionPages
-from .pages import Pages
+from .pages import KeysetChangeList
 from .panels import Panel
 
 
 class ReadOnlyMixin:
-    """What windows on a whole table and on the rows beside one row have in common."""
+    """What read-only model admins and inlines have in common: nobody adds, changes or deletes rows by hand."""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -34,8 +34,8 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     """
     A table that only the system writes.
 
-    `order` is the key of its pages (see `Pages`), `search_by` are the fields that the search box looks up, each as a
-    whole and each by its index, and `empty` tells what to do about an empty list.
+    `order` is the ordering of its pages (see common/keyset.py), `search_by` names the indexed fields that the search
+    box compares with the whole term, and `empty` is the text of an empty list.
     """
 
     order: tuple[str, ...] = ("-pk",)
@@ -48,14 +48,14 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     sortable_by = ()
     fields: ClassVar[Any] = None
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Pages]:
-        return Pages
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
+        return KeysetChangeList
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return self.order
 
     def on_one_page(self, request: HttpRequest) -> bool:
-        """Whether one row is shown and not a list of them, which may do without the large fields."""
+        """Whether the page shows one row. A list can leave the large fields out."""
         return request.resolver_match is not None and "object_id" in request.resolver_match.kwargs
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
@@ -64,7 +64,9 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     @property
     def search_help_text(self) -> Any:  # type: ignore[override]
         names = [self._name_of(field) for field in self.search_by]
-        return format_lazy(_("The whole of: {names}."), names=format_lazy(", ".join(["{}"] * len(names)), *names))
+        return format_lazy(
+            _("Enter the whole value of: {names}."), names=format_lazy(", ".join(["{}"] * len(names)), *names)
+        )
 
     def _name_of(self, field: str) -> Any:
         try:
@@ -75,33 +77,33 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        return queryset, False  # the pages search: see `Pages`
+        return queryset, False  # KeysetChangeList searches
 
-    def ways(self, term: str) -> list[Q]:
-        """The ways in which to look for a term, each by an index; everything is found without one."""
+    def search_conditions(self, term: str) -> list[Q]:
+        """The conditions that find a term, one for each field that could hold it; all rows without a term."""
         if not (term := term.strip()):
             return [Q()]
-        return [self.way(name, term) for name in self.search_by if _fits(self.model, name, term)]
+        return [self.search_condition(name, term) for name in self.search_by if _fits(self.model, name, term)]
 
-    def way(self, name: str, term: str) -> Q:
+    def search_condition(self, name: str, term: str) -> Q:
         return Q(**{name: term})
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *where: Any) -> Any:
-        """Act on the rows that were ticked, and on no others."""
-        ticked = request.POST.getlist(ACTION_CHECKBOX_NAME)
-        return super().response_action(request, queryset.filter(pk__in=ticked), *where)
+        """Act on the selected rows only."""
+        selected = request.POST.getlist(ACTION_CHECKBOX_NAME)
+        return super().response_action(request, queryset.filter(pk__in=selected), *where)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        return super().changelist_view(request, {"verbs": self.action_links(request), **(extra_context or {})})
+        return super().changelist_view(request, {"page_actions": self.action_links(request), **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")
-        context |= {"verbs": self.action_links(request, row) if row is not None else [], "title": str(row)}
+        context |= {"page_actions": self.action_links(request, row) if row is not None else [], "title": str(row)}
         context |= {"subtitle": None, "panels": self.panels_for(request, row) if row is not None else []}
         return super().render_change_form(request, context, *args, **kwargs)
 
     def panels_for(self, request: HttpRequest, row: Any) -> Sequence[Panel]:
-        """Tables of what belongs to this row."""
+        """Tables of what belongs to this row, shown below it."""
         return ()
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
@@ -109,7 +111,7 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
 
 
 class ReadOnlyInline(ReadOnlyMixin, admin.TabularInline):
-    """Rows of another table of the service, beside the row they belong to."""
+    """Rows of another table of the service, on the page of the row they belong to."""
 
     extra = 0
     max_num = 0
@@ -118,7 +120,7 @@ class ReadOnlyInline(ReadOnlyMixin, admin.TabularInline):
 
 
 def _fits(model: type[Model], name: str, term: str) -> bool:
-    """Whether the field could hold this at all."""
+    """Whether the field could hold this term."""
     field = model._meta.get_field(name)
     if not isinstance(getattr(field, "target_field", field), UUIDField):
         return "\0" not in term

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from common.circuit_breaker import Breaker, CircuitOpen, State
+from common.circuit_breaker import CircuitBreaker, CircuitOpen, State
 
 
 class Clock:
@@ -19,7 +19,7 @@ def clock():
 
 @pytest.fixture
 def breaker(clock):
-    return Breaker("bank", failures=(TimeoutError,), threshold=3, rest=10, clock=clock)
+    return CircuitBreaker("bank", failures=(TimeoutError,), threshold=3, rest=10, clock=clock)
 
 
 def fail(breaker, times=1):
@@ -33,7 +33,7 @@ def succeed(breaker):
         pass
 
 
-class TestABreaker:
+class TestCircuitBreaker:
     def test_opens_after_failures_in_a_row(self, breaker):
         fail(breaker, 2)
         succeed(breaker)
@@ -44,14 +44,14 @@ class TestABreaker:
         with pytest.raises(CircuitOpen), breaker.attempt():
             pytest.fail("called")
 
-    def test_a_refusal_is_no_failure(self, breaker):
+    def test_a_refusal_is_not_a_failure(self, breaker):
         fail(breaker, 2)
         with pytest.raises(ValueError), breaker.attempt():
             raise ValueError
         fail(breaker, 2)
         assert breaker.state == State.CLOSED
 
-    def test_a_good_probe_closes_and_a_bad_one_opens_again(self, breaker, clock):
+    def test_a_successful_probe_closes_it_and_a_failed_one_opens_it_again(self, breaker, clock):
         fail(breaker, 3)
         clock.now = 10
         assert breaker.state == State.HALF_OPEN
@@ -61,7 +61,7 @@ class TestABreaker:
         succeed(breaker)
         assert breaker.state == State.CLOSED
 
-    def test_an_interrupted_probe_leaves_room_for_another(self, breaker, clock):
+    def test_after_an_interrupted_probe_another_may_follow(self, breaker, clock):
         fail(breaker, 3)
         clock.now = 10
         with pytest.raises(KeyboardInterrupt), breaker.attempt():
@@ -69,7 +69,7 @@ class TestABreaker:
         succeed(breaker)
         assert breaker.state == State.CLOSED
 
-    def test_a_slow_attempt_of_before_changes_nothing(self, breaker):
+    def test_a_slow_call_from_before_it_opened_changes_nothing(self, breaker):
         with breaker.attempt():
             fail(breaker, 3)
         assert breaker.state == State.OPEN

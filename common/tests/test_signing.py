@@ -23,12 +23,12 @@ def verify(headers, *, secrets=(NEW,), body=BODY, now=NOW):
 
 
 @pytest.fixture
-def at_that_time():
+def frozen_time():
     with time_machine.travel(NOW, tick=False):
         yield
 
 
-@pytest.mark.usefixtures("at_that_time")
+@pytest.mark.usefixtures("frozen_time")
 class TestTheStandard:
     def test_what_we_sign_verifies_there(self):
         Webhook(NEW).verify(BODY, signed(OLD, NEW))
@@ -49,11 +49,11 @@ class TestVerifying:
         assert verify(signed(OLD), secrets=(NEW, OLD)) == "evt_1"
         assert verify(signed("dev-webhook-secret"), secrets=("dev-webhook-secret",)) == "evt_1"
 
-    def test_other_versions_are_passed_over(self):
+    def test_other_versions_are_ignored(self):
         headers = signed(NEW)
         assert verify(headers | {signing.SIGNATURE: "v1a,xx " + headers[signing.SIGNATURE]}) == "evt_1"
 
-    def test_names_of_headers_have_no_case(self):
+    def test_header_names_are_case_insensitive(self):
         assert verify({name.title(): value for name, value in signed(NEW).items()}) == "evt_1"
 
     @pytest.mark.parametrize("seconds", [-301, 301])
@@ -80,11 +80,11 @@ class TestVerifying:
         with pytest.raises(signing.BadSignature):
             verify(signed(NEW) | {name: value})
 
-    def test_a_full_stop_can_not_move_the_border_of_the_id(self):
+    def test_a_full_stop_cannot_shift_where_the_id_ends(self):
         with pytest.raises(signing.Malformed):
             verify(signed(NEW) | {signing.ID: "evt.1"})
 
-    def test_no_secret_is_no_match(self):
+    def test_without_secrets_nothing_matches(self):
         with pytest.raises(signing.NoMatch):
             verify(signed(NEW), secrets=())
 

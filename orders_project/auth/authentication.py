@@ -10,8 +10,7 @@ from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
-from common import principal as caller
-from common.principal import PRODUCTS_WRITE, SCOPES, Caller
+from common.principal import PRODUCTS_WRITE, SCOPES, Principal, is_answered, principal_of
 
 from . import keys
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NOBODY = Caller()
-ANYBODY = Caller(scopes=frozenset(SCOPES) - {PRODUCTS_WRITE}, sees_all=True)
+NOBODY = Principal()
+ANYBODY = Principal(scopes=frozenset(SCOPES) - {PRODUCTS_WRITE}, sees_all=True)
 LONGEST_PRINCIPAL = 100
 OF_STAFF = {
     "orders:read": "orders.view_order",
@@ -49,12 +48,12 @@ def prepare() -> None:
         raise SystemExit(f"orders: JWT_KEY_FILES: {error}") from None
 
 
-def unauthenticated() -> Caller:
+def unauthenticated() -> Principal:
     """The caller who shows nothing: anybody where doors are open, nobody else."""
     return ANYBODY if settings.API_AUTH == "open" else NOBODY
 
 
-def identify(authorization: str | None) -> Caller:
+def identify(authorization: str | None) -> Principal:
     """
     The caller who shows this Authorization. A token is proven by the public key alone: no database is asked.
 
@@ -73,13 +72,13 @@ def identify(authorization: str | None) -> Caller:
     principal, scope = claims["sub"], claims["scope"]
     if not principal or not isinstance(scope, str):
         raise AuthenticationFailed("The token is not valid.")
-    return Caller(principal=principal, scopes=frozenset(scope.split()) & frozenset(SCOPES))
+    return Principal(name=principal, scopes=frozenset(scope.split()) & frozenset(SCOPES))
 
 
 class Bearer(BaseAuthentication):
     """The authentication of every view."""
 
-    def authenticate(self, request: Request) -> tuple[Caller, None] | None:
+    def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         authorization = request.headers.get("Authorization")
         return None if authorization is None else (identify(authorization), None)
 
@@ -94,7 +93,7 @@ class Staff(SessionAuthentication):
     They may do by a page what the back office lets them do.
     """
 
-    def authenticate(self, request: Request) -> tuple[Caller, None] | None:
+    def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         if not settings.BACK_OFFICE or settings.SESSION_COOKIE_NAME not in request.COOKIES:
             return None
         user = request._request.user
@@ -102,8 +101,8 @@ class Staff(SessionAuthentication):
             return None
         self.enforce_csrf(request)
         granted = frozenset(scope for scope, permission in OF_STAFF.items() if user.has_perm(permission))
-        caller = Caller(
-            principal=f"staff:{user.get_username()}"[:LONGEST_PRINCIPAL],
+        caller = Principal(
+            name=f"staff:{user.get_username()}"[:LONGEST_PRINCIPAL],
             scopes=granted | unauthenticated().scopes,
             sees_all=True,
             is_staff=True,
@@ -118,9 +117,9 @@ class MayEnter(BasePermission):
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
-        if request.method in (*getattr(view, "public_methods", ()), "OPTIONS") or not caller.is_answered(request, view):
+        if request.method in (*getattr(view, "public_methods", ()), "OPTIONS") or not is_answered(request, view):
             return True
         scope = getattr(view, "scope", None)
         if scope is None:
             return False
-        return caller.of(request).may(f"{scope}:{'read' if request.method in SAFE_METHODS else 'write'}")
+        return principal_of(request).may(f"{scope}:{'read' if request.method in SAFE_METHODS else 'write'}")

@@ -1,1 +1,1 @@
-"""The back office: the face of the product for the people who run it."""
+"""The back office: the site where operators work."""

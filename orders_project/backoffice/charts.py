@@ -1,4 +1,4 @@
-"""Charts as SVG, drawn here: no script in the browser, colours from the stylesheet, every bar a link."""
+"""Bar charts as SVG, without scripts: the stylesheet gives the colors, and every bar is a link."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 960, 220, 44, 22, 8
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a bar: its kind names its colour."""
+    """A part of a bar; the stylesheet has a color for its kind."""
 
     kind: str
     label: Any
@@ -21,7 +21,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a chart."""
+    """A bar of a chart, with its label and link."""
 
     label: str
     url: str
@@ -32,10 +32,10 @@ class Bar:
         return sum(part.amount for part in self.parts)
 
     @property
-    def words(self) -> str:
-        """The bar for those who can't see it."""
-        said = ", ".join(f"{part.label} {part.amount}" for part in self.parts if part.amount)
-        return f"{self.label}: {said or 0}"
+    def description(self) -> str:
+        """The bar as text."""
+        amounts = ", ".join(f"{part.label} {part.amount}" for part in self.parts if part.amount)
+        return f"{self.label}: {amounts or 0}"
 
 
 def bars(columns: Sequence[Bar], *, title: Any) -> SafeString:
@@ -90,16 +90,22 @@ def _bar(bar: Bar, *, x: float, width: float, floor: float, scale: float, labele
         '<rect class="hit" x="{}" y="{}" width="{}" height="{}"/>', round(x, 1), TOP, round(width, 1), floor - TOP
     )
     return format_html(
-        '<a href="{}" aria-label="{}"><title>{}</title>{}{}</a>{}', bar.url, bar.words, bar.words, hit, shape, label
+        '<a href="{}" aria-label="{}"><title>{}</title>{}{}</a>{}',
+        bar.url,
+        bar.description,
+        bar.description,
+        hit,
+        shape,
+        label,
     )
 
 
-def nice(most: float) -> float:
-    """The next round number: where an axis ends."""
-    if most <= 2:
+def nice(maximum: float) -> float:
+    """The next round number, where the axis ends."""
+    if maximum <= 2:
         return 2
-    unit = 10 ** (len(str(int(most))) - 1)
-    return next(unit * step for step in (1, 2, 4, 6, 8, 10) if unit * step >= most)
+    unit = 10 ** (len(str(int(maximum))) - 1)
+    return next(unit * step for step in (1, 2, 4, 6, 8, 10) if unit * step >= maximum)
 
 
 def _short(number: float) -> str:

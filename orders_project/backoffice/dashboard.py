@@ -1,4 +1,4 @@
-"""The dashboard: what stands where, what moved, what is well. Every number leads to the list behind it."""
+"""The dashboard: numbers of orders, money and messages, and the health of the system. Each number links to its list."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,17 +13,18 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import display as show
+from common.admin import display
+from common.durations import duration
 from orders.models import ENDS, Status
 
-from . import charts, readings, wellbeing
+from . import charts, readings, system_health
 
-OUTCOMES = (("done", _("done")), ("open", _("under way")), ("canceled", _("canceled")), ("failed", _("failed")))
+OUTCOMES = (("done", _("done")), ("open", _("in progress")), ("canceled", _("canceled")), ("failed", _("failed")))
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number with its name; `mood` is good, bad or neither, and said in words as well."""
+    """A number with its name. `mood` is "good", "bad" or empty; `note` says the same in words."""
 
     label: Any
     value: Any
@@ -34,7 +35,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Section:
-    """Tiles that belong together; none at all means that their database doesn't answer."""
+    """Tiles under one title; `empty` is the text without any."""
 
     title: Any
     tiles: Sequence[Tile]
@@ -44,30 +45,30 @@ class Section:
 
 
 def sections(request: HttpRequest) -> list[Section]:
-    """Everything there is to see."""
-    ours, rows = readings.take()
+    """The sections of the dashboard."""
+    own, rows = readings.take()
     return [
         _standing(rows),
-        _hourly(ours.get(readings.HOURLY)),
-        _duration(ours.get(readings.DURATION)),
-        _money(ours.get(readings.TURNOVER)),
-        _mailboxes(rows),
+        _hourly(own.get(readings.HOURLY)),
+        _duration(own.get(readings.DURATION)),
+        _money(own.get(readings.TURNOVER)),
+        _outboxes(rows),
         _dead(rows),
-        Section(_("Health"), [Tile(*part) for part in wellbeing.parts()]),
+        Section(_("Health"), [Tile(*part) for part in system_health.parts()]),
     ]
 
 
-SILENT = _("The database does not answer. See Health below.")
+NO_DATABASE = _("The database is not responding. See Health below.")
 
 
 def _orders(**query: Any) -> str:
-    return show.list_url("orders", "order", urlencode(query))
+    return display.list_url("orders", "order", urlencode(query))
 
 
 def _standing(rows: list[dict[str, Any]]) -> Section:
     found = {row["status"]: row for row in rows if "orders_open" in row}
     if not found:
-        return Section(_("Orders under way"), (), empty=SILENT)
+        return Section(_("Orders in progress"), (), empty=NO_DATABASE)
     tiles = [
         Tile(
             status.label,
@@ -80,9 +81,9 @@ def _standing(rows: list[dict[str, Any]]) -> Section:
     ]
     stuck = sum(row["orders_stuck"] for row in found.values())
     mood = "bad" if stuck else "good"
-    note = _("longer than the saga's patience") if stuck else _("every order is looked after")
+    note = _("past their timeout") if stuck else _("no order is past its timeout")
     tiles.append(Tile(_("Stuck orders"), _count(stuck), _orders(standing="stuck"), mood, note))
-    return Section(_("Orders under way"), tiles)
+    return Section(_("Orders in progress"), tiles)
 
 
 def _oldest(row: dict[str, Any]) -> str:
@@ -94,7 +95,7 @@ def _oldest(row: dict[str, Any]) -> str:
 def _hourly(rows: list[dict[str, Any]] | None) -> Section:
     title = _("Orders placed, by hour")
     if rows is None:
-        return Section(title, (), empty=SILENT)
+        return Section(title, (), empty=NO_DATABASE)
     counted: Counter[tuple[datetime, str]] = Counter()
     for row in rows:
         counted[row["hour"], row["status"] if row["status"] in ENDS else "open"] += row["orders"]
@@ -103,17 +104,17 @@ def _hourly(rows: list[dict[str, Any]] | None) -> Section:
     chart = charts.bars([_bar(hour, counted) for hour in hours], title=title)
     totals = {kind: sum(n for (_hour, one), n in counted.items() if one == kind) for kind, _label in OUTCOMES}
     tiles = [
-        Tile(label, _count(totals[kind]), _orders(age="day", **_fate(kind)), note=f"bar-{kind}")
+        Tile(label, _count(totals[kind]), _orders(age="day", **_outcome(kind)), note=f"bar-{kind}")
         for kind, label in OUTCOMES
     ]
     return Section(title, tiles, chart, note=_newest(max(totals.values())))
 
 
 def _newest(counted: int) -> Any:
-    return _("Only the newest 100,000 are counted.") if counted >= readings.MOST else ""
+    return _("Only the newest 100,000 are counted.") if counted >= readings.MAX_ROWS else ""
 
 
-def _fate(kind: str) -> dict[str, str]:
+def _outcome(kind: str) -> dict[str, str]:
     return {"standing": "open"} if kind == "open" else {"status__exact": kind}
 
 
@@ -127,19 +128,19 @@ def _bar(hour: datetime, counted: Counter[tuple[datetime, str]]) -> charts.Bar:
 
 
 def _duration(rows: list[dict[str, Any]] | None) -> Section:
-    title = _("From accepted to done, in the last hour")
+    title = _("Time from accepted to done, last hour")
     if not rows:
-        return Section(title, (), empty=SILENT)
+        return Section(title, (), empty=NO_DATABASE)
     (row,) = rows
     done = _orders(status__exact="done", age="hour")
     if not row["orders"]:
-        return Section(title, (), empty=_("No order was done in the last hour."))
+        return Section(title, (), empty=_("No orders were completed in the last hour."))
     return Section(
         title,
         [
-            Tile(_("half within (p50)"), duration(float(row["p50"])), done),
-            Tile(_("nearly all within (p95)"), duration(float(row["p95"])), done),
-            Tile(_("orders done"), _count(row["orders"]), done),
+            Tile(_("median (p50)"), duration(float(row["p50"])), done),
+            Tile(_("95th percentile (p95)"), duration(float(row["p95"])), done),
+            Tile(_("orders completed"), _count(row["orders"]), done),
         ],
     )
 
@@ -155,41 +156,41 @@ MOVES = {
 
 
 def _money(rows: list[dict[str, Any]] | None) -> Section:
-    title = _("Money, in the last day")
+    title = _("Money, last 24 hours")
     if rows is None:
-        return Section(title, (), empty=SILENT)
+        return Section(title, (), empty=NO_DATABASE)
     tiles = []
     for currency in sorted({row["currency"] for row in rows}):
         for direction, label in (("in", _("in")), ("out", _("out"))):
             amount = sum(
                 int(row["amount"]) for row in rows if (row["currency"], row["direction"]) == (currency, direction)
             )
-            url = show.list_url("payments", "entry", urlencode({"age": "day", "direction": direction}))
-            tiles.append(Tile(label, show.money_text(amount, currency), url))
+            url = display.list_url("payments", "entry", urlencode({"age": "day", "direction": direction}))
+            tiles.append(Tile(label, display.money_text(amount, currency), url))
         for row in rows:
             if row["currency"] == currency:
-                url = show.list_url("payments", "entry", urlencode({"age": "day", "kind__exact": row["kind"]}))
+                url = display.list_url("payments", "entry", urlencode({"age": "day", "kind__exact": row["kind"]}))
                 label = MOVES.get((row["kind"], row["direction"]), row["kind"])
-                tiles.append(Tile(label, show.money_text(int(row["amount"]), currency), url))
+                tiles.append(Tile(label, display.money_text(int(row["amount"]), currency), url))
     note = _newest(sum(row["entries"] for row in rows))
-    return Section(title, tiles, empty=_("No money has moved in the last day."), note=note)
+    return Section(title, tiles, empty=_("No money has moved in the last 24 hours."), note=note)
 
 
-def _mailboxes(rows: list[dict[str, Any]]) -> Section:
+def _outboxes(rows: list[dict[str, Any]]) -> Section:
     found = [row for row in rows if "outbox_room_pending" in row]
     tiles = [
         Tile(
             row["service"],
             _count(row["outbox_room_pending"]),
-            show.list_url(row["service"], "outgoing", "sending=due"),
+            display.list_url(row["service"], "outgoing", "sending=due"),
             "bad" if row["outbox_oldest_seconds"] > 30 else "good",
             _g("oldest %(age)s") % {"age": duration(float(row["outbox_oldest_seconds"]))}
             if row["outbox_room_pending"]
-            else _("nothing waits"),
+            else _("nothing is waiting"),
         )
         for row in found
     ]
-    return Section(_("Letters due and not sent"), tiles, empty=SILENT)
+    return Section(_("Messages due but not sent"), tiles, empty=NO_DATABASE)
 
 
 def _dead(rows: Iterable[dict[str, Any]]) -> Section:
@@ -197,28 +198,15 @@ def _dead(rows: Iterable[dict[str, Any]]) -> Section:
         Tile(
             row["service"],
             _count(row["dead_letters"]),
-            show.list_url(row["service"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
+            display.list_url(row["service"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
             "bad",
             f"{row['type'] or '?'}: {row['reason']}",
         )
         for row in rows
         if "dead_letters" in row
     ]
-    return Section(_("Dead letters"), tiles, empty=_("None: everything that was sent has been handled."))
+    return Section(_("Dead letters"), tiles, empty=_("None: every message has been handled."))
 
 
 def _count(number: int) -> str:
     return f"{number:,}" if number < 10_000 else "10,000+" if number == 10_000 else f"{number:,}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 1:
-        return _g("%(n)d ms") % {"n": round(seconds * 1000)}
-    if seconds < 90:
-        return _g("%(n)s s") % {"n": f"{seconds:.1f}".removesuffix(".0")}
-    if seconds < 5400:
-        return _g("%(n)d min") % {"n": round(seconds / 60)}
-    if seconds < 172_800:
-        return _g("%(n)d h") % {"n": round(seconds / 3600)}
-    return _g("%(n)d days") % {"n": round(seconds / 86_400)}

@@ -1,4 +1,4 @@
-"""The dead letters of all services, by what they died of."""
+"""The page with the dead letters of all services, grouped by failure."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,25 +12,24 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import display as show
-from common.admin.bulk import KINDS
+from common.admin import bulk, display
 from outbox import dead_letters
-from outbox.consumers import model_of
+from outbox.services import model_of
 
 
 def view(site: Any, request: HttpRequest) -> HttpResponse:
-    """Groups of dead letters, with what can be done to each as a whole."""
+    """Show the groups of dead letters, with what can be done to each group."""
     services = [service for service in settings.SERVICES_HERE if request.user.has_perm(f"{service}.view_deadletter")]
     if not services:
         raise PermissionDenied
-    groups, silent = [], []
+    groups, unreachable = [], []
     for service in services:
         try:
             groups += list(_groups(request, service))
         except Error:
-            silent.append(service)
-    groups.sort(key=lambda group: -group["group"].letters)
-    context = {**site.each_context(request), "title": _("Dead letters"), "groups": groups, "silent": silent}
+            unreachable.append(service)
+    groups.sort(key=lambda group: -group["group"].dead_letters)
+    context = {**site.each_context(request), "title": _("Dead letters"), "groups": groups, "unreachable": unreachable}
     return TemplateResponse(request, "admin/dead_letters.html", context)
 
 
@@ -40,18 +39,18 @@ def _groups(request: HttpRequest, service: str) -> Iterator[dict[str, Any]]:
         newest = newest.order_by("-pk").values_list("pk", flat=True).first()
         yield {
             "group": group,
-            "list": show.list_url(service, "deadletter", f"status__exact=dead&q={group.fingerprint}"),
+            "list": display.list_url(service, "deadletter", f"status__exact=dead&q={group.fingerprint}"),
             "preview": reverse(f"admin:{service}_deadletter_preview", args=[newest])
-            if newest and request.user.has_perm(KINDS["replay"].permission)
+            if newest and bulk.ACTIONS["replay"].is_permitted(request)
             else "",
-            "verbs": [
+            "actions": [
                 {
-                    "label": kind.label,
-                    "destructive": verb == "discard",
-                    "url": reverse(f"admin:{service}_deadletter_many", args=[verb])
+                    "label": action.label,
+                    "destructive": action.destructive,
+                    "url": reverse(f"admin:{service}_deadletter_bulk", args=[name])
                     + f"?fingerprint={group.fingerprint}",
                 }
-                for verb, kind in KINDS.items()
-                if request.user.has_perm(kind.permission)
+                for name, action in bulk.ACTIONS.items()
+                if action.is_permitted(request)
             ],
         }

@@ -1,8 +1,8 @@
 """
-An order's timeline as a drawing: a row a moment, indented by what caused it, a bar for the time spent on the way.
+The timeline of an order as a drawing: a row for each moment, indented under its cause, with bars for the time spent.
 
-# Note [The scale]: an order lives for milliseconds or for days. So time is stretched: each gap between two moments gets
-a width by the logarithm of its length, and how long a bar really was is written beside it.
+# Note [The scale]: an order takes milliseconds or days. So the time axis is not linear: each gap between two moments has
+# a width by the logarithm of its length, and the real duration is written beside the bar.
 """
 
 import math
@@ -15,22 +15,22 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from orders_project.backoffice.timeline import Moment, Timeline
+from common.durations import duration
 
-from .dashboard import duration
+from .timeline import Moment, Timeline
 
 WIDTH, LABELS, ROW, TOP, NOTE = 1080, 400, 24, 30, 130
 INDENT, DEEPEST = 12, 8
 
 KINDS = {
-    "request": _("request"), "key": _("idempotency key"), "letter": _("letter"), "fact": _("fact"),
+    "request": _("request"), "key": _("idempotency key"), "message": _("message"), "fact": _("fact"),
     "timer": _("timer"), "step": _("step"), "webhook": _("webhook"), "dead": _("dead letter"),
 }  # fmt: skip
 STAGES = {"wait": _("wait"), "outbox": _("outbox"), "broker": _("broker"), "inbox": _("inbox")}
 
 
 def drawn(timeline: Timeline) -> SafeString:
-    """The timeline as SVG."""
+    """The timeline as an SVG drawing."""
     rows = [_Row(moment) for moment in timeline.moments]
     scale = _Scale(edge for row in rows for edge in row.edges)
     height = TOP + ROW * len(rows) + 6
@@ -39,18 +39,18 @@ def drawn(timeline: Timeline) -> SafeString:
         '<svg class="timeline-drawing" viewBox="0 0 {} {}" role="img" aria-label="{}">{}{}</svg>',
         WIDTH,
         height,
-        _("The way of this order, drawn; the table below says the same"),
+        _("Drawing of the timeline; the table below has the same content"),
         _axis(scale, height),
         shapes,
     )
 
 
 class _Row:
-    """A moment with the times at which its stages begin and end."""
+    """A moment with the start and end of each of its stages."""
 
     def __init__(self, moment: Moment) -> None:
         self.moment = moment
-        # A timer waits for most of the order's life: drawn, its wait would hide everything else.
+        # The wait of a timer is so long that its bar would hide everything else.
         stages = [] if moment.kind == "timer" else list(moment.stages)
         self.edges = [moment.at]
         self.bars: list[tuple[str, datetime, datetime]] = []
@@ -63,15 +63,15 @@ class _Row:
 
 
 class _Scale:
-    """Where a time is on the page."""
+    """The horizontal position of each time."""
 
     def __init__(self, times: Iterable[datetime]) -> None:
         self.times = sorted(set(times)) or [timezone.now()]
         weights = [math.log1p((after - before).total_seconds() * 1000) for before, after in pairwise(self.times)]
-        service, total, x = WIDTH - LABELS - NOTE, sum(weights) or 1, float(LABELS)
+        width, total, x = WIDTH - LABELS - NOTE, sum(weights) or 1, float(LABELS)
         self.places = {self.times[0]: x}
         for time, weight in zip(self.times[1:], weights, strict=True):
-            x += weight / total * service
+            x += weight / total * width
             self.places[time] = x
 
     def __call__(self, time: datetime) -> float:
@@ -92,8 +92,8 @@ def _axis(scale: _Scale, height: int) -> SafeString:
 def _draw(row: _Row, scale: _Scale, *, y: int) -> SafeString:
     moment, middle = row.moment, y + ROW / 2
     indent = 20 + min(moment.depth, DEEPEST) * INDENT
-    most = (LABELS - indent - 8) // 7
-    title = moment.title if len(moment.title) <= most else moment.title[: most - 1] + "…"
+    max_length = (LABELS - indent - 8) // 7
+    title = moment.title if len(moment.title) <= max_length else moment.title[: max_length - 1] + "…"
     bars = [
         (name, scale(start), y + 6, max(round(scale(end) - scale(start), 1), 1.5), ROW - 12)
         for name, start, end in row.bars
@@ -125,7 +125,7 @@ def _draw(row: _Row, scale: _Scale, *, y: int) -> SafeString:
 
 
 def as_rows(moments: Sequence[Moment]) -> list[list[object]]:
-    """The timeline as a table."""
+    """The timeline as rows of a table."""
     start = moments[0].at if moments else timezone.now()
     return [
         [
@@ -141,9 +141,9 @@ def as_rows(moments: Sequence[Moment]) -> list[list[object]]:
     ]
 
 
-HEADS = (_("at"), _("after"), _("service"), _("kind"), _("what"), _("time spent in"), _("detail"))
+HEADS = (_("at"), _("after"), _("service"), _("kind"), _("what"), _("time spent in"), _("details"))
 
 
 def legend() -> list[tuple[str, str]]:
-    """What the colours of the bars mean."""
+    """The stages with their names, for the legend of the colors."""
     return [(name, str(words)) for name, words in STAGES.items()]

@@ -1,4 +1,4 @@
-"""Times in the viewer's zone, words in the viewer's language."""
+"""Pages in the language and the time zone of the viewer."""
 
 import zoneinfo
 from collections.abc import Callable
@@ -17,7 +17,7 @@ COOKIE = "timezone"
 
 
 class ViewersLanguage(LocaleMiddleware):
-    """The back office speaks the viewer's language. The API speaks English to everybody: programs read it."""
+    """The language of the viewer for HTML pages. The API is in English for everybody, because programs read it."""
 
     def process_request(self, request: HttpRequest) -> None:
         if wants_html(request):
@@ -30,7 +30,7 @@ class ViewersLanguage(LocaleMiddleware):
 
 
 class ViewersZone:
-    """Shows the back office's times in the zone that the browser has named (see static/backoffice/zone.js)."""
+    """The time zone that the browser has sent, for HTML pages (see static/backoffice/zone.js)."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response

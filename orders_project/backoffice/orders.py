@@ -1,4 +1,4 @@
-"""Orders: their list, and the page that shows one of them through every service."""
+"""The admin pages of orders: their list, and the page that shows an order over all services."""
 
 import operator
 from functools import reduce
@@ -14,31 +14,29 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Action, ActionCall, Age, ConfirmationForm, ReadOnlyAdmin, ReasonForm, panels, scan_filter
-from common.admin import display as show
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 from orders import repair
 from orders.gauges import GRACE
 from orders.models import ENDS, Order, Status
 from orders.saga import TIMEOUTS
-from orders_project.backoffice import timeline
 
-from . import approvals, drawing, everywhere
+from . import approvals, drawing, order_panels, timeline
 
-TRUTHS = {
-    "payment.pending": _("The gateway has the payment"),
-    "payment.succeeded": _("The money is in"),
-    "payment.failed": _("No money was taken, and none will be"),
-    "payment.voided": _("Nothing was taken, and nothing ever will be"),
-    "payment.refunded": _("What was taken has been given back"),
+EVENTS = {
+    "payment.pending": _("The gateway is processing the payment"),
+    "payment.succeeded": _("The payment has succeeded"),
+    "payment.failed": _("The payment has failed: no money was taken"),
+    "payment.voided": _("The payment was voided: no money will be taken"),
+    "payment.refunded": _("The payment has been refunded"),
     "order.processed": _("The processor has accepted the order"),
-    "processing.refused": _("The processor won't have the order"),
-    "stock.released": _("No stock is held for the order"),
-    "stock.hold_expired": _("The hold has outlived its time"),
+    "processing.refused": _("The processor has refused the order"),
+    "stock.released": _("The stock of the order has been released"),
+    "stock.hold_expired": _("The hold on the stock has expired"),
 }
 
 
-class ReadOnlyMixin(ReasonForm):
-    """Carries the version that the operator looked at, so that nothing is done to an order that has moved on."""
+class VersionForm(ReasonForm):
+    """Carries the version that the operator has seen, so that an order that has changed since is left alone."""
 
     version = forms.IntegerField(widget=forms.HiddenInput)
 
@@ -46,28 +44,28 @@ class ReadOnlyMixin(ReasonForm):
         super().__init__(*args, row=row, initial={"version": row.version}, **kwargs)
 
 
-class Evidence(ReadOnlyMixin):
-    """What is true, and how we know."""
+class EvidenceForm(VersionForm):
+    """Asks what has happened, and for the evidence."""
 
-    truth = forms.ChoiceField(label=_("What is true"))
+    truth = forms.ChoiceField(label=_("What has happened"))
     reason = forms.CharField(
         label=_("Evidence"),
         max_length=500,
         widget=forms.Textarea(attrs={"rows": 3}),
-        help_text=_("How you know: the gateway's reference, a ticket, who confirmed it."),
+        help_text=_("How you know: the reference at the gateway, a ticket number, who confirmed it."),
     )
     field_order = ("truth", "reason")
 
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
         self.fields["truth"].choices = [  # type: ignore[attr-defined]
-            (name, f"{TRUTHS.get(name, name)} ({name})") for name in repair.possible_events(row)
+            (name, f"{EVENTS.get(name, name)} ({name})") for name in repair.possible_events(row)
         ]
 
 
 def _repeat(call: ActionCall) -> str:
     message = repair.repeat_request(order_id=call.row.pk)
-    return _g("The order has asked again: %(message)s.") % {"message": message.type}
+    return _g("The request %(message)s has been sent again.") % {"message": message.type}
 
 
 def _cancel(call: ActionCall) -> str:
@@ -75,17 +73,17 @@ def _cancel(call: ActionCall) -> str:
         order_id=call.row.pk, now=call.now, actor=call.actor, reason=call.values["reason"],
         if_version=call.values["version"],
     )  # fmt: skip
-    return _g("The order is on its way back. It is canceled once stock and money are back.")
+    return _g("The order is being canceled. It is canceled as soon as its stock and money are returned.")
 
 
 def _compensate(call: ActionCall) -> str:
     order = call.row
     if approvals.is_needed(order.total, order.currency):
-        approvals.ask(
-            verb="compensate_order", subject=order.pk, amount=order.total, currency=order.currency,
+        approvals.request(
+            action="compensate_order", subject=order.pk, amount=order.total, currency=order.currency,
             reason=call.values["reason"], by=call.actor,
         )  # fmt: skip
-        return _g("A second person has to approve: it waits under Approvals.")
+        return _g("A second person has to approve this. It is waiting under Approvals.")
     return _cancel(call)
 
 
@@ -94,27 +92,27 @@ def _resolve(call: ActionCall) -> str:
         order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now, actor=call.actor,
         if_version=call.values["version"],
     )  # fmt: skip
-    return _g("The order is %(status)s now.") % {"status": order.get_status_display()}
+    return _g("The order is now %(status)s.") % {"status": order.get_status_display()}
 
 
 def _explain_compensation(order: Any) -> str:
-    words = _g(
-        "The stock of this order goes back, then its money (%(amount)s), then it is shown as canceled. If the processor"
-        " accepts it first, it is done instead and nothing goes back."
-    ) % {"amount": show.money_text(order.total, order.currency)}
+    text = _g(
+        "Releases the stock of this order, then refunds its money (%(amount)s), and then marks the order as canceled."
+        " If the processor accepts the order first, it is completed instead and nothing is returned."
+    ) % {"amount": display.money_text(order.total, order.currency)}
     if approvals.is_needed(order.total, order.currency):
-        words += " " + _g("Above the set amount: it happens when a second person has approved.")
-    return words
+        text += " " + _g("The amount is above the limit, so a second person has to approve this.")
+    return text
 
 
-class Standing(admin.SimpleListFilter):
-    """Orders under way, and those that wait longer than the saga is patient."""
+class Progress(admin.SimpleListFilter):
+    """Orders that have not ended yet, and those of them that are past the timeout of their status."""
 
-    title = _("standing")
+    title = _("progress")
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("open", _("under way")), ("stuck", _("stuck"))]
+        return [("open", _("in progress")), ("stuck", _("stuck"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         now = timezone.now()
@@ -129,8 +127,8 @@ class Standing(admin.SimpleListFilter):
         return queryset
 
 
-@admin.display(description=_("whose"))
-def whose(order: Order) -> str:
+@admin.display(description=_("customer"))
+def customer(order: Order) -> str:
     return order.user_email or order.user_id or order.customer_id
 
 
@@ -139,44 +137,43 @@ class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
-        "order_id", show.status(), show.amount("total", _("total")), whose, "fail_reason", "created_at",
-        show.since("updated_at", _("updated")), "payment_method",
+        "order_id", display.status(), display.amount("total", _("total")), customer, "fail_reason", "created_at",
+        display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
-    list_filter = (Standing, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
+    list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
     search_by = ("order_id", "user_id", "user_email", "customer_id")
     order = ("-created_at", "-order_id")
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (
-        "order_id", show.status(), show.amount("total", _("total")), "customer_id", "user_id", "user_email",
+        "order_id", display.status(), display.amount("total", _("total")), "customer_id", "user_id", "user_email",
         "description", "payment_method", "payment_id", "fail_reason", "version", "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (
         Action(
             name="retry",
             label=_("Retry the step"),
-            explanation=_("Says again what the order last asked for. Whoever did it already answers as before."),
-            permission="orders_project.retry_order",
-            form=ConfirmationForm,
+            explanation=_("Sends the last request of the order again. If it has been handled, the reply is repeated."),
+            permission="retry_order",
             perform=_repeat,
             is_possible=lambda order: repair.last_request(order) is not None,
         ),
         Action(
             name="cancel",
             label=_("Cancel"),
-            explanation=_("No money is in yet. Its payment is called off and its stock goes back."),
-            permission="orders_project.cancel_order",
-            form=ReadOnlyMixin,
+            explanation=_("The order is not paid yet. Its payment will be voided and its stock released."),
+            permission="cancel_order",
+            form=VersionForm,
             perform=_cancel,
             is_possible=lambda order: order.status in (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING),
             destructive=True,
         ),
         Action(
             name="compensate",
-            label=_("Compensate from here"),
+            label=_("Cancel and refund"),
             explanation=_explain_compensation,
-            permission="orders_project.cancel_order",
-            form=ReadOnlyMixin,
+            permission="cancel_order",
+            form=VersionForm,
             perform=_compensate,
             is_possible=lambda order: order.status == Status.PAID,
             destructive=True,
@@ -185,11 +182,11 @@ class Orders(ReadOnlyAdmin):
             name="resolve",
             label=_("Resolve with evidence"),
             explanation=_(
-                "Tells the order what another service should have told it. Only the order moves; the audit compares it"
-                " with what money and stock say. Prefer to retry the step."
+                "Applies the event that another service should have sent. Only the order changes; the audit compares it"
+                " with the money and the stock. If possible, retry the step instead."
             ),
-            permission="orders_project.resolve_order",
-            form=Evidence,
+            permission="resolve_order",
+            form=EvidenceForm,
             perform=_resolve,
             is_possible=lambda order: order.status not in ENDS and bool(repair.possible_events(order)),
             destructive=True,
@@ -197,29 +194,28 @@ class Orders(ReadOnlyAdmin):
     )
 
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
-        """The dashboard's bars lead to the orders of an hour."""
+        """The bars of the dashboard link to the orders of an hour."""
         return lookup in {"created_at__gte", "created_at__lt"} or super().lookup_allowed(lookup, value, request)
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if (order := context.get("original")) is not None:
-            context |= _way(order)
+            context |= _timeline_context(order)
         return super().render_change_form(request, context, *args, **kwargs)
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
-        return everywhere.panels_of(row)
+        return order_panels.panels_of(row)
 
 
-def _way(order: Order) -> dict[str, Any]:
-    """The order's way and why it waits; nothing of it while a database that it needs doesn't answer."""
+def _timeline_context(order: Order) -> dict[str, Any]:
+    """The timeline of the order and why it waits; only the error if a database that is needed is down."""
     try:
-        seen = timeline.of(order.pk, now=timezone.now())
+        found = timeline.of(order.pk, now=timezone.now())
     except Error as error:
-        return {"way_unknown": type(error).__name__}
-    rows = drawing.as_rows(seen.moments)
+        return {"timeline_error": type(error).__name__}
     return {
-        "drawing": drawing.drawn(seen),
+        "drawing": drawing.drawn(found),
         "legend": drawing.legend(),
         "services": settings.SERVICES,
-        "way": panels.Panel(_("The same as a table"), drawing.HEADS, rows),
-        "waiting": seen.waiting,
+        "timeline_table": panels.Panel(_("The same as a table"), drawing.HEADS, drawing.as_rows(found.moments)),
+        "waiting": found.waiting,
     }

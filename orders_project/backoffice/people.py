@@ -1,4 +1,4 @@
-"""What people did here: every verb and every edit, by whom and when."""
+"""Users, roles, approvals, and the log of what people did."""
 
 from typing import Any
 
@@ -11,21 +11,18 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Action, ActionCall, Age, ReadOnlyAdmin
-from common.admin import display as show
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display
 from orders_project import models
 from orders_project.models import Approval
 
 from . import approvals
 
-ABOUT = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
+SUBJECT_PAGES = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
+OPERATOR_PERMISSIONS = dict(models.OperatorPermission._meta.permissions)
 
 
-VERBS = dict(models.Verb._meta.permissions)
-
-
-class MayDo:
-    """For a form that gives permissions: those to use a verb are named in the viewer's language."""
+class PermissionNames:
+    """For a form that grants permissions: names those of operators in the language of the viewer."""
 
     def formfield_for_manytomany(self, db_field: Any, request: Any = None, **kwargs: Any) -> Any:
         field: Any = super().formfield_for_manytomany(db_field, request, **kwargs)  # type: ignore[misc]
@@ -35,21 +32,21 @@ class MayDo:
 
     @staticmethod
     def _label(permission: Permission) -> str:
-        verb = VERBS.get(permission.codename)
-        return _g("may: %(verb)s") % {"verb": verb} if verb else str(permission)
+        name = OPERATOR_PERMISSIONS.get(permission.codename)
+        return _g("may: %(permission)s") % {"permission": name} if name else str(permission)
 
 
 admin.site.unregister([Group, User])
 
 
 @admin.register(Group)
-class Roles(MayDo, GroupAdmin):
-    """Roles."""
+class Roles(PermissionNames, GroupAdmin):
+    """The roles of operators."""
 
 
 @admin.register(User)
-class Users(MayDo, UserAdmin):
-    """Who works here."""
+class Users(PermissionNames, UserAdmin):
+    """The users of the back office."""
 
 
 @admin.display(description=_("object"))
@@ -58,25 +55,25 @@ def what(entry: Any) -> SafeString | str:
     return format_html('<a href="{}">{}</a>', url, entry.object_repr) if url else entry.object_repr
 
 
-@admin.display(description=_("what was done"))
-def done(entry: Any) -> str:
+@admin.display(description=_("action"))
+def action_done(entry: Any) -> str:
     return str(entry.get_change_message())
 
 
 @admin.register(LogEntry)
 class Actions(ReadOnlyAdmin):
-    """What people did."""
+    """The log of what people did."""
 
-    list_display = ("action_time", "user", "content_type", what, done)
+    list_display = ("action_time", "user", "content_type", what, action_done)
     list_filter = ("action_flag",)
     list_select_related = ("user", "content_type")
     search_by = ("object_id",)
     order = ("-id",)
-    empty = _("Nobody has done anything here yet.")
-    fields = ("action_time", "user", "content_type", what, done)
+    empty = _("No actions yet.")
+    fields = ("action_time", "user", "content_type", what, action_done)
 
 
-def _waits(approval: Any) -> bool:
+def _is_waiting(approval: Any) -> bool:
     return approval.status == Approval.Status.WAITING
 
 
@@ -90,42 +87,42 @@ def _reject(call: ActionCall) -> None:
 
 @admin.display(description=_("subject"))
 def subject(approval: Any) -> SafeString | str:
-    service, model = ABOUT[approval.verb]
-    return show.page_link(service, model, approval.subject, approval.subject)
+    service, model = SUBJECT_PAGES[approval.verb]
+    return display.page_link(service, model, approval.subject, approval.subject)
 
 
 @admin.register(Approval)
 class Approvals(ReadOnlyAdmin):
-    """What waits for a second person, and what became of it."""
+    """Requests that need a second person, and the decisions on them."""
 
     list_display = (
-        "verb", subject, show.amount("amount", _("amount")), show.status(), "asked_by", "reason",
+        "verb", subject, display.amount("amount", _("amount")), display.status(), "asked_by", "reason",
         "asked_at", "decided_by",
     )  # fmt: skip
     list_filter = ("status", Age)
     search_by = ("subject",)
     order = ("-id",)
-    empty = _("Nothing waits for a second person.")
+    empty = _("Nothing is waiting for approval.")
     fields = (
-        "verb", subject, show.amount("amount", _("amount")), show.status(), "reason", "asked_by",
+        "verb", subject, display.amount("amount", _("amount")), display.status(), "reason", "asked_by",
         "asked_at", "decided_by", "decided_at",
     )  # fmt: skip
     page_actions = (
         Action(
             name="approve",
             label=_("Approve"),
-            explanation=_("It is carried out at once. Who asked for it can't approve it."),
-            permission="orders_project.approve",
+            explanation=_("The request is carried out immediately. The person who made it cannot approve it."),
+            permission="approve",
             perform=_approve,
-            is_possible=_waits,
+            is_possible=_is_waiting,
             destructive=True,
         ),
         Action(
             name="reject",
             label=_("Reject"),
-            explanation=_("Nothing happens; it can be asked for again."),
-            permission="orders_project.approve",
+            explanation=_("Nothing is carried out. The request can be made again."),
+            permission="approve",
             perform=_reject,
-            is_possible=_waits,
+            is_possible=_is_waiting,
         ),
     )

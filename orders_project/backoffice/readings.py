@@ -1,8 +1,8 @@
 """
-What the dashboard asks the databases, beside what the metrics ask them already.
+The queries of the dashboard, besides those that the metrics already make.
 
-# Note [No COUNT over a big table]: each query walks an index from now backwards and stops at `MOST` rows. Orders are
-# asked for status by status: then the index answers alone, and the table is left in peace.
+# Note [No COUNT over a big table]: each query reads an index backwards from now and stops at `MAX_ROWS` rows. Orders are
+# counted by status, so that an index-only scan suffices.
 """
 
 from datetime import timedelta
@@ -15,7 +15,7 @@ from orders_project.observability.metrics import STORED, Stored
 from outbox.gauges import Reading
 from outbox.ids import floor7
 
-MOST = 100_000
+MAX_ROWS = 100_000
 HOURS = 24
 
 PER_HOUR = """
@@ -50,21 +50,21 @@ GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 
 def _a_day() -> dict[str, Any]:
     since = timezone.now() - timedelta(hours=HOURS)
-    return {"since": since, "first": floor7(since), "newest": MOST, "statuses": Status.values}
+    return {"since": since, "first": floor7(since), "newest": MAX_ROWS, "statuses": Status.values}
 
 
 def _an_hour() -> dict[str, Any]:
-    return {"since": timezone.now() - timedelta(hours=1), "newest": MOST}
+    return {"since": timezone.now() - timedelta(hours=1), "newest": MAX_ROWS}
 
 
 HOURLY = Reading("orders", PER_HOUR, {"orders": ""}, _a_day, every=10.0)
 DURATION = Reading("orders", LATENCY, {"orders": ""}, _an_hour, every=10.0)
 TURNOVER = Reading("payments", MONEY, {"amount": ""}, _a_day, every=10.0)
-OURS = Stored((HOURLY, DURATION, TURNOVER))
+DASHBOARD = Stored((HOURLY, DURATION, TURNOVER))
 SHOWN = frozenset({"orders_open", "outbox_room_pending", "dead_letters"})
 
 
 def take() -> tuple[dict[Reading, list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Our own readings that were answered; and the rows of the metrics' that we show, told apart by their columns."""
-    theirs = STORED.rows(gauges=SHOWN)
-    return dict(OURS.rows()), [row | {"database": one.database} for one, rows in theirs for row in rows]
+    """Return the rows of the queries above, and those of the metrics' queries that the dashboard shows."""
+    metrics = STORED.rows(gauges=SHOWN)
+    return dict(DASHBOARD.rows()), [row | {"database": one.database} for one, rows in metrics for row in rows]

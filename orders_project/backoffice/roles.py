@@ -1,8 +1,8 @@
 """
-The roles that come with the system: viewer, operator, manager.
+The built-in roles: viewer, operator, manager.
 
-They are this table, each including the one before. Who needs another cut makes a group of their own: these three are
-set anew by every migration, so that a new page or verb reaches whom it is meant for.
+Each includes the one before. They are reset by every migration, so that the permissions of new pages and actions are
+granted. For other combinations, create groups of your own.
 """
 
 from typing import Any
@@ -20,11 +20,11 @@ ROLES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def settle(sender: Any, using: str, **kwargs: Any) -> None:
+def grant_permissions(sender: Any, using: str, **kwargs: Any) -> None:
     """
-    Make the roles what the table says. Called after migrations of `default`.
+    Set the permissions of the roles. Called after migrations of `default`.
 
-    # Note [Not in a migration]: permissions are made after all migrations have run, so a migration would find none.
+    # Note [Not in a migration]: permissions are created after all migrations have run, so a migration would find none.
     """
     if using != "default" or not apps.is_installed("django.contrib.auth"):
         return
@@ -32,7 +32,7 @@ def settle(sender: Any, using: str, **kwargs: Any) -> None:
 
     permissions = Permission.objects.using(using)
     granted = list(permissions.filter(content_type__app_label__in=VIEWS, codename__startswith="view_"))
-    for role, verbs in ROLES.items():
-        granted += permissions.filter(content_type__app_label="orders_project", codename__in=verbs)
-        group, _made = Group.objects.using(using).get_or_create(name=role)
+    for role, codenames in ROLES.items():
+        granted += permissions.filter(content_type__app_label="orders_project", codename__in=codenames)
+        group, _created = Group.objects.using(using).get_or_create(name=role)
         group.permissions.set(granted)

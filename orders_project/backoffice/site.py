@@ -1,4 +1,4 @@
-"""The admin site: its order, its dashboard, its pages that look into every service."""
+"""The admin site: its menu, its dashboard, and its pages over all services."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.i18n import set_language
 
-SERVICES_FIRST = ("orders", "payments", "processing", "orders_project", "auth", "admin")
+APP_ORDER = ("orders", "payments", "processing", "orders_project", "auth", "admin")
 FIRST, LAST = ("Order", "Account", "Product"), ("IdempotencyKey", "Outgoing", "Incoming", "DeadLetter")
 
 
 class BackOffice(admin.AdminSite):
-    """Where operators work."""
+    """The admin site of operators."""
 
     site_title = _("Orders")
     site_header = _("Orders")
@@ -35,16 +35,16 @@ class BackOffice(admin.AdminSite):
         return {**super().each_context(request), "zone": timezone.get_current_timezone_name()}
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
-        """The apps in the order in which an order goes through them; in each, what people look for first."""
+        """The apps in the order in which an order passes through them, each with its main models first."""
         apps = self._build_app_dict(request, app_label)
         for app in apps.values():
             app["models"].sort(key=_place)
-        known = {label: place for place, label in enumerate(SERVICES_FIRST)}
+        known = {label: place for place, label in enumerate(APP_ORDER)}
         return sorted(apps.values(), key=lambda app: known.get(app["app_label"], len(known)))
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
-        """The dashboard, for whoever may see orders; the plain list of pages for others."""
-        from . import dashboard  # its models are there only once all apps are
+        """The dashboard for those who may see all services; the plain list of pages for others."""
+        from . import dashboard  # imports models, which need all apps to be loaded
 
         may_see = request.user.has_perms(["orders.view_order", "payments.view_entry", "processing.view_product"])
         context = {

@@ -1,12 +1,11 @@
 """
-The causal timeline of one order: request → key → outbox → broker → inbox → step → webhook, over all services, with the
-time spent in each; why it waits, and what happens next by itself. Plain data: a terminal, a page or a test draws it.
+The timeline of one order over all services: requests, messages, steps and webhooks in causal order, with the time spent
+in each stage; why the order waits, and what will happen automatically. It is plain data for a page, a terminal or a test.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.conf import settings
 from django.utils import timezone
@@ -16,9 +15,9 @@ from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
 from orders.saga import STEPS, Overdue, times_out_at
 from outbox.attempts import ATTEMPTS
-from outbox.consumers import model_of
 from outbox.message import EVENTS
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
+from outbox.services import model_of
 from payments.models import Payment, WebhookReceipt
 
 TIMER = Overdue.name
@@ -26,7 +25,7 @@ TIMER = Overdue.name
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of a letter's way: `wait` (for its time), `outbox`, `broker` or `inbox`."""
+    """A stage of a message: `wait` (until it is due), `outbox`, `broker` or `inbox`."""
 
     name: str
     seconds: float
@@ -38,29 +37,31 @@ class Moment:
 
     at: datetime
     service: str
-    kind: str  # request, key, letter, fact, timer, step, webhook or dead
+    kind: str  # request, key, message, fact, timer, step, webhook or dead
     title: str
     detail: str = ""
     message_id: str = ""
-    cause: str = ""  # the message that led to it
-    depth: int = 0  # how many messages led to it
+    cause: str = ""  # the message that caused it
+    depth: int = 0  # the length of the chain of messages that caused it
     stages: tuple[Stage, ...] = ()
     trouble: bool = False
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why an open order has not come to its end."""
+    """Why an open order has not ended yet."""
 
     since: datetime
     reasons: tuple[str, ...]
-    next_at: datetime  # when it moves by itself, whatever else happens
-    next_step: str
+    next_at: datetime  # when its timeout ends
+    next_step: str  # what happens then
     overdue: bool
 
 
 @dataclass(frozen=True)
 class Timeline:
+    """The timeline of an order."""
+
     order_id: str
     status: str
     fail_reason: str
@@ -70,7 +71,7 @@ class Timeline:
 
 @dataclass
 class Sources:
-    """All rows about an order, of every service that this process knows."""
+    """All rows about an order, of every service that this process serves."""
 
     order: Order
     events: list[OrderEvent]
@@ -84,7 +85,7 @@ class Sources:
 
 def of(order_id: str, *, now: datetime) -> Timeline:
     """
-    The timeline of this order.
+    Read the timeline of an order.
 
     :raises Order.DoesNotExist: if there is none
     """
@@ -100,7 +101,7 @@ def of(order_id: str, *, now: datetime) -> Timeline:
 
 
 def read(order_id: str) -> Sources:
-    """Every row about this order: a fixed number of queries, each by an index."""
+    """Read every row about an order: a fixed number of queries, each by an index."""
     order = Order.objects.get(pk=order_id)
     found = Sources(
         order=order,
@@ -124,11 +125,11 @@ def read(order_id: str) -> Sources:
 
 def _moments(sources: Sources) -> Iterator[Moment]:
     for key in sources.keys:
-        yield Moment(key.created_at, "orders", "key", _g("the answer is kept under its Idempotency-Key"))
+        yield Moment(key.created_at, "orders", "key", _g("response stored by Idempotency-Key"))
     for event in sources.events:
         yield _of_event(event)
     for row in sources.sent:
-        yield _of_letter(row, sources.received.get(str(row.message_id)))
+        yield _of_message(row, sources.received.get(str(row.message_id)))
     for dead in sources.dead:
         yield Moment(
             at=dead.died_at,
@@ -146,7 +147,7 @@ def _moments(sources: Sources) -> Iterator[Moment]:
             at=webhook.received_at,
             service="payments",
             kind="webhook",
-            title=_g("webhook of %(gateway)s: %(status)s")
+            title=_g("webhook from %(gateway)s: %(status)s")
             % {"gateway": webhook.gateway, "status": webhook.get_status_display()},
             detail=webhook.reason,
             stages=_stages(inbox=_between(webhook.received_at, webhook.handled_at)),
@@ -169,22 +170,22 @@ def _of_event(event: OrderEvent) -> Moment:
     )
 
 
-def _of_letter(row: OutgoingMessage, received: IncomingMessage | None) -> Moment:
-    kind = {EVENTS: "fact"}.get(row.to, "timer" if row.type == TIMER else "letter")
+def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Moment:
+    kind = {EVENTS: "fact"}.get(row.to, "timer" if row.type == TIMER else "message")
     arrived = received if received is not None and received.attempt == row.attempt else None
-    asked_for = max(row.due_at, row.created_at)
-    again = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
+    due = max(row.due_at, row.created_at)
+    attempt = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
     return Moment(
         at=row.created_at if not row.attempt else row.due_at,
         service=_service(row),
         kind=kind,
         title=f"{row.type} → {row.to}",
-        detail=", ".join(filter(None, [again, "" if row.published_at else _unsent(row)])),
+        detail=", ".join(filter(None, [attempt, "" if row.published_at else _unsent(row)])),
         message_id=str(row.message_id),
         cause=row.causation_id or "",
         stages=_stages(
             wait=_between(row.created_at, row.due_at) if not row.attempt else None,
-            outbox=_between(asked_for, row.published_at),
+            outbox=_between(due, row.published_at),
             broker=_between(row.published_at, arrived.received_at if arrived else None),
             inbox=_between(arrived.received_at, arrived.handled_at) if arrived else None,
         ),
@@ -201,7 +202,7 @@ def _service(row: OutgoingMessage | DeadLetter) -> str:
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:
-    """Seconds from one to the other; never less than none: the clocks of two machines differ a little."""
+    """Seconds between two times, never negative: the clocks of two machines differ a little."""
     return None if start is None or end is None else max(0.0, (end - start).total_seconds())
 
 
@@ -211,7 +212,7 @@ def _stages(**seconds: float | None) -> tuple[Stage, ...]:
 
 
 def _in_causal_order(moments: Iterable[Moment]) -> Iterator[Moment]:
-    """By time, each with its depth: what a message led to is one deeper than what led to the message."""
+    """Yield the moments by time, each with its depth: an effect is one level deeper than its cause."""
     ordered = sorted(moments, key=lambda moment: (moment.at, moment.kind not in {"request", "step"}))
     cause_of = {moment.message_id: moment.cause for moment in ordered if moment.message_id != moment.cause}
     for moment in ordered:
@@ -230,7 +231,7 @@ def _waiting(sources: Sources, *, now: datetime) -> Waiting:
     next_at = times_out_at(order)
     return Waiting(
         since=order.updated_at,
-        reasons=tuple(_reasons(sources, now=now)) or (_g("nothing about it is on its way"),),
+        reasons=tuple(_reasons(sources, now=now)) or (_g("no message about it is under way"),),
         next_at=next_at,
         next_step=_next_step(order),
         overdue=now > next_at + timedelta(minutes=1),
@@ -238,7 +239,7 @@ def _waiting(sources: Sources, *, now: datetime) -> Waiting:
 
 
 def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
-    """Every letter that has not had its effect, and where it is; then whom the payment waits for."""
+    """Yield where each message is that has not been handled yet, and then what the payment waits for."""
     resolved = {str(dead.message_id) for dead in sources.dead}
     newest: dict[str, OutgoingMessage] = {}
     for row in sorted(sources.sent, key=lambda row: row.attempt):
@@ -251,7 +252,7 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
                 "type": row.type, "service": row.to,
             }  # fmt: skip
         elif row.due_at > now:
-            yield _g("%(type)s failed in %(service)s and comes again at %(time)s") % {
+            yield _g("%(type)s failed in %(service)s and will be retried at %(time)s") % {
                 "type": row.type, "service": row.to, "time": _clock(row.due_at),
             }  # fmt: skip
         else:
@@ -270,19 +271,17 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
             "status": payment.get_status_display(), "gateway": payment.gateway or _g("its gateway"),
         }  # fmt: skip
         if payment.ask_at:
-            yield _g("the gateway is asked again at %(time)s") % {"time": _clock(payment.ask_at)}
+            yield _g("the gateway will be called again at %(time)s") % {"time": _clock(payment.ask_at)}
 
 
 def _next_step(order: Order) -> str:
-    step = STEPS[Status(order.status), Overdue]
-    becomes: Any = step.becomes(order) if callable(step.becomes) else step.becomes
-    says = getattr(step.says, "__name__", "")
-    if becomes == order.status:
-        return _g("asks again: %(message)s") % {"message": says}
-    status = Status(becomes).label
-    if not says:
-        return _g("turns back: %(status)s") % {"status": status}
-    return _g("turns back: %(status)s, and asks: %(message)s") % {"status": status, "message": says}
+    """What the timeout of the order's status does."""
+    match STEPS[Status(order.status), Overdue].becomes:
+        case Status.VOIDING if order.status != Status.VOIDING:
+            return _g("The order will be canceled automatically")
+        case Status.REFUNDING if order.status != Status.REFUNDING:
+            return _g("The payment will be refunded automatically")
+    return _g("The last request will be repeated automatically")
 
 
 def _clock(moment: datetime) -> str:

@@ -1,4 +1,4 @@
-"""What gateways have told, in the raw; and what people decide about what fits no payment."""
+"""Webhooks received from gateways, and the decisions about those that match no payment."""
 
 from typing import Any
 
@@ -9,8 +9,16 @@ from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Action, ActionCall, Age, ConfirmationForm, ReadOnlyAdmin, ReasonForm, ShortReasonForm
-from common.admin import display as show
+from common.admin import (
+    Action,
+    ActionCall,
+    Age,
+    ConfirmationForm,
+    ReadOnlyAdmin,
+    ReasonForm,
+    ShortReasonForm,
+    display,
+)
 from payments import receipts
 from payments.models import WebhookReceipt
 
@@ -18,28 +26,28 @@ from . import approvals
 
 
 class Match(ConfirmationForm):
-    """Of which order it speaks."""
+    """Asks which order the webhook belongs to."""
 
-    order_id = forms.CharField(label=_("Order id"), max_length=64, help_text=_("Amount and currency have to agree."))
+    order_id = forms.CharField(label=_("Order id"), max_length=64, help_text=_("Amount and currency must match."))
 
 
 def _match(call: ActionCall) -> str:
     receipt = receipts.match(
         receipt_id=str(call.row.pk), order_id=call.values["order_id"], actor=call.actor, now=call.now
     )
-    return _g("The webhook is %(status)s now.") % {"status": receipt.get_status_display()}
+    return _g("The webhook is now %(status)s.") % {"status": receipt.get_status_display()}
 
 
 def _refund(call: ActionCall) -> str:
     row = call.row
     if approvals.is_needed(row.amount, row.currency):
-        approvals.ask(
-            verb="refund_webhook", subject=str(row.pk), amount=row.amount, currency=row.currency,
+        approvals.request(
+            action="refund_webhook", subject=str(row.pk), amount=row.amount, currency=row.currency,
             reason=call.values["reason"], by=call.actor,
         )  # fmt: skip
-        return _g("A second person has to approve: it waits under Approvals.")
+        return _g("A second person has to approve this. It is waiting under Approvals.")
     receipts.refund(receipt_id=str(row.pk), actor=call.actor)
-    return _g("The gateway is asked to give the money back.")
+    return _g("The gateway has been asked to return the money.")
 
 
 def _discard(call: ActionCall) -> None:
@@ -50,12 +58,12 @@ def _is_open(receipt: WebhookReceipt) -> bool:
     return receipt.status in receipts.OPEN
 
 
-def _brought_money(receipt: WebhookReceipt) -> bool:
-    return _is_open(receipt) and receipt.says == receipts.Says.SUCCEEDED and not receipt.decided_by
+def _is_refundable(receipt: WebhookReceipt) -> bool:
+    return _is_open(receipt) and receipt.says == receipts.GatewayStatus.SUCCEEDED and not receipt.decided_by
 
 
 class Open(admin.SimpleListFilter):
-    """Those that wait for a person, or for their payment."""
+    """Webhooks that wait for a decision or for their payment."""
 
     title = _("waiting")
     parameter_name = "waiting"
@@ -69,27 +77,27 @@ class Open(admin.SimpleListFilter):
 
 @admin.register(WebhookReceipt)
 class WebhooksIn(ReadOnlyAdmin):
-    """What gateways have told, in the raw."""
+    """Webhooks received from gateways."""
 
     list_display = (
-        "webhook_id", "gateway", show.status(), "reason", "says", show.amount("amount", _("amount")), "payment_id",
-        show.order(), "received_at",
+        "webhook_id", "gateway", display.status(), "reason", "says", display.amount("amount", _("amount")), "payment_id",
+        display.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
     search_by = ("webhook_id", "payment_id", "order_id")
     order = ("-id",)
-    empty = _("No webhooks yet. A gateway tells of its payments at /webhooks/payments.")
+    empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", show.status(), "reason", "says", show.amount("amount", _("amount")), "payment_id",
-        show.order(), show.json("headers", _("headers")), show.json("body", _("body")), "decided_by", "received_at",
+        "gateway", "webhook_id", display.status(), "reason", "says", display.amount("amount", _("amount")), "payment_id",
+        display.order(), display.json("headers", _("headers")), display.json("body", _("body")), "decided_by", "received_at",
         "handled_at",
     )  # fmt: skip
     page_actions = (
         Action(
             name="match",
             label=_("Match with an order"),
-            explanation=_("You decide of which order it speaks; it is acted on as if it had said so."),
-            permission="orders_project.match_webhook",
+            explanation=_("Assigns the webhook to an order, and processes it as if it had named that order."),
+            permission="match_webhook",
             form=Match,
             perform=_match,
             is_possible=_is_open,
@@ -97,18 +105,18 @@ class WebhooksIn(ReadOnlyAdmin):
         Action(
             name="refund",
             label=_("Refund"),
-            explanation=_("The money belongs to no order: the gateway is asked to give it back."),
-            permission="orders_project.refund_webhook",
+            explanation=_("The money belongs to no order. The gateway will be asked to return it."),
+            permission="refund_webhook",
             form=ReasonForm,
             perform=_refund,
-            is_possible=_brought_money,
+            is_possible=_is_refundable,
             destructive=True,
         ),
         Action(
             name="discard",
             label=_("Discard"),
-            explanation=_("Nothing follows from it. It stays to be looked at."),
-            permission="orders_project.discard_webhook",
+            explanation=_("The webhook has no effect. It remains visible."),
+            permission="discard_webhook",
             form=ShortReasonForm,
             perform=_discard,
             is_possible=_is_open,

@@ -1,10 +1,10 @@
-"""The back office's ways of showing things, for its templates."""
+"""Template filters of the back office."""
 
 from django import template
 
-from common.admin import display as show
+from common.admin import display
 
 register = template.Library()
-register.filter("laid_out", show.laid_out)
-register.filter("preformatted", show.preformatted)
-register.filter("ago", show.ago)
+register.filter("laid_out", display.laid_out)
+register.filter("preformatted", display.preformatted)
+register.filter("ago", display.ago)

@@ -1,4 +1,4 @@
-"""Rows for every table that the back office shows, with any text in every field that holds one."""
+"""Creates rows for every table of the back office, with a given text in each of their text fields."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from django.utils import timezone
 from common.admin import ReadOnlyAdmin
 from outbox.ids import uuid7
 
-NEEDS: dict[str, dict[str, Any]] = {  # what constraints ask for
+REQUIRED: dict[str, dict[str, Any]] = {  # by the constraints of the tables
     "orders_project.Approval": {"status": "waiting", "verb": "compensate_order"},
     "payments.Entry": {"kind": "deposit"},
     "processing.StockMovement": {"kind": "received"},
@@ -18,15 +18,15 @@ NEEDS: dict[str, dict[str, Any]] = {  # what constraints ask for
 
 
 def shown() -> list[type[models.Model]]:
-    """The tables of the services and of the roof, in the order in which they refer to each other."""
-    windows = [model for model, page in admin.site._registry.items() if isinstance(page, ReadOnlyAdmin)]
-    ours = [model for model in windows if not model.__module__.startswith("django")]
-    late = [model for model in ours if any(field.is_relation for field in model._meta.concrete_fields)]
-    return [model for model in ours if model not in late] + late
+    """The models with a read-only admin page, those without foreign keys first."""
+    found = [model for model, page in admin.site._registry.items() if isinstance(page, ReadOnlyAdmin)]
+    ours = [model for model in found if not model.__module__.startswith("django")]
+    dependent = [model for model in ours if any(field.is_relation for field in model._meta.concrete_fields)]
+    return [model for model in ours if model not in dependent] + dependent
 
 
 def fill(model: type[models.Model], text: str) -> models.Model:
-    """Store a row whose texts all hold this, each cut to the length of its field."""
+    """Store a row with this text in all its text fields, cut to their lengths."""
     row = model()
     for field in model._meta.concrete_fields:
         if isinstance(field, models.AutoField):
@@ -34,7 +34,7 @@ def fill(model: type[models.Model], text: str) -> models.Model:
         value = _value(field, text)
         if value is not None:
             setattr(row, field.attname, value)
-    for name, value in NEEDS.get(model._meta.label, {}).items():
+    for name, value in REQUIRED.get(model._meta.label, {}).items():
         setattr(row, name, value)
     model._base_manager.bulk_create([row])
     return row

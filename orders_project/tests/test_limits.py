@@ -15,7 +15,7 @@ import time_machine
 from django.utils import timezone
 from redis import Redis
 
-from common import rate_limits as windows
+from common import rate_limits
 from orders import limits
 from orders.limits import TooManyOrders, address_of, count_order
 from orders_project.embedded import CannotRun, debian, processes
@@ -25,12 +25,12 @@ from outbox.tests.proxy import Proxy
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A Redis that is slow on a busy machine is not out of reach; one that is is left alone for a whole test."""
-    monkeypatch.setattr(windows, "GIVE_REDIS", 10.0)
-    monkeypatch.setattr(windows, "LEAVE_REDIS", 300.0)
-    monkeypatch.setattr(windows, "_alone_until", 0.0)
-    windows._redis.cache_clear()
+    monkeypatch.setattr(rate_limits, "REDIS_TIMEOUT", 10.0)
+    monkeypatch.setattr(rate_limits, "REDIS_PAUSE", 300.0)
+    monkeypatch.setattr(rate_limits, "_without_redis_until", 0.0)
+    rate_limits._redis.cache_clear()
     yield
-    windows._redis.cache_clear()
+    rate_limits._redis.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -134,30 +134,30 @@ def test_processes_share_a_file(tmp_path: Path) -> None:
 
 def test_without_redis_each_process_counts_for_itself(settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
-    before = windows.FALLBACKS._value.get()
+    before = rate_limits.FALLBACKS._value.get()
     assert attempts("ann@example.com", 1) == 1
     assert attempts("ann@example.com", 20) == 4
-    assert windows.FALLBACKS._value.get() == before + 1
+    assert rate_limits.FALLBACKS._value.get() == before + 1
 
 
 def test_a_redis_that_says_nothing_is_left_alone_and_asked_again(
     settings: Any, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
     """Orders go on meanwhile: they wait for it once, and not each of them."""
-    windows._local.cache_clear()
-    before = windows.FALLBACKS._value.get()
+    rate_limits._local.cache_clear()
+    before = rate_limits.FALLBACKS._value.get()
     with Proxy("127.0.0.1", int(redis_url.split(":")[2].partition("/")[0])) as way:
         settings.REDIS_URL = f"redis://127.0.0.1:{way.port}/0"
         assert attempts("mute@example.com", 1) == 1
         way.silent.set()
         assert attempts("mute@example.com", 1) == 1  # of five more: this process alone doesn't know of the first
-        assert windows.FALLBACKS._value.get() == before + 1
+        assert rate_limits.FALLBACKS._value.get() == before + 1
         way.silent.clear()
         way.cut()
         assert attempts("mute@example.com", 20) == 4
-        monkeypatch.setattr(windows, "_alone_until", 0.0)
+        monkeypatch.setattr(rate_limits, "_without_redis_until", 0.0)
         assert attempts("mute@example.com", 20) == 4, "it is asked again, and remembers the first"
-    assert windows.FALLBACKS._value.get() == before + 1
+    assert rate_limits.FALLBACKS._value.get() == before + 1
 
 
 class TestTheAddress:

@@ -1,4 +1,4 @@
-// The dashboard fetches itself anew, unless nobody looks, or who looks has switched it off.
+// The dashboard reloads itself, unless it is hidden or the viewer has switched this off.
 "use strict";
 const live = document.getElementById("live");
 const wanted = document.getElementById("live-switch");

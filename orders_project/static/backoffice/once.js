@@ -1,4 +1,4 @@
-// A form that does something is sent once, however often its button is pressed.
+// A form that performs something is sent once, however often its button is pressed.
 "use strict";
 document.addEventListener("submit", (event) => {
   const form = event.target;

@@ -1,4 +1,4 @@
-// Tells the server in which zone the viewer lives, once; the page comes again with their times.
+// Tells the server the time zone of the viewer, once, and reloads the page to show its times.
 "use strict";
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const known = document.cookie.split("; ").find((one) => one.startsWith("timezone="));

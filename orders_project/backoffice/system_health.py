@@ -1,4 +1,4 @@
-"""Whether the parts of the system are well: databases, broker, clock, gateways."""
+"""The health of the parts of the system: databases, relays, broker, clock, gateways."""
 
 import time
 from collections.abc import Iterator
@@ -18,25 +18,25 @@ Part = tuple[Any, Any, str, str]  # name, state, address, mood
 
 
 def parts() -> Iterator[Part]:
-    """Each part with its state."""
+    """Yield each part with its state."""
     for finding in health.examine(health.everything()):
-        state = _g("failed: %(trouble)s") % {"trouble": finding.trouble} if finding.trouble else _g("well")
+        state = _g("failing: %(trouble)s") % {"trouble": finding.trouble} if finding.trouble else _g("healthy")
         yield _named(finding.part), state, "", "bad" if finding.trouble else "good"
     yield from _counted()
 
 
 def _named(part: str) -> str:
-    """A part of the system in words: `database orders`, `relay orders`, `broker`."""
+    """The name of a part such as `database orders`, `relay orders` or `broker`, translated."""
     kind, _space, name = part.partition(" ")
     return str(PARTS[kind]) % {"name": name} if kind in PARTS else part
 
 
 def _counted() -> Iterator[Part]:
-    """What other processes say of themselves, as far as this one hears it."""
+    """Yield what other processes report about themselves, as far as this process receives it."""
     families = {family.name: family for family in Counted().collect()}
     ticks = [sample.value for sample in getattr(families.get("clock_last_tick_seconds"), "samples", ())]
     if not ticks or not max(ticks):
-        yield _("clock (beat)"), _("not heard here"), "", ""
+        yield _("clock (beat)"), _("unknown here"), "", ""
     else:
         late = time.time() - max(ticks)
         state = _g("%(n)d s ago") % {"n": max(round(late), 0)}

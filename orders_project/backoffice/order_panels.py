@@ -1,0 +1,107 @@
+"""Tables of what each service stores about an order. If one database is down, the other tables still appear."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.conf import settings
+from django.db import Error
+from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_lazy as _
+
+from common.admin import display
+from common.admin.panels import Panel, panel
+from orders.models import Order
+from outbox.services import model_of
+from payments.models import Entry, Payment
+from processing.models import Hold, Processing
+
+MAX_ROWS = 100
+METHODS = dict(Order.Method.choices)
+
+
+def panels_of(order: Order) -> list[Panel]:
+    """Items, money, stock and dead letters of an order."""
+    return [
+        _guarded(_("Items"), lambda: _items(order)),
+        _guarded(_("Money"), lambda: _money(order)),
+        _guarded(_("Stock"), lambda: _stock(order)),
+        _guarded(_("Dead letters"), lambda: _dead(order)),
+    ]
+
+
+def _guarded(title: Any, build: Callable[[], Panel]) -> Panel:
+    try:
+        return build()
+    except Error as error:
+        return Panel(
+            title, (), (), empty=_g("This database is not responding (%(error)s).") % {"error": type(error).__name__}
+        )
+
+
+def _items(order: Order) -> Panel:
+    return panel(
+        order.lines.all(),
+        (_("product"), _product),
+        (_("quantity"), lambda line: line.quantity),
+        (_("unit price"), lambda line: display.money_text(line.unit_price, order.currency)),
+        (_("sum"), lambda line: display.money_text(line.unit_price * line.quantity, order.currency)),
+        title=_("Items"),
+    )
+
+
+def _product(line: Any) -> Any:
+    text = " ".join(filter(None, [line.name, f"({line.sku})" if line.sku else ""])) or _g("line without a product")
+    return display.page_link("processing", "product", line.product_id, text) if line.product_id else text
+
+
+def _money(order: Order) -> Panel:
+    payment = Payment.objects.filter(pk=order.pk).first()
+    rows: list[list[Any]] = []
+    if payment is not None:
+        by = payment.gateway or METHODS.get(payment.method, payment.method)
+        what = display.page_link("payments", "payment", payment.pk, _g("payment"))
+        amount = display.money_text(payment.amount, payment.currency)
+        rows.append(
+            [what, payment.get_status_display(), amount, by or display.NOTHING, display.ago(payment.updated_at)]
+        )
+    for entry in Entry.objects.filter(order_id=order.pk).select_related("source", "target").order_by("id")[:MAX_ROWS]:
+        what = display.page_link("payments", "entry", entry.pk, entry.get_kind_display())
+        amount = display.money_text(entry.amount, entry.currency)
+        rows.append([what, _g("booked"), amount, f"{entry.source} → {entry.target}", display.ago(entry.at)])
+    heads = (_("what"), _("status"), _("amount"), _("between"), _("at"))
+    return Panel(_("Money"), heads, rows, empty=_("No payment exists for this order yet."))
+
+
+def _stock(order: Order) -> Panel:
+    rows: list[list[Any]] = [
+        [
+            display.page_link("processing", "hold", hold.pk, _g("hold")),
+            hold.get_status_display(),
+            ", ".join(f"{line.quantity} × {line.product.sku}" for line in hold.lines.all()),
+            display.ago(hold.ended_at or hold.created_at),
+        ]
+        for hold in Hold.objects.filter(order_id=order.pk).prefetch_related("lines__product").order_by("pk")[:MAX_ROWS]
+    ]
+    verdict = Processing.objects.filter(pk=order.pk).first()
+    if verdict is not None:
+        text = " ".join(filter(None, [verdict.get_verdict_display(), verdict.reason]))
+        rows.append([_g("processing"), text, display.NOTHING, display.ago(verdict.at)])
+    heads = (_("what"), _("status"), _("items"), _("at"))
+    return Panel(_("Stock"), heads, rows, empty=_("No stock is held for this order: it has no lines with products."))
+
+
+def _dead(order: Order) -> Panel:
+    rows = list(_dead_letters(order))
+    heads = (_("message"), _("service"), _("status"), _("error"), _("failed"))
+    return Panel(_("Dead letters"), heads, rows, empty=_("No message about this order is a dead letter."))
+
+
+def _dead_letters(order: Order) -> Iterator[list[Any]]:
+    for service in settings.SERVICES:
+        found = model_of(service, "DeadLetter").objects.filter(subject=order.pk).defer("traceback", "headers", "body")
+        for dead_letter in found.order_by("-id")[:MAX_ROWS]:
+            link = display.page_link(service, "deadletter", dead_letter.pk, dead_letter.type or "?")
+            yield [
+                link, service, dead_letter.get_status_display(), dead_letter.error[:200],
+                display.ago(dead_letter.died_at),
+            ]  # fmt: skip
