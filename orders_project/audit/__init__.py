@@ -1,40 +1,40 @@
 """
-Does it all add up? Conservation of stock, money and messages across the three databases.
+Do the data of all services add up? Each service brings the rules about its own tables; those between them are here.
 
-# Note [Work in flight is no finding]: what the databases say of an order at one moment need not agree, because each is
-# asked at another time and letters are on their way. So a check passes over what changed within `grace`; what it then
-# suspects is dropped if letters of that order are under way, and is looked at a second time a little later. What is
-# wrong both times is a finding.
+# Note [Work in flight is not a finding]: what the databases contain about an order need not agree at one moment. Each is
+# read at another time, and messages are under way. So a rule skips what has changed within `grace`; what then seems to
+# break it is dropped if messages about that order are under way, and is looked at again a little later. Only what
+# breaks the rule both times is a finding.
 """
 
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from . import messages as letters
-from . import money, stock
-from .common import Finding, Scope
+import orders.audit
+import payments.audit
+import processing.audit
+from common.audit import Finding, Rule, Scope
 
-Check = Callable[[Scope], Iterator[Finding]]
+from . import between_services, messages
 
-CHECKS: dict[str, tuple[str, Check]] = {
-    "counters": ("stock received = available + held + sold, and as its movements say", stock.counters),
-    "holds": ("the holds of each product add up to what it counts as held and sold", stock.holds),
-    "held": ("every open hold belongs to an open order, and every open order has its hold", stock.holds_of_orders),
-    "ledger": ("money in = money out + money kept; balances and payments are as their entries say", money.ledger),
-    "captures": ("one capture a paid order, and none left in a canceled or failed one", money.captures),
-    "history": ("every order stands where its history ends", stock.history),
-    "letters": ("every letter sent was seen once, and none was seen that nobody sent", letters.seen),
-    "unsent": ("no letter lies unsent beyond its time", letters.unsent),
+CHECKS: dict[str, Rule] = {
+    rule.name: rule
+    for rule in (
+        *processing.audit.RULES,
+        *payments.audit.RULES,
+        *orders.audit.RULES,
+        *between_services.RULES,
+        *messages.RULES,
+    )
 }
 
 
 @dataclass
 class Report:
-    """What an audit looked at, how long that took, and what it found."""
+    """The findings of an audit, and how long each rule took."""
 
     began: datetime
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,23 +52,23 @@ def audit(
     settle: timedelta = timedelta(seconds=5),
 ) -> Report:
     """
-    Check everything; letters only of the last `window`.
+    Check all rules, those about messages for the last `window`.
 
-    What changed within `grace` is in flight. Where something seems wrong it is looked at again after `settle`.
+    What has changed within `grace` is in flight. What seems to break a rule is looked at again after `settle`.
     """
     report = Report(timezone.now())
     scope = Scope(now=report.began, window=window, grace=grace)
     suspects: dict[str, list[Finding]] = {}
-    for name, (_, check) in CHECKS.items():
+    for name, rule in CHECKS.items():
         began = time.monotonic()
-        if found := {finding.subject: finding for finding in check(scope)}:
+        if found := {finding.subject: finding for finding in rule.check(scope)}:
             suspects[name] = list(found.values())
         report.seconds[name] = time.monotonic() - began
     if suspects:
         time.sleep(settle.total_seconds())
     for name, suspected in suspects.items():
-        still = {finding.subject for finding in CHECKS[name][1](scope)}
-        standing = [finding for finding in suspected if finding.subject in still]
-        under_way = letters.under_way({finding.order_id for finding in standing if finding.order_id}, scope)
-        report.findings += [finding for finding in standing if finding.order_id not in under_way]
+        again = {finding.subject for finding in CHECKS[name].check(scope)}
+        confirmed = [finding for finding in suspected if finding.subject in again]
+        under_way = messages.under_way({finding.order_id for finding in confirmed if finding.order_id})
+        report.findings += [finding for finding in confirmed if finding.order_id not in under_way]
     return report

@@ -1,15 +1,14 @@
-"""Letters: what was sent, what was seen, and what is under way."""
+"""Rules about messages: each one that was sent has been handled, and the other way round."""
 
 from collections.abc import Iterator
 from uuid import UUID
 
 from django.conf import settings
 
+from common.audit import Finding, Rule, Scope, batches, rows
+from orders.messages import Overdue
 from outbox.ids import floor7
 
-from .common import Finding, Scope, batches, rows
-
-TIMER = "orders.overdue"
 BATCH = 20_000
 
 SENT = """
@@ -26,13 +25,13 @@ WHERE NOT EXISTS (SELECT 1 FROM outbox_incomingmessage seen WHERE seen.message_i
 """
 POSTED = "SELECT id FROM outbox_outgoingmessage WHERE id = ANY(%s)"  # a message has the id of the row that posted it
 ABOUT = "SELECT type, subject FROM outbox_outgoingmessage WHERE id = %s"
-COMING_AGAIN = """
+WAITING_FOR_RETRY = """
 SELECT message_id FROM outbox_outgoingmessage WHERE published_at IS NULL AND message_id = ANY(%s)
 """
 
 
 def unseen(service: str, message_ids: list[UUID]) -> set[UUID]:
-    """Those of these letters that the service has neither handled nor buried."""
+    """Those of these messages that the service has neither handled nor kept as dead letters."""
     return {one for (one,) in rows(service, NOT_IN_INBOX, message_ids)}
 
 
@@ -48,20 +47,20 @@ def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
             for to in settings.SERVICES:
                 sent = {message_id: row_id for row_id, message_id, target in page if target == to}
                 lost = unseen(to, list(sent)) if sent else set()
-                if lost:  # one that failed lies in the outbox of the service that failed, to come again
-                    lost -= {one for (one,) in rows(to, COMING_AGAIN, list(lost))}
+                if lost:  # a message that failed waits in the outbox of the service that failed, for its next attempt
+                    lost -= {one for (one,) in rows(to, WAITING_FOR_RETRY, list(lost))}
                 for message_id in sorted(lost):
                     ((kind, subject),) = rows(service, ABOUT, sent[message_id])
                     yield Finding(
-                        "letters",
+                        "messages",
                         str(message_id),
-                        f"{kind} for {subject} was sent by {service} to {to}, which has not seen it",
-                        f"see that a worker of {to} is running and its queue is empty, then send the letter again",
+                        f"{kind} for {subject} was sent by {service} to {to}, which has not handled it",
+                        f"see that a worker of {to} is running and its queue is empty, then send the message again",
                     )
 
 
 def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
-    """A letter's id holds the time when it was written, so that letters of the window are looked for in the window."""
+    """Check messages that were handled. Their ids contain the time when they were posted, so both are in the window."""
     for service in settings.SERVICES:
         for page in batches(service, SEEN, scope.settled, start=floor7(scope.since), size=BATCH):
             unknown = {message_id for (message_id,) in page}
@@ -69,10 +68,10 @@ def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
                 unknown -= {one for (one,) in rows(origin, POSTED, list(unknown))}
             for message_id in sorted(unknown):
                 yield Finding(
-                    "letters",
+                    "messages",
                     str(message_id),
-                    f"{service} has seen it, and nobody sent it",
-                    "find out who can write to the broker; see what the letter did by its id in the logs",
+                    f"{service} has handled it, and no service has sent it",
+                    "find out who can write to the broker; search the logs for its id to see its effect",
                 )
 
 
@@ -85,10 +84,11 @@ WHERE published_at IS NULL AND due_at < %s ORDER BY due_at LIMIT 1000
 def unsent(scope: Scope) -> Iterator[Finding]:
     for service in settings.SERVICES:
         for message_id, kind, subject, to, due_at, error in rows(service, UNSENT, scope.settled):
+            detail = f"{kind} for {subject} from {service} to {to} was due at {due_at.isoformat()}"
             yield Finding(
                 "unsent",
                 str(message_id),
-                f"{kind} for {subject} from {service} to {to} was due at {due_at.isoformat()}{f': {error}' * bool(error)}",
+                f"{detail}: {error}" if error else detail,
                 f"see that the relay of {service} is running and the broker answers",
             )
 
@@ -99,13 +99,19 @@ WHERE subject = ANY(%s) AND "to" = ANY(%s) AND (published_at IS NOT NULL OR type
 """
 
 
-def under_way(order_ids: set[str], scope: Scope) -> set[str]:
-    """Those of these orders about which a letter is to be sent or to be seen; a timer alone is none."""
+def under_way(order_ids: set[str]) -> set[str]:
+    """Those of these orders that a message is under way about; timers do not count."""
     found = set()
     for service in settings.SERVICES:
         for subject, message_id, to, published_at in rows(
-            service, UNDER_WAY, sorted(order_ids), list(settings.SERVICES), TIMER
+            service, UNDER_WAY, sorted(order_ids), list(settings.SERVICES), Overdue.name
         ):
             if published_at is None or unseen(to, [message_id]):
                 found.add(subject)
     return found
+
+
+RULES = (
+    Rule("messages", "every message sent was handled once, and none was handled that no service sent", seen),
+    Rule("unsent", "no message is unsent after it was due", unsent),
+)

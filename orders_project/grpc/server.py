@@ -1,4 +1,4 @@
-"""The gRPC server: callers, correlation, deadlines and errors around the methods of the services."""
+"""The gRPC server: authentication, correlation, deadlines and errors around the methods of the services."""
 
 import logging
 import time
@@ -31,22 +31,24 @@ from .status import status_of
 logger = logging.getLogger(__name__)
 
 SERVICE = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"].full_name
-LONGEST_CALL = 30.0  # seconds, for a caller who sets no deadline
-MALFORMED = Problem(HTTPStatus.BAD_REQUEST, "malformed", "The message can't be read.")
+MAX_SECONDS = 30.0  # for a call without a deadline
+MALFORMED = Problem(HTTPStatus.BAD_REQUEST, "malformed", "The message cannot be parsed.")
 TOO_LATE = Problem(HTTPStatus.GATEWAY_TIMEOUT, "timeout", "The deadline has passed.")
 GRPC_SECONDS = histogram("grpc_request_seconds", "Time to answer a gRPC call.", "method", "code")
 _few = Few()
-FORBIDDEN = Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This token doesn't allow that.")
+FORBIDDEN = Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This token does not allow that.")
 
 
 class Server:
-    """The server and its health. `port` is known after `start`."""
+    """The server and its health service. `port` is the port that it listens on."""
 
     def __init__(self, *, host: str, port: int, threads: int) -> None:
         self.health = HealthServicer()
         self.grpc = grpc.server(
             ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-            interceptors=[Door(scopes={f"/{SERVICE}/{name}": scope for name, scope in OrderService.scopes.items()})],
+            interceptors=[
+                Interceptor(scopes={f"/{SERVICE}/{name}": scope for name, scope in OrderService.scopes.items()})
+            ],
             options=[
                 ("grpc.max_receive_message_length", settings.DATA_UPLOAD_MAX_MEMORY_SIZE),
                 ("grpc.so_reuseport", 0),
@@ -65,15 +67,15 @@ class Server:
             self.health.set(service, health_pb2.HealthCheckResponse.SERVING)
 
     def stop(self, *, grace: float) -> None:
-        """Say so, take no new calls, and give those that run this many seconds."""
+        """Report it as not serving, refuse new calls, and give running calls `grace` seconds to end."""
         self.health.enter_graceful_shutdown()
         self.grpc.stop(grace).wait()
 
 
-class Door(grpc.ServerInterceptor):
-    """What every call passes through."""
+class Interceptor(grpc.ServerInterceptor):
+    """Wraps every call: see `intercept_service`."""
 
-    def __init__(self, *, scopes: Mapping[str, str]) -> None:
+    def __init__(self, scopes: Mapping[str, str]) -> None:
         self.scopes = scopes
 
     def intercept_service(
@@ -87,14 +89,15 @@ class Door(grpc.ServerInterceptor):
         parse, serialize = handler.request_deserializer, handler.response_serializer
         scope = self.scopes.get(details.method)
 
-        # Note [Messages are parsed here]: gRPC calls one that it can't parse INTERNAL, as if that were our mistake.
+        # Note [Messages are parsed here]: gRPC itself answers INTERNAL if it cannot parse one, as if the server had
+        # failed.
         def answer(raw: bytes, call: grpc.ServicerContext) -> Any:
-            with _ending_with_a_status(call), _seen(details.method):
+            with _errors_as_status(call), _observed(details.method):
                 message = _parsed(parse, raw)
                 return handler.unary_unary(message, call) if scope is None else _admit(handler, message, call, scope)
 
         def stream(raw: bytes, call: grpc.ServicerContext) -> Iterator[Any]:
-            with _ending_with_a_status(call):
+            with _errors_as_status(call):
                 message = _parsed(parse, raw)
             yield from handler.unary_stream(message, call)
 
@@ -110,8 +113,8 @@ def _parsed(parse: Callable[[bytes], Any], raw: bytes) -> Any:
         raise CallFailed(MALFORMED) from None
 
 
-class _ending_with_a_status:  # noqa: N801 - reads as a verb
-    """Runs a call under its correlation id, and turns whatever is raised into a status."""
+class _errors_as_status:  # noqa: N801 - a context manager
+    """A context in which a call has its correlation id, and what it raises becomes its status."""
 
     def __init__(self, call: grpc.ServicerContext) -> None:
         self.call = call
@@ -136,8 +139,8 @@ class _ending_with_a_status:  # noqa: N801 - reads as a verb
 
 
 @contextmanager
-def _seen(method: str) -> Iterator[None]:
-    """A call is a span, and is timed by what came of it."""
+def _observed(method: str) -> Iterator[None]:
+    """Trace a call, and measure its time by its result."""
     began, code = time.monotonic(), "ok"
     try:
         with tracing.span(method.lstrip("/"), kind="server"):
@@ -163,11 +166,11 @@ def _admit(handler: grpc.RpcMethodHandler, message: Any, call: grpc.ServicerCont
     left = _time_left(call)
     if left <= 0:
         raise CallFailed(TOO_LATE)
-    caller = auth.identify(metadata.get("authorization"))
-    if not caller.may(scope):
-        raise CallFailed(FORBIDDEN) if caller.principal else NotAuthenticated
+    principal = auth.identify(metadata.get("authorization"))
+    if not principal.may(scope):
+        raise CallFailed(FORBIDDEN) if principal.name else NotAuthenticated
     forwarded = [metadata["x-forwarded-for"]] if "x-forwarded-for" in metadata else []
-    admitted = Call(caller=caller, address=address_of(_peer(call), forwarded), metadata=metadata)
+    admitted = Call(principal=principal, address=address_of(_peer(call), forwarded), metadata=metadata)
     close_old_connections()
     try:
         _limit_statements(left)
@@ -179,7 +182,7 @@ def _admit(handler: grpc.RpcMethodHandler, message: Any, call: grpc.ServicerCont
 
 
 def _limit_statements(seconds: float) -> None:
-    """No statement goes on for a caller who has left."""
+    """Let no statement of this connection run longer than the client waits."""
     with connections["orders"].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, false)", [f"{max(1, int(seconds * 1000))}ms"])
 
@@ -190,10 +193,10 @@ def _metadata(call: grpc.ServicerContext) -> dict[str, str]:
 
 def _time_left(call: grpc.ServicerContext) -> float:
     remaining = call.time_remaining()
-    return LONGEST_CALL if remaining is None else min(float(remaining), LONGEST_CALL)
+    return MAX_SECONDS if remaining is None else min(float(remaining), MAX_SECONDS)
 
 
 def _peer(call: grpc.ServicerContext) -> str:
-    """The address alone: of "ipv4:127.0.0.1:5000" and "ipv6:%5B::1%5D:5000"."""
+    """The address in "ipv4:127.0.0.1:5000" or "ipv6:%5B::1%5D:5000"."""
     _, _, place = unquote(call.peer()).partition(":")
     return place.rpartition(":")[0].strip("[]")

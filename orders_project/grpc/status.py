@@ -1,4 +1,4 @@
-"""Problems in the words of gRPC: a status code with google.rpc details, and back again."""
+"""Problems as gRPC statuses with google.rpc details, and the other way round."""
 
 import json
 from http import HTTPStatus
@@ -16,9 +16,9 @@ from ..http.errors import Problem
 
 DOMAIN = "orders"
 
-# Note [Details are small]: they travel in the trailers, which clients take up to 8 KB of, in base64.
-MOST_DETAILS = 1500
-LONGEST_TEXT = 300
+# Note [Details are small]: they are sent in the trailers, of which clients accept 8 KB, in base64.
+MAX_DETAILS = 1500
+MAX_TEXT = 300
 
 CODES: dict[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -33,18 +33,27 @@ CODES: dict[int, grpc.StatusCode] = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-EXCEPTIONS = {"order_exists": grpc.StatusCode.ALREADY_EXISTS}
+EXCEPTIONS = {
+    "order_exists": grpc.StatusCode.ALREADY_EXISTS,
+    "idempotency_key_reused": grpc.StatusCode.ALREADY_EXISTS,
+}
 
-# What a status without our details means over HTTP: it came from gRPC itself.
+# The problem for a status without our details, which comes from gRPC itself.
 BARE: dict[grpc.StatusCode, Problem] = {
     grpc.StatusCode.UNAVAILABLE: Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", "Orders are out of reach.", headers={"Retry-After": "5"}
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "unavailable",
+        "The order service is not available.",
+        headers={"Retry-After": "5"},
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: Problem(
-        HTTPStatus.GATEWAY_TIMEOUT, "timeout", "Orders took too long to answer."
+        HTTPStatus.GATEWAY_TIMEOUT, "timeout", "The order service took too long to answer."
     ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: Problem(
-        HTTPStatus.SERVICE_UNAVAILABLE, "overloaded", "Too much at once.", headers={"Retry-After": "1"}
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "overloaded",
+        "There are too many requests at once.",
+        headers={"Retry-After": "1"},
     ),
 }
 
@@ -55,21 +64,21 @@ def code_of(problem: Problem) -> grpc.StatusCode:
 
 
 def status_of(problem: Problem) -> grpc.Status:
-    """A problem as a status to abort a call with; details that don't fit are left out."""
-    said = {name: json.dumps(value, default=str) for name, value in problem.extra.items()}
-    if sum(map(len, said.values())) > MOST_DETAILS:
-        said = {}
-    said |= {"correlation_id": context.current().correlation_id, "http_status": str(int(problem.status))}
-    packed = [details.ErrorInfo(reason=problem.code.upper(), domain=DOMAIN, metadata=said)]
+    """The status to end a call with for this problem. Details that do not fit are left out."""
+    metadata = {name: json.dumps(value, default=str) for name, value in problem.extra.items()}
+    if sum(map(len, metadata.values())) > MAX_DETAILS:
+        metadata = {}
+    metadata |= {"correlation_id": context.current().correlation_id, "http_status": str(int(problem.status))}
+    packed = [details.ErrorInfo(reason=problem.code.upper(), domain=DOMAIN, metadata=metadata)]
     if problem.errors:
         bad = details.BadRequest()
         for path, message in ((path, message) for path, messages in problem.errors.items() for message in messages):
-            if bad.ByteSize() < MOST_DETAILS:
-                bad.field_violations.add(field=path[:LONGEST_TEXT], description=message[:LONGEST_TEXT])
+            if bad.ByteSize() < MAX_DETAILS:
+                bad.field_violations.add(field=path[:MAX_TEXT], description=message[:MAX_TEXT])
         packed.append(bad)
     if "Retry-After" in problem.headers:
         packed.append(details.RetryInfo(retry_delay=Duration(seconds=int(problem.headers["Retry-After"]))))
-    status = Status(code=code_of(problem).value[0], message=problem.detail[:LONGEST_TEXT])
+    status = Status(code=code_of(problem).value[0], message=problem.detail[:MAX_TEXT])
     for detail in packed:
         wrapped = Packed()
         wrapped.Pack(detail)
@@ -78,7 +87,7 @@ def status_of(problem: Problem) -> grpc.Status:
 
 
 def problem_in(error: grpc.RpcError) -> Problem:
-    """The problem that a failed call was ended with."""
+    """The problem for which a call has failed."""
     status = rpc_status.from_call(error)
     info, errors, headers = details.ErrorInfo(), dict[str, list[str]](), dict[str, str]()
     for detail in status.details if status else ():
@@ -91,12 +100,12 @@ def problem_in(error: grpc.RpcError) -> Problem:
         else:
             detail.Unpack(info)
     if not info.reason:
-        bare = Problem(HTTPStatus.BAD_GATEWAY, "bad_gateway", "Orders gave no proper answer.")
+        bare = Problem(HTTPStatus.BAD_GATEWAY, "bad_gateway", "The order service did not answer as expected.")
         return BARE.get(error.code(), bare)
-    said = dict(info.metadata)
-    said.pop("correlation_id", "")
-    http_status = int(said.pop("http_status"))
+    metadata = dict(info.metadata)
+    metadata.pop("correlation_id", "")
+    http_status = int(metadata.pop("http_status"))
     if http_status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="orders"'
-    extra = {name: json.loads(value) for name, value in said.items()}
+    extra = {name: json.loads(value) for name, value in metadata.items()}
     return Problem(http_status, info.reason.lower(), status.message, errors, extra, headers)

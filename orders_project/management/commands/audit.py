@@ -1,4 +1,4 @@
-"""manage.py audit: does it all add up?"""
+"""manage.py audit: check that the data of all services add up."""
 
 import json
 import sys
@@ -14,17 +14,21 @@ SHOWN = 20
 
 class Command(BaseCommand):
     help = (
-        "Check that stock, money and messages are conserved across all databases; work in flight is passed over."
+        "Check that stock, money and messages are conserved across all databases. Work in flight is skipped."
         " The exit status is 1 if something does not add up."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="write one JSON object")
         parser.add_argument(
-            "--window", type=float, default=24, metavar="HOURS", help="how far back letters are looked at"
+            "--window", type=float, default=24, metavar="HOURS", help="how far back messages are checked"
         )
-        parser.add_argument("--grace", type=float, default=60, metavar="SECONDS", help="what is younger is in flight")
-        parser.add_argument("--settle", type=float, default=5, metavar="SECONDS", help="wait before a second look")
+        parser.add_argument(
+            "--grace", type=float, default=60, metavar="SECONDS", help="what has changed within this time is in flight"
+        )
+        parser.add_argument(
+            "--settle", type=float, default=5, metavar="SECONDS", help="the pause before suspects are checked again"
+        )
 
     def handle(self, *args: Any, window: float, grace: float, settle: float, **options: Any) -> None:
         report = audit(window=timedelta(hours=window), grace=timedelta(seconds=grace), settle=timedelta(seconds=settle))
@@ -36,10 +40,10 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def show(self, report: Report) -> None:
-        for name, (promise, _) in CHECKS.items():
+        for name, rule in CHECKS.items():
             found = [finding for finding in report.findings if finding.check == name]
             verdict = self.style.ERROR(f"{len(found)} wrong") if found else self.style.SUCCESS("ok")
-            self.stdout.write(f"{name:<10} {promise:<85} {report.seconds[name]:6.2f} s  {verdict}")
+            self.stdout.write(f"{name:<10} {rule.promise:<85} {report.seconds[name]:6.2f} s  {verdict}")
             for finding in found[:SHOWN]:
                 self.stdout.write(f"    {finding.subject}: {finding.detail}\n        repair: {finding.repair}")
             if len(found) > SHOWN:

@@ -1,0 +1,26 @@
+"""What must hold of orders, in the tables of orders."""
+
+from common.audit import Rule
+
+HISTORY = """
+SELECT o.order_id,
+       'stored as ' || o.status || ' v' || o.version || ', but its last event is '
+           || coalesce(last.status || ' v' || last.version, 'missing'),
+       o.order_id
+FROM orders_order o
+LEFT JOIN LATERAL (
+    SELECT status, version FROM orders_orderevent event
+    WHERE event.order_id = o.order_id ORDER BY version DESC LIMIT 1
+) last ON true
+WHERE (o.status, o.version) IS DISTINCT FROM (last.status, last.version)
+"""
+
+RULES = (
+    Rule.of_query(
+        "history",
+        "the status and the version of every order are those of its last event",
+        service="orders",
+        query=HISTORY,
+        repair="rebuild the order from its events: manage.py history ORDER_ID",
+    ),
+)

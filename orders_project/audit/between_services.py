@@ -1,0 +1,110 @@
+"""Rules between orders and what the other services keep for them: their money and their stock."""
+
+from collections.abc import Iterator
+
+from common.audit import Finding, Rule, Scope, batches, rows
+from orders.models import Status
+from payments.models import Entry
+from processing.models import Hold
+
+CHARGE, REFUND = Entry.Kind.CHARGE.value, Entry.Kind.REFUND.value
+
+# Money --------------------------------------------------------------------------------------------------------------
+
+KEEPS_MONEY = {Status.PAID, Status.DONE}
+ENDED_WITHOUT = {Status.CANCELED, Status.FAILED}
+
+SETTLED_ORDERS = """
+SELECT order_id, status, total FROM orders_order
+WHERE updated_at < %s AND status = ANY(%s) AND order_id > %s
+ORDER BY order_id LIMIT %s
+"""
+MOVED = """
+SELECT order_id, sum(amount) FILTER (WHERE kind = %s), sum(amount) FILTER (WHERE kind = %s)
+FROM payments_entry WHERE order_id = ANY(%s) GROUP BY order_id
+"""
+CAPTURES = """
+SELECT order_id, amount FROM payments_entry
+WHERE kind = %s AND at < %s AND order_id > %s ORDER BY order_id LIMIT %s
+"""
+
+
+def captures(scope: Scope) -> Iterator[Finding]:
+    settled = [status.value for status in KEEPS_MONEY | ENDED_WITHOUT]
+    for page in batches("orders", SETTLED_ORDERS, scope.settled, settled, start=""):
+        order_ids = [order_id for order_id, *_ in page]
+        moved = {order_id: amounts for order_id, *amounts in rows("payments", MOVED, CHARGE, REFUND, order_ids)}
+        for order_id, status, total in page:
+            charged, refunded = (amount or 0 for amount in moved.get(order_id, (0, 0)))
+            kept, due = charged - refunded, total if status in KEEPS_MONEY else 0
+            if kept != due or (kept and refunded):
+                detail = f"order is {status} with a total of {total}; {charged} was charged and {refunded} refunded"
+                repair = "post payments.refund for the order" if kept > due else "charge the customer or cancel"
+                yield Finding("captures", order_id, detail, repair, order_id)
+    for page in batches("payments", CAPTURES, CHARGE, scope.settled, start=""):
+        known = _hold_ids([order_id for order_id, _ in page])
+        for order_id, amount in page:
+            if order_id not in known:
+                detail = f"{amount} was charged for an order that does not exist"
+                yield Finding("captures", order_id, detail, "post payments.refund for the order", order_id)
+
+
+# Stock --------------------------------------------------------------------------------------------------------------
+
+# The status that the hold of an order has once things have settled.
+EXPECTED_HOLD = {
+    Status.RESERVED: Hold.Status.HELD,
+    Status.PAYMENT_PENDING: Hold.Status.HELD,
+    Status.PAID: Hold.Status.HELD,
+    Status.DONE: Hold.Status.SOLD,
+    Status.CANCELED: Hold.Status.RELEASED,
+    Status.FAILED: Hold.Status.RELEASED,
+}
+ORDERS_WITH_HOLDS = """
+SELECT order_id, hold_id, status FROM orders_order
+WHERE hold_id IS NOT NULL AND updated_at < %s AND status = ANY(%s) AND order_id > %s
+ORDER BY order_id LIMIT %s
+"""
+STATUSES_OF_HOLDS = "SELECT hold_id, status FROM processing_hold WHERE hold_id = ANY(%s)"
+OPEN_HOLDS = """
+SELECT hold_id, order_id, expires_at FROM processing_hold
+WHERE status = %s AND created_at < %s AND hold_id > %s ORDER BY hold_id LIMIT %s
+"""
+SMALLEST_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+def holds(scope: Scope) -> Iterator[Finding]:
+    settled = [status.value for status in EXPECTED_HOLD]
+    for page in batches("orders", ORDERS_WITH_HOLDS, scope.settled, settled, start=""):
+        found = dict(rows("processing", STATUSES_OF_HOLDS, [hold_id for _, hold_id, _ in page]))
+        for order_id, hold_id, status in page:
+            if (hold := found.get(hold_id, "missing")) != EXPECTED_HOLD[status]:
+                detail = f"order is {status}, hold is {hold}"
+                yield Finding("held", f"{order_id}: {hold_id}", detail, _repair(status, hold), order_id)
+    for page in batches("processing", OPEN_HOLDS, Hold.Status.HELD.value, scope.settled, start=SMALLEST_UUID):
+        hold_of = _hold_ids([order_id for _, order_id, _ in page])
+        for hold_id, order_id, expires_at in page:
+            # The hold of an order that was never stored is in flight until it expires: then it is given back.
+            if hold_of.get(order_id) != hold_id and expires_at < scope.settled:
+                detail = f"open, expired at {expires_at.isoformat()}, and no order has it"
+                repair = "post processing.give_back for the hold; see that processing.expire_holds is running"
+                yield Finding("held", f"{order_id}: {hold_id}", detail, repair, order_id)
+
+
+def _hold_ids(order_ids: list[str]) -> dict[str, object]:
+    """The hold of each of these orders that exists."""
+    return dict(rows("orders", "SELECT order_id, hold_id FROM orders_order WHERE order_id = ANY(%s)", order_ids))
+
+
+def _repair(status: str, hold: str) -> str:
+    if hold == Hold.Status.HELD:
+        return "post processing.give_back for the hold"
+    if status in ENDED_WITHOUT:
+        return "correct the stock of its products, if they were never sent"
+    return "cancel the order; its money is refunded by itself"
+
+
+RULES = (
+    Rule("held", "every open hold belongs to an open order, and every open order has its hold", holds),
+    Rule("captures", "one capture for each paid order, and none kept for a canceled or failed one", captures),
+)
