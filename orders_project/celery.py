@@ -1,11 +1,11 @@
 """
-The whole topology on one page: queues, routes, dead-lettering, the clock.
+The topology of the broker: exchanges, queues, dead-lettering and periodic tasks.
 
-    <service>            a quorum queue a service: its commands and the events it hears
-    orders.webhooks   the same for what waits for strangers, so that no order waits for them
-    <service>.dlq        what a service's queues gave up on, until it is taken into the service's DeadLetter table
-    <service>.beat       ticks of the clock: worth nothing a few seconds later, so they expire and never pile up
-    events            topic exchange: order facts as CloudEvents, for anybody; what nobody hears goes to events.unheard
+    <service>         a quorum queue for each service: its commands and the events that it handles
+    orders.webhooks   a queue of its own for calls to customers, so that a slow one delays no order
+    <service>.dlq     messages that a service's queues gave up on, until they are stored in its DeadLetter table
+    <service>.beat    periodic tasks: they expire after a few seconds, so that they never pile up
+    events            a topic exchange for the events of orders as CloudEvents; unrouted ones go to events.unheard
 """
 
 import logging
@@ -24,13 +24,13 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 logger = logging.getLogger(__name__)
 
 DELIVERY_LIMIT = 5
-SERVICES = ("orders", "payments", "processing")
+SERVICES = settings.SERVICES
 WORK = (*SERVICES, "orders.webhooks")
 
 TASKS = Exchange("tasks", type="topic")
 DEAD = Exchange("dead", type="direct")
-UNHEARD = Exchange("events.unheard", type="fanout")
-EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNHEARD.name})
+UNROUTED = Exchange("events.unheard", type="fanout")
+EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNROUTED.name})
 
 
 def work_queue(name: str) -> Queue:
@@ -50,7 +50,7 @@ def work_queue(name: str) -> Queue:
 
 
 def dead_letter_queue(service: str) -> Queue:
-    # RabbitMQ 4 would drop a letter that comes back twenty times, which a long loss of the database could bring about.
+    # RabbitMQ 4 would drop a message that is returned twenty times, as can happen while the database is lost.
     return Queue(
         f"{service}.dlq",
         DEAD,
@@ -59,7 +59,7 @@ def dead_letter_queue(service: str) -> Queue:
     )
 
 
-def clock_queue(service: str) -> Queue:
+def beat_queue(service: str) -> Queue:
     return Queue(
         f"{service}.beat",
         TASKS,
@@ -68,9 +68,9 @@ def clock_queue(service: str) -> Queue:
     )
 
 
-UNHEARD_QUEUE = Queue(
+UNROUTED_QUEUE = Queue(
     "events.unheard",
-    UNHEARD,
+    UNROUTED,
     queue_arguments={"x-queue-type": "classic", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
 )
 
@@ -88,9 +88,9 @@ def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict
 
 class CarefulConsumer(Consumer):
     """
-    A worker's consumer that loses nothing and survives everything.
+    A worker's consumer that neither loses a message nor stops because of one.
 
-    Celery would acknowledge, and so drop, what it can't decode; and a body that is no task would end the worker.
+    Celery itself acknowledges, and so drops, a message that it cannot decode; and a body that is not a task ends it.
     """
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
@@ -107,7 +107,7 @@ class CarefulConsumer(Consumer):
         return careful
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        logger.error("A letter can't be decoded: %s", exc)
+        logger.error("A message cannot be decoded: %s", exc)
         message.reject_log_error(logger, self.connection_errors)
 
 
@@ -123,14 +123,15 @@ app.conf.update(
     task_default_exchange_type=TASKS.type,
     task_default_queue_type="quorum",
     task_create_missing_queues=False,
-    task_queues=[*map(work_queue, WORK), *map(clock_queue, SERVICES)],
+    task_queues=[*map(work_queue, WORK), *map(beat_queue, SERVICES)],
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_acks_on_failure_or_timeout=False,
-    # A handler that hangs: longer than one that waits for its database, shorter than the broker waits for its answer.
+    # For a handler that hangs: longer than a handler waits for its database, shorter than the broker waits for an
+    # acknowledgement.
     task_time_limit=25 * 60,
     worker_prefetch_multiplier=8,
     worker_consumer=f"{__name__}:CarefulConsumer",
@@ -147,25 +148,26 @@ app.conf.update(
         **every(5, "payments.janitor", "payments"),
     },
 )
-app.conf["CELERY_DB_REUSE_MAX"] = 1000  # Celery's Django fixup: a pool child keeps its connections for this many tasks
+app.conf["CELERY_DB_REUSE_MAX"] = 1000  # for Celery's Django fixup: a child keeps its connections for this many tasks
 app.autodiscover_tasks()
+app.autodiscover_tasks(["common"])
 app.autodiscover_tasks(related_name="consumers")
 
 
 @celeryd_after_setup.connect
-def also_hear_the_clock(sender: str, instance: Any, **kwargs: Any) -> None:
-    """A worker of a service's queue gets the service's ticks too, so that `-Q payments` is all one has to say."""
+def consume_beat_queues(sender: str, instance: Any, **kwargs: Any) -> None:
+    """Let a worker of a service's queue consume its beat queue too, so that `-Q payments` is enough."""
     queues = instance.app.amqp.queues
     for service in SERVICES:
         if service in queues.consume_from and f"{service}.beat" not in queues.consume_from:
-            queues.select_add(clock_queue(service))
+            queues.select_add(beat_queue(service))
 
 
 def declare_topology() -> list[str]:
-    """Declare every exchange and queue; does nothing to those that stand. The names of the queues."""
-    queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(clock_queue, SERVICES), UNHEARD_QUEUE]
+    """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
+    queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
-        for exchange in (TASKS, DEAD, UNHEARD, EVENTS):
+        for exchange in (TASKS, DEAD, UNROUTED, EVENTS):
             exchange(channel).declare()
         for queue in queues:
             queue(channel).declare()

@@ -1,4 +1,4 @@
-"""What a Celery process does besides its tasks."""
+"""What a Celery process does when it starts, forks, beats and ends."""
 
 from typing import Any
 
@@ -21,34 +21,34 @@ _name = "worker"
 
 @setup_logging.connect
 def keep_our_logging(**kwargs: Any) -> None:
-    """With a receiver here Celery leaves the logging as Django has set it up."""
+    """With a receiver for this signal, Celery keeps the logging as Django has configured it."""
 
 
 @celeryd_init.connect
-def in_the_worker(sender: str, **kwargs: Any) -> None:
-    """In the parent of the pool: it shows what its children count."""
+def on_worker_start(sender: str, **kwargs: Any) -> None:
+    """In the parent of the pool, which serves the metrics of its children."""
     global _name
     _name = sender.partition("@")[0]
     process.begin(_name, forks=True)
 
 
 @worker_process_init.connect
-def in_a_child(**kwargs: Any) -> None:
+def on_child_start(**kwargs: Any) -> None:
     tracing.begin(_name)
 
 
 @worker_process_shutdown.connect
-def a_child_ends(**kwargs: Any) -> None:
+def on_child_end(**kwargs: Any) -> None:
     tracing.end()
 
 
 @beat_init.connect
-def in_beat(**kwargs: Any) -> None:
+def on_beat_start(**kwargs: Any) -> None:
     logs.take_over()
 
 
 @heartbeat_sent.connect
 @before_task_publish.connect
-def lives(**kwargs: Any) -> None:
-    """A worker whose loop turns sends a heartbeat every two seconds; a clock publishes a tick every second."""
+def on_heartbeat(**kwargs: Any) -> None:
+    """A running worker sends a heartbeat every two seconds, and beat publishes a task every second."""
     heartbeat.beat()

@@ -1,4 +1,4 @@
-"""Reading the environment: every wrong or missing variable is one clear line, and all of them are said at once."""
+"""Reads the environment. Each variable that is wrong or missing is reported in one line, and all of them at once."""
 
 import os
 import sys
@@ -14,12 +14,12 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
-SHORTEST_SECRET = 16
+MIN_SECRET_LENGTH = 16
 RENAMED = {"ROOMS": "SERVICES"}  # variables under their former names, which still work in this release
 
 
 class Environment:
-    """The environment with its problems collected; `finish` ends the start if there are any."""
+    """Reads variables and collects their problems; `finish` ends the process if there are any."""
 
     def __init__(self, *, env_file: Path) -> None:
         self.problems: list[str] = []
@@ -27,7 +27,7 @@ class Environment:
         if Path(named or env_file).is_file():
             environ.Env.read_env(named or env_file)
         elif named:
-            self.problems.append(f"ENV_FILE: there is no file {named}. Is the embedded run up?")
+            self.problems.append(f"ENV_FILE: there is no file {named}. Is the embedded run started?")
         for old, new in RENAMED.items():
             if os.environ.get(old):
                 os.environ.setdefault(new, os.environ[old])
@@ -36,7 +36,7 @@ class Environment:
 
     @property
     def relaxed(self) -> bool:
-        """Whether the seeds' development secrets are good enough: under DEBUG and in the embedded run only."""
+        """Whether development secrets are accepted: with DEBUG and in the embedded run."""
         return self.debug or self.embedded
 
     def _read(self, name: str, default: T, read: Callable[[str], T], expected: str) -> T:
@@ -62,12 +62,12 @@ class Environment:
         }
         return self._read(name, default, lambda value: _lookup(words, value.lower()), "true or false")
 
-    def whole(self, name: str, *, default: int, least: int = 0, most: int = 2**31) -> int:
+    def whole(self, name: str, *, default: int, min_value: int = 0, max_value: int = 2**31) -> int:
         return self._read(
             name,
             default,
-            lambda value: _within(int(value), least, most),
-            f"a whole number from {least} to {most}",
+            lambda value: _within(int(value), min_value, max_value),
+            f"a whole number from {min_value} to {max_value}",
         )
 
     def fraction(self, name: str, *, default: float) -> float:
@@ -84,7 +84,7 @@ class Environment:
         return [word.strip() for word in value.split(",") if word.strip()] if value else default
 
     def services(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
-        """Some services, all if none are named. "none" is for a process that enters no service, such as the clock."""
+        """The services that are named, by default all. "none" is for a process that serves none, such as beat."""
         words = self.words(name, default=list(of))
         if words == ["none"]:
             return ()
@@ -100,14 +100,14 @@ class Environment:
             try:
                 found.append(ip_network(word))
             except ValueError:
-                self.problems.append(f"{name}: {word!r} is no address or network.")
+                self.problems.append(f"{name}: {word!r} is not an address or a network.")
         return found
 
     def choice(self, name: str, *, default: str, of: tuple[str, ...]) -> str:
         return self._read(name, default, lambda value: _lookup({w: w for w in of}, value), f"one of {', '.join(of)}")
 
     def url(self, name: str, *, schemes: tuple[str, ...], default: str | None = None) -> str:
-        """A URL that must be given where there is no default."""
+        """A URL. Without a default it is required."""
         value = os.environ.get(name, "").strip() or default
         if value is None:
             self.problems.append(f"{name} is missing: a URL such as {schemes[0]}://user:password@host/name.")
@@ -127,25 +127,25 @@ class Environment:
         return dict(environ.Env.db_url_config(url))
 
     def secrets(
-        self, name: str, *, development: str, shortest: int = SHORTEST_SECRET, needed: bool = True
+        self, name: str, *, development: str, min_length: int = MIN_SECRET_LENGTH, needed: bool = True
     ) -> list[str]:
-        """A secret, or several separated by commas while they are rotated; the first is the newest."""
+        """A secret, or several separated by commas while they are rotated, the newest first."""
         secrets = self.words(name, default=[development] if self.relaxed else [])
         if needed and not secrets:
-            self.problems.append(f"{name} is missing: a secret of at least {shortest} characters.")
+            self.problems.append(f"{name} is missing: a secret of at least {min_length} characters.")
         for secret in secrets if not self.relaxed else ():
             if secret in DEV_SECRETS:
-                self.problems.append(f"{name} holds a development secret, which only the embedded run accepts.")
-            elif len(secret) < shortest:
-                self.problems.append(f"{name} is too short: at least {shortest} characters.")
+                self.problems.append(f"{name} is a development secret, which only the embedded run accepts.")
+            elif len(secret) < min_length:
+                self.problems.append(f"{name} is too short: at least {min_length} characters.")
         return secrets
 
     def finish(self) -> None:
         """
-        End the start, with one line a problem, if there are any.
+        If there are problems, print each in one line and end the process.
 
-        `manage.py up` goes on: it is what provides the missing addresses, to the processes that it starts,
-        and the first of these will tell what else is wrong.
+        `manage.py up` continues: it provides the missing addresses to the processes that it starts, and the first of
+        these reports what else is wrong.
         """
         if self.problems and sys.argv[1:2] != ["up"]:
             _end(self.problems)
@@ -164,7 +164,7 @@ def _lookup(table: dict[str, T], key: str) -> T:
     return table[key]
 
 
-def _within(value: Any, least: float, most: float) -> Any:
-    if not least <= value <= most:
+def _within(value: Any, min_value: float, max_value: float) -> Any:
+    if not min_value <= value <= max_value:
         raise ValueError(value)
     return value

@@ -1,4 +1,4 @@
-"""How gunicorn runs the web: `gunicorn -c python:orders_project.gunicorn orders_project.wsgi`."""
+"""The configuration of gunicorn: `gunicorn -c python:orders_project.gunicorn orders_project.wsgi`."""
 
 import os
 import shutil
@@ -12,9 +12,9 @@ from outbox import tracing
 
 
 class Errors(glogging.Logger):
-    """Gunicorn's own log. What was answered, the middleware says once and better."""
+    """Gunicorn's log of errors. Requests are logged by the middleware."""
 
-    def access(self, *answered: Any) -> None:
+    def access(self, *details: Any) -> None:
         pass
 
 
@@ -25,7 +25,7 @@ logconfig_dict = logs.configuration(
     level=os.environ.get("LOG_LEVEL") or "INFO", form=os.environ.get("LOG_FORMAT") or "auto"
 )
 
-# What the workers count lies in one folder that all of them share: a scrape of any one shows all.
+# The workers share one folder for their metrics, so that each of them serves the metrics of all.
 _own_folder = None if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else tempfile.mkdtemp(prefix="orders-metrics-")
 if _own_folder:
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = _own_folder
@@ -36,7 +36,7 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    tracing.begin("web")  # not before the settings are read, which may say where traces go
+    tracing.begin("web")  # after the settings have been read, which may configure tracing
 
 
 def worker_exit(server: Any, worker: Any) -> None:

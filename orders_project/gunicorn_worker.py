@@ -1,4 +1,4 @@
-"""gunicorn's worker, with our patience and our words for what never gets as far as Django."""
+"""gunicorn's worker, with a timeout for slow clients, and problem documents for requests that never reach Django."""
 
 import socket
 import struct
@@ -9,15 +9,15 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from outbox import context
 
-PATIENCE = 10  # seconds for the next byte of a request that has begun: a caller who is silent holds no thread longer
-RECEIVE_TIMEOUT = struct.pack("ll", PATIENCE, 0)
+READ_TIMEOUT = 10  # seconds for the next byte of a request, after which a silent client loses its thread
+RECEIVE_TIMEOUT = struct.pack("ll", READ_TIMEOUT, 0)
 
 
 class Worker(ThreadWorker):
     """Serves requests in threads."""
 
     def handle(self, conn: Any) -> Any:
-        # Not by settimeout(): gunicorn makes the socket a blocking one just before it reads.
+        # Not settimeout(): gunicorn makes the socket blocking just before it reads.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)
         return super().handle(conn)
 
@@ -27,8 +27,8 @@ class Worker(ThreadWorker):
 
 
 def write_error(sock: Any, status: int, reason: str, message: str) -> None:
-    """What gunicorn itself refuses, such as headers that are too long, is a problem document too."""
-    from .http.errors import Problem  # needs settings, which the parent doesn't read
+    """Answer what gunicorn itself refuses, such as headers that are too long, with a problem document."""
+    from .http.errors import Problem  # needs the settings, which the parent process does not read
 
     code = "malformed" if status == 400 else reason.lower().replace(" ", "_")
     with context.acting(context.Context(correlation_id=context.accepted_correlation_id(None))) as here:

@@ -1,4 +1,4 @@
-"""One app, one database; the outbox tables live in every service's database."""
+"""Each service has a database of its own, and the outbox tables are in each of them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ class Services:
     def _database(self, app_label: str) -> str | None:
         if app_label in settings.SERVICES:
             return app_label
-        # The concrete outbox tables exist once a service: reach them through a service's own proxies.
+        # The outbox tables exist in each service: use the proxy models of the service.
         return None if app_label == "outbox" else "default"
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Everything that can be set, read from the environment. `.env.example` has a line on each variable."""
+"""The settings, read from the environment. `.env.example` describes each variable."""
 
 import os
 import tempfile
@@ -14,13 +14,13 @@ env = Environment(env_file=BASE_DIR / ".env")
 
 DEBUG = env.debug
 EMBEDDED = env.embedded
-SECRET_KEY, *SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY", development="dev-secret-key", shortest=50) or [""]
+SECRET_KEY, *SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY", development="dev-secret-key", min_length=50) or [""]
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["*"] if env.relaxed else ["localhost", "127.0.0.1", "[::1]"])
 PUBLIC_URL = env.url("PUBLIC_URL", schemes=("http", "https"), default="http://127.0.0.1:8000")
-WEBHOOKS_URL = env.url("WEBHOOKS_URL", schemes=("http", "https"), default=PUBLIC_URL)  # if the fake gateway is inside
+WEBHOOKS_URL = env.url("WEBHOOKS_URL", schemes=("http", "https"), default=PUBLIC_URL)  # used by the fake gateway
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
-# Behind TLS, which the gateway ends: it says so by X-Forwarded-Proto.
+# Behind a gateway that terminates TLS and sets X-Forwarded-Proto.
 HTTPS = PUBLIC_URL.startswith("https://")
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
@@ -31,13 +31,13 @@ SECURE_REFERRER_POLICY = "same-origin"
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
-# Services and their databases. A process that serves some services needs no other service's credentials, with one exception:
-# where orders are taken in, by HTTP or gRPC, stock is held in processing's database; so its address may be given too.
+# Services and their databases. A process needs only the credentials of the services that it serves, with one exception:
+# where orders are placed, over HTTP or gRPC, stock is held in the database of processing, which may be given too.
 SERVICES = ("orders", "payments", "processing")
 SERVICES_HERE = env.services("SERVICES", of=SERVICES)
 BACK_OFFICE = env.flag("BACK_OFFICE", default=SERVICES_HERE == SERVICES)
 if BACK_OFFICE and SERVICES_HERE != SERVICES:
-    env.problems.append("BACK_OFFICE looks into every service: leave SERVICES out.")
+    env.problems.append("BACK_OFFICE needs all services: do not set SERVICES.")
 
 DATABASES: dict[str, dict[str, Any]] = {"default": {}}
 if BACK_OFFICE:
@@ -46,7 +46,7 @@ for service in SERVICES:
     if service in SERVICES_HERE or env.text(f"DATABASE_URL_{service.upper()}"):
         DATABASES[service] = env.database(f"DATABASE_URL_{service.upper()}", database=service)
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
-DATABASE_POOL = env.whole("DATABASE_POOL", default=0, most=100)  # for threaded processes; 0 for prefork workers
+DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; 0 for prefork workers
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
     database["OPTIONS"] = database.get("OPTIONS", {}) | {"connect_timeout": 5}
     if DATABASE_POOL:
@@ -67,10 +67,11 @@ OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_SUBJECT_FIELD = "order_id"
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
 
-# How long the mailboxes remember. A letter older than the horizon is never handled unseen: its key may be gone.
-OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, least=1))
-INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, least=2))
-IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, least=24))
+# How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as
+# its inbox row may be gone.
+OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, min_value=1))
+INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, min_value=2))
+IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, min_value=24))
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
 
 # Business.
@@ -91,37 +92,37 @@ PAYMENT_WEBHOOK_SECRETS = env.secrets(
     "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in SERVICES_HERE
 )
 FAKE_GATEWAY_URL = env.url("FAKE_GATEWAY_URL", schemes=("http", "https"), default="http://127.0.0.1:8900")
-FAKE_GATEWAY_PORT = env.whole("FAKE_GATEWAY_PORT", default=8900, most=65535)
+FAKE_GATEWAY_PORT = env.whole("FAKE_GATEWAY_PORT", default=8900, max_value=65535)
 FAKE_PAYMENT_SUCCESS_RATE = env.fraction("FAKE_PAYMENT_SUCCESS_RATE", default=0.8)
 STRIPE_API_URL = env.url("STRIPE_API_URL", schemes=("https", "http"), default="https://api.stripe.com")
 STRIPE_API_KEY = env.text("STRIPE_API_KEY")
 STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", default=[])
 if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
-    env.problems.append("PAYMENT_GATEWAY is stripe: STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET are needed.")
+    env.problems.append("PAYMENT_GATEWAY is stripe: set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET.")
 GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
     env.seconds("GATEWAY_READ_TIMEOUT", default=10),
 )
 WEBHOOKS_ALLOW_LOOPBACK = env.flag("WEBHOOKS_ALLOW_LOOPBACK", default=EMBEDDED)
 
-# Doors.
+# The API.
 JWT_KEY_FILES = env.words("JWT_KEY_FILES", default=[])
-OAUTH_TOKEN_SECONDS = env.whole("OAUTH_TOKEN_SECONDS", default=900, least=60, most=86_400)
+OAUTH_TOKEN_SECONDS = env.whole("OAUTH_TOKEN_SECONDS", default=900, min_value=60, max_value=86_400)
 API_AUTH = env.choice("API_AUTH", default="open" if DEBUG else "required", of=("required", "open"))
 if API_AUTH == "open" and not (env.relaxed or env.flag("API_AUTH_OPEN_ACKNOWLEDGED", default=False)):
     env.problems.append(
         "API_AUTH is open: anybody could call the API and see everything. "
-        "If that is meant, say so by API_AUTH_OPEN_ACKNOWLEDGED=true."
+        "If that is intended, set API_AUTH_OPEN_ACKNOWLEDGED=true."
     )
 ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in SERVICES_HERE)
-# Orders a minute: by email, by client and by address (0: without end).
+# Orders a minute for one email, one client and one address (0: no limit).
 RATE_LIMIT_ORDERS_PER_MINUTE = env.whole("RATE_LIMIT_ORDERS_PER_MINUTE", default=5)
 RATE_LIMIT_CLIENT_PER_MINUTE = env.whole("RATE_LIMIT_CLIENT_PER_MINUTE", default=0 if EMBEDDED else 3000)
 RATE_LIMIT_ADDRESS_PER_MINUTE = env.whole("RATE_LIMIT_ADDRESS_PER_MINUTE", default=0 if EMBEDDED else 1200)
 RATE_LIMIT_FILE = env.text("RATE_LIMIT_FILE")
-GRPC_PORT = env.whole("GRPC_PORT", default=50051, most=65535)
-GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1" if env.relaxed else "0.0.0.0")  # noqa: S104 - a server's door
-GRPC_THREADS = env.whole("GRPC_THREADS", default=8, least=1, most=200)
+GRPC_PORT = env.whole("GRPC_PORT", default=50051, max_value=65535)
+GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1" if env.relaxed else "0.0.0.0")  # noqa: S104 - a server listens
+GRPC_THREADS = env.whole("GRPC_THREADS", default=8, min_value=1, max_value=200)
 ORDER_SERVICE_GRPC = env.text("ORDER_SERVICE_GRPC", default=f"127.0.0.1:{GRPC_PORT}")
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", default=["127.0.0.0/8", "::1/128"])
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024
@@ -149,9 +150,9 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "orders_project.http.middleware.Correlation",
-    "orders_project.http.middleware.Logged",
-    "orders_project.http.errors.Wordless",
-    "orders_project.http.middleware.SmallBodies",
+    "orders_project.http.middleware.RequestLog",
+    "orders_project.http.errors.ErrorBodies",
+    "orders_project.http.middleware.BodyLimit",
     "django.middleware.security.SecurityMiddleware",
     "orders_project.http.middleware.ContentSecurity",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -191,7 +192,7 @@ AUTH_PASSWORD_VALIDATORS = [
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
 
-# People and clients who are wrong five times about a secret wait a quarter of an hour, from that address.
+# After five wrong passwords or secrets from one address, the user or client is locked out there for 15 minutes.
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AXES_FAILURE_LIMIT = 5
 AXES_COOLOFF_TIME = timedelta(minutes=15)
@@ -223,7 +224,7 @@ REST_FRAMEWORK = {
         "orders_project.auth.authentication.Bearer",
         "orders_project.auth.authentication.Staff",
     ],
-    "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.authentication.MayEnter"],
+    "DEFAULT_PERMISSION_CLASSES": ["orders_project.auth.authentication.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["orders_project.http.parsers.JSONParser"],
     "EXCEPTION_HANDLER": "orders_project.http.errors.handle",
     "DEFAULT_RENDERER_CLASSES": [
@@ -246,7 +247,7 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_SETTINGS": {"deepLinking": True, "validatorUrl": None},
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
-    "PREPROCESSING_HOOKS": ["orders_project.http.schema.leave_out_twins"],
+    "PREPROCESSING_HOOKS": ["orders_project.http.schema.leave_out_duplicates"],
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "orders_project.http.schema.complete",
@@ -273,13 +274,13 @@ LOG_LEVEL = env.choice("LOG_LEVEL", default="INFO", of=("DEBUG", "INFO", "WARNIN
 LOG_FORMAT = env.choice("LOG_FORMAT", default="auto", of=("auto", "json", "console"))
 LOGGING: dict[str, Any] = logs.configuration(level=LOG_LEVEL, form=LOG_FORMAT)
 
-ON_START = "orders_project.observability.process.begin"  # called by a process that is not the web and not Celery
-HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a living worker, relay or clock, for `manage.py health`
-# Where a process without a web server shows its metrics; 0: nowhere.
+ON_START = "orders_project.observability.process.begin"  # called by processes other than the web and Celery
+HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a running worker, relay or beat, for `manage.py health`
+# Where a process without a web server serves its metrics; 0: nowhere.
 METRICS_HOST = env.text("METRICS_HOST", default="0.0.0.0")  # noqa: S104 - scraped from other containers
-METRICS_PORT = env.whole("METRICS_PORT", default=0, most=65535)
+METRICS_PORT = env.whole("METRICS_PORT", default=0, max_value=65535)
 if METRICS_PORT and not env.text("PROMETHEUS_MULTIPROC_DIR"):
-    # What the children of this process count must reach it, so it is settled before they and the counters exist.
+    # Set before any metric is created, so that the children of this process share it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orders-metrics-")
 
 env.finish()

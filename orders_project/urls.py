@@ -1,4 +1,4 @@
-"""The doors of the house."""
+"""The paths of all endpoints."""
 
 from collections.abc import Callable
 
@@ -15,19 +15,19 @@ from .http import pages
 from .observability import health, metrics
 
 
-def window(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
-    """To look through and no more: anything else is a wrong method, and not a form without its token."""
+def read_only(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Allow only GET and HEAD. Other methods are answered with 405, and not with a CSRF failure."""
     return csrf_exempt(require_safe(view))
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
-    re_path(r"^healthz?/?$", window(health.health), name="health"),
-    re_path(r"^health/live/?$", window(health.live), name="live"),
-    re_path(r"^health/ready/?$", window(health.is_ready), name="ready"),
-    re_path(r"^health/started/?$", window(health.has_started), name="started"),
-    re_path(r"^metrics/?$", window(metrics.show), name="metrics"),
+    re_path(r"^healthz?/?$", read_only(health.health), name="health"),
+    re_path(r"^health/live/?$", read_only(health.live), name="live"),
+    re_path(r"^health/ready/?$", read_only(health.is_ready), name="ready"),
+    re_path(r"^health/started/?$", read_only(health.has_started), name="started"),
+    re_path(r"^metrics/?$", read_only(metrics.view), name="metrics"),
 ]
-# A service has its doors where it is served; the gateway (docker/nginx) knows who serves what.
+# The endpoints of a service exist only in processes that serve it; the gateway (docker/nginx) routes requests.
 if "orders" in settings.SERVICES_HERE:
     urlpatterns += [
         re_path(r"^grpc/orders/?$", GrpcOrders.as_view(), name="grpc-orders"),
@@ -40,10 +40,10 @@ if settings.BACK_OFFICE:
         re_path(r"^schema/?$", pages.Description.as_view(), name="schema"),
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
-        path("redoc/redoc.js", window(pages.redoc_script), name="redoc-script"),
-        path("problems/<slug:code>", window(pages.problem), name="problem"),
-        path(".well-known/jwks.json", window(oauth.jwks), name="jwks"),
-        path(".well-known/oauth-authorization-server", window(oauth.metadata), name="oauth-metadata"),
+        path("redoc/redoc.js", read_only(pages.redoc_script), name="redoc-script"),
+        path("problems/<slug:code>", read_only(pages.problem), name="problem"),
+        path(".well-known/jwks.json", read_only(oauth.jwks), name="jwks"),
+        path(".well-known/oauth-authorization-server", read_only(oauth.metadata), name="oauth-metadata"),
         re_path(r"^oauth/token/?$", oauth.Token.as_view(), name="token"),
         path("admin/", admin.site.urls),  # after processing, whose /admin/products shares its prefix
     ]

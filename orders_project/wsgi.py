@@ -1,4 +1,4 @@
-"""What gunicorn serves."""
+"""The WSGI application."""
 
 import os
 from io import BytesIO
@@ -19,9 +19,9 @@ auth.prepare()
 
 def application(environ: dict[str, Any], start_response: Any) -> Any:
     """
-    Django, which takes a body without a Content-Length for an empty one.
+    Django's application, for which a body without a Content-Length is empty.
 
-    A body that comes in chunks gets its length here; of one that is too large no more is read than that shows it.
+    So a chunked body gets its length here. Of a body that is too large only a little more than the limit is read.
     """
     if environ.get("wsgi.input_terminated") and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
         body = environ["wsgi.input"].read(settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1)

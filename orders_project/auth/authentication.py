@@ -1,4 +1,4 @@
-"""Who may enter: callers by their tokens, what they may do, and where the doors stand open."""
+"""Authentication and permissions: who makes a request, by token or session, and what it may do."""
 
 import logging
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 NOBODY = Principal()
 ANYBODY = Principal(scopes=frozenset(SCOPES) - {PRODUCTS_WRITE}, sees_all=True)
-LONGEST_PRINCIPAL = 100
+MAX_NAME = 100
 OF_STAFF = {
     "orders:read": "orders.view_order",
     "orders:write": "orders_project.cancel_order",
@@ -34,14 +34,14 @@ CHALLENGE = 'Bearer realm="orders"'
 
 def prepare() -> None:
     """
-    Called at the start of a process that lets callers in: says how it does, or ends the start.
+    Check the configuration at the start of a process that serves the API, and warn if the API is open.
 
-    :raises SystemExit: if callers need tokens that nobody here could prove
+    :raises SystemExit: if tokens are required and there is no key to verify them with
     """
     if settings.API_AUTH == "open":
-        logger.warning("The doors are open: anybody may call the API and sees everything (API_AUTH=open).")
+        logger.warning("The API is open: anybody may call it and sees everything (API_AUTH=open).")
     elif not settings.JWT_KEY_FILES:
-        raise SystemExit("orders: JWT_KEY_FILES is missing: the keys that prove callers' tokens.")
+        raise SystemExit("orders: JWT_KEY_FILES is missing: the keys that verify tokens.")
     try:
         keys.current()
     except (OSError, keys.NoKey) as error:
@@ -49,23 +49,23 @@ def prepare() -> None:
 
 
 def unauthenticated() -> Principal:
-    """The caller who shows nothing: anybody where doors are open, nobody else."""
+    """The principal of a request without a token: it may do everything if the API is open, and else nothing."""
     return ANYBODY if settings.API_AUTH == "open" else NOBODY
 
 
 def identify(authorization: str | None) -> Principal:
     """
-    The caller who shows this Authorization. A token is proven by the public key alone: no database is asked.
+    The principal of this Authorization header. A token is verified with a public key, without the database.
 
-    :raises AuthenticationFailed: if it is not worth anything
+    :raises AuthenticationFailed: if it is not a valid token
     """
     if authorization is None:
         return unauthenticated()
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer":
-        raise AuthenticationFailed("Show a Bearer token.")
+        raise AuthenticationFailed("A Bearer token is required.")
     try:
-        claims = keys.prove(token.strip())
+        claims = keys.verify(token.strip())
     except (jwt.InvalidTokenError, UnicodeError) as error:
         expired = isinstance(error, jwt.ExpiredSignatureError)
         raise AuthenticationFailed("The token has expired." if expired else "The token is not valid.") from None
@@ -76,7 +76,7 @@ def identify(authorization: str | None) -> Principal:
 
 
 class Bearer(BaseAuthentication):
-    """The authentication of every view."""
+    """Authentication by token, for every view."""
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         authorization = request.headers.get("Authorization")
@@ -88,9 +88,9 @@ class Bearer(BaseAuthentication):
 
 class Staff(SessionAuthentication):
     """
-    People of the back office on the pages of the API, by their session there and with the token of its forms.
+    Authentication of staff by their session in the back office, with its CSRF token, for the HTML pages of the API.
 
-    They may do by a page what the back office lets them do.
+    They may do there what their permissions in the back office allow.
     """
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
@@ -102,7 +102,7 @@ class Staff(SessionAuthentication):
         self.enforce_csrf(request)
         granted = frozenset(scope for scope, permission in OF_STAFF.items() if user.has_perm(permission))
         caller = Principal(
-            name=f"staff:{user.get_username()}"[:LONGEST_PRINCIPAL],
+            name=f"staff:{user.get_username()}"[:MAX_NAME],
             scopes=granted | unauthenticated().scopes,
             sees_all=True,
             is_staff=True,
@@ -110,10 +110,10 @@ class Staff(SessionAuthentication):
         return caller, None
 
 
-class MayEnter(BasePermission):
+class HasScope(BasePermission):
     """
-    The permission of every view, by the view's `scope`, such as "orders": reading asks for `orders:read`, all else
-    for `orders:write`. A view may say `public_methods = ("GET",)`. One that says nothing lets nobody in.
+    The permission of every view, by the view's `scope`, such as "orders": reading needs `orders:read`, all else
+    `orders:write`. A view may have `public_methods`, such as `("GET",)`. A view without a scope admits nobody.
     """
 
     def has_permission(self, request: Request, view: "APIView") -> bool:

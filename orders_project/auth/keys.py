@@ -1,8 +1,8 @@
 """
-The keys that sign tokens and prove them: RSA keys in PEM files, the newest first.
+The keys that sign and verify tokens: RSA keys in PEM files, the newest first.
 
-The first private key signs; every key of the list proves what it has signed. So a key is rotated by putting a new one
-first, and dropping the old one when its last token has expired. Where tokens are only proven, public keys are enough.
+The first private key signs; every key of the list verifies what it has signed. So a key is rotated by putting a new one
+first, and removing the old one when its last token has expired. Where tokens are only verified, public keys are enough.
 """
 
 import base64
@@ -23,17 +23,17 @@ from jwt.algorithms import RSAAlgorithm
 ALGORITHM = "RS256"
 TYPE = "at+jwt"  # RFC 9068
 AUDIENCE = "orders"
-LEAST_BITS = 2048
-LEEWAY = 10  # seconds between two machines' clocks
+MIN_BITS = 2048
+LEEWAY = 10  # seconds that the clocks of two machines may differ
 
 
 class NoKey(ValueError):
-    """A file of the list holds no key that is good enough."""
+    """A file of the list does not contain a suitable key."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key by its name, which follows from the key (RFC 7638)."""
+    """A key with its id, which is its thumbprint (RFC 7638)."""
 
     kid: str
     public: RSAPublicKey
@@ -53,7 +53,7 @@ def load(paths: Sequence[str]) -> tuple[Key, ...]:
     """
     Read these files.
 
-    :raises NoKey: naming the first that is no RSA key of at least 2048 bits
+    :raises NoKey: naming the first that is not an RSA key of at least 2048 bits
     """
     return tuple(_read(Path(path)) for path in paths)
 
@@ -69,21 +69,21 @@ def _read(path: Path) -> Key:
             private, public = None, serialization.load_pem_public_key(pem)
             assert isinstance(public, RSAPublicKey)
     except (ValueError, TypeError, AssertionError):
-        raise NoKey(f"{path} holds no RSA key without a password, in PEM.") from None
-    if public.key_size < LEAST_BITS:
-        raise NoKey(f"{path} holds a key of {public.key_size} bits: at least {LEAST_BITS}.")
+        raise NoKey(f"{path} does not contain an RSA key in PEM without a password.") from None
+    if public.key_size < MIN_BITS:
+        raise NoKey(f"{path} contains a key of {public.key_size} bits; it must have at least {MIN_BITS}.")
     thumb = json.dumps(_jwk(public), sort_keys=True, separators=(",", ":"))
     kid = base64.urlsafe_b64encode(hashlib.sha256(thumb.encode()).digest()).rstrip(b"=").decode()
     return Key(kid=kid, public=public, private=private)
 
 
 def _jwk(public: RSAPublicKey) -> dict[str, str]:
-    said = RSAAlgorithm.to_jwk(public, as_dict=True)
-    return {name: str(said[name]) for name in ("e", "kty", "n")}
+    jwk = RSAAlgorithm.to_jwk(public, as_dict=True)
+    return {name: str(jwk[name]) for name in ("e", "kty", "n")}
 
 
 def make(path: Path) -> None:
-    """Write a new private key, for its owner's eyes only."""
+    """Write a new private key to a file that only its owner can read."""
     key = generate_private_key(public_exponent=65537, key_size=3072)
     path.touch(mode=0o600, exist_ok=False)
     path.write_bytes(
@@ -93,27 +93,27 @@ def make(path: Path) -> None:
 
 def sign(claims: dict[str, Any]) -> str:
     """
-    A token that says this.
+    Sign a token with these claims.
 
-    :raises NoKey: if there is no private key here
+    :raises NoKey: if there is no private key
     """
     key = next((key for key in current() if key.private is not None), None)
     if key is None or key.private is None:
-        raise NoKey("JWT_KEY_FILES names no private key: no token can be signed here.")
+        raise NoKey("JWT_KEY_FILES has no private key, so tokens cannot be signed.")
     claims = {"iss": settings.PUBLIC_URL, "aud": AUDIENCE} | claims
     return jwt.encode(claims, key.private, algorithm=ALGORITHM, headers={"kid": key.kid, "typ": TYPE})
 
 
-def prove(token: str) -> dict[str, Any]:
+def verify(token: str) -> dict[str, Any]:
     """
-    What a token says, if one of the keys has signed it and it has not expired.
+    The claims of a token.
 
-    :raises jwt.InvalidTokenError: if not
+    :raises jwt.InvalidTokenError: if none of the keys has signed it, or it has expired
     """
     header = jwt.get_unverified_header(token)
     key = next((key for key in current() if key.kid == header.get("kid")), None)
     if key is None or header.get("typ") != TYPE:
-        raise jwt.InvalidTokenError("No key of ours has signed this.")
+        raise jwt.InvalidTokenError("The token was not signed with one of the keys.")
     claims: dict[str, Any] = jwt.decode(
         token,
         key.public,

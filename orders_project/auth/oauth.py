@@ -1,4 +1,4 @@
-"""The token endpoint: a client shows its secret and gets a token (OAuth 2.0 client credentials, RFC 9068 JWTs)."""
+"""The token endpoint: a client sends its secret and gets a token (OAuth 2.0 client credentials, RFC 9068 JWTs)."""
 
 import base64
 import binascii
@@ -27,7 +27,7 @@ from . import keys
 
 
 class ClientScopes(BaseScopes):
-    """A client may ask for its own scopes, and gets all of them if it asks for none."""
+    """A client may request its own scopes, and gets all of them if it requests none."""
 
     def get_all_scopes(self) -> dict[str, str]:
         return SCOPES
@@ -39,7 +39,7 @@ class ClientScopes(BaseScopes):
 
 
 class Validator(OAuth2Validator):
-    """Keeps no tokens: they are proven by signature, live for minutes and are never looked up."""
+    """Stores no tokens: they are verified by signature, expire in minutes and are never looked up."""
 
     def save_bearer_token(self, token: dict[str, Any], request: Any, *args: Any, **kwargs: Any) -> None:
         pass
@@ -66,17 +66,17 @@ class Token(OAuthLibMixin, View):
     """
     The token endpoint. Its errors have the form of RFC 6749, which OAuth clients understand.
 
-    A client that is wrong about its secret too often has to wait, from that address.
+    A client that sends a wrong secret too often is locked out for a while at that address.
     """
 
     http_method_names = ("post", "options")
 
     def post(self, request: HttpRequest) -> HttpResponse:
         if any("\0" in value for values in request.POST.lists() for value in (values[0], *values[1])):
-            return _refusal(400, "invalid_request", "A parameter holds a null character.")
+            return _refusal(400, "invalid_request", "A parameter contains a null character.")
         grant = request.POST.get("grant_type", "client_credentials")
         if grant != "client_credentials":
-            return _refusal(400, "unsupported_grant_type", "Only client_credentials is offered.")
+            return _refusal(400, "unsupported_grant_type", "Only client_credentials is supported.")
         claimed = {"username": _client_id(request)}
         if not AxesProxyHandler.is_allowed(request, claimed):
             return locked_out(request)
@@ -89,11 +89,11 @@ class Token(OAuthLibMixin, View):
 
 
 def _client_id(request: HttpRequest) -> str:
-    """Who the client says it is, by the header or in the body."""
-    scheme, _, said = request.headers.get("Authorization", "").partition(" ")
+    """The client id in the header or in the body."""
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "basic":
         try:
-            return unquote_plus(base64.b64decode(said).decode().partition(":")[0]).replace("\0", "")[:255]
+            return unquote_plus(base64.b64decode(credentials).decode().partition(":")[0]).replace("\0", "")[:255]
         except (binascii.Error, UnicodeDecodeError):
             return ""
     return request.POST.get("client_id", "")[:255]
@@ -103,18 +103,18 @@ def _refusal(status: int, error: str, description: str) -> HttpResponse:
     return JsonResponse({"error": error, "error_description": description}, status=status)
 
 
-def locked_out(request: HttpRequest, *said_by_axes: Any) -> HttpResponse:
-    """What is told to a person or a client who was wrong too often."""
+def locked_out(request: HttpRequest, *details: Any) -> HttpResponse:
+    """The answer to a user or a client that is locked out."""
     if request.path_info.startswith("/oauth/"):
-        answer = _refusal(429, "invalid_client", "Too many wrong secrets: wait.")
+        answer = _refusal(429, "invalid_client", "Too many wrong secrets. Try again later.")
     else:
-        answer = HttpResponse("Too many wrong passwords: wait.", "text/plain", 429)
+        answer = HttpResponse("Too many wrong passwords. Try again later.", "text/plain", 429)
     answer["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
     return answer
 
 
 def jwks(request: HttpRequest) -> HttpResponse:
-    """The public keys, for whoever wants to prove a token."""
+    """The public keys, with which anybody can verify a token."""
     answer = JsonResponse({"keys": [key.jwk() for key in keys.current()]})
     answer["Cache-Control"] = "public, max-age=300"
     return answer
@@ -136,6 +136,6 @@ def metadata(request: HttpRequest) -> HttpResponse:
 
 
 def client_address(request: HttpRequest) -> str:
-    """Where a request comes from, for the lock on the doors for people and clients."""
+    """The address that a request comes from, for the lockout of users and clients."""
     forwarded = request.headers.get("X-Forwarded-For")
     return address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])

@@ -1,4 +1,4 @@
-"""Every error of every door, in one form: a problem (RFC 9457) with a stable code."""
+"""Every error of every endpoint in one form: a problem (RFC 9457) with a stable code."""
 
 import json
 import logging
@@ -22,15 +22,14 @@ from rest_framework.views import set_rollback
 
 from common.errors import Refusal
 from orders.limits import TooManyOrders
-from orders.saga import VersionConflict
 from outbox import context
-from outbox.consumers import Undeliverable
+from outbox.errors import OutboxError
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# The HTTP status of each code that a service refuses with. Those that are not here are conflicts: 409.
+# The HTTP status for each code of a refusal. A code that is not here is a conflict: 409.
 STATUS: dict[str, HTTPStatus] = {
     "invalid": HTTPStatus.BAD_REQUEST,
     "no_account": HTTPStatus.NOT_FOUND,
@@ -49,7 +48,7 @@ STATUS: dict[str, HTTPStatus] = {
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
 }
 
-# What Django and DRF refuse with, where their own name for it says too little.
+# Codes of Django and DRF that get a clearer name.
 RENAMED = {"error": "refused", "throttled": "rate_limited", "parse_error": "malformed"}
 
 Errors = Mapping[str, list[str]]
@@ -57,7 +56,7 @@ Errors = Mapping[str, list[str]]
 
 @dataclass(frozen=True)
 class Problem:
-    """What went wrong, in words that every door can say."""
+    """An error, independent of the protocol that it is answered in."""
 
     status: int
     code: str
@@ -89,7 +88,7 @@ class Problem:
 
 
 class CallFailed(Exception):
-    """A call of another process has ended with this problem."""
+    """A call has ended with this problem."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
@@ -97,7 +96,7 @@ class CallFailed(Exception):
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """What to tell a caller of this error; nothing if it is a mistake of ours, which is none of their business."""
+    """The problem to answer an error with; none for an error of the server itself, which is not described."""
     match error:
         case CallFailed():
             return error.problem
@@ -106,7 +105,7 @@ def problem_of(error: BaseException) -> Problem | None:
             return replace(problem, headers={**problem.headers, **error.headers})
         case Refusal():
             return _of_code(error.code, str(error), errors=error.errors, extra=error.extra)
-        case VersionConflict() | Undeliverable():
+        case OutboxError():
             return _of_code(error.code, str(error))
         case exceptions.ValidationError():
             return Problem(HTTPStatus.BAD_REQUEST, "invalid", "The request is not valid.", errors=by_path(error.detail))
@@ -118,11 +117,11 @@ def problem_of(error: BaseException) -> Problem | None:
         case Http404():
             return NOT_FOUND
         case PermissionDenied():
-            return Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This is not allowed.")
+            return Problem(HTTPStatus.FORBIDDEN, "permission_denied", "You do not have permission to do this.")
         case RequestDataTooBig():
             return TOO_LARGE
         case UnreadablePostError():
-            return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The body did not come to its end.")
+            return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The body did not arrive in time.")
         case SuspiciousOperation():
             return Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
         case OperationalError() | InterfaceError():
@@ -130,21 +129,23 @@ def problem_of(error: BaseException) -> Problem | None:
     return None
 
 
-NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing here.")
+NOT_FOUND = Problem(HTTPStatus.NOT_FOUND, "not_found", "There is nothing at this address.")
 TOO_LARGE = Problem(
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     "too_large",
-    f"A body has at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes.",
+    f"A body must not be larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes.",
 )
 UNAVAILABLE = Problem(
     HTTPStatus.SERVICE_UNAVAILABLE,
     "unavailable",
-    "A part of the system is out of reach. Try again.",
+    "A part of the system is not available. Try again.",
     headers={"Retry-After": "5"},
 )
 
 
-INTERNAL = Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "Something went wrong here. Quote the correlation id.")
+INTERNAL = Problem(
+    HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "The server failed. Report it with the correlation id."
+)
 
 
 def _of_code(
@@ -167,7 +168,7 @@ def _of_api_exception(error: exceptions.APIException) -> Problem:
 
 
 def by_path(detail: Any, path: str = "") -> dict[str, list[str]]:
-    """Nested messages of a serializer as one list a field: {'items[0].price': ['A valid number is required.']}."""
+    """The errors of a serializer by path: {'items[0].price': ['A valid number is required.']}."""
     if isinstance(detail, Mapping):
         found: dict[str, list[str]] = {}
         for name, inner in detail.items():
@@ -186,11 +187,11 @@ def by_path(detail: Any, path: str = "") -> dict[str, list[str]]:
     return {path or "body": [str(message) for message in messages]}
 
 
-# The doors ----------------------------------------------------------------------------------------------------------
+# The handlers of DRF and Django -------------------------------------------------------------------------------------
 
 
 def handle(error: Exception, where: dict[str, Any]) -> HttpResponseBase | None:
-    """DRF's EXCEPTION_HANDLER: what it returns none for goes on to Django's handlers below."""
+    """DRF's EXCEPTION_HANDLER. An error for which it returns none goes to Django's handlers below."""
     problem = problem_of(error)
     if problem is None:
         return None
@@ -202,7 +203,7 @@ def handle(error: Exception, where: dict[str, Any]) -> HttpResponseBase | None:
 
 
 def wants_html(request: HttpRequest) -> bool:
-    """Whether this is the admin's page: there people are told, everywhere else programs."""
+    """Whether this is a page of the admin, where errors are pages too."""
     path = request.path_info
     return path.startswith("/admin/") and not path.startswith("/admin/products")
 
@@ -217,7 +218,9 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    problem = problem_of(exception) or Problem(HTTPStatus.FORBIDDEN, "permission_denied", "This is not allowed.")
+    problem = problem_of(exception) or Problem(
+        HTTPStatus.FORBIDDEN, "permission_denied", "You do not have permission to do this."
+    )
     return _or_html(request, lambda: defaults.permission_denied(request, exception), problem)
 
 
@@ -230,12 +233,12 @@ def server_error(request: HttpRequest) -> HttpResponseBase:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
-    problem = Problem(HTTPStatus.FORBIDDEN, "csrf_failed", "The form's token is missing or wrong.")
+    problem = Problem(HTTPStatus.FORBIDDEN, "csrf_failed", "The CSRF token of the form is missing or wrong.")
     return _or_html(request, lambda: html_csrf_failure(request, reason=reason), problem)
 
 
-class Wordless:
-    """Middleware that puts into words the errors which plain views answer with an empty body, such as a 405."""
+class ErrorBodies:
+    """Middleware that gives a body to the errors that plain views answer with an empty one, such as a 405."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response

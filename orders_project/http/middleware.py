@@ -1,4 +1,4 @@
-"""What wraps every HTTP request."""
+"""The middleware around every HTTP request."""
 
 import logging
 import time
@@ -15,12 +15,12 @@ from .errors import TOO_LARGE
 
 logger = logging.getLogger(__name__)
 
-# Asked every few seconds: not worth a line each.
-UNHEARD_OF = frozenset({"health", "live", "ready", "started", "metrics"})
+# Requested every few seconds, so they are not logged.
+UNLOGGED = frozenset({"health", "live", "ready", "started", "metrics"})
 
 POOL = gauge(
     "database_pool",
-    "Connection pools of all processes: connections in them, those not in use, and requests waiting for one.",
+    "Connection pools of all processes: their size, their free connections, and the requests waiting for one.",
     "database",
     "what",
     over_processes="livesum",
@@ -29,7 +29,7 @@ POOL_EVERY = 1.0
 
 
 class Correlation:
-    """Runs a request under its correlation id and trace, and answers with the id."""
+    """Handles a request under its correlation id and trace, and sends the id with the response."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -41,19 +41,19 @@ class Correlation:
         )
         with context.acting(here), tracing.span(str(request.method), kind="server") as span:
             response = self.get_response(request)
-            span.rename(f"{request.method} {viewed(request)}")
-            span.say(http__request__method=request.method, http__response__status_code=response.status_code)
+            span.rename(f"{request.method} {view_name(request)}")
+            span.set_attributes(http__request__method=request.method, http__response__status_code=response.status_code)
         response["X-Correlation-ID"] = here.correlation_id
         return response
 
 
-def viewed(request: HttpRequest) -> str:
-    """What a request asked for, without its ids."""
+def view_name(request: HttpRequest) -> str:
+    """The name of the view of a request, for logs and traces."""
     return request.resolver_match.view_name if request.resolver_match else "none"
 
 
-class Logged:
-    """Logs every request, and looks at the connection pools; requests are counted by django-prometheus."""
+class RequestLog:
+    """Logs every request, and measures the connection pools. Requests are counted by django-prometheus."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -63,8 +63,8 @@ class Logged:
         began = time.monotonic()
         response = self.get_response(request)
         now = time.monotonic()
-        view = viewed(request)
-        if view not in UNHEARD_OF:
+        view = view_name(request)
+        if view not in UNLOGGED:
             logger.log(
                 logging.WARNING if response.status_code >= 500 else logging.INFO,
                 "%s %s %s", request.method, request.path, response.status_code,
@@ -84,8 +84,8 @@ def _measure_pools() -> None:
                 POOL.labels(connection.alias, what).set(stats.get(name, 0))
 
 
-class SmallBodies:
-    """Turns away a body that says it is too large, before anybody reads it."""
+class BodyLimit:
+    """Refuses a body whose Content-Length is too large, before it is read."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -99,9 +99,9 @@ class SmallBodies:
 
 class ContentSecurity:
     """
-    Says what a page may load: what comes from here, and no script or style that stands in the page itself.
+    Sets the Content-Security-Policy: a page may load only from this server, and has no scripts or styles inline.
 
-    A view that needs more says so in the `Content-Security-Policy` of its own answer.
+    A view that needs more sets the header in its own response.
     """
 
     POLICY = (

@@ -1,4 +1,4 @@
-"""The front of the house: what doors there are, and how they are used."""
+"""The start page, the description of the API, and what the codes of problems mean."""
 
 import inspect
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from common.errors import Refusal
 from .errors import STATUS, Problem
 from .middleware import ContentSecurity
 
-DOORS = {
+ENDPOINTS = {
     "orders": "/orders",
     "an order": "/orders/{order_id}",
     "its history": "/orders/{order_id}/events",
@@ -50,14 +50,14 @@ DOORS = {
 
 
 class Root(APIView):
-    """Every door of the house."""
+    """All endpoints."""
 
     public_methods = ("GET", "HEAD")
 
     @extend_schema(exclude=True)
     def get(self, request: Request) -> Response:
-        """The doors, by name."""
-        return Response({name: settings.PUBLIC_URL + path for name, path in DOORS.items()})
+        """The endpoints, by name."""
+        return Response({name: settings.PUBLIC_URL + path for name, path in ENDPOINTS.items()})
 
 
 class Description(SpectacularAPIView):
@@ -65,20 +65,20 @@ class Description(SpectacularAPIView):
 
 
 class Docs(SpectacularSwaggerSplitView):
-    """The API to read and to try (Swagger UI)."""
+    """The documentation of the API, with forms to try it (Swagger UI)."""
 
     url_name = "schema"
 
 
 class Reference(SpectacularRedocView):
-    """The API to read (Redoc)."""
+    """The documentation of the API (Redoc)."""
 
     url_name = "schema"
 
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         answer: Response = super().get(request, *args, **kwargs)
-        # Redoc writes its styles into the page, and searches in a worker of its own making.
+        # Redoc has inline styles, and searches in a worker that it creates from a blob.
         allowed = ContentSecurity.POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
         answer["Content-Security-Policy"] = f"{allowed}; worker-src 'self' blob:"
         return answer
@@ -93,7 +93,7 @@ def _redoc() -> str:
 
 
 def redoc_script(request: HttpRequest) -> HttpResponse:
-    """Redoc as it comes, except that it shows no picture from its makers' host."""
+    """The script of Redoc, without the image that it would load from another host."""
     return HttpResponse(_redoc(), "text/javascript; charset=utf-8", headers={"Cache-Control": "public, max-age=3600"})
 
 
@@ -104,7 +104,7 @@ def _refusals(kind: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
 
 
 def problem(request: HttpRequest, code: str) -> HttpResponse:
-    """What a problem's `type` leads to: what its code means."""
+    """The page that the `type` of a problem links to: the meaning of its code."""
     meanings = {refusal.code: inspect.cleandoc(refusal.__doc__ or "") for refusal in _refusals()}
     if code not in meanings and code not in STATUS:
         raise Http404

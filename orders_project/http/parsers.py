@@ -1,4 +1,4 @@
-"""JSON as it is written: exact numbers, no duplicate names, no text that a database can't keep."""
+"""Strict JSON: exact numbers, no duplicate names, no text that the database cannot store."""
 
 import json
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from rest_framework.exceptions import APIException, ParseError
 
 
 class TooLarge(APIException):
-    """The body is longer than a body may be."""
+    """The body is too large."""
 
     status_code = 413
     default_code = "too_large"
-    default_detail = f"A body has at most {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."
+    default_detail = f"A body must not be larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."
 
 
 class JSONParser(parsers.JSONParser):
-    """The one parser of every door."""
+    """The parser of every endpoint."""
 
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
@@ -45,7 +45,7 @@ class JSONParser(parsers.JSONParser):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is given twice")
+        raise ValueError("a name occurs twice")
     for name, value in pairs:
         for text in (name, *(value if isinstance(value, list) else [value])):
             if isinstance(text, str):
@@ -55,9 +55,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _check(text: str) -> None:
     if "\0" in text:
-        raise ValueError("a text holds a null character")
+        raise ValueError("a string contains a null character")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("a text holds half of a surrogate pair")
+        raise ValueError("a string contains half of a surrogate pair")
 
 
 def _exactly(text: str) -> Decimal:
@@ -68,4 +68,4 @@ def _exactly(text: str) -> Decimal:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

@@ -1,4 +1,4 @@
-"""The description of the API (OpenAPI 3.1): what the views don't say of themselves."""
+"""The description of the API (OpenAPI 3.1): what drf-spectacular cannot take from the views."""
 
 from typing import Any
 
@@ -21,37 +21,37 @@ from .errors import MEDIA_TYPE
 CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
 
 DESCRIPTION = """
-Orders, the accounts and gateways that pay for them, and the stock they take.
+Orders, the accounts and gateways that pay for them, and the stock that they hold.
 
-Errors are problem documents (RFC 9457): `code` is stable, `errors` says more by field, `correlation_id` finds the
-request in the logs. Amounts are JSON numbers in the currency's unit, exact. Paths work with a trailing slash too.
+Errors are problem documents (RFC 9457): `code` is stable, `errors` has the details by field, and `correlation_id` finds
+the request in the logs. Amounts are exact JSON numbers in units of the currency. Paths work with a trailing slash too.
 """
 
-# Texts without control characters.
+# Strings without control characters, and those that are not blank either.
 ONE_LINE = r"^[^\x00-\x1f\x7f-\x9f]+$"
-SAYING_SOMETHING = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$"
+NOT_BLANK = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x1f\x7f-\x9f\s][^\x00-\x1f\x7f-\x9f]*$"
 
 ANSWERS = {
-    "400": "What was asked makes no sense; `errors` says why, by field.",
-    "401": "No token, or none that is worth anything.",
-    "403": "The token doesn't allow this.",
-    "404": "There is no such thing, or it is another's.",
-    "405": "The path doesn't know this method.",
-    "406": "No answer in that format.",
-    "409": "Understood, and refused as things stand; `code` says why.",
-    "412": "It has changed since; look again.",
+    "400": "The request is not valid; `errors` says why, by field.",
+    "401": "The token is missing or not valid.",
+    "403": "The token does not allow this.",
+    "404": "It does not exist, or belongs to somebody else.",
+    "405": "The path does not have this method.",
+    "406": "The format that was asked for is not available.",
+    "409": "The request is valid, but not possible now; `code` says why.",
+    "412": "It has changed in the meantime; read it again.",
     "413": "The body is larger than 256 KB.",
     "415": "Send JSON.",
-    "422": "The request can't be acted on.",
-    "429": "Too many; `Retry-After` says when to come again.",
-    "500": "A mistake of ours; quote the correlation id.",
-    "503": "A part of the system is out of reach; try again.",
+    "422": "The request cannot be processed.",
+    "429": "Too many requests; `Retry-After` says when to try again.",
+    "500": "The server failed; report it with the correlation id.",
+    "503": "A part of the system is not available; try again.",
 }
 WITH_BODY = ("409", "413", "415", "429")
 
 PROBLEM = {
     "type": "object",
-    "description": "What went wrong (RFC 9457).",
+    "description": "An error (RFC 9457).",
     "required": ["type", "title", "status", "detail", "code", "correlation_id"],
     "properties": {
         "type": {"type": "string", "format": "uri-reference"},
@@ -103,7 +103,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 class Schema(AutoSchema):
-    """Operations are named for the view where it doesn't name them itself."""
+    """Names the operations of the views that do not name them."""
 
     def get_operation_id(self) -> str:
         named = {
@@ -131,7 +131,7 @@ class Tokens(OpenApiAuthenticationExtension):
 
 
 class StrictSerializer(OpenApiSerializerExtension):
-    """No field but those that are known, and what they demand of each other."""
+    """Allows no unknown field, and adds the rules between fields."""
 
     target_class = "common.fields.StrictSerializer"
     match_subclasses = True
@@ -149,8 +149,8 @@ class TextField(OpenApiSerializerFieldExtension):
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         if any(isinstance(validator, RegexValidator) for validator in self.target.validators):
-            return {"type": "string"}  # and the validator's pattern
-        return {"type": "string", "pattern": ONE_LINE if self.target.allow_blank else SAYING_SOMETHING}
+            return {"type": "string"}  # the validator adds its pattern
+        return {"type": "string", "pattern": ONE_LINE if self.target.allow_blank else NOT_BLANK}
 
 
 class AmountField(OpenApiSerializerFieldExtension):
@@ -158,7 +158,9 @@ class AmountField(OpenApiSerializerFieldExtension):
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         exponent = money.EXPONENTS[settings.CURRENCY]
-        least, most = (money.number(edge, currency=settings.CURRENCY) for edge in (self.target.min_value, self.target.max_value))
+        least, most = (
+            money.number(edge, currency=settings.CURRENCY) for edge in (self.target.min_value, self.target.max_value)
+        )
         whole = rf"(0|[1-9][0-9]{{0,{len(str(money.LARGEST)) - exponent - 2}}})"
         decimals = rf"(\.[0-9]{{1,{exponent}}}0{{0,6}})?" if exponent else r"(\.0{1,9})?"
         something = "(?=.*[1-9])" if self.target.min_value else ""
@@ -171,20 +173,20 @@ class AmountField(OpenApiSerializerFieldExtension):
         }
 
 
-class WholeField(OpenApiSerializerFieldExtension):
+class IntegerField(OpenApiSerializerFieldExtension):
     target_class = "common.fields.Integer"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         return {"type": "integer", "minimum": self.target.min_value, "maximum": self.target.max_value}
 
 
-def leave_out_twins(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """One path a door: /webhooks/payments is /webhooks/payments/fake."""
+def leave_out_duplicates(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Keep one path for each endpoint: /webhooks/payments is /webhooks/payments/fake."""
     return [endpoint for endpoint in endpoints if endpoint[0].rstrip("/") != "/webhooks/payments"]
 
 
 def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str, Any]:
-    """Add what all operations share: their errors, the admin secret, examples, paths as they are documented."""
+    """Add what all operations have: errors, the admin secret and examples; document paths without a trailing slash."""
     result["info"]["description"] = DESCRIPTION.strip()
     components = result["components"]
     components["schemas"]["Problem"] = PROBLEM
@@ -217,7 +219,7 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
         operation["security"].append({})
     for parameter in operation.get("parameters", ()):
         if parameter["in"] == "query" and operation["operationId"].startswith("list_"):
-            parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}  # left empty it asks for nothing
+            parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}  # an empty value means no filter
     if "requestBody" in operation:
         operation["requestBody"]["required"] = True
     examples = EXAMPLES.get(operation["operationId"])

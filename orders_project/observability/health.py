@@ -1,11 +1,11 @@
 """
-Health: three questions kept apart, and one page with everything.
+Health: three probes, and one page with everything.
 
-    /health/live      does the process answer at all? If not, restart it.
-    /health/started   is its database at the version of its code? Until then, wait for it.
-    /health/ready     has it what it needs to serve? Until then, send it no requests. An order can be accepted without
-                      the broker (it waits in the outbox), so the broker is not among it.
-    /health           all of it, for people and monitors: every database, the broker, how far the relays lag
+    /health/live      Does the process answer at all? If not, restart it.
+    /health/started   Are its databases migrated? If not, wait for it.
+    /health/ready     Does it have what it needs to serve requests? If not, send it none. The broker is not needed: an
+                      order can be accepted without it, as its messages wait in the outbox.
+    /health           everything, for people and monitors: the databases, the broker, the lag of the relays
 """
 
 from collections.abc import Callable, Mapping
@@ -22,46 +22,46 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from outbox import broker, gauges, heartbeat
 
-PATIENCE = 3.0  # seconds for all checks together
-LATE = 30.0  # seconds a letter may be due before its relay counts as failed
-STILL = 30.0  # seconds without a heartbeat after which a process counts as hanging
+TIMEOUT = 3.0  # seconds for all checks together
+LATE = 30.0  # seconds that a message may be due before its relay counts as failed
+MAX_AGE = 30.0  # seconds without a heartbeat before a process counts as hanging
 
 
-class Unwell(Exception):
-    """A part answers, and what it says is not good."""
+class Unhealthy(Exception):
+    """A part answers, but is not healthy."""
 
 
 Check = Callable[[], None]
-FAILURES = (Unwell, Error, *broker.LOST, broker.BrokerTooOld, grpc.RpcError)
+FAILURES = (Unhealthy, Error, *broker.LOST, broker.BrokerTooOld, grpc.RpcError)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one part; `trouble` is empty if it is well."""
+    """The result of one check; `trouble` is empty if the part is healthy."""
 
     part: str
     trouble: str
 
 
-def examine(checks: Mapping[str, Check], *, patience: float = PATIENCE) -> list[Finding]:
-    """Make all checks at once, in bounded time: one that has no result by then counts as failed."""
+def examine(checks: Mapping[str, Check], *, timeout: float = TIMEOUT) -> list[Finding]:
+    """Run all checks at once. One that has no result after `timeout` seconds counts as failed."""
     pool = ThreadPoolExecutor(max(1, len(checks)), thread_name_prefix="health")
-    asked = {part: pool.submit(_ask, check) for part, check in checks.items()}
-    wait(asked.values(), timeout=patience)
+    running = {part: pool.submit(_run, check) for part, check in checks.items()}
+    wait(running.values(), timeout=timeout)
     pool.shutdown(wait=False, cancel_futures=True)
-    late = f"no answer within {patience:g} s"
-    return [Finding(part, answer.result() if answer.done() else late) for part, answer in asked.items()]
+    late = f"no answer within {timeout:g} s"
+    return [Finding(part, answer.result() if answer.done() else late) for part, answer in running.items()]
 
 
-def _ask(check: Check) -> str:
+def _run(check: Check) -> str:
     try:
         check()
-    except Unwell as trouble:
+    except Unhealthy as trouble:
         return str(trouble)
     except FAILURES as error:
-        return type(error).__name__  # its text may name hosts and users: the log has it
+        return type(error).__name__  # its text may contain hosts and users
     finally:
-        connections.close_all()  # they belong to this thread, which ends
+        connections.close_all()  # those of this thread, which ends
     return ""
 
 
@@ -76,7 +76,7 @@ def _database(alias: str) -> None:
 def _migrated(alias: str) -> None:
     executor = MigrationExecutor(connections[alias])
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        raise Unwell("has migrations to run")
+        raise Unhealthy("has migrations to run")
 
 
 def _broker() -> None:
@@ -84,26 +84,26 @@ def _broker() -> None:
 
 
 def _relay(service: str) -> None:
-    (row,) = next(iter(gauges.model_of(service))).take()
+    (row,) = next(iter(gauges.readings_of(service))).take()
     if row["outbox_oldest_seconds"] > LATE:
-        raise Unwell(f"{row['outbox_oldest_seconds']:.0f} s behind")
+        raise Unhealthy(f"{row['outbox_oldest_seconds']:.0f} s behind")
 
 
 def _heartbeat() -> None:
     age = heartbeat.age()
-    if age is None or age > STILL:
-        raise Unwell("never beat" if age is None else f"last beat {age:.0f} s ago")
+    if age is None or age > MAX_AGE:
+        raise Unhealthy("no heartbeat" if age is None else f"last heartbeat {age:.0f} s ago")
 
 
 def _grpc() -> None:
     with grpc.insecure_channel(f"127.0.0.1:{settings.GRPC_PORT}") as channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
-        raise Unwell("not serving")
+        raise Unhealthy("not serving")
 
 
 def ready() -> dict[str, Check]:
-    """What this process can't serve without."""
+    """What this process needs to serve requests."""
     return {f"database {alias}": partial(_database, alias) for alias in settings.DATABASES_HERE}
 
 
@@ -112,7 +112,7 @@ def started() -> dict[str, Check]:
 
 
 def before_start(*, migrated: bool) -> dict[str, Check]:
-    """What a process waits for before it begins."""
+    """What a process waits for before it starts."""
     return (started() if migrated else ready()) | {"broker": _broker}
 
 
@@ -125,14 +125,14 @@ def everything() -> dict[str, Check]:
 
 
 def of_role(role: str) -> dict[str, Check]:
-    """What `manage.py health` checks, from inside the container of a process."""
-    beats = {"heartbeat": _heartbeat} if settings.HEARTBEAT_FILE else {}
+    """What `manage.py health` checks inside the container of a process."""
+    heartbeats = {"heartbeat": _heartbeat} if settings.HEARTBEAT_FILE else {}
     return {
         "web": ready(),
         "grpc": {"grpc": _grpc} | ready(),
-        "worker": beats | ready() | {"broker": _broker},
-        "relay": beats | ready() | {"broker": _broker} | relays(),
-        "beat": beats | {"broker": _broker},
+        "worker": heartbeats | ready() | {"broker": _broker},
+        "relay": heartbeats | ready() | {"broker": _broker} | relays(),
+        "beat": heartbeats | {"broker": _broker},
         "all": everything(),
     }[role]
 
@@ -160,8 +160,8 @@ def has_started(request: HttpRequest) -> JsonResponse:
 
 
 def _page(checks: Mapping[str, Check]) -> JsonResponse:
-    """200 if every part is well, else 503; each part by name."""
+    """Answer with the result of each check: 200 if all parts are healthy, else 503."""
     findings = examine(checks)
-    well = not any(finding.trouble for finding in findings)
+    healthy = not any(finding.trouble for finding in findings)
     parts = {f.part: f"failed: {f.trouble}" if f.trouble else "ok" for f in findings}
-    return JsonResponse({"status": "ok" if well else "failed", "parts": parts}, status=200 if well else 503)
+    return JsonResponse({"status": "ok" if healthy else "failed", "parts": parts}, status=200 if healthy else 503)

@@ -1,7 +1,7 @@
 """
-Logs: one JSON object a line in every process, or a readable line on a terminal. No secret and no whole email in any.
+Logs: each line is a JSON object, or readable text on a terminal. Secrets and whole email addresses are removed.
 
-Everything logs by the standard library; what is on behalf of a request or a letter says so by itself.
+Everything uses the logging of the standard library. The request or message that a line is about is added to it.
 """
 
 import logging
@@ -20,12 +20,12 @@ from structlog.typing import EventDict, Processor
 from outbox import context
 
 HIDDEN = "***"
-SHORTEST_SECRET = 8  # what is shorter is a word, and hiding it would only garble the logs
+MIN_SECRET_LENGTH = 8  # hiding shorter strings would garble the logs
 
-TELLING = re.compile(
+SECRET_NAME = re.compile(
     r"authorization|secret|passw|token|api[-_]?key|^key$|signature|cookie|credential|idempotency[-_]key", re.IGNORECASE
 )
-# What gives itself away inside a text, each with what may stay of it.
+# Secrets that can be recognized in a text, each with what replaces it.
 PATTERNS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"(://[^\s:/@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
@@ -41,21 +41,21 @@ PATTERNS = (
     ),
     (re.compile(r"(?<![\w.+-])([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
 )
-ABOUT_SECRETS = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
+SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
 
 
 @lru_cache(maxsize=1000)
-def tells(name: str) -> bool:
-    """Whether what has this name is a secret."""
-    return bool(TELLING.search(name))
+def is_secret(name: str) -> bool:
+    """Whether the value of this name is a secret."""
+    return bool(SECRET_NAME.search(name))
 
 
 class Redaction:
-    """Takes secrets out of what is logged: this process's own by value, all others by their look and their names."""
+    """Removes secrets from what is logged: those of this process by value, others by their form and by their names."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         known = {
-            form for secret in secrets for form in (secret, quote(secret, safe="")) if len(secret) >= SHORTEST_SECRET
+            form for secret in secrets for form in (secret, quote(secret, safe="")) if len(secret) >= MIN_SECRET_LENGTH
         }
         longest_first = sorted(known, key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, longest_first))) if known else None
@@ -64,8 +64,8 @@ class Redaction:
         return {name: value if name.startswith("_") else self.clean(value, name) for name, value in event.items()}
 
     def clean(self, value: Any, name: str = "") -> Any:
-        """This value without secrets; all of it is one if its name tells so."""
-        if tells(name) and value is not None:
+        """The value without secrets. The whole value is one if its name says so."""
+        if is_secret(name) and value is not None:
             return HIDDEN
         if isinstance(value, Mapping):
             return {self.text(str(key)): self.clean(each, str(key)) for key, each in value.items()}
@@ -74,7 +74,7 @@ class Redaction:
         return value if isinstance(value, int | float | None) else self.text(str(value))
 
     def text(self, text: str) -> str:
-        """This text without the secrets in it."""
+        """The text without the secrets in it."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
         for pattern, instead in PATTERNS:
@@ -83,25 +83,25 @@ class Redaction:
 
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:
-    """Every secret that this environment holds: those named so, and the passwords in URLs."""
+    """The secrets in this environment: variables whose names say so, and the passwords in URLs."""
     found: set[str] = set()
     for name, value in environment.items():
-        if not ABOUT_SECRETS.search(name):
+        if not SECRET_VARIABLE.search(name):
             continue
         if "://" in value:
             password = urlsplit(value).password or ""
             found |= {password, unquote(password)}
         else:
             found |= {word.strip().partition("=")[2] or word.strip() for word in value.split(",")}
-    return {secret for secret in found if len(secret) >= SHORTEST_SECRET}
+    return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
 
 
-def on_behalf(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Add whom this line is about: the request or letter that is being handled."""
+def add_context(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Add the request or the message that is being handled."""
     here = context.peek()
     if here is not None:
         event.setdefault("correlation_id", here.correlation_id)
-        for name, value in (("order_id", here.order_id), ("message_id", here.causation_id)):
+        for name, value in (("order_id", here.subject), ("message_id", here.causation_id)):
             if value:
                 event.setdefault(name, value)
         if here.traceparent:
@@ -125,7 +125,7 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        on_behalf,
+        add_context,
         structlog.stdlib.ExtraAdder(),
     ]
     after: list[Processor] = [
@@ -148,19 +148,19 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
         "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
         "root": {"handlers": ["lines"], "level": level},
         "loggers": {
-            # A line a task, twice: outbox/consumers.py says once and better what was handled.
+            # Two lines for each task; outbox/consumers.py logs what was handled once.
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
             "amqp": {"level": "WARNING"},
             "urllib3": {"level": "WARNING"},
-            # Django's and gunicorn's own handlers would print each line a second time, in another form.
+            # Their own handlers would print each line a second time, in another form.
             **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "gunicorn.error")},
         },
     }
 
 
 def take_over() -> None:
-    """Have warnings and uncaught exceptions logged like everything else. For processes that nobody watches."""
+    """Log warnings and uncaught exceptions like everything else."""
     logging.captureWarnings(True)
     logger = logging.getLogger("orders_project")
     sys.excepthook = lambda kind, error, trace: logger.critical("Uncaught: %s", error, exc_info=(kind, error, trace))

@@ -1,8 +1,7 @@
 """
-`/metrics`: what all processes that share `PROMETHEUS_MULTIPROC_DIR` have counted, and what the databases show.
+`/metrics`: the counts of all processes that share `PROMETHEUS_MULTIPROC_DIR`, and gauges read from the databases.
 
-A process without a web server serves the same on `METRICS_PORT`; a worker without what the databases show, which one of
-many need not ask.
+A process without a web server serves the same on `METRICS_PORT`, a worker without the gauges of the databases.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from prometheus_client.registry import Collector
 import orders.gauges
 import payments.gauges
 import processing.gauges
-from outbox.gauges import Reading, model_of
+from outbox.gauges import Reading, readings_of
 from outbox.metrics import REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -39,32 +38,32 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Counted(Collector):
-    """What processes have counted: of all that share the folder, or of this one where there is none."""
+    """The counts of all processes that share the folder, or those of this process if there is none."""
 
     def collect(self) -> Iterator[Metric]:
         for metric in self._families():
             yield metric
             if metric.name == "orders_created":
-                # A second name for the same number: prometheus_client can't hold both `orders` and `orders_created`.
+                # A second name of the same count: prometheus_client cannot have both `orders` and `orders_created`.
                 yield CounterMetricFamily("orders", "Orders created.", value=metric.samples[0].value)
 
     def _families(self) -> Iterable[Metric]:
         folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if not folder:
             return [*REGISTRY.collect(), *prometheus_client.REGISTRY.collect()]
-        forget_the_dead(Path(folder))
+        remove_dead(Path(folder))
         return MultiProcessCollector(None, path=folder).collect()
 
 
-def forget_the_dead(folder: Path) -> None:
+def remove_dead(folder: Path) -> None:
     """
-    Take the living's gauges of dead processes out of the folder, however they died.
+    Remove the live gauges of processes that have ended, for whatever reason, from the folder.
 
-    What they have counted stays: a counter must not fall.
+    Their counters stay, because a counter must not decrease.
     """
     for pid in {int(path.stem.rpartition("_")[2]) for path in folder.glob("gauge_live*_*.db")}:
         if not _is_alive(pid):
-            with contextlib.suppress(FileNotFoundError):  # somebody else who is scraped was quicker
+            with contextlib.suppress(FileNotFoundError):  # another process that is scraped was faster
                 mark_process_dead(pid, str(folder))
 
 
@@ -80,7 +79,7 @@ def _is_alive(pid: int) -> bool:
 
 @dataclass(eq=False)
 class Stored(Collector):
-    """What the databases show; an answer a few seconds old is given again."""
+    """Gauges read from the databases. A result that is a few seconds old is used again."""
 
     readings: tuple[Reading, ...]
     clock: Callable[[], float] = time.monotonic
@@ -88,7 +87,7 @@ class Stored(Collector):
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def rows(self, *, gauges: Set[str] | None = None) -> list[tuple[Reading, list[dict[str, Any]]]]:
-        """Each reading (with one of these gauges) with its rows; without those of a database that doesn't answer."""
+        """All readings, or those with one of these gauges, with their rows, of the databases that answer."""
         found: list[tuple[Reading, list[dict[str, Any]]]] = []
         lost: set[str] = set()
         with self._lock:
@@ -102,7 +101,7 @@ class Stored(Collector):
                     try:
                         rows = reading.take()
                     except Error as error:
-                        logger.warning("%s could not be read for the metrics: %s", reading.database, error)
+                        logger.warning("The gauges of %s could not be read: %s", reading.database, error)
                         connections[reading.database].close_if_unusable_or_obsolete()
                         lost.add(reading.database)
                         continue
@@ -126,35 +125,37 @@ class Stored(Collector):
         for database in dict.fromkeys(reading.database for reading in self.readings):
             up.add_metric([database], float(database in answered))
         yield from families.values()
-        yield GaugeMetricFamily("outbox_pending", "Letters that are due and not sent, of all services here.", pending)
+        yield GaugeMetricFamily(
+            "outbox_pending", "Messages that are due and not sent, of all services of this process.", pending
+        )
         yield up
 
 
 def readings() -> tuple[Reading, ...]:
-    """What there is to read of the services that this process knows."""
+    """The readings of the services that this process serves."""
     of_services = (*orders.gauges.READINGS, *payments.gauges.READINGS, *processing.gauges.READINGS)
     return (
-        *(reading for service in settings.SERVICES_HERE for reading in model_of(service)),
+        *(reading for service in settings.SERVICES_HERE for reading in readings_of(service)),
         *(reading for reading in of_services if reading.database in settings.SERVICES_HERE),
     )
 
 
 STORED = Stored(readings())
-SHOWN = CollectorRegistry()
-SHOWN.register(Counted())
-SHOWN.register(STORED)
+ALL = CollectorRegistry()
+ALL.register(Counted())
+ALL.register(STORED)
 COUNTED = CollectorRegistry()
 COUNTED.register(Counted())
 
 
-def show(request: HttpRequest) -> HttpResponse:
-    """The web's `/metrics`."""
-    return HttpResponse(generate_latest(SHOWN), content_type=CONTENT_TYPE)
+def view(request: HttpRequest) -> HttpResponse:
+    """The page `/metrics` of a web process."""
+    return HttpResponse(generate_latest(ALL), content_type=CONTENT_TYPE)
 
 
 def serve(*, host: str, port: int, databases: bool) -> ThreadingWSGIServer:
-    """Serve `/metrics` in a thread of this process; what the databases show with it, or only what was counted."""
-    shown = SHOWN if databases else COUNTED
+    """Serve `/metrics` in a thread of this process, with or without the gauges of the databases."""
+    shown = ALL if databases else COUNTED
     server = make_server(host, port, partial(_answer, shown), ThreadingWSGIServer, handler_class=_Quiet)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return server
@@ -165,11 +166,11 @@ def _answer(shown: CollectorRegistry, environ: dict[str, Any], start_response: C
     try:
         body = generate_latest(shown) if known else b"/metrics is here\n"
     finally:
-        connections.close_all()  # a thread a request: its connections end with it
+        connections.close_all()  # each request has a thread of its own
     start_response("200 OK" if known else "404 Not Found", [("Content-Type", CONTENT_TYPE)])
     return [body]
 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, *args: Any) -> None:
-        """A scrape is no news."""
+        """Scrapes are not logged."""

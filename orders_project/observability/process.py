@@ -1,4 +1,4 @@
-"""What every long-lived process does besides its work: it logs its end, shows its metrics, and traces."""
+"""What every long-lived process starts: the logging of its errors, its metrics and its traces."""
 
 from django.conf import settings
 
@@ -8,7 +8,7 @@ from . import logs, metrics
 
 
 def begin(name: str, *, forks: bool = False) -> None:
-    """Call this once, at the start of a process. Where it forks, its children trace and not the parent."""
+    """Call this once when a process starts. If it `forks`, its children trace instead of it."""
     logs.take_over()
     if settings.METRICS_PORT:
         metrics.serve(host=settings.METRICS_HOST, port=settings.METRICS_PORT, databases=name == "relay")

@@ -1,4 +1,4 @@
-"""How the whole system stands, as plain data: services, queues, lag, dead letters, stuck orders."""
+"""The status of the whole system as plain data: services, queues, lag, dead letters, stuck orders."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ from django.conf import settings
 
 from outbox import broker
 
-from ..celery import SERVICES, UNHEARD_QUEUE, WORK
+from ..celery import SERVICES, UNROUTED_QUEUE, WORK
 from .health import LATE
 from .metrics import Stored, readings
 
 
 @dataclass
 class Service:
-    """A service's database and mailbox; the numbers are None where the database doesn't answer."""
+    """A service's database and outbox. The numbers are None if the database does not answer."""
 
     name: str
     answers: bool = True
@@ -29,7 +29,7 @@ class Service:
 @dataclass
 class Queue:
     name: str
-    waiting: int | None  # None: there is no such queue
+    waiting: int | None  # None: the queue does not exist
     consumers: int | None
 
 
@@ -37,7 +37,7 @@ class Queue:
 class Status:
     services: list[Service]
     queues: list[Queue]
-    broker: str  # why it can't be reached; empty if it can
+    broker: str  # the error if it cannot be reached, else empty
     open_orders: dict[str, int] = field(default_factory=dict)
     stuck_orders: dict[str, int] = field(default_factory=dict)
     payments_unknown: int | None = None
@@ -49,7 +49,7 @@ class Status:
 
 
 def look() -> Status:
-    """Ask every database and the broker now."""
+    """Query all databases and the broker now."""
     rows = [(reading, row) for reading, rows in Stored(readings()).rows() for row in rows]
     answering = {reading.database for reading, _ in rows}
     services = {service: Service(service, answers=service in answering) for service in settings.SERVICES_HERE}
@@ -86,7 +86,7 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
 
 
 def _queues() -> tuple[list[Queue], str]:
-    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), UNHEARD_QUEUE.name]
+    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), UNROUTED_QUEUE.name]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
@@ -105,9 +105,9 @@ def _queue(connection: Any, name: str) -> Queue:
 
 
 def _troubles(status: Status) -> Iterator[str]:
-    """What a person should look at, each in one line."""
+    """What needs a person, each in one line."""
     if status.broker:
-        yield f"the broker can't be reached: {status.broker}"
+        yield f"the broker cannot be reached: {status.broker}"
     for service in status.services:
         if not service.answers:
             yield f"the database {service.name} does not answer"
@@ -118,18 +118,18 @@ def _troubles(status: Status) -> Iterator[str]:
             yield f"{service.name} has {service.dead_letters} dead letters: manage.py dlq list"
     for queue in status.queues:
         if queue.waiting is None:
-            yield f"there is no queue {queue.name}: manage.py declare_topology"
+            yield f"the queue {queue.name} does not exist: manage.py declare_topology"
         elif queue.name in WORK and not queue.consumers:
-            yield f"nobody works on the queue {queue.name}"
+            yield f"no worker consumes the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
-            yield f"{queue.waiting} letters in {queue.name} are not collected yet"
+            yield f"{queue.waiting} messages in {queue.name} are not collected yet"
     if stuck := sum(status.stuck_orders.values()):
         yield f"{stuck} orders are stuck"
     if status.webhooks_open.get("quarantined"):
         yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
     if status.webhooks_late:
-        yield f"{status.webhooks_late} webhooks should have gone out"
+        yield f"{status.webhooks_late} webhooks are late"
     if status.holds_late:
-        yield f"{status.holds_late} holds of stock have outlived their time"
+        yield f"{status.holds_late} holds of stock have expired and are not released"
     if status.ledger_imbalance:
         yield f"the ledger is out of balance by {status.ledger_imbalance}"

@@ -1,4 +1,4 @@
-"""manage.py client: the programs that may call the API, and the keys that sign their tokens."""
+"""manage.py client: manage the OAuth clients of the API, and the keys that sign their tokens."""
 
 import re
 from pathlib import Path
@@ -15,17 +15,20 @@ CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class Command(BaseCommand):
-    help = "Make, list, re-key and remove clients of the API; make a key that signs tokens"
+    help = "Create, list and remove clients of the API, give them new secrets, and create keys that sign tokens."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
-        create = verbs.add_parser("create", help="make a client and show its secret, once")
-        create.add_argument("name", help="its client id, which will own what it makes")
-        create.add_argument("--scopes", nargs="+", metavar="SCOPE", required=True, help=f"of {', '.join(SCOPES)}")
+        create = verbs.add_parser("create", help="create a client and show its secret, once")
+        create.add_argument("name", help="the client id; it owns what the client creates")
+        create.add_argument("--scopes", nargs="+", metavar="SCOPE", required=True, help=f"some of {', '.join(SCOPES)}")
         verbs.add_parser("list", help="show all clients")
-        for verb, does in (("secret", "give a client a new secret"), ("remove", "let a client in no more")):
-            verbs.add_parser(verb, help=does).add_argument("name")
-        key = verbs.add_parser("key", help="make a new private key, for JWT_KEY_FILES")
+        for verb, text in (
+            ("secret", "give a client a new secret"),
+            ("remove", "remove a client: it gets no more tokens"),
+        ):
+            verbs.add_parser(verb, help=text).add_argument("name")
+        key = verbs.add_parser("key", help="create a private key, for JWT_KEY_FILES")
         key.add_argument("path", type=Path)
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
@@ -33,12 +36,12 @@ class Command(BaseCommand):
 
     def create(self, *, name: str, scopes: list[str]) -> None:
         if not CLIENT_ID.fullmatch(name):
-            raise CommandError("A client id is at most 100 of A-Z a-z 0-9 . _ -")
+            raise CommandError("A client id has at most 100 of A-Z a-z 0-9 . _ -")
         wanted = " ".join(scopes).split()
         if unknown := sorted(set(wanted) - set(SCOPES)):
-            raise CommandError(f"There is no scope {', '.join(unknown)}: of {', '.join(SCOPES)}.")
+            raise CommandError(f"There is no scope {', '.join(unknown)}; choose from {', '.join(SCOPES)}.")
         if Client.objects.filter(client_id=name).exists():
-            raise CommandError(f"There is a client {name} already: `client secret {name}` gives it a new secret.")
+            raise CommandError(f"The client {name} exists already. `client secret {name}` gives it a new secret.")
         secret = generate_client_secret()
         Client.objects.create(
             client_id=name,
@@ -62,14 +65,14 @@ class Command(BaseCommand):
 
     def remove(self, *, name: str) -> None:
         self._client(name).delete()
-        self.stdout.write(f"{name} gets no more tokens; one that it holds works until it expires.")
+        self.stdout.write(f"{name} gets no more tokens. A token that it has works until it expires.")
 
     def key(self, *, path: Path) -> None:
         try:
             keys.make(path)
         except OSError as error:
             raise CommandError(str(error)) from None
-        self.stdout.write(f"{path} holds a new private key: put it first in JWT_KEY_FILES.")
+        self.stdout.write(f"{path} contains a new private key. Put it first in JWT_KEY_FILES.")
 
     def _client(self, name: str) -> Client:
         client = Client.objects.filter(client_id=name).first()

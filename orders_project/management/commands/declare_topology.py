@@ -1,4 +1,4 @@
-"""manage.py declare_topology: make every exchange and queue, at deploy and not at first use."""
+"""manage.py declare_topology: declare all exchanges and queues, at deployment and not on first use."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from outbox.broker import LOST
 
 
 class Command(BaseCommand):
-    help = "Declare every exchange and queue; those that stand are left alone."
+    help = "Declare all exchanges and queues. Those that exist are not changed."
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             names = declare_topology()
         except LOST as error:
-            raise CommandError(f"The broker can't be reached: {error}") from error
+            raise CommandError(f"The broker cannot be reached: {error}") from error
         self.stdout.write(f"declared {', '.join(names)}")

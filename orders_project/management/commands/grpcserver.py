@@ -1,4 +1,4 @@
-"""manage.py grpcserver: the gRPC door, until a signal closes it."""
+"""manage.py grpcserver: the gRPC server."""
 
 import logging
 import signal
@@ -18,22 +18,22 @@ GRACE = 10.0
 
 
 class Command(BaseCommand):
-    help = "Serve orders by gRPC"
+    help = "Serve the gRPC API of orders until SIGTERM or SIGINT."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--host", default=settings.GRPC_HOST)
-        parser.add_argument("--port", type=int, default=settings.GRPC_PORT, help="0 takes a free one")
+        parser.add_argument("--port", type=int, default=settings.GRPC_PORT, help="0: any free port")
         parser.add_argument("--threads", type=int, default=settings.GRPC_THREADS)
 
     def handle(self, *args: Any, **options: Any) -> None:
         process.begin("grpc")
         auth.prepare()
-        asked_to_stop = threading.Event()
+        stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: asked_to_stop.set())
+            signal.signal(number, lambda *_: stopping.set())
         server = Server(host=options["host"], port=options["port"], threads=options["threads"])
         server.start()
         logger.info("gRPC is listening on %s:%s", options["host"], server.port)
-        asked_to_stop.wait()
+        stopping.wait()
         server.stop(grace=GRACE)
         logger.info("gRPC has stopped")

@@ -1,4 +1,4 @@
-"""manage.py health: whether a process has what it needs, for the probes of containers."""
+"""manage.py health: check whether a process has what it needs, for the probes of containers."""
 
 from argparse import ArgumentParser
 from typing import Any
@@ -9,7 +9,7 @@ from orders_project.observability import health
 
 
 class Command(BaseCommand):
-    help = "Check what a process of this role needs, in a few seconds; the exit code is 1 if a part fails."
+    help = "Check what a process of this role needs, in a few seconds. The exit code is 1 if a check fails."
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -18,7 +18,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, role: str, **options: Any) -> None:
         findings = health.examine(health.of_role(role))
         for finding in findings:
-            said = self.style.ERROR(f"failed: {finding.trouble}") if finding.trouble else self.style.SUCCESS("ok")
-            self.stdout.write(f"{finding.part:<22} {said}")
+            result = self.style.ERROR(f"failed: {finding.trouble}") if finding.trouble else self.style.SUCCESS("ok")
+            self.stdout.write(f"{finding.part:<22} {result}")
         if any(finding.trouble for finding in findings):
             raise SystemExit(1)

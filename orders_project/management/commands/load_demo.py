@@ -1,4 +1,4 @@
-"""manage.py load_demo: something to try the system with."""
+"""manage.py load_demo: load data to try the system with."""
 
 import secrets
 from pathlib import Path
@@ -22,7 +22,7 @@ ACCOUNTS = (("demo-rich", 100_000_00), ("demo-poor", 1_00))
 
 
 class Command(BaseCommand):
-    help = "Load demo products and accounts, and an admin user whose password goes to a file. Runs again harmlessly."
+    help = "Load demo products and accounts, and an admin user with its password in a file. It can be repeated."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--password-file", type=Path, required=True)
@@ -30,10 +30,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, password_file: Path, **options: Any) -> None:
         now = timezone.now()
         for sku, name, price, quantity in PRODUCTS:
-            product, made = Product.objects.get_or_create(
+            product, is_new = Product.objects.get_or_create(
                 sku=sku, defaults={"name": name, "price": price, "currency": "USD"}
             )
-            if made:
+            if is_new:
                 stock.receive_stock(
                     product_id=product.product_id,
                     quantity=quantity,
@@ -52,4 +52,4 @@ class Command(BaseCommand):
             user.save()
             password_file.touch(mode=0o600)
             password_file.write_text(password)
-        self.stdout.write("demo data is there")
+        self.stdout.write("The demo data are loaded.")

@@ -1,4 +1,4 @@
-"""manage.py migrate_all: bring every database of this process up to date."""
+"""manage.py migrate_all: migrate all databases of this process."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""manage.py status: the whole system on one screen."""
+"""manage.py status: the status of the whole system on one screen."""
 
 import json
 import time
@@ -18,15 +18,15 @@ CLEAR = "\033[2J\033[H"
 
 class Command(BaseCommand):
     help = (
-        "Show how the system stands: services, queues, lag, dead letters, stuck orders. "
-        "Exit codes: 0 all is well; 1 something needs a person."
+        "Show the status of the system: services, queues, lag, dead letters, stuck orders. "
+        "The exit code is 0 if all is well, 1 if something needs a person."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="show it again and again, until Ctrl-C"
+            "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="repeat it until Ctrl-C"
         )
-        parser.add_argument("--json", action="store_true", help="write JSON; with --watch one object a line")
+        parser.add_argument("--json", action="store_true", help="write JSON; with --watch, one object on each line")
 
     def handle(self, *args: Any, watch: float | None, **options: Any) -> None:
         found = status.look()

@@ -1,4 +1,4 @@
-"""manage.py wait: hold a process back until what it needs is there."""
+"""manage.py wait: wait until what a process needs is available."""
 
 import os
 import signal
@@ -14,22 +14,24 @@ from orders_project.observability import waiting
 
 class Command(BaseCommand):
     help = (
-        "Wait until the databases and the broker that the environment names are there and the databases are migrated. "
-        "Then become COMMAND, if one is given: manage.py wait -- celery -A orders_project worker"
+        "Wait until the databases and the broker of the environment are available and the databases are migrated. "
+        "Then run COMMAND, if there is one, in this process: manage.py wait -- celery -A orders_project worker"
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--seconds", type=float, default=settings.WAIT_SECONDS, help="for this long at most")
-        parser.add_argument("--unmigrated", action="store_true", help="take databases as they are: to migrate them")
+        parser.add_argument("--seconds", type=float, default=settings.WAIT_SECONDS, help="at most this long")
+        parser.add_argument(
+            "--unmigrated", action="store_true", help="do not wait for migrations, in order to run them"
+        )
         parser.add_argument("command", nargs=REMAINDER, metavar="COMMAND")
 
     def handle(self, *args: Any, seconds: float, unmigrated: bool, command: list[str], **options: Any) -> None:
-        # As the first process of a container a signal that nobody handles would be ignored.
+        # The first process of a container ignores a signal without a handler.
         signal.signal(signal.SIGTERM, _leave)
         try:
             waiting.wait(seconds=seconds, migrated=not unmigrated, say=self._say)
-        except waiting.NotThere as refusal:
+        except waiting.NotAvailable as refusal:
             raise CommandError(str(refusal)) from None
         command = command[1:] if command[:1] == ["--"] else command
         if command:
@@ -42,9 +44,9 @@ class Command(BaseCommand):
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            os.execvp(command[0], command)  # noqa: S606 - the command is this process's own
+            os.execvp(command[0], command)  # noqa: S606 - the command comes from our own command line
         except OSError as error:
-            raise CommandError(f"{command[0]} can't be run: {error.strerror}") from None
+            raise CommandError(f"{command[0]} cannot be run: {error.strerror}") from None
 
 
 def _leave(number: int, frame: object) -> NoReturn:
