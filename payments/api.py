@@ -1,4 +1,4 @@
-"""The HTTP door of accounts."""
+"""The HTTP endpoints of accounts."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
 from common import fields, money
-from common import principal as caller
 from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
-from common.pagination import Pages
+from common.pagination import KeysetPagination
+from common.principal import principal_of
 from outbox.conflicts import retry_on_conflict
 
 from . import services
@@ -29,27 +29,29 @@ USER = OpenApiParameter(
     "user_id",
     {"type": "string", "pattern": USER_ID, "maxLength": 100},
     required=True,
-    description="Whose account.",
+    description="The user whose account it is.",
 )
 
 
-class NewAccount(fields.Strict):
-    """Whose account is to be opened."""
+class NewAccount(fields.StrictSerializer):
+    """The user whose account is to be opened."""
 
     user_id = fields.Text(
         max_length=100,
-        validators=[RegexValidator(USER_ID, "A user id has no slash, and is not a dot or two.")],
+        validators=[
+            RegexValidator(USER_ID, "A user id has no slash or control character, and is not one or two dots.")
+        ],
     )
 
 
-class Deposit(fields.Strict):
-    """How much to put on an account."""
+class Deposit(fields.StrictSerializer):
+    """The amount to put on an account."""
 
-    amount = fields.Amount(least=1)
+    amount = fields.Amount(min_value=1)
 
 
 class AccountShown(serializers.ModelSerializer[Account]):
-    """An account as its owner sees it."""
+    """An account, as its owner sees it."""
 
     balance = serializers.SerializerMethodField()
 
@@ -63,7 +65,7 @@ class AccountShown(serializers.ModelSerializer[Account]):
 
 
 class EntryShown(serializers.ModelSerializer[Entry]):
-    """An entry as seen from the account: what came in is positive, what went out negative."""
+    """An entry, as seen from the account: an amount that came in is positive, one that went out is negative."""
 
     entry_id = serializers.UUIDField(source="id", read_only=True)
     amount = serializers.SerializerMethodField()
@@ -77,14 +79,14 @@ class EntryShown(serializers.ModelSerializer[Entry]):
         return money.number(entry.signed, currency=entry.currency)
 
 
-class NewestFirst(Pages):
-    """Accounts or entries, the newest first: their ids are made here, in the order of time."""
+class NewestFirst(KeysetPagination):
+    """Accounts or entries, the newest first: their ids are in the order of time."""
 
     ordering = ("-id",)
 
 
 class Accounts(WithForm):
-    """One's own accounts."""
+    """The accounts of the client."""
 
     scope = "accounts"
     serializer_class = NewAccount
@@ -93,9 +95,9 @@ class Accounts(WithForm):
 
     @extend_schema(operation_id="list_accounts", responses=AccountShown(many=True))
     def get(self, request: Request) -> Response:
-        """Accounts, the newest first, by page."""
+        """List accounts, the newest first, in pages."""
         customers = Account.objects.filter(kind=Account.Kind.CUSTOMER)
-        page = self.paginate_queryset(caller.of(request).own(customers))
+        page = self.paginate_queryset(principal_of(request).own(customers))
         return self.get_paginated_response(ListSerializer(page, child=AccountShown()).data)
 
     @extend_schema(
@@ -105,46 +107,46 @@ class Accounts(WithForm):
         responses={200: AccountShown, 201: AccountShown},
     )
     def post(self, request: Request) -> Response:
-        """Open the account of a user; opened already, it is the answer."""
-        asked = self.asked = self.get_serializer(data=self._said(request))
+        """Open the account of a user, or return it if it is open already."""
+        asked = self.asked = self.get_serializer(data=self._input(request))
         asked.is_valid(raise_exception=True)
-        here = caller.of(request)
-        account, made = services.open_account(user_id=asked.validated_data["user_id"], principal=here.principal)
-        if not made and not here.own(Account.objects.filter(pk=account.pk)).exists():
-            raise services.AccountTaken("The account of this user belongs to somebody else.")
-        where = {"Location": reverse("account-balance", args=[account.user_id])}
-        return Response(AccountShown(account).data, status=201 if made else 200, headers=where)
+        principal = principal_of(request)
+        account, created = services.open_account(user_id=asked.validated_data["user_id"], principal=principal.name)
+        if not created and not principal.own(Account.objects.filter(pk=account.pk)).exists():
+            raise services.AccountTaken("The account of this user belongs to another client.")
+        headers = {"Location": reverse("account-balance", args=[account.user_id])}
+        return Response(AccountShown(account).data, status=201 if created else 200, headers=headers)
 
     @staticmethod
-    def _said(request: Request) -> Any:
-        """The query says whose account it is; a form of the page says so in its body."""
+    def _input(request: Request) -> Any:
+        """Return the user id of the query, or else the body, in which the form of the page has it."""
         query = request.query_params.getlist("user_id")
         if len(query) > 1:
-            raise ValidationError({"user_id": ["Name one user."]})
+            raise ValidationError({"user_id": ["Give one user id."]})
         return {"user_id": query[0]} if query else request.data
 
 
 class OneAccount(WithForm):
-    """What the doors of one account share."""
+    """The base of the endpoints of one account."""
 
     scope = "accounts"
 
     def account(self) -> Account:
         """
-        The account of the path, if its caller may see it.
+        Return the account of the path.
 
-        :raises services.NoAccount: if there is none, or it is somebody else's
+        :raises services.NoAccount: if there is none that the client may see
         """
         user_id = self.kwargs["user_id"]
         customers = Account.objects.filter(kind=Account.Kind.CUSTOMER, user_id=user_id)
-        account = caller.of(self.request).own(customers).first()
+        account = principal_of(self.request).own(customers).first()
         if account is None:
             raise services.NoAccount(f"{user_id} has no account.")
         return account
 
 
 class Deposits(OneAccount):
-    """Money comes onto an account here."""
+    """Deposits on an account."""
 
     serializer_class = Deposit
 
@@ -159,7 +161,7 @@ class Deposits(OneAccount):
             request,
             self._deposit,
             answers=IdempotencyKey,
-            principal=caller.of(request).principal,
+            principal=principal_of(request).name,
         )
 
     def _deposit(self) -> Response:
@@ -170,24 +172,24 @@ class Deposits(OneAccount):
             user_id=account.user_id,
             amount=asked.validated_data["amount"],
             now=timezone.now(),
-            actor=caller.of(self.request).principal,
+            actor=principal_of(self.request).name,
         )
         account.refresh_from_db()
         return Response(AccountShown(account).data)
 
 
 class Balance(OneAccount):
-    """How an account stands."""
+    """The balance of an account."""
 
     serializer_class = AccountShown
 
     @extend_schema(operation_id="get_balance")
     def get(self, request: Request, user_id: str) -> Response:
-        """An account with its balance."""
+        """Return an account with its balance."""
         return Response(AccountShown(self.account()).data)
 
     def get_extra_action_url_map(self) -> dict[str, str]:
-        """Where the page of an account leads on to."""
+        """Return the links of the page of an account."""
         user_id = self.kwargs["user_id"]
         return {
             "Deposit": reverse("account-deposit", args=[user_id]),
@@ -196,7 +198,7 @@ class Balance(OneAccount):
 
 
 class Entries(OneAccount):
-    """What has moved on an account."""
+    """The entries of an account."""
 
     serializer_class = EntryShown
     pagination_class = NewestFirst
@@ -204,13 +206,13 @@ class Entries(OneAccount):
 
     @extend_schema(operation_id="list_entries", responses=EntryShown(many=True))
     def get(self, request: Request, user_id: str) -> Response:
-        """The entries of an account, the newest first, by page."""
+        """List the entries of an account, the newest first, in pages."""
         page = self.paginate_queryset(entries_of(self.account()))
         return self.get_paginated_response(ListSerializer(page, child=EntryShown()).data)
 
 
 def entries_of(account: Account) -> QuerySet[Entry]:
-    """The entries that touch this account, each with its `signed` amount as seen from there."""
+    """Return the entries of this account, each with its amount as seen from there (`signed`)."""
     return Entry.objects.filter(Q(source=account) | Q(target=account)).annotate(
         signed=Case(When(target=account, then=F("amount")), default=-F("amount"))
     )

@@ -1,10 +1,13 @@
-"""What is read of payments when somebody looks."""
+"""Gauges of payments: queries that run when metrics are collected."""
 
 from outbox.gauges import Reading
 
-# Customers' balances against their entries, each account on its own, so that two wrongs don't make a right. It reads
-# the whole ledger, so it is asked seldom, and gives up on a ledger too long for it: `manage.py audit` never does.
-IMBALANCE = """
+from .models import Account, WebhookReceipt
+
+# The balances of customers are compared with their entries for each account alone, so that two errors do not cancel
+# each other out. The query reads the whole ledger: it runs seldom, and times out if the ledger is too long for it.
+# `manage.py audit` has no such limit.
+IMBALANCE = f"""
 WITH moved AS (
     SELECT account, sum(amount) AS net
     FROM (SELECT target_id AS account, amount FROM payments_entry
@@ -13,18 +16,19 @@ WITH moved AS (
 )
 SELECT coalesce(sum(abs(account.balance - coalesce(moved.net, 0))), 0) AS ledger_imbalance
 FROM payments_account account LEFT JOIN moved ON moved.account = account.id
-WHERE account.kind = 'customer'
-"""
+WHERE account.kind = '{Account.Kind.CUSTOMER}'
+"""  # noqa: S608 - the kind is ours
 
-WEBHOOKS = """
+UNSETTLED = ", ".join(f"'{status}'" for status in WebhookReceipt.UNSETTLED)
+WEBHOOKS = f"""
 SELECT state.status, count(receipt.status) AS webhooks_open
-FROM unnest(ARRAY['received', 'unmatched', 'quarantined']) AS state(status)
+FROM unnest(ARRAY[{UNSETTLED}]) AS state(status)
 LEFT JOIN (SELECT status FROM payments_webhookreceipt
-           WHERE status IN ('received', 'unmatched', 'quarantined') LIMIT %(most)s) receipt USING (status)
+           WHERE status IN ({UNSETTLED}) LIMIT %(most)s) receipt USING (status)
 GROUP BY state.status
-"""
+"""  # noqa: S608 - the statuses are ours
 
-ASKING = """
+WAITING = """
 SELECT count(*) AS payments_unknown
 FROM (SELECT 1 FROM payments_payment WHERE ask_at IS NOT NULL LIMIT %(most)s) payment
 """
@@ -36,6 +40,6 @@ READINGS = (
         {"ledger_imbalance": "By how much customers' balances differ from their entries, in minor units: must be 0."},
         every=300.0,
     ),
-    Reading("payments", WEBHOOKS, {"webhooks_open": "Webhooks stored and not settled."}),
-    Reading("payments", ASKING, {"payments_unknown": "Payments the gateway will be asked about."}),
+    Reading("payments", WEBHOOKS, {"webhooks_open": "Webhooks that are stored and not settled."}),
+    Reading("payments", WAITING, {"payments_unknown": "Payments about which the gateway will be asked."}),
 )

@@ -1,4 +1,4 @@
-"""The ledger: accounts of the system's own, and how money moves between accounts."""
+"""The ledger: the system's own accounts, and the entries that move money between accounts."""
 
 from datetime import datetime
 
@@ -9,21 +9,24 @@ from outbox.store import Statement
 
 from .models import ROWS, Account, Entry, Payment
 
-CASH = "cash"  # the world outside: money comes in from it by deposits and gateways, and goes back to it
+CASH = "cash"  # the outside world: money comes from it by deposits and gateways, and goes back to it
 REVENUE = "revenue"  # what customers have paid
-CORRECTIONS = "corrections"  # the other side of what operators set right
-
+CORRECTIONS = "corrections"  # the other side of operators' corrections
 
 BALANCE = "UPDATE payments_account SET balance = balance + %s WHERE id = %s AND balance + %s >= 0"
 
 
 class InsufficientFunds(Refusal):
+    """The account has less money than is to be taken from it."""
+
     code = "insufficient_funds"
 
 
 def system_account(name: str, *, currency: str) -> Account:
-    """One of the system's own accounts, made when first needed."""
-    known = ROWS.first(Account, "WHERE user_id = %s AND kind = 'system' AND currency = %s", name, currency)
+    """Return one of the system's own accounts, which is created when it is first needed."""
+    known = ROWS.first(
+        Account, "WHERE user_id = %s AND kind = %s AND currency = %s", name, Account.Kind.SYSTEM, currency
+    )
     return known or Account.objects.get_or_create(user_id=name, kind=Account.Kind.SYSTEM, currency=currency)[0]
 
 
@@ -40,9 +43,9 @@ def move(
     request_id: str = "",
 ) -> Entry:
     """
-    Move money by an entry, between the system and a customer or within the system.
+    Move money between the system and a customer, or within the system, and return the entry that does it.
 
-    :raises InsufficientFunds: if the customer has less than that; then nothing has been written
+    :raises InsufficientFunds: if the customer has less than that; then nothing was written
     """
     entry = Entry(
         kind=kind,
@@ -62,7 +65,7 @@ def move(
     else:
         stored = ROWS.insert(entry)
     if ROWS.run(stored) != [1]:
-        raise InsufficientFunds(_g("%(user)s has less than that.") % {"user": source.user_id})
+        raise InsufficientFunds(_g("The account of %(user)s has less money than that.") % {"user": source.user_id})
     return entry
 
 
@@ -84,7 +87,7 @@ def capture(payment: Payment, *, source: Account, now: datetime) -> None:
 
 
 def hand_back(payment: Payment, *, now: datetime) -> None:
-    """Return what was taken for an order, to where it came from, once: the database refuses a second time."""
+    """Give back what was taken for an order, to where it came from, once: the database refuses a second time."""
     charged = Entry.objects.select_related("source", "target").filter(order_id=payment.order_id, kind=Entry.Kind.CHARGE)
     for entry in charged:
         move(

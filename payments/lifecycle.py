@@ -1,385 +1,259 @@
 """
-Payments through a gateway: what we want of each, what the gateway says of it, and what follows.
+The life of a payment: every transition, and what is done with it, in one table.
 
-A payment that waits for its gateway is turned to it (`payments.turn_to_gateway`): opened, asked about, called off or
-given back, as it stands then. The call goes outward between transactions; its answer is recorded with what follows.
-
-# Note [Silence is no failure]: a gateway that doesn't answer kills no letter. The payment is turned to it again, later
-# and later, by the janitor; `ask_at` is when. So an outage of any length strands no order, and no answer is guessed.
+A payment changes only here. An event is a command of orders, the reply of the gateway to a call, or a webhook of the
+gateway. The table is data: `manage.py payment_lifecycle` prints it and draws it. Each pair of status and event is
+decided: it is a step, or one of the other decisions.
 """
 
-import logging
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
-from django.conf import settings
-from django.db import transaction
-from django.utils import timezone
+from .effects import (
+    Contradiction,
+    Details,
+    Effect,
+    announce,
+    announce_refund,
+    ask_again_later,
+    call_gateway,
+    charge_account,
+    contradict,
+    do_nothing,
+    record_capture,
+    return_money,
+)
+from .ledger import InsufficientFunds
+from .models import Account, Payment
 
-from outbox.message import Message
-
-from . import gateways, messages
-from .gateways.base import Answer, Gateway, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
-from .gateways.base import Status as Says
-from .ledger import CASH, capture, hand_back, system_account
-from .models import Entry, Outgoing, Payment, WebhookReceipt
-
-logger = logging.getLogger(__name__)
+__all__ = ["Contradiction"]
 
 Status = Payment.Status
-REQUESTED, PENDING, SUCCEEDED, FAILED = Status.REQUESTED, Status.PENDING, Status.SUCCEEDED, Status.FAILED
-VOIDING, VOIDED, REFUNDING, REFUNDED = Status.VOIDING, Status.VOIDED, Status.REFUNDING, Status.REFUNDED
-
-# When a payment that the gateway has is asked about, counted from its beginning; then daily.
-SCHEDULE = (timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=2), timedelta(days=1))
-LONGEST_WAIT = 300  # seconds between attempts while the gateway is silent
-LEASE = timedelta(minutes=5)  # until the janitor gives up on a letter that it has sent
-SEEN_AFTER = timedelta(minutes=2)  # until a gateway's lists show a payment that was asked for
-AT_ONCE = 100  # payments a round of the janitor
 
 
-# What orders ask ----------------------------------------------------------------------------------------------------
+class Event(StrEnum):
+    """Something that happens to a payment."""
+
+    # A command of orders. Which event it is depends on what the account or the order says, and on who holds the money.
+    CHARGE_ACCOUNT = "charge account"
+    ACCOUNT_REFUSED = "account refused"
+    CHARGE_GATEWAY = "charge gateway"
+    NOTHING_TO_PAY = "nothing to pay"
+    WITHDRAW = "withdraw"  # void or refund a payment that the gateway may know
+    WITHDRAW_HERE = "withdraw here"  # void or refund a payment that no gateway knows
+
+    # The reply of the gateway to a call.
+    PENDING = "reply pending"
+    PAID = "reply paid"
+    UNPAID = "reply not paid"  # failed, canceled, or refunded: the gateway has no money for us
+    DIFFERENT = "reply different"  # another order, payment, amount or currency than ours
+    UNKNOWN = "reply unknown"  # the gateway knows no such payment, and won't
+    REFUSED = "reply refused"
+    NO_REPLY = "no reply"
+    OUTDATED = "reply outdated"  # the payment has changed since the call
+    OUTDATED_WITH_MONEY = "reply outdated, with money"  # so has this one, and the gateway has or may get the money
+
+    # A webhook of the gateway, which was verified and compared with the payment.
+    WEBHOOK_PENDING = "webhook pending"
+    WEBHOOK_PAID = "webhook paid"
+    WEBHOOK_UNPAID = "webhook not paid"  # failed or canceled
+    WEBHOOK_REFUNDED = "webhook refunded"
 
 
-@transaction.atomic(using="payments")
-def request(*, order_id: str, amount: int, currency: str, now: datetime) -> Payment:
-    """Have the money of an order taken by the gateway; a payment that exists already is the answer."""
-    payment = Payment.lock(order_id)
-    if payment is not None:
-        return payment
-    payment = Payment(
-        order_id=order_id,
-        method="gateway",
-        gateway=settings.PAYMENT_GATEWAY,
-        amount=amount,
-        currency=currency,
-        status=REQUESTED if amount else SUCCEEDED,
-    )
-    if amount:
-        _turn(payment, now=now)
-    payment.save(force_insert=True)
-    return payment
-
-
-def withdraw(payment: Payment, *, now: datetime) -> None:
-    """Let no money of this payment (locked) stay in: begin to call it off, or to give it back."""
-    if payment.status == REQUESTED and payment.tried_at is None:
-        payment.status, payment.ask_at = VOIDED, None
-        payment.save()
-    elif payment.status in (REQUESTED, PENDING):
-        _become(payment, VOIDING, now=now)
-    elif payment.status == SUCCEEDED:
-        _become(payment, REFUNDING, now=now)
-
-
-def tell(payment: Payment) -> None:
-    """Tell orders how the payment stands, once it has an answer."""
-    order_id = payment.order_id
-    told: dict[Status, Callable[[], Message]] = {
-        PENDING: lambda: messages.PaymentPending(order_id=order_id, payment_id=payment.gateway_payment_id),
-        SUCCEEDED: lambda: messages.PaymentSucceeded(
-            order_id=order_id, payment_id=payment.gateway_payment_id or order_id
-        ),
-        FAILED: lambda: messages.PaymentFailed(order_id=order_id, reason=payment.fail_reason),
-        VOIDED: lambda: messages.PaymentVoided(order_id=order_id),
-        REFUNDED: lambda: messages.PaymentRefunded(order_id=order_id),
-    }
-    if payment.status in told:
-        Outgoing.post(told[Status(payment.status)]())
-
-
-# Turning to the gateway ---------------------------------------------------------------------------------------------
+# The table ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What came of turning to the gateway: an answer (none: it has no such payment), a no, or silence."""
+class Step:
+    """One transition: the status that follows, what is done, and the reason that is kept unless there is one."""
 
-    status: Status  # of the payment when the gateway was turned to
-    answer: Answer | None = None
-    refused: str = ""
-    silent: bool = False
-
-
-def turn_to_gateway(message: messages.TurnToGateway) -> Heard | None:
-    """Call the gateway as the payment stands now. Runs outside of any transaction, and may run again."""
-    payment = Payment.objects.filter(pk=message.order_id).first()
-    if payment is None or payment.status not in ACTS:
-        return None
-    status = Status(payment.status)
-    if status == REQUESTED and not _about_to_open(payment):
-        return None
-    try:
-        return Heard(status, answer=ACTS[status](gateways.get(payment.gateway), payment))
-    except GatewayRefused as refused:
-        logger.warning("%s: the gateway refuses: %s %s", payment, refused.code, refused)
-        return Heard(status, refused=refused.code)
-    except GatewayUnavailable as unavailable:
-        logger.warning("%s: the gateway is silent: %s", payment, unavailable)
-        return Heard(status, silent=True)
+    becomes: Status
+    does: tuple[Effect, ...] = ()
+    reason: str = ""
 
 
-def _about_to_open(payment: Payment) -> bool:
-    """Note that the gateway may have the payment from now on; false if it was called off meanwhile."""
-    return bool(Payment.objects.filter(pk=payment.pk, status=REQUESTED).update(tried_at=timezone.now()))
-
-
-def _open(gateway: Gateway, payment: Payment) -> Answer | None:
-    try:
-        return gateway.create(
-            PaymentRequest(
-                order_id=payment.order_id,
-                amount=payment.amount,
-                currency=payment.currency,
-                idempotency_key=f"{payment.order_id}.charge",
-            )
-        )
-    except GatewayRefused:
-        if (known := gateway.status(order_id=payment.order_id)) is not None:
-            return known
-        raise
-
-
-def _ask(gateway: Gateway, payment: Payment) -> Answer | None:
-    return gateway.status(payment_id=payment.gateway_payment_id, order_id=payment.order_id)
-
-
-def _call_off(gateway: Gateway, payment: Payment) -> Answer | None:
-    found = _ask(gateway, payment)
-    if found is not None and found.status == Says.PENDING:
-        try:
-            return gateway.cancel(payment_id=found.payment_id, idempotency_key=f"{payment.order_id}.void")
-        except GatewayRefused:
-            found = gateway.status(payment_id=found.payment_id)
-    if found is not None and (found.amount, found.currency) != (payment.amount, payment.currency):
-        return _give_back(gateway, payment, found)  # it took something else: that never enters our ledger
-    return found
-
-
-def _refund(gateway: Gateway, payment: Payment) -> Answer | None:
-    found = _ask(gateway, payment)
-    return found and _give_back(gateway, payment, found)
-
-
-def _give_back(gateway: Gateway, payment: Payment, found: Answer) -> Answer:
-    """Have the gateway return what it took, all of it, if it did."""
-    if found.status != Says.SUCCEEDED:
-        return found
-    return gateway.refund(
-        RefundRequest(
-            payment_id=found.payment_id,
-            order_id=payment.order_id,
-            amount=found.amount,
-            currency=found.currency,
-            idempotency_key=f"{payment.order_id}.refund",
-        )
-    )
-
-
-ACTS: dict[Status, Callable[[Gateway, Payment], Answer | None]] = {
-    REQUESTED: _open,
-    PENDING: _ask,
-    VOIDING: _call_off,
-    REFUNDING: _refund,
-}
-
-
-def record(*, order_id: str, heard: Heard | None, now: datetime) -> None:
-    """Record what came of turning to the gateway, and let it have its consequences."""
-    payment = Payment.lock(order_id)
-    if payment is None or heard is None:
-        return
-    answer = heard.answer
-    if answer is not None and answer.order_id == order_id:
-        _learn_id(payment, answer.payment_id)
-    if payment.status != heard.status:
-        _catch_up(payment, answer, now=now)
-    elif heard.silent or (answer is None and not heard.refused and not _gone(payment, now=now)):
-        _put_off(payment, now=now)
-    elif heard.refused:
-        _refused(payment, now=now)
-    elif answer is None:
-        _become(payment, VOIDED, now=now)
-    else:
-        _hear(payment, answer, now=now)
-
-
-def _catch_up(payment: Payment, answer: Answer | None, *, now: datetime) -> None:
-    """The payment has changed while the gateway was turned to: turn to it again if that matters there."""
-    if payment.status == VOIDED and answer is not None and answer.status in (Says.PENDING, Says.SUCCEEDED):
-        _become(payment, VOIDING, now=now)
-    elif payment.status in ACTS:
-        _turn(payment, now=now)
-        payment.save(update_fields=["ask_at"])
-
-
-def _hear(payment: Payment, answer: Answer, *, now: datetime) -> None:
-    becomes = ASKED.get((Status(payment.status), answer.status))
-    reason = mismatch(payment, answer)
-    if reason:
-        logger.error("%s: the gateway answers with something else: %s", payment, reason)
-    if becomes is None or (reason and payment.status in (REQUESTED, PENDING)):
-        _put_off(payment, now=now)
-    else:
-        _become(payment, becomes, now=now)
-
-
-def _gone(payment: Payment, *, now: datetime) -> bool:
-    """Whether that the gateway knows no such payment means that there is none, and won't be."""
-    return payment.status == VOIDING and (payment.tried_at is None or now - payment.tried_at > SEEN_AFTER)
-
-
-def _refused(payment: Payment, *, now: datetime) -> None:
-    if payment.status == REQUESTED:
-        _become(payment, FAILED, reason="payment_refused", now=now)
-    else:
-        _put_off(payment, now=now)
-
-
-def _learn_id(payment: Payment, payment_id: str) -> None:
-    """Note under which id the gateway has the payment; webhooks that were kept for it can be handled now."""
-    if payment.gateway_payment_id or not payment_id:
-        return
-    payment.gateway_payment_id = payment_id
-    payment.save(update_fields=["gateway_payment_id"])
-    kept = WebhookReceipt.objects.filter(
-        gateway=payment.gateway, status=WebhookReceipt.Status.UNMATCHED, order_id=payment.order_id
-    )
-    for receipt in kept.order_by("received_at")[:AT_ONCE]:
-        Outgoing.post(messages.HandleWebhook(receipt_id=str(receipt.pk), order_id=payment.order_id))
-
-
-def mismatch(payment: Payment, said: Answer | WebhookReceipt) -> str:
-    """In what the gateway speaks of something else than this payment; nothing if all agrees."""
-    for name, ours, theirs in (
-        ("order", payment.order_id, said.order_id),
-        ("payment", payment.gateway_payment_id, said.payment_id),
-        ("currency", payment.currency, said.currency),
-        ("amount", payment.amount, said.amount),
-    ):
-        if ours != theirs:
-            return f"{name}_mismatch"
-    return ""
-
-
-# What follows -------------------------------------------------------------------------------------------------------
+NEW = None  # the status of a payment that is not stored yet
+REQUESTED, PENDING, SUCCEEDED, FAILED = Status.REQUESTED, Status.PENDING, Status.SUCCEEDED, Status.FAILED
+VOIDING, VOIDED, REFUNDING, REFUNDED = Status.VOIDING, Status.VOIDED, Status.REFUNDING, Status.REFUNDED
+E = Event
 
 # fmt: off
-ASKED: dict[tuple[Status, Says], Status] = {
-    # while it IS and the gateway, ASKED, SAYS: it BECOMES. Anything else is asked again later.
-    (REQUESTED, Says.PENDING):   PENDING,
-    (REQUESTED, Says.SUCCEEDED): SUCCEEDED,
-    (REQUESTED, Says.FAILED):    FAILED,
-    (REQUESTED, Says.CANCELED):  FAILED,
-    (REQUESTED, Says.REFUNDED):  FAILED,
-    (PENDING,   Says.PENDING):   PENDING,
-    (PENDING,   Says.SUCCEEDED): SUCCEEDED,
-    (PENDING,   Says.FAILED):    FAILED,
-    (PENDING,   Says.CANCELED):  FAILED,
-    (PENDING,   Says.REFUNDED):  FAILED,
-    (VOIDING,   Says.SUCCEEDED): REFUNDING,
-    (VOIDING,   Says.FAILED):    VOIDED,
-    (VOIDING,   Says.CANCELED):  VOIDED,
-    (VOIDING,   Says.REFUNDED):  VOIDED,
-    (REFUNDING, Says.REFUNDED):  REFUNDED,
-    (REFUNDING, Says.FAILED):    REFUNDED,  # it had only told us that the money was in
-    (REFUNDING, Says.CANCELED):  REFUNDED,
-}
+STEPS: dict[tuple[Status | None, Event], Step] = {
+    # while it IS and HEARS              it BECOMES      and DOES
+    (NEW,       E.CHARGE_ACCOUNT):  Step(SUCCEEDED, (charge_account, announce)),
+    (NEW,       E.ACCOUNT_REFUSED): Step(FAILED,    (announce,)),  # for the reason that the account gives
+    (NEW,       E.CHARGE_GATEWAY):  Step(REQUESTED, (call_gateway,)),
+    (NEW,       E.NOTHING_TO_PAY):  Step(SUCCEEDED, (announce,)),
+    (NEW,       E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),  # a tombstone: a charge that comes later does nothing
 
-TOLD: dict[tuple[Status, Says], Status] = {
-    # while it IS and the gateway TELLS, unasked: it BECOMES
-    (REQUESTED, Says.SUCCEEDED): SUCCEEDED,
-    (REQUESTED, Says.FAILED):    FAILED,
-    (REQUESTED, Says.CANCELED):  FAILED,
-    (PENDING,   Says.SUCCEEDED): SUCCEEDED,
-    (PENDING,   Says.FAILED):    FAILED,
-    (PENDING,   Says.CANCELED):  FAILED,
-    (VOIDING,   Says.SUCCEEDED): REFUNDING,
-    (VOIDING,   Says.FAILED):    VOIDED,
-    (VOIDING,   Says.CANCELED):  VOIDED,
-    (FAILED,    Says.SUCCEEDED): REFUNDING,  # late truth: the order is on its way out, so the money goes back
-    (VOIDED,    Says.SUCCEEDED): REFUNDING,
-}
+    # the gateway has been asked for the money
+    (REQUESTED, E.PENDING):         Step(PENDING,   (announce,)),
+    (PENDING,   E.PENDING):         Step(PENDING),
+    (REQUESTED, E.PAID):            Step(SUCCEEDED, (record_capture, announce)),
+    (PENDING,   E.PAID):            Step(SUCCEEDED, (record_capture, announce)),
+    (REQUESTED, E.WEBHOOK_PAID):    Step(SUCCEEDED, (record_capture, announce)),
+    (PENDING,   E.WEBHOOK_PAID):    Step(SUCCEEDED, (record_capture, announce)),
+    (REQUESTED, E.UNPAID):          Step(FAILED,    (announce,), "payment_declined"),
+    (PENDING,   E.UNPAID):          Step(FAILED,    (announce,), "payment_declined"),
+    (REQUESTED, E.WEBHOOK_UNPAID):  Step(FAILED,    (announce,), "payment_declined"),
+    (PENDING,   E.WEBHOOK_UNPAID):  Step(FAILED,    (announce,), "payment_declined"),
+    (REQUESTED, E.REFUSED):         Step(FAILED,    (announce,), "payment_refused"),
 
-OLD_NEWS: dict[Status, frozenset[Says]] = {
-    SUCCEEDED: frozenset({Says.SUCCEEDED}),
-    FAILED:    frozenset({Says.FAILED, Says.CANCELED}),
-    VOIDED:    frozenset({Says.FAILED, Says.CANCELED}),
-    REFUNDING: frozenset({Says.SUCCEEDED}),
-    REFUNDED:  frozenset({Says.SUCCEEDED, Says.REFUNDED, Says.FAILED, Says.CANCELED}),
+    # orders wants no money to stay in: cancel the payment, or return its money
+    (REQUESTED, E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),
+    (SUCCEEDED, E.WITHDRAW_HERE):   Step(REFUNDED,  (return_money, announce)),
+    (REQUESTED, E.WITHDRAW):        Step(VOIDING,   (call_gateway,)),
+    (PENDING,   E.WITHDRAW):        Step(VOIDING,   (call_gateway,)),
+    (SUCCEEDED, E.WITHDRAW):        Step(REFUNDING, (call_gateway,)),
+    (VOIDING,   E.UNPAID):          Step(VOIDED,    (announce,)),
+    (VOIDING,   E.UNKNOWN):         Step(VOIDED,    (announce,)),
+    (VOIDING,   E.WEBHOOK_UNPAID):  Step(VOIDED,    (announce,)),
+    (VOIDING,   E.PAID):            Step(REFUNDING, (record_capture, call_gateway)),
+    (VOIDING,   E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway)),
+    (REFUNDING, E.UNPAID):          Step(REFUNDED,  (return_money, announce_refund)),
+
+    # late news: orders was told that no money came in, so it goes back by itself
+    (FAILED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
+    (VOIDED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
+
+    # the payment changed while the gateway was called: call it again for the status of now
+    (REQUESTED, E.OUTDATED):        Step(REQUESTED, (call_gateway,)),
+    (PENDING,   E.OUTDATED):        Step(PENDING,   (call_gateway,)),
+    (VOIDING,   E.OUTDATED):        Step(VOIDING,   (call_gateway,)),
+    (REFUNDING, E.OUTDATED):        Step(REFUNDING, (call_gateway,)),
+    (REQUESTED, E.OUTDATED_WITH_MONEY): Step(REQUESTED, (call_gateway,)),
+    (PENDING,   E.OUTDATED_WITH_MONEY): Step(PENDING,   (call_gateway,)),
+    (VOIDING,   E.OUTDATED_WITH_MONEY): Step(VOIDING,   (call_gateway,)),
+    (REFUNDING, E.OUTDATED_WITH_MONEY): Step(REFUNDING, (call_gateway,)),
+    (VOIDED,    E.OUTDATED_WITH_MONEY): Step(VOIDING,   (call_gateway,)),
 }
 # fmt: on
 
 
-class Contradiction(Exception):
-    """The gateway tells the opposite of what it told before."""
+class Otherwise(StrEnum):
+    """What is decided where an event is no step."""
 
-    code = "contradicts_the_payment"
+    REPEAT = "the answer is repeated"
+    OLD_NEWS = "old news"
+    AGAIN = "asked again later"
+    CONTRADICTION = "refused as a contradiction"
 
 
-def told(payment: Payment, says: Says, *, now: datetime) -> None:
+CARRY_OUT: dict[Otherwise, Effect] = {
+    Otherwise.REPEAT: announce,
+    Otherwise.OLD_NEWS: do_nothing,
+    Otherwise.AGAIN: ask_again_later,
+    Otherwise.CONTRADICTION: contradict,
+}
+
+REPEAT, OLD_NEWS, AGAIN, CONTRADICTION = Otherwise
+ASKED = Payment.ASKED
+SETTLED = (SUCCEEDED, FAILED, VOIDED, REFUNDED)
+
+# fmt: off
+OTHERWISE: dict[Event, dict[Otherwise, tuple[Status, ...]]] = {
+    E.CHARGE_ACCOUNT:      {REPEAT: (*ASKED, *SETTLED)},
+    E.ACCOUNT_REFUSED:     {REPEAT: (*ASKED, *SETTLED)},
+    E.CHARGE_GATEWAY:      {REPEAT: (*ASKED, *SETTLED)},
+    E.NOTHING_TO_PAY:      {REPEAT: (*ASKED, *SETTLED)},
+    E.WITHDRAW:            {REPEAT: (VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED)},
+    E.WITHDRAW_HERE:       {REPEAT: (PENDING, VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED)},
+    E.PENDING:             {AGAIN: (VOIDING, REFUNDING), OLD_NEWS: SETTLED},
+    E.PAID:                {AGAIN: (REFUNDING,), OLD_NEWS: SETTLED},
+    E.UNPAID:              {OLD_NEWS: SETTLED},
+    E.DIFFERENT:           {AGAIN: ASKED, OLD_NEWS: SETTLED},
+    E.UNKNOWN:             {AGAIN: (REQUESTED, PENDING, REFUNDING), OLD_NEWS: SETTLED},
+    E.REFUSED:             {AGAIN: (PENDING, VOIDING, REFUNDING), OLD_NEWS: SETTLED},
+    E.NO_REPLY:            {AGAIN: ASKED, OLD_NEWS: SETTLED},
+    E.OUTDATED:            {OLD_NEWS: SETTLED},
+    E.OUTDATED_WITH_MONEY: {OLD_NEWS: (SUCCEEDED, FAILED, REFUNDED)},
+    E.WEBHOOK_PENDING:     {CONTRADICTION: (*ASKED, *SETTLED)},  # no gateway sends it
+    E.WEBHOOK_PAID:        {OLD_NEWS: (SUCCEEDED, REFUNDING, REFUNDED)},
+    E.WEBHOOK_UNPAID:      {OLD_NEWS: (FAILED, VOIDED, REFUNDED), CONTRADICTION: (SUCCEEDED, REFUNDING)},
+    E.WEBHOOK_REFUNDED:    {OLD_NEWS: (REFUNDED,), CONTRADICTION: (*ASKED, SUCCEEDED, FAILED, VOIDED)},
+}
+# fmt: on
+
+# When the gateway is called again by itself -------------------------------------------------------------------------
+
+LEASE = timedelta(minutes=5)  # after which a call that was posted is posted again
+CHECK_AFTER = (timedelta(minutes=5), timedelta(minutes=30), timedelta(hours=2), timedelta(days=1))
+
+
+def _lease(payment: Payment, now: datetime) -> datetime:
+    return now + LEASE
+
+
+def _next_check(payment: Payment, now: datetime) -> datetime:
+    """The next of the times of `CHECK_AFTER`, counted from the beginning of the payment; then daily."""
+    times = (payment.created_at + after for after in CHECK_AFTER)
+    return next((time for time in times if time > now), now + CHECK_AFTER[-1])
+
+
+ASK_AT: dict[Status, Callable[[Payment, datetime], datetime]] = {
+    REQUESTED: _lease,
+    PENDING: _next_check,
+    VOIDING: _lease,
+    REFUNDING: _lease,
+}
+
+# What carries the table out -----------------------------------------------------------------------------------------
+
+
+def otherwise(status: Status, event: Event) -> Otherwise:
+    """Return what is decided for a payment in this status and an event that is no step."""
+    return next(decision for decision, statuses in OTHERWISE[event].items() if status in statuses)
+
+
+def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", source: Account | None = None) -> Payment:
     """
-    Let a payment (locked) hear what the gateway has told of it, unasked and checked.
+    Store the payment of an order, with what follows, and return it.
 
-    :raises Contradiction: if that can't be true of such a payment
+    If the order has a payment already, that one is returned, and orders is told its status again. Call it in a
+    transaction of payments.
     """
-    status = Status(payment.status)
-    if (status, says) in TOLD:
-        _become(payment, TOLD[status, says], now=now)
-    elif says not in OLD_NEWS.get(status, frozenset()):
-        raise Contradiction
+    step, details = STEPS[NEW, event], Details(now=now, reason=reason, source=source)
+    _become(payment, step, details)
+    stored = payment.put()
+    if stored is not payment:
+        return advance(stored, event, now=now)
+    try:
+        _do(payment, step, details)
+    except InsufficientFunds as refusal:  # raised before any money moved
+        step, details = STEPS[NEW, Event.ACCOUNT_REFUSED], Details(now=now, reason=refusal.code)
+        _become(payment, step, details)
+        payment.save(update_fields=["status", "fail_reason", "updated_at"])
+        _do(payment, step, details)
+    return payment
 
 
-def _become(payment: Payment, status: Status, *, now: datetime, reason: str = "") -> None:
-    """Change the status of a payment, with its entries in the ledger, and tell orders or turn to the gateway."""
-    before, payment.status = Status(payment.status), status
-    payment.unanswered, payment.ask_at = 0, None
-    if status == FAILED:
-        payment.fail_reason = reason or "payment_declined"
-    if before in (FAILED, VOIDED) and status == REFUNDING:
-        payment.fail_reason = payment.fail_reason or "paid_after_void"
-    if status == SUCCEEDED or (status == REFUNDING and before != SUCCEEDED):
-        _take(payment, now=now)
-    if status == REFUNDED:
-        hand_back(payment, now=now)
-    if status in (VOIDING, REFUNDING):
-        _turn(payment, now=now)
-    elif status == PENDING:
-        payment.ask_at = next(
-            (payment.created_at + after for after in SCHEDULE if payment.created_at + after > now), now + SCHEDULE[-1]
-        )
-    payment.save()
-    if status != before and not (status == REFUNDED and payment.fail_reason):
-        tell(payment)  # not when it was told that no money came in: that is so again
+def advance(payment: Payment, event: Event, *, now: datetime) -> Payment:
+    """
+    Let an event happen to a stored payment, which is locked: one step of the table, or what is decided otherwise.
+
+    :raises Contradiction: if the table refuses the event
+    """
+    status, details = Status(payment.status), Details(now=now)
+    step = STEPS.get((status, event))
+    if step is None:
+        CARRY_OUT[otherwise(status, event)](payment, details)
+    else:
+        _become(payment, step, details)
+        payment.save()
+        _do(payment, step, details)
+    return payment
 
 
-def _take(payment: Payment, *, now: datetime) -> None:
-    if not Entry.objects.filter(order_id=payment.order_id, kind=Entry.Kind.CHARGE).exists():
-        capture(payment, source=system_account(CASH, currency=payment.currency), now=now)
+def _become(payment: Payment, step: Step, details: Details) -> None:
+    payment.status = step.becomes
+    payment.fail_reason = payment.fail_reason or details.reason or step.reason
+    payment.unanswered = 0
+    ask_at = ASK_AT.get(step.becomes)
+    payment.ask_at = ask_at(payment, details.now) if ask_at else None
 
 
-def _turn(payment: Payment, *, now: datetime) -> None:
-    Outgoing.post(messages.TurnToGateway(order_id=payment.order_id))
-    payment.ask_at = now + LEASE
-
-
-def _put_off(payment: Payment, *, now: datetime) -> None:
-    wait = min(2**payment.unanswered, LONGEST_WAIT) * (1 + random.random() / 4)
-    payment.unanswered = min(payment.unanswered + 1, 16)
-    payment.ask_at = now + timedelta(seconds=wait)
-    payment.save(update_fields=["unanswered", "ask_at"])
-
-
-# The janitor --------------------------------------------------------------------------------------------------------
-
-
-@transaction.atomic(using="payments")
-def look_after(*, now: datetime) -> int:
-    """Turn every payment that is due to its gateway; how many there were."""
-    due = Payment.objects.filter(ask_at__lte=now).order_by("ask_at").select_for_update(skip_locked=True)[:AT_ONCE]
-    for payment in due:
-        _turn(payment, now=now)
-        payment.save(update_fields=["ask_at"])
-    return len(due)
+def _do(payment: Payment, step: Step, details: Details) -> None:
+    for effect in step.does:
+        effect(payment, details)

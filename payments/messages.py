@@ -1,4 +1,4 @@
-"""What payments can be asked, and what it tells."""
+"""The commands that payments takes, and the events that it announces."""
 
 from outbox.message import Message
 
@@ -15,7 +15,7 @@ class Charge(Message, name="payments.charge", to="payments"):
 
 
 class Void(Message, name="payments.void", to="payments"):
-    """Let no money of this order stay in: never take it, or give it back if it was taken."""
+    """Make sure that no money of this order stays in: never take it, or give it back if it was taken."""
 
     order_id: str
 
@@ -27,7 +27,7 @@ class Refund(Message, name="payments.refund", to="payments"):
 
 
 class PaymentPending(Message, name="payment.pending", to="orders"):
-    """The gateway has the payment; the money is not in yet."""
+    """The gateway has accepted the payment; the money is not in yet."""
 
     order_id: str
     payment_id: str
@@ -48,32 +48,32 @@ class PaymentFailed(Message, name="payment.failed", to="orders"):
 
 
 class PaymentVoided(Message, name="payment.voided", to="orders"):
-    """Nothing was taken for this order, and nothing ever will be."""
+    """No money was taken for this order, and none ever will be."""
 
     order_id: str
 
 
 class PaymentRefunded(Message, name="payment.refunded", to="orders"):
-    """What was taken has been given back."""
+    """The money that was taken has been given back."""
 
     order_id: str
 
 
-class TurnToGateway(Message, name="payments.turn_to_gateway", to="payments"):
-    """To ourselves: do at the gateway what this payment needs as it stands: open it, ask, cancel or give back."""
+class CallGateway(Message, name="payments.turn_to_gateway", to="payments"):
+    """Payments to itself: make the call that this payment needs in its status: create, look up, cancel or refund."""
 
     order_id: str
 
 
 class HandleWebhook(Message, name="payments.handle_webhook", to="payments"):
-    """To ourselves: act on a webhook that was taken in."""
+    """Payments to itself: handle a webhook that was stored."""
 
     receipt_id: str
     order_id: str
 
 
 class RefundReceipt(Message, name="payments.refund_receipt", to="payments"):
-    """To ourselves: give back, at the gateway, money that belongs to no order."""
+    """Payments to itself: have the gateway refund money that belongs to no order."""
 
     receipt_id: str
     order_id: str

@@ -1,9 +1,9 @@
-"""What payments counts."""
+"""The metrics of payments."""
 
 from outbox.metrics import counter, gauge, histogram
 
 GATEWAY_SECONDS = histogram(
-    "gateway_call_seconds", "Calls of a gateway, by what came of them.", "gateway", "call", "outcome"
+    "gateway_call_seconds", "Calls to a gateway, by their outcome.", "gateway", "call", "outcome"
 )
 BREAKER_STATE = gauge(
     "gateway_breaker_state",
@@ -11,4 +11,4 @@ BREAKER_STATE = gauge(
     "gateway",
     over_processes="livemax",
 )
-WEBHOOKS = counter("webhooks_total", "Webhooks of gateways, by what came of them.", "gateway", "result")
+WEBHOOKS = counter("webhooks_total", "Webhooks of gateways, by their outcome.", "gateway", "result")

@@ -1,4 +1,4 @@
-"""Money: accounts, the ledger, payments and what the gateways tell of them."""
+"""Money: accounts, the ledger, payments, and the webhooks of gateways."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ ROWS = Rows("payments")
 
 
 class Outgoing(OutgoingMessage):
-    """What payments sends."""
+    """The outbox of payments."""
 
     class Meta:
         proxy = True
@@ -26,7 +26,7 @@ class Outgoing(OutgoingMessage):
 
 
 class Incoming(IncomingMessage):
-    """What payments has handled."""
+    """The inbox of payments."""
 
     class Meta:
         proxy = True
@@ -35,18 +35,12 @@ class Incoming(IncomingMessage):
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
-        """Payments whose gateway has not given its last answer."""
-        unfinished = [
-            Payment.Status.REQUESTED,
-            Payment.Status.PENDING,
-            Payment.Status.VOIDING,
-            Payment.Status.REFUNDING,
-        ]
-        return Payment.objects.filter(order_id=subject, status__in=unfinished)
+        """Return the payments about which the gateway is still being asked."""
+        return Payment.objects.filter(order_id=subject, status__in=Payment.ASKED)
 
 
 class DeadLetter(AnyDeadLetter):
-    """What payments could not send or handle."""
+    """Messages that payments could not send or handle."""
 
     class Meta:
         proxy = True
@@ -54,16 +48,16 @@ class DeadLetter(AnyDeadLetter):
         verbose_name_plural = _("dead letters")
 
 
-class IdempotencyKey(idempotency.Answer):
-    """What was answered to a request that moves money."""
+class IdempotencyKey(idempotency.StoredAnswer):
+    """The answer to a request that moves money, kept under its Idempotency-Key."""
 
 
 class Account(models.Model):
     """
-    Where money is: a customer's account, or one of the system's own.
+    A customer's account, or one of the system's own.
 
-    A customer's balance stands here and never falls below zero. A system account is the other side of it: its
-    balance is the sum of its entries, computed when asked, so that no hot row slows every payment.
+    A customer's balance is stored here and never falls below zero. The balance of a system account is the sum of its
+    entries, which is computed when needed, so that payments do not wait for each other at one row.
     """
 
     class Kind(models.TextChoices):
@@ -98,9 +92,9 @@ class Account(models.Model):
 
 class Entry(models.Model):
     """
-    An amount that moved from one account to another: both sides in one row, so that they sum to zero by nature.
+    An amount that moved from one account to another. Both sides are in one row, so that they always sum to zero.
 
-    The database refuses to change or delete one.
+    The database refuses to change or delete an entry.
     """
 
     class Kind(models.TextChoices):
@@ -151,20 +145,23 @@ class Entry(models.Model):
 
 class Payment(models.Model):
     """
-    The money side of one order: one row an order, whatever is delivered in whatever order.
+    The payment of an order: one row for each order, in whatever order messages are delivered.
 
-    A void or a refund that arrives before its charge leaves the row as a tombstone, so that the charge is refused.
+    A void or a refund that arrives before its charge leaves a voided row, so that the charge takes nothing. A payment
+    changes by the table in lifecycle.py only.
     """
 
     class Status(models.TextChoices):
-        REQUESTED = "requested", _("requested")  # the gateway is being asked; its answer isn't known
-        PENDING = "pending", _("pending")  # the gateway has it
+        REQUESTED = "requested", _("requested")  # the gateway is being asked for it
+        PENDING = "pending", _("pending")  # the gateway has accepted it; the money is not in yet
         SUCCEEDED = "succeeded", _("succeeded")
         FAILED = "failed", _("failed")
         VOIDING = "voiding", _("voiding")  # the gateway is being asked to cancel
         VOIDED = "voided", _("voided")
-        REFUNDING = "refunding", _("refunding")  # the gateway is being asked to give back
+        REFUNDING = "refunding", _("refunding")  # the gateway is being asked to refund
         REFUNDED = "refunded", _("refunded")
+
+    ASKED = (Status.REQUESTED, Status.PENDING, Status.VOIDING, Status.REFUNDING)  # the gateway has a call to answer
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64)
     method = models.CharField(_("method"), max_length=10, blank=True)
@@ -202,20 +199,20 @@ class Payment(models.Model):
         return f"{self.order_id}: {self.status}"
 
     def put(self) -> "Payment":
-        """Store this payment unless its order has one. The one that stands, locked; who comes second waits for it."""
+        """Store this payment unless its order has one, and return the stored one, locked."""
         if ROWS.run(ROWS.insert(self, or_nothing=True)) == [1]:
             return self
         return Payment.objects.select_for_update().get(pk=self.order_id)
 
     @classmethod
     def lock(cls, order_id: str) -> "Payment | None":
-        """The payment of an order, locked; who asks second for one that doesn't exist yet waits for the first."""
+        """Return the payment of an order, locked. Callers wait for each other even where there is no payment yet."""
         take_turn("payments", order_id)
         return cls.objects.select_for_update().filter(pk=order_id).first()
 
 
 class WebhookReceipt(models.Model):
-    """What a gateway has told us, in the raw: stored before it is acted on, and acted on once."""
+    """A webhook of a gateway, stored as it came before it is handled, and handled once."""
 
     class Status(models.TextChoices):
         RECEIVED = "received", _("received")
@@ -224,6 +221,8 @@ class WebhookReceipt(models.Model):
         QUARANTINED = "quarantined", _("quarantined")
         REFUNDED = "refunded", _("refunded")
         DISCARDED = "discarded", _("discarded")
+
+    UNSETTLED = (Status.RECEIVED, Status.UNMATCHED, Status.QUARANTINED)  # handled later, or kept for a decision
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     gateway = models.CharField(_("gateway"), max_length=20)

@@ -1,8 +1,8 @@
 """
-What gateways tell us by webhook: taken in in the raw, acted on once, and kept for a person where it doesn't fit.
+Webhooks of gateways: each is stored as it came, handled once, and kept for a person where it does not fit.
 
-A receipt is `received` until its letter is handled. Then it is `applied`; or `unmatched`, kept until the payment that
-it speaks of is known; or `quarantined`, because order, payment, amount or currency are not those of the payment.
+A receipt is `received` until its message is handled. Then it is `applied`; or `unmatched`, which is kept until its
+payment is known; or `quarantined`, because its order, payment, amount or currency differs from that of the payment.
 """
 
 from collections.abc import Mapping
@@ -13,12 +13,13 @@ from django.utils.translation import gettext as _g
 
 from common.errors import Refusal
 from outbox import metrics
-from outbox.consumers import Undeliverable
+from outbox.errors import Undeliverable
 
-from . import gateways
-from . import lifecycle as clearing
+from . import gateways, lifecycle
+from .gateway_calls import WEBHOOKS as WEBHOOK_EVENTS
+from .gateway_calls import mismatch
 from .gateways.base import GatewayRefused, RefundRequest
-from .gateways.base import Status as Says
+from .gateways.base import Status as GatewayStatus
 from .messages import HandleWebhook, RefundReceipt
 from .metrics import WEBHOOKS
 from .models import Outgoing, Payment, WebhookReceipt
@@ -29,43 +30,43 @@ OPEN = (Status.UNMATCHED, Status.QUARANTINED)
 
 
 class WebhookIdReused(Refusal):
-    """Another webhook was sent under this id."""
+    """Another webhook was received under this id."""
 
     code = "webhook_id_reused"
 
 
 class NotOpen(Refusal):
-    """There is nothing left to decide about this webhook."""
+    """The webhook is not kept for a decision."""
 
     code = "webhook_not_open"
 
 
 class DoesNotMatch(Refusal):
-    """The webhook speaks of other money than the payment of this order."""
+    """The webhook is about other money than the payment of this order."""
 
     code = "webhook_does_not_match"
 
 
 class NotStray(Refusal):
-    """The money belongs to an order: cancel that, and it goes back."""
+    """The money belongs to an order, which has to be canceled to return it."""
 
     code = "money_is_not_stray"
 
 
-# Taking in ----------------------------------------------------------------------------------------------------------
+# Receiving ----------------------------------------------------------------------------------------------------------
 
 
 @transaction.atomic(using="payments")
-def take_in(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookReceipt:
+def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datetime) -> WebhookReceipt:
     """
-    Verify a webhook and store it, and see to it that it is acted on. Sent again, it is the same receipt.
+    Verify a webhook, store it to be handled, and return its receipt. A webhook that is sent again has the same receipt.
 
-    :raises common.signing.BadSignature: if the gateway didn't send it, now
-    :raises gateways.base.BadEvent: if it did and it can't be read
-    :raises WebhookIdReused: if another one was taken in under its id
+    :raises common.signing.BadSignature: if the gateway did not sign it, or did so long ago
+    :raises gateways.base.BadEvent: if the gateway sent it and it cannot be read
+    :raises WebhookIdReused: if another webhook was received under its id
     """
     event = gateways.get(gateway).parse_webhook(headers=headers, body=body, now=now)
-    receipt, made = WebhookReceipt.objects.get_or_create(
+    receipt, created = WebhookReceipt.objects.get_or_create(
         gateway=gateway,
         webhook_id=event.webhook_id,
         defaults={
@@ -81,10 +82,10 @@ def take_in(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
             "received_at": now,
         },
     )
-    if made and receipt.status == Status.RECEIVED:
+    if created and receipt.status == Status.RECEIVED:
         _post(receipt)
-    elif not made and bytes(receipt.body) != body:
-        raise WebhookIdReused("Another webhook was sent under this id.")
+    elif not created and bytes(receipt.body) != body:
+        raise WebhookIdReused("Another webhook was received under this id.")
     return receipt
 
 
@@ -96,12 +97,12 @@ def _post(receipt: WebhookReceipt) -> None:
     Outgoing.post(HandleWebhook(receipt_id=str(receipt.pk), order_id=receipt.order_id))
 
 
-# Acting -------------------------------------------------------------------------------------------------------------
+# Handling -----------------------------------------------------------------------------------------------------------
 
 
 @transaction.atomic(using="payments")
 def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
-    """Act on a webhook, once; keep it where it can't be acted on."""
+    """Handle a webhook, once, and return its receipt; a webhook that does not fit is kept."""
     payment, receipt = _lock(receipt_id)
     if receipt.status not in (Status.RECEIVED, Status.UNMATCHED):
         return receipt
@@ -113,30 +114,32 @@ def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
 
 
 def _lock(receipt_id: str) -> tuple[Payment | None, WebhookReceipt]:
-    """The payment that a receipt names, and the receipt; locked in this order everywhere."""
+    """Lock the payment that a receipt names, and then the receipt, and return both. Everybody locks in this order."""
     receipt = WebhookReceipt.objects.get(pk=receipt_id)
     payment = Payment.lock(receipt.order_id) if receipt.order_id else None
     return payment, WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
 
 
 def _judge(receipt: WebhookReceipt, payment: Payment | None) -> tuple[Status, str]:
-    """Whether what a webhook says fits what we know."""
+    """Return the status that a receipt gets by what is known of its payment, and the reason."""
     if payment is None or payment.gateway != receipt.gateway:
         if Payment.objects.filter(gateway=receipt.gateway, gateway_payment_id=receipt.payment_id).exists():
             return Status.QUARANTINED, "order_mismatch"
         return Status.UNMATCHED, "unknown_order"
     if not payment.gateway_payment_id:
         if payment.status not in (Payment.Status.FAILED, Payment.Status.VOIDED):
-            return Status.UNMATCHED, "unknown_payment"  # the gateway's answer to our request is still on its way
-        payment.gateway_payment_id = receipt.payment_id  # it never came; the webhook is the first that we hear of it
-    reason = clearing.mismatch(payment, receipt)
+            return Status.UNMATCHED, "unknown_payment"  # the reply to our request is still on its way
+        payment.gateway_payment_id = (
+            receipt.payment_id
+        )  # the reply never came: the webhook has the first word of the id
+    reason = mismatch(payment, receipt)
     return (Status.QUARANTINED, reason) if reason else (Status.APPLIED, "")
 
 
 def _apply(receipt: WebhookReceipt, payment: Payment, *, now: datetime) -> tuple[Status, str]:
     try:
-        clearing.told(payment, Says(receipt.says), now=now)
-    except clearing.Contradiction as contradiction:
+        lifecycle.advance(payment, WEBHOOK_EVENTS[GatewayStatus(receipt.says)], now=now)
+    except lifecycle.Contradiction as contradiction:
         return Status.QUARANTINED, contradiction.code
     return Status.APPLIED, ""
 
@@ -151,20 +154,20 @@ def _decide(
     return receipt
 
 
-KNOWN_NOW = """
+KNOWN_NOW = f"""
 SELECT receipt.id FROM payments_webhookreceipt receipt
 JOIN payments_payment payment ON payment.order_id = receipt.order_id AND payment.gateway = receipt.gateway
-WHERE receipt.status = 'unmatched' AND payment.gateway_payment_id <> ''
+WHERE receipt.status = '{Status.UNMATCHED}' AND payment.gateway_payment_id <> ''
 ORDER BY receipt.received_at
 LIMIT %s
-"""
+"""  # noqa: S608 - the status is ours
 
 
 @transaction.atomic(using="payments")
-def sweep(*, most: int = 100) -> int:
-    """Act on kept webhooks whose payment is known by now; how many there were."""
+def sweep(*, limit: int = 100) -> int:
+    """Have kept webhooks handled whose payment is known by now, and return how many there were."""
     with connections["payments"].cursor() as cursor:
-        cursor.execute(KNOWN_NOW, [most])
+        cursor.execute(KNOWN_NOW, [limit])
         found = [row[0] for row in cursor.fetchall()]
     for receipt in WebhookReceipt.objects.filter(pk__in=found):
         _post(receipt)
@@ -177,10 +180,10 @@ def sweep(*, most: int = 100) -> int:
 @transaction.atomic(using="payments")
 def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> WebhookReceipt:
     """
-    Decide that a kept webhook speaks of the payment of this order, and act on it.
+    Decide that a kept webhook is about the payment of this order, handle it, and return its receipt.
 
-    :raises NotOpen: if it isn't kept any more
-    :raises DoesNotMatch: if gateway, amount or currency are others, or the gateway has that payment under another id
+    :raises NotOpen: if it is not kept
+    :raises DoesNotMatch: if the payment has another gateway, amount, currency, or id at the gateway
     """
     payment = Payment.lock(order_id)
     receipt = _open_receipt(receipt_id)
@@ -190,12 +193,12 @@ def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> Webho
         )
     payment.gateway_payment_id = payment.gateway_payment_id or receipt.payment_id
     receipt.order_id = order_id
-    if reason := clearing.mismatch(payment, receipt):
+    if reason := mismatch(payment, receipt):
         raise DoesNotMatch(
-            _g("It speaks of other money than the payment of %(order)s: %(reason)s.")
+            _g("The webhook is about other money than the payment of %(order)s: %(reason)s.")
             % {"order": order_id, "reason": reason}
         )
-    payment.save(update_fields=["gateway_payment_id"])
+    payment.save(update_fields=["gateway_payment_id", "updated_at"])
     receipt.save(update_fields=["order_id"])
     status, reason = _apply(receipt, payment, now=now)
     return _decide(receipt, status, reason=reason, actor=actor, now=now)
@@ -204,16 +207,16 @@ def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> Webho
 @transaction.atomic(using="payments")
 def refund(*, receipt_id: str, actor: str) -> WebhookReceipt:
     """
-    Decide that the money which a kept webhook tells of belongs to no order, and have it given back.
+    Decide that the money of a kept webhook belongs to no order, have it refunded, and return the receipt.
 
-    :raises NotOpen: if it isn't kept any more, or doesn't tell of money that came in
-    :raises NotStray: if it belongs to an order after all
+    :raises NotOpen: if the webhook is not kept, or does not say that money came in
+    :raises NotStray: if the money belongs to an order
     """
     receipt = _open_receipt(receipt_id)
-    if receipt.says != Says.SUCCEEDED:
-        raise NotOpen(_g("It tells of no money that came in."))
+    if receipt.says != GatewayStatus.SUCCEEDED:
+        raise NotOpen(_g("The webhook does not say that money came in."))
     if _is_ours(receipt):
-        raise NotStray(_g("The money belongs to an order: cancel that, and it goes back."))
+        raise NotStray(_g("The money belongs to an order. Cancel the order to return it."))
     receipt.decided_by = actor
     receipt.save(update_fields=["decided_by"])
     Outgoing.post(RefundReceipt(receipt_id=str(receipt.pk), order_id=receipt.order_id))
@@ -225,16 +228,20 @@ def _is_ours(receipt: WebhookReceipt) -> bool:
 
 
 def refund_at_gateway(message: RefundReceipt) -> bool:
-    """Give stray money back at its gateway. Runs outside of any transaction, and may run again."""
+    """
+    Have the gateway refund money that belongs to no order. It runs outside of any transaction, and may run again.
+
+    :raises Undeliverable: if the money belongs to an order, or the gateway refuses
+    """
     receipt = WebhookReceipt.objects.get(pk=message.receipt_id)
     if receipt.status not in OPEN or _is_ours(receipt):
-        raise Undeliverable("money_is_not_stray", "The money has found its order, or is back already.")
+        raise Undeliverable("money_is_not_stray", "The money belongs to an order, or was refunded already.")
     gateway = gateways.get(receipt.gateway)
     try:
         found = gateway.status(payment_id=receipt.payment_id)
         if found is None:
             raise Undeliverable("no_such_payment", "The gateway knows no such payment.")
-        if found.status == Says.SUCCEEDED:
+        if found.status == GatewayStatus.SUCCEEDED:
             gateway.refund(
                 RefundRequest(
                     payment_id=found.payment_id,
@@ -245,13 +252,13 @@ def refund_at_gateway(message: RefundReceipt) -> bool:
                 )
             )
     except GatewayRefused as refused:
-        raise Undeliverable(refused.code, f"The gateway refuses: {refused}") from refused
+        raise Undeliverable(refused.code, f"The gateway refuses the refund: {refused}") from refused
     return True
 
 
 @transaction.atomic(using="payments")
 def refunded(*, receipt_id: str, now: datetime) -> WebhookReceipt:
-    """Note that the money which this webhook told of is back where it came from."""
+    """Record that the money of this webhook was refunded, and return the receipt."""
     receipt = WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
     return _decide(receipt, Status.REFUNDED, now=now)
 
@@ -259,9 +266,9 @@ def refunded(*, receipt_id: str, now: datetime) -> WebhookReceipt:
 @transaction.atomic(using="payments")
 def discard(*, receipt_id: str, reason: str, actor: str, now: datetime) -> WebhookReceipt:
     """
-    Decide that nothing follows from a kept webhook.
+    Decide that nothing follows from a kept webhook, and return its receipt.
 
-    :raises NotOpen: if it isn't kept any more
+    :raises NotOpen: if it is not kept
     """
     return _decide(_open_receipt(receipt_id), Status.DISCARDED, reason=reason[:50], actor=actor, now=now)
 

@@ -1,4 +1,4 @@
-"""What may be done with money on accounts, and with the payment of an order."""
+"""What can be done with the money on accounts, and with the payment of an order."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,37 +11,50 @@ from common.errors import Refusal
 from common.locks import take_turn
 from common.money import LARGEST
 
-from . import lifecycle as clearing
-from .ledger import CASH, CORRECTIONS, InsufficientFunds, capture, hand_back, move, system_account
+from . import lifecycle
+from .ledger import CASH, CORRECTIONS, InsufficientFunds, move, system_account
+from .lifecycle import Event
 from .models import ROWS, Account, Entry, Payment
 
 __all__ = ["InsufficientFunds"]
 
 
 class NoAccount(Refusal):
+    """The user has no account, or it belongs to another principal."""
+
     code = "no_account"
 
 
 class CurrencyMismatch(Refusal):
+    """The account is in another currency than the payment."""
+
     code = "currency_mismatch"
 
 
 class AccountTaken(Refusal):
-    """The account of this user belongs to somebody else."""
+    """The account of this user belongs to another principal."""
 
     code = "account_taken"
 
 
 class BalanceTooLarge(Refusal):
+    """The balance would exceed what an account may hold."""
+
     code = "balance_too_large"
 
 
 class ReasonMissing(Refusal):
+    """A correction lacks its reason or its actor."""
+
     code = "reason_missing"
 
 
 def open_account(*, user_id: str, principal: str = "", currency: str | None = None) -> tuple[Account, bool]:
-    """The account of this user, and whether it was made just now. It may be another principal's: see its door."""
+    """
+    Return the account of this user, and whether it was created by this call.
+
+    It may belong to another principal: the caller has to check.
+    """
     return Account.objects.get_or_create(
         user_id=user_id,
         kind=Account.Kind.CUSTOMER,
@@ -51,11 +64,11 @@ def open_account(*, user_id: str, principal: str = "", currency: str | None = No
 
 def account_of(user_id: str) -> Account:
     """
-    The customer's account.
+    Return the customer's account.
 
     :raises NoAccount: if there is none
     """
-    account = ROWS.first(Account, "WHERE user_id = %s AND kind = 'customer'", user_id)
+    account = ROWS.first(Account, "WHERE user_id = %s AND kind = %s", user_id, Account.Kind.CUSTOMER)
     if account is None:
         raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
     return account
@@ -66,14 +79,13 @@ def deposit(
     *, user_id: str, amount: int, now: datetime, reason: str = "", actor: str = "", request_id: str = ""
 ) -> Entry:
     """
-    Put money on a customer's account. Under the same `request_id` it happens once.
+    Put money on a customer's account and return the entry. The same `request_id` has the same entry.
 
-    :raises NoAccount: if there is none
-    :raises BalanceTooLarge: if that would be more than an account may hold
+    :raises NoAccount: if there is no account
+    :raises BalanceTooLarge: if the balance would exceed what an account may hold
     """
     account = account_of(user_id)
-    known = _entry_of(request_id)
-    if known is not None:
+    if (known := _entry_of(request_id)) is not None:
         return known
     entry = move(
         kind=Entry.Kind.DEPOSIT,
@@ -86,27 +98,26 @@ def deposit(
         request_id=request_id,
     )
     if Account.objects.get(pk=account.pk).balance > LARGEST:
-        raise BalanceTooLarge(_g("%(user)s would have more than an account may hold.") % {"user": user_id})
+        raise BalanceTooLarge(_g("The account of %(user)s would hold more than an account may.") % {"user": user_id})
     return entry
 
 
 @transaction.atomic(using="payments")
 def correct(*, user_id: str, amount: int, reason: str, actor: str, now: datetime, request_id: str = "") -> Entry:
     """
-    Set a customer's balance right by a new entry, up or (with a negative amount) down, saying who did it and why.
+    Correct a customer's balance by a new entry, up or (with a negative amount) down, and return the entry.
 
     :raises NoAccount: if there is no account
-    :raises InsufficientFunds: if it would fall below zero
+    :raises InsufficientFunds: if the balance would fall below zero
     :raises ReasonMissing: without a reason and an actor
     """
     if not (reason.strip() and actor):
-        raise ReasonMissing(_g("A correction says who made it and why."))
+        raise ReasonMissing(_g("A correction needs a reason and the name of who makes it."))
     account = account_of(user_id)
-    known = _entry_of(request_id)
-    if known is not None:
+    if (known := _entry_of(request_id)) is not None:
         return known
-    ours = system_account(CORRECTIONS, currency=account.currency)
-    source, target = (ours, account) if amount > 0 else (account, ours)
+    system = system_account(CORRECTIONS, currency=account.currency)
+    source, target = (system, account) if amount > 0 else (account, system)
     return move(
         kind=Entry.Kind.CORRECTION,
         source=source,
@@ -120,7 +131,7 @@ def correct(*, user_id: str, amount: int, reason: str, actor: str, now: datetime
 
 
 def _entry_of(request_id: str) -> Entry | None:
-    """The entry that this request has made, once whoever is making it has done so."""
+    """Return the entry of this request, after waiting for a transaction that is making it."""
     if not request_id:
         return None
     take_turn("payments", f"entry {request_id}")
@@ -138,51 +149,60 @@ class Money:
 @transaction.atomic(using="payments", savepoint=False)
 def charge_account(*, order_id: str, user_id: str | None, money: Money, now: datetime, principal: str = "") -> Payment:
     """
-    Take the money of an order from its customer's account, once; a payment that exists already is the answer.
+    Take the money of an order from its customer's account, once, tell orders, and return the payment.
 
-    Another principal's account is no account.
+    If the order has a payment already, that one is returned and told again. The payment fails if the customer has no
+    account in this currency, or not enough money on it. An account of another principal counts as none.
     """
     payment = Payment(
-        order_id=order_id,
-        method="account",
-        user_id=user_id or "",
-        amount=money.amount,
-        currency=money.currency,
-        status=Payment.Status.SUCCEEDED,
+        order_id=order_id, method="account", user_id=user_id or "", amount=money.amount, currency=money.currency
     )
-    standing = payment.put()
-    if standing is payment:
-        try:
-            _take(payment, principal=principal, now=now)
-        except Refusal as refusal:  # said before anything was written
-            payment.status, payment.fail_reason = Payment.Status.FAILED, refusal.code
-            payment.save(update_fields=["status", "fail_reason"])
-    return standing
+    try:
+        source = _account_to_charge(payment, principal=principal)
+    except Refusal as refusal:
+        return lifecycle.begin(payment, Event.ACCOUNT_REFUSED, now=now, reason=refusal.code)
+    return lifecycle.begin(payment, Event.CHARGE_ACCOUNT, now=now, source=source)
 
 
-def _take(payment: Payment, *, principal: str, now: datetime) -> None:
+def _account_to_charge(payment: Payment, *, principal: str) -> Account:
     account = account_of(payment.user_id)
     if account.principal != principal:
         raise NoAccount(f"{payment.user_id} has no account.")
     if account.currency != payment.currency:
         raise CurrencyMismatch(f"{payment.user_id} has an account in {account.currency}.")
-    capture(payment, source=account, now=now)
+    return account
+
+
+@transaction.atomic(using="payments")
+def charge_gateway(*, order_id: str, money: Money, now: datetime) -> Payment:
+    """
+    Begin to take the money of an order through the gateway, and return the payment.
+
+    If the order has a payment already, that one is returned and told to orders again.
+    """
+    event = Event.CHARGE_GATEWAY if money.amount else Event.NOTHING_TO_PAY
+    if (stored := Payment.lock(order_id)) is not None:
+        return lifecycle.advance(stored, event, now=now)
+    payment = Payment(
+        order_id=order_id,
+        method="gateway",
+        gateway=settings.PAYMENT_GATEWAY,
+        amount=money.amount,
+        currency=money.currency,
+    )
+    return lifecycle.begin(payment, event, now=now)
 
 
 @transaction.atomic(using="payments", savepoint=False)
 def give_back(*, order_id: str, now: datetime) -> Payment:
     """
-    See to it that no money of this order stays in: never take it, or return it by a new entry, once.
+    Make sure that no money of this order stays in, and return the payment: it is never taken, or it is returned, once.
 
-    An order without a payment gets a tombstone, so that a charge that comes later is refused. Where a gateway has to
-    be asked, that begins here.
+    An order without a payment gets a voided one, so that a charge that comes later takes nothing. A payment that the
+    gateway may know is withdrawn there, which begins here. Orders is told how the payment stands.
     """
-    tombstone = Payment(order_id=order_id, status=Payment.Status.VOIDED)
-    payment = Payment.lock(order_id) or tombstone.put()
-    if payment.gateway_payment_id or payment.status == Payment.Status.REQUESTED:
-        clearing.withdraw(payment, now=now)
-    elif payment.status == Payment.Status.SUCCEEDED:
-        hand_back(payment, now=now)
-        payment.status = Payment.Status.REFUNDED
-        payment.save(update_fields=["status", "updated_at"])
-    return payment
+    payment = Payment.lock(order_id)
+    if payment is None:
+        return lifecycle.begin(Payment(order_id=order_id), Event.WITHDRAW_HERE, now=now)
+    is_at_gateway = payment.gateway_payment_id or payment.tried_at
+    return lifecycle.advance(payment, Event.WITHDRAW if is_at_gateway else Event.WITHDRAW_HERE, now=now)

@@ -1,14 +1,13 @@
-"""What the clock asks of payments."""
+"""The periodic tasks of payments."""
 
 from celery import shared_task
 from django.utils import timezone
 
-from . import lifecycle as clearing
-from . import receipts
+from . import gateway_calls, receipts
 
 
 @shared_task(name="payments.janitor")
 def janitor() -> None:
-    """Turn payments that wait too long to their gateway, and kept webhooks to the payment that has appeared."""
-    clearing.look_after(now=timezone.now())
+    """Call the gateway for payments that have waited long enough, and handle kept webhooks whose payment is known."""
+    gateway_calls.post_due_calls(now=timezone.now())
     receipts.sweep()

@@ -1,4 +1,4 @@
-"""Paths of payments; with and without a trailing slash."""
+"""The paths of payments, each with and without a trailing slash."""
 
 from django.urls import re_path
 

@@ -1,4 +1,4 @@
-"""The door through which gateways tell us what became of payments."""
+"""The endpoint for the webhooks of payment gateways."""
 
 from typing import Any
 
@@ -17,22 +17,22 @@ from .gateways.base import BadEvent
 
 
 class MalformedWebhook(Refusal):
-    """The signature is right and the body makes no sense."""
+    """The signature is right, but the body cannot be read."""
 
     code = BadEvent.code
 
 
 class WebhookTaken(serializers.Serializer[None]):
-    """The webhook is stored, and will be acted on."""
+    """The webhook is stored and will be handled."""
 
     receipt_id = serializers.UUIDField()
 
 
 class Webhooks(APIView):
     """
-    A gateway's webhook: verified, stored as it came, answered with 202, then acted on once.
+    A gateway's webhook is verified, stored as it came, answered with 202, and then handled once.
 
-    What isn't shown to come from the gateway, now, is refused, and nothing of it is stored.
+    A webhook without a valid and recent signature of the gateway is refused and not stored.
     """
 
     authentication_classes = ()
@@ -40,17 +40,17 @@ class Webhooks(APIView):
     serializer_class = WebhookTaken
 
     def perform_content_negotiation(self, request: Request, force: bool = False) -> Any:
-        """Whatever the gateway says that it accepts: what counts is that it is heard."""
+        """Ignore the Accept header: the webhook counts, whatever answer the gateway accepts."""
         return super().perform_content_negotiation(request, force=True)
 
     @extend_schema(operation_id="take_webhook", request={"application/json": dict}, responses={202: WebhookTaken})
     def post(self, request: Request, gateway: str = "fake") -> Response:
-        """Take in what a gateway tells."""
+        """Receive a webhook."""
         http = request._request
         if gateway not in gateways.GATEWAYS:
             raise NotFound("There is no gateway of this name.")
         try:
-            receipt = receipts.take_in(gateway=gateway, headers=http.headers, body=http.body, now=timezone.now())
+            receipt = receipts.receive(gateway=gateway, headers=http.headers, body=http.body, now=timezone.now())
         except (BadEvent, Refusal) as refused:
             metrics.WEBHOOKS.labels(gateway, "refused").inc()
             if isinstance(refused, BadEvent):

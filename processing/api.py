@@ -1,4 +1,4 @@
-"""The HTTP door of stock: the catalogue for everybody, its upkeep for those who know the admin secret."""
+"""The HTTP endpoints of stock: everybody can read the catalogue, and clients with the admin secret can change it."""
 
 from collections.abc import Iterable
 from hmac import compare_digest
@@ -25,11 +25,11 @@ from common.principal import PRODUCTS_WRITE, is_answered, principal_of
 from . import services
 from .models import Product
 
-MOST_STOCK = 1_000_000_000
+MAX_STOCK = 1_000_000_000
 
 
 class ProductShown(serializers.ModelSerializer[Product]):
-    """A product as callers see it; its `stock` is what can be bought now."""
+    """A product, as clients see it; its `stock` is what can be bought now."""
 
     price = serializers.SerializerMethodField()
     stock = serializers.IntegerField(source="available", read_only=True)
@@ -46,28 +46,28 @@ class ProductShown(serializers.ModelSerializer[Product]):
 
 
 class NewProduct(fields.StrictSerializer):
-    """A product to be made."""
+    """A new product."""
 
     name = fields.Text(max_length=200)
     price = fields.Amount()
-    stock = fields.Integer(max_value=MOST_STOCK)
-    sku = fields.Text(max_length=64, required=False, help_text="Made up here if it is left out.")
+    stock = fields.Integer(max_value=MAX_STOCK)
+    sku = fields.Text(max_length=64, required=False, help_text="Generated if it is left out.")
     is_active = fields.Boolean(default=True)
 
 
 class ProductChange(fields.StrictSerializer):
-    """What is to change of a product; `stock` is what shall be on sale after it, corrected by a movement."""
+    """Changes to a product. `stock` is the new available stock: a movement corrects the difference."""
 
     name = fields.Text(max_length=200, required=False)
     price = fields.Amount(required=False)
-    stock = fields.Integer(max_value=MOST_STOCK, required=False)
+    stock = fields.Integer(max_value=MAX_STOCK, required=False)
     is_active = fields.Boolean(required=False)
 
     rules = (NotEmpty("Nothing to change: name, price, stock, is_active."),)
 
 
 class AdminSecretNeeded(APIException):
-    """The request doesn't show that it comes from the shop's staff."""
+    """The request lacks the admin secret."""
 
     status_code = 401
     default_code = "admin_secret_needed"
@@ -75,35 +75,40 @@ class AdminSecretNeeded(APIException):
     auth_header = "X-Admin-Secret"
 
 
-class MayKeepProducts(BasePermission):
-    """Lets in who may write products, or sends one of the admin secrets."""
+class MayWriteProducts(BasePermission):
+    """Allow clients that may write products, and those that send one of the admin secrets."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         if principal_of(request).may(PRODUCTS_WRITE) or not is_answered(request, view):
             return True
-        if not knows(request.headers.get("X-Admin-Secret", ""), secrets=settings.ADMIN_SECRETS):
+        if not is_one_of(settings.ADMIN_SECRETS, request.headers.get("X-Admin-Secret", "")):
             raise AdminSecretNeeded
         return True
 
 
 def actor(request: Request) -> str:
+    """Return the name under which the change of a product is recorded."""
     return principal_of(request).name or "admin secret"
 
 
-def knows(offered: str, *, secrets: Iterable[str]) -> bool:
-    """Whether this is one of the secrets; every one is compared, each in the same time whatever was offered."""
+def is_one_of(secrets: Iterable[str], offered: str) -> bool:
+    """Return whether one of the secrets was offered, in a time that does not depend on what was offered."""
     matches = [compare_digest(offered.encode(), secret.encode()) for secret in secrets]
     return any(matches)
 
 
 class ProductPages(KeysetPagination):
-    ordering = ("-product_id",)  # made here, in the order of time
+    """Products, the newest first."""
+
+    ordering = ("-product_id",)  # ids are in the order of time
 
 
 class ProductFilter(django_filters.FilterSet):
+    """The query parameters of the catalogue."""
+
     is_active = extend_schema_field({"type": "boolean"})(
         django_filters.TypedChoiceFilter(
-            choices=(("true", "true"), ("false", "false")), coerce=lambda word: word == "true"
+            choices=(("true", "true"), ("false", "false")), coerce=lambda text: text == "true"
         )
     )
     sku = extend_schema_field({"type": "string", "maxLength": 64})(django_filters.CharFilter(max_length=64))
@@ -114,7 +119,7 @@ class ProductFilter(django_filters.FilterSet):
 
 
 class Products(generics.ListAPIView[Product]):
-    """The catalogue, newest first."""
+    """The catalogue, the newest product first."""
 
     scope = "products"
     public_methods = ("GET", "HEAD")
@@ -136,10 +141,10 @@ class OneProduct(generics.RetrieveAPIView[Product]):
 
 
 class MakeProduct(WithForm):
-    """Put a product into the catalogue, with its first stock."""
+    """Add a product to the catalogue, with its first stock."""
 
     scope = "products"
-    permission_classes = (MayKeepProducts,)
+    permission_classes = (MayWriteProducts,)
     serializer_class = NewProduct
 
     @extend_schema(request={"application/json": NewProduct}, responses={201: ProductShown})
@@ -151,10 +156,10 @@ class MakeProduct(WithForm):
 
 
 class ChangeProduct(WithForm):
-    """Change a product; its stock by a correcting movement."""
+    """Change a product. A movement corrects its stock."""
 
     scope = "products"
-    permission_classes = (MayKeepProducts,)
+    permission_classes = (MayWriteProducts,)
     serializer_class = ProductChange
     queryset = Product.objects.all()
     lookup_field = "product_id"

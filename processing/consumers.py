@@ -1,4 +1,4 @@
-"""Commands in, answers out."""
+"""What processing does with each message that it receives."""
 
 from django.utils import timezone
 
@@ -9,12 +9,13 @@ from .models import Outgoing, Processing
 
 
 def ask_processor(command: messages.Process) -> str | None:
+    """Return why the processor refuses the order, or None if it accepts. It runs before the transaction."""
     return services.ask_processor(order_id=command.order_id)
 
 
 @consumes(messages.Process, first=ask_processor)
 def process(command: messages.Process, refusal: str | None) -> None:
-    """Have the order processed, or say plainly why not."""
+    """Record the verdict of the processor, and tell orders."""
     verdict = services.process(order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=timezone.now())
     if verdict.verdict == Processing.Verdict.ACCEPTED:
         Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
@@ -24,7 +25,7 @@ def process(command: messages.Process, refusal: str | None) -> None:
 
 @consumes(messages.Release)
 def release(command: messages.Release) -> None:
-    """Give the stock back; if the order was accepted before, that is the answer."""
+    """Give the stock back, or tell orders that it was accepted before."""
     verdict = services.release(order_id=command.order_id, hold_id=command.hold_id, now=timezone.now())
     if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
         Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
@@ -34,5 +35,5 @@ def release(command: messages.Release) -> None:
 
 @consumes(messages.GiveBack)
 def give_back(command: messages.GiveBack) -> None:
-    """Give back what a crash left behind; nobody waits for an answer."""
+    """Give back a hold that no order uses. There is no answer."""
     services.give_back(hold_id=command.hold_id, now=timezone.now())

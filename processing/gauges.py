@@ -1,20 +1,23 @@
-"""What is read of stock when somebody looks."""
+"""Gauges of processing: queries that run when metrics are collected."""
 
 from outbox.gauges import Reading
 
-HOLDS = """
+from .models import Hold
+
+HOLDS = f"""
 SELECT count(*) AS stock_holds_open,
        count(*) FILTER (WHERE expires_at < statement_timestamp() - interval '1 minute') AS stock_holds_late
-FROM (SELECT expires_at FROM processing_hold WHERE status = 'held' ORDER BY expires_at LIMIT %(most)s) hold
-"""
+FROM (SELECT expires_at FROM processing_hold
+      WHERE status = '{Hold.Status.HELD}' ORDER BY expires_at LIMIT %(most)s) hold
+"""  # noqa: S608 - the status is ours
 
 READINGS = (
     Reading(
         "processing",
         HOLDS,
         {
-            "stock_holds_open": "Holds of stock neither sold nor released.",
-            "stock_holds_late": "Holds that have outlived their time: nobody took them back.",
+            "stock_holds_open": "Holds of stock that are neither sold nor released.",
+            "stock_holds_late": "Holds that have expired and were not given back.",
         },
     ),
 )

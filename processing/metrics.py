@@ -1,4 +1,4 @@
-"""What processing counts."""
+"""The metrics of processing."""
 
 from outbox.metrics import after_commit, counter
 
@@ -6,5 +6,5 @@ STOCK_HOLDS = counter("stock_holds_total", "Holds of stock: held, insufficient, 
 
 
 def count_hold(result: str) -> None:
-    """Count a hold, once it is committed."""
+    """Count a hold when the transaction commits."""
     after_commit("processing", STOCK_HOLDS.labels(result).inc)

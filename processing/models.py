@@ -1,4 +1,4 @@
-"""Stock: what can be bought, what is held for whom, and how it came to be so."""
+"""Stock: the products, what is held of them for which order, and the movements of stock."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ ROWS = Rows("processing")
 
 
 class Outgoing(OutgoingMessage):
-    """What processing sends."""
+    """The outbox of processing."""
 
     class Meta:
         proxy = True
@@ -24,7 +24,7 @@ class Outgoing(OutgoingMessage):
 
 
 class Incoming(IncomingMessage):
-    """What processing has handled."""
+    """The inbox of processing."""
 
     class Meta:
         proxy = True
@@ -33,12 +33,12 @@ class Incoming(IncomingMessage):
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
-        """Stock that is held."""
+        """Return the holds that are open."""
         return Hold.objects.filter(order_id=subject, status=Hold.Status.HELD)
 
 
 class DeadLetter(AnyDeadLetter):
-    """What processing could not send or handle."""
+    """Messages that processing could not send or handle."""
 
     class Meta:
         proxy = True
@@ -47,7 +47,7 @@ class DeadLetter(AnyDeadLetter):
 
 
 class Product(models.Model):
-    """What is sold. Its counters change only together with a movement."""
+    """A product. Its counters change only together with a movement."""
 
     product_id = models.UUIDField(_("product id"), primary_key=True, default=uuid7, editable=False)
     sku = models.CharField(_("sku"), max_length=64, unique=True)
@@ -80,7 +80,7 @@ class Product(models.Model):
 
 
 class Hold(models.Model):
-    """Stock set aside for one order, until it is sold or released."""
+    """Stock that is reserved for one order until it is sold or released."""
 
     class Status(models.TextChoices):
         HELD = "held", _("held")
@@ -94,7 +94,7 @@ class Hold(models.Model):
     expires_at = models.DateTimeField(_("expires at"))
     ended_at = models.DateTimeField(_("ended at"), null=True)
 
-    quantities: dict[str, int]  # by product, where a query asks for them
+    quantities: dict[str, int]  # by product; only set by queries that select them
 
     class Meta:
         verbose_name = _("hold")
@@ -116,7 +116,7 @@ class Hold(models.Model):
 
 
 class HoldLine(models.Model):
-    """How much of one product a hold sets aside. The database refuses to change or delete one."""
+    """How much of one product a hold reserves. The database refuses to change or delete a line."""
 
     hold = models.ForeignKey(Hold, models.PROTECT, related_name="lines", verbose_name=_("hold"))
     product = models.ForeignKey(Product, models.PROTECT, related_name="hold_lines", verbose_name=_("product"))
@@ -135,7 +135,7 @@ class HoldLine(models.Model):
 
 
 class StockMovement(models.Model):
-    """Stock moves only by these. The database refuses to change or delete one."""
+    """A change of the counters of a product. The database refuses to change or delete a movement."""
 
     class Kind(models.TextChoices):
         RECEIVED = "received", _("received")
@@ -176,7 +176,7 @@ class StockMovement(models.Model):
 
 
 class Processing(models.Model):
-    """What the processor said of an order. The database refuses to change or delete it."""
+    """The verdict of the processor about an order. The database refuses to change or delete it."""
 
     class Verdict(models.TextChoices):
         ACCEPTED = "accepted", _("accepted")

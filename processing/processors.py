@@ -1,7 +1,8 @@
 """
-The processor is a port: a callable that takes an order id and says why it refuses the order, or None if it accepts.
+The processor decides whether an order is accepted.
 
-`PROCESSOR` names it by its dotted path.
+It is a callable that takes an order id and returns why it refuses the order, or None if it accepts. The setting
+`PROCESSOR` is its dotted path.
 """
 
 import random
@@ -10,5 +11,5 @@ from django.conf import settings
 
 
 def random_success(order_id: str) -> str | None:
-    """The seeds' processor: accepts with `PROCESSING_SUCCESS_RATE`."""
+    """Accept the order with the probability `PROCESSING_SUCCESS_RATE`."""
     return None if random.random() < settings.PROCESSING_SUCCESS_RATE else "bad_luck"

@@ -1,4 +1,4 @@
-"""What may be done with stock. `hold` is the one call that another service makes while its customer waits."""
+"""What can be done with stock. `hold` is the only function that another service calls directly."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +21,8 @@ HOLD_LOST = "hold_lost"
 
 
 class InsufficientStock(Refusal):
+    """There is less stock than was asked for; `lacking` names the products."""
+
     code = "insufficient_stock"
 
     def __init__(self, lacking: Sequence["Lacking"]) -> None:
@@ -33,6 +35,8 @@ class InsufficientStock(Refusal):
 
 
 class SkuTaken(Refusal):
+    """Another product has this sku."""
+
     code = "sku_taken"
 
 
@@ -48,7 +52,7 @@ class Lacking:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a customer is told about a product: enough to order it."""
+    """What is needed to order a product."""
 
     product_id: str
     sku: str
@@ -59,7 +63,7 @@ class Offer:
 
 
 def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
-    """The products with these ids or skus, as they are sold now. Unknown ones are left out."""
+    """Return the products with these ids or skus, as they are sold now. Unknown ones are left out."""
     if not (product_ids or skus):
         return []
     found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
@@ -75,7 +79,7 @@ WITH wanted AS (
     FOR NO KEY UPDATE OF product
 )
 UPDATE processing_product product
-SET available = product.available - wanted.quantity, held = product.held + wanted.quantity
+SET available = product.available - wanted.quantity, held = product.held + wanted.quantity, updated_at = %s
 FROM wanted
 WHERE product.product_id = wanted.product_id AND product.available >= wanted.quantity AND product.is_active
 """
@@ -84,11 +88,11 @@ WHERE product.product_id = wanted.product_id AND product.available >= wanted.qua
 @transaction.atomic(using="processing")
 def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     """
-    Set stock aside for an order that is about to be stored: all of it or nothing.
+    Reserve stock for an order that is about to be stored, all or nothing, and return the id of the hold.
 
-    A hold that an attempt of the same order left behind when it crashed is given back in the same moment.
+    A hold that a crashed attempt of the same order left behind is released in the same transaction.
 
-    :raises InsufficientStock: naming every product that lacks
+    :raises InsufficientStock: if a product lacks; the error names every such product
     """
     left_behind = _open_hold("order_id", order_id)
     if left_behind is not None:
@@ -97,8 +101,8 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     new = Hold(order_id=order_id, created_at=now, expires_at=now + settings.HOLD_TTL)
     lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
     moved = _moved(new, quantities, kind=StockMovement.Kind.HELD, now=now)
-    # Note [Stock last]: rows of a hot product stay locked from here to the commit, so nothing else comes between.
-    stock = Statement(HOLD, [list(quantities), list(quantities.values())])
+    # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
+    stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
     if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
         metrics.STOCK_HOLDS.labels("insufficient").inc()
         raise InsufficientStock(_lacking(quantities))
@@ -107,7 +111,7 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
 
 
 def _lock_products(product_ids: set[UUID]) -> None:
-    """Lock the products of two baskets in the one order in which everybody locks: else two could wait crosswise."""
+    """Lock the products of two baskets in the order in which everybody locks, so that there is no deadlock."""
     list(Product.objects.select_for_update(no_key=True).filter(pk__in=product_ids).order_by("product_id"))
 
 
@@ -136,7 +140,8 @@ WITH settled AS (
 UPDATE processing_product product
 SET held = product.held - settled.quantity,
     sold = product.sold + CASE WHEN %s THEN settled.quantity ELSE 0 END,
-    available = product.available + CASE WHEN %s THEN 0 ELSE settled.quantity END
+    available = product.available + CASE WHEN %s THEN 0 ELSE settled.quantity END,
+    updated_at = %s
 FROM settled
 WHERE product.product_id = settled.product_id
 """
@@ -150,7 +155,7 @@ def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
     ROWS.run(
         ROWS.update(held, "status", "ended_at"),
         _moved(held, held.quantities, kind=kind, now=now),
-        Statement(SETTLE, [held.hold_id, sold, sold]),
+        Statement(SETTLE, [held.hold_id, sold, sold, now]),
     )
     metrics.count_hold(status)
 
@@ -166,9 +171,9 @@ def _moved(held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, 
 
 def ask_processor(*, order_id: str) -> str | None:
     """
-    Why the processor refuses an order, or None if it accepts. Call it between transactions: it may be far away.
+    Return why the processor refuses an order, or None if it accepts. Call it outside of transactions: it may take long.
 
-    A verdict that stands already is the answer, and nobody is asked.
+    If there is a verdict already, it is returned, and the processor is not asked.
     """
     verdict = ROWS.first(Processing, "WHERE order_id = %s", order_id)
     if verdict is not None:
@@ -180,9 +185,9 @@ def ask_processor(*, order_id: str) -> str | None:
 @transaction.atomic(using="processing", savepoint=False)
 def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: datetime) -> Processing:
     """
-    Note what the processor said of an order, and sell its stock if that was no refusal. The first verdict stands.
+    Store the verdict of the processor about an order, sell its stock unless it was refused, and return the verdict.
 
-    An order that counts on stock which is not held (any more) is refused.
+    The first verdict stands: if there is one, it is returned. An order whose hold is not open any more is refused.
     """
     held = _open_hold("hold_id", hold_id)
     if hold_id is not None and held is None:
@@ -199,9 +204,9 @@ def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: dat
 @transaction.atomic(using="processing", savepoint=False)
 def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing | None:
     """
-    Give held stock back and see to it that the order is never processed.
+    Give held stock back, make sure that the order is never processed, and return the verdict that stands.
 
-    Answers the verdict that stands: `accepted` means that it is too late, and that nothing was released.
+    The verdict `accepted` means that it is too late, and that nothing was released.
     """
     held = _open_hold("hold_id", hold_id)
     withdrawn = Processing(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
@@ -216,26 +221,28 @@ def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing 
 @transaction.atomic(using="processing")
 def give_back(*, hold_id: str, now: datetime) -> None:
     """
-    Give back a hold that no order counts on, if it is still open.
+    Give back a hold that no order uses, if it is still open.
 
-    No verdict is left behind: an order may yet be placed under the same id, with a hold of its own.
+    No verdict is stored: an order may still be placed under the same id, with a hold of its own.
     """
     if (held := _open_hold("hold_id", hold_id)) is not None:
         _end(held, status=Hold.Status.RELEASED, now=now)
 
 
 def _first(verdict: Processing) -> Processing | None:
-    """Store this verdict unless there is another one, which is the answer. Who comes second waits for the first."""
+    """Store this verdict and return None, or return the one that is there. A second caller waits for the first."""
     if ROWS.run(ROWS.insert(verdict, or_nothing=True)) == [1]:
         return None
     return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
-    """The hold of this id, or of this order, if it is open: locked, and with its quantities."""
+    """Return the hold of this id or of this order if it is open, locked and with its quantities."""
     if value is None:
         return None
-    return ROWS.first(Hold, f"WHERE {by} = %s AND status = 'held' FOR UPDATE", value, quantities=QUANTITIES)
+    return ROWS.first(
+        Hold, f"WHERE {by} = %s AND status = '{Hold.Status.HELD}' FOR UPDATE", value, quantities=QUANTITIES
+    )
 
 
 @transaction.atomic(using="processing")
@@ -243,7 +250,7 @@ def make_product(
     *, name: str, price: int, stock: int, actor: str, now: datetime, sku: str | None = None, is_active: bool = True
 ) -> Product:
     """
-    Put a product into the catalogue, with its first stock.
+    Add a product to the catalogue, with its first stock, and return it.
 
     :raises SkuTaken: if another product has this sku
     """
@@ -256,7 +263,7 @@ def make_product(
         if not Product.objects.filter(sku=product.sku).exists():
             raise
         raise SkuTaken(
-            _g("There is a product %(sku)s already.") % {"sku": product.sku}, errors={"sku": [product.sku]}
+            _g("There already is a product %(sku)s.") % {"sku": product.sku}, errors={"sku": [product.sku]}
         ) from error
     if stock:
         receive_stock(product_id=product.product_id, quantity=stock, reason="first stock", actor=actor, now=now)
@@ -275,7 +282,11 @@ def change_product(
     is_active: bool | None = None,
     stock: int | None = None,
 ) -> Product:
-    """Change what is given. `stock` is what shall be available after it: the difference is a correcting movement."""
+    """
+    Change what is given, and return the product.
+
+    `stock` is the new available stock: a movement corrects the difference.
+    """
     product = Product.objects.select_for_update(no_key=True).get(pk=product_id)
     changes = {"name": name, "price": price, "is_active": is_active}
     for field, value in changes.items():
@@ -300,9 +311,9 @@ def receive_stock(
     *, product_id: UUID, quantity: int, reason: str, actor: str, now: datetime, correction: bool = False
 ) -> StockMovement:
     """
-    Take stock in, or correct a count (up or down).
+    Receive stock, or correct a count up or down, and return the movement.
 
-    :raises InsufficientStock: if a correction would leave less than nothing available
+    :raises InsufficientStock: if a correction would leave less than zero available
     """
     movement = StockMovement(
         product_id=product_id,
@@ -327,7 +338,7 @@ ASK_AGAIN_AFTER = timedelta(minutes=1)
 
 @transaction.atomic(using="processing")
 def expired_holds(*, now: datetime, limit: int = 500) -> list[Hold]:
-    """Open holds past their time, each again a minute later while it stays open."""
+    """Return open holds that have expired. Each is returned again after a minute while it stays open."""
     holds = list(
         Hold.objects.select_for_update(skip_locked=True)
         .filter(status=Hold.Status.HELD, expires_at__lte=now)

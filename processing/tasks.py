@@ -1,4 +1,4 @@
-"""What the clock asks of processing."""
+"""The periodic tasks of processing."""
 
 from celery import shared_task
 from django.db import transaction
@@ -11,7 +11,7 @@ from .models import Outgoing
 
 @shared_task(name="processing.expire_holds")
 def expire_holds() -> None:
-    """Tell orders of every hold that has outlived its time."""
+    """Tell orders of each hold that has expired."""
     with transaction.atomic(using="processing"):
         for hold in services.expired_holds(now=timezone.now()):
             Outgoing.post(HoldExpired(order_id=hold.order_id, hold_id=str(hold.hold_id)))

@@ -1,4 +1,4 @@
-"""Paths of processing; with and without a trailing slash."""
+"""The paths of processing, each with and without a trailing slash."""
 
 from django.urls import re_path
 

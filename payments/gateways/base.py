@@ -1,4 +1,4 @@
-"""The port to payment gateways: what we ask of one, what it answers, and how it can fail."""
+"""The port to payment gateways: requests, answers, and errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from common.circuit_breaker import CircuitBreaker
+
 
 class Status(StrEnum):
+    """The status of a payment at a gateway."""
+
     PENDING = "pending"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -17,7 +21,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentRequest:
-    """Money to take for an order, in minor units; the same key is the same payment however often it is asked."""
+    """A request to take the money of an order, in minor units. Requests with the same key make one payment."""
 
     order_id: str
     amount: int
@@ -27,7 +31,7 @@ class PaymentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RefundRequest:
-    """A payment to give back in full."""
+    """A request to return a payment in full."""
 
     payment_id: str
     order_id: str
@@ -38,7 +42,7 @@ class RefundRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the gateway says of a payment. It may lie: compare order, amount and currency."""
+    """A payment as the gateway describes it. It may be wrong: compare order, amount and currency."""
 
     payment_id: str
     order_id: str
@@ -51,9 +55,9 @@ class Answer:
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """
-    What a webhook says, once its signature is verified. It may still be wrong: compare everything.
+    The content of a webhook whose signature is verified. It may still be wrong: compare everything.
 
-    `status` is None for an event that says nothing about a payment of ours.
+    `status` is None for an event that is not about the status of a payment.
     """
 
     webhook_id: str
@@ -66,13 +70,13 @@ class Event:
 
 
 class GatewayUnavailable(Exception):
-    """Nobody knows whether it was done: ask again with the same key, or ask for the status."""
+    """The outcome of a call is unknown: repeat it with the same key, or ask for the status."""
 
     code = "gateway_unavailable"
 
 
 class GatewayRefused(Exception):
-    """A definite no: nothing was done. `code` says why."""
+    """The gateway refuses a request and has done nothing. `code` says why."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(detail or code)
@@ -80,7 +84,7 @@ class GatewayRefused(Exception):
 
 
 class BadEvent(Exception):
-    """The signature is right and the body makes no sense."""
+    """The signature is right, but the body cannot be read."""
 
     code = "malformed_webhook"
 
@@ -89,27 +93,28 @@ class Gateway(Protocol):
     """
     A payment gateway.
 
-    Every call outward raises GatewayUnavailable where the outcome is unknown and GatewayRefused where it is a no.
+    Every call to it raises GatewayUnavailable if the outcome is unknown, and GatewayRefused if the gateway refuses.
     """
 
     name: str
+    breaker: CircuitBreaker
 
     def create(self, payment: PaymentRequest) -> Answer:
-        """Ask for a payment."""
+        """Request a payment and return it."""
 
     def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
-        """The truth about a payment, by its id or (where the id was never learnt) by its order; None: no such one."""
+        """Return a payment by its id, or by its order if the id is not known; None if there is no such payment."""
 
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
-        """Call off a payment that is pending; refused with `already_succeeded` if the money has moved."""
+        """Cancel a pending payment and return it; refused with `already_succeeded` if the money has moved."""
 
     def refund(self, refund: RefundRequest) -> Answer:
-        """Give a payment back."""
+        """Return the money of a payment, and the payment as it is then."""
 
     def parse_webhook(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
         """
-        What a webhook says.
+        Return the content of a webhook.
 
-        :raises common.signing.BadSignature: if the gateway didn't send it, now
-        :raises BadEvent: if it did and it can't be read
+        :raises common.signing.BadSignature: if the gateway did not sign it, or did so long ago
+        :raises BadEvent: if the gateway sent it and it cannot be read
         """

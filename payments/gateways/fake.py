@@ -9,22 +9,26 @@ from urllib.parse import quote
 from django.conf import settings
 
 from common import money, signing
-from common.circuit_breaker import Breaker
+from common.circuit_breaker import CircuitBreaker
 
 from .base import Answer, BadEvent, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
-from .http import Caller
+from .http import HttpClient, measured
 
 OUTCOMES = {"payment.succeeded": ("success", Status.SUCCEEDED), "payment.failed": ("failed", Status.FAILED)}
 
 
 class FakeGateway:
+    """The fake payment service."""
+
     name = "fake"
 
-    def __init__(self, breaker: Breaker) -> None:
-        self._caller = Caller(
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self.breaker = breaker
+        self._http = HttpClient(
             self.name, base_url=settings.FAKE_GATEWAY_URL, timeout=settings.GATEWAY_TIMEOUT, breaker=breaker
         )
 
+    @measured
     def create(self, payment: PaymentRequest) -> Answer:
         body = {
             "order_id": payment.order_id,
@@ -34,6 +38,7 @@ class FakeGateway:
         }
         return self._answer("POST", "/payments", headers={"Idempotency-Key": payment.idempotency_key}, body=body)
 
+    @measured
     def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
         try:
             if payment_id:
@@ -44,10 +49,12 @@ class FakeGateway:
                 return None
             raise
 
+    @measured
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
         headers = {"Idempotency-Key": idempotency_key}
         return self._answer("POST", f"/payments/{quote(payment_id, safe='')}/cancel", headers=headers)
 
+    @measured
     def refund(self, refund: RefundRequest) -> Answer:
         headers = {"Idempotency-Key": refund.idempotency_key}
         return self._answer("POST", f"/payments/{quote(refund.payment_id, safe='')}/refund", headers=headers)
@@ -57,13 +64,13 @@ class FakeGateway:
         try:
             content = json.loads(body)
             data, kind = content["data"], content["type"]
-            word, status = OUTCOMES[kind]
-            if data["status"] != word:
-                raise BadEvent("The type and the status disagree.")
+            outcome, status = OUTCOMES[kind]
+            if data["status"] != outcome:
+                raise BadEvent("The type and the status contradict each other.")
             payment_id, order_id, currency = (_text(data, name) for name in ("payment_id", "order_id", "currency"))
             amount = money.minor_units(data["amount"], currency=currency)
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise BadEvent("The body is not of a known form.") from error
+            raise BadEvent("The body is not that of a known webhook.") from error
         return Event(
             webhook_id=webhook_id,
             type=kind,
@@ -75,7 +82,7 @@ class FakeGateway:
         )
 
     def _answer(self, method: str, path: str, **request: Any) -> Answer:
-        content = self._caller.call(method, path, **request)
+        content = self._http.call(method, path, **request)
         try:
             currency = _text(content, "currency")
             return Answer(
@@ -87,7 +94,7 @@ class FakeGateway:
                 fail_reason=str(content.get("fail_reason", ""))[:50],
             )
         except (ValueError, LookupError, TypeError) as error:
-            raise GatewayUnavailable(f"{self.name}: an answer without a payment.") from error
+            raise GatewayUnavailable(f"{self.name}: the answer is not a payment.") from error
 
 
 def _text(content: Mapping[str, Any], name: str) -> str:

@@ -1,4 +1,4 @@
-"""The books of the fake payment service: its payments, what becomes of them, and how it was told to misbehave."""
+"""The payments of the fake payment service, and the ways in which it can be told to misbehave."""
 
 import contextlib
 import hashlib
@@ -15,6 +15,8 @@ from common import money
 
 
 class Refused(Exception):
+    """A request is refused, with an HTTP status and a code."""
+
     def __init__(self, status: int, code: str) -> None:
         super().__init__(code)
         self.status = status
@@ -23,26 +25,30 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How to treat a payment. The defaults are good manners."""
+    """How the service treats a payment. By default it behaves well."""
 
-    outcome: str = ""  # success or failed; left out, chance decides
+    outcome: str = ""  # success or failed; without it, chance decides
     delay: float = 0.3  # seconds until the money moves and the webhook goes out
-    duplicates: int = 0  # how many times more the webhook is sent
+    duplicates: int = 0  # how many more times the webhook is sent
     reorder: bool = False  # the webhook waits until the next payment's has gone out
-    early: bool = False  # the webhook goes out before the create is answered
-    drop: bool = False  # the webhook is never sent; the status tells the truth
-    errors: int = 0  # how many creates of an order are answered 500 and do nothing
-    lost_answers: int = 0  # how many creates take the payment and are answered 500
-    hang: float = 0.0  # seconds for which the first answer to a create is withheld
-    lie_amount: float | None = None  # what the webhook says instead
-    lie_currency: str = ""
+    early: bool = False  # the webhook goes out before the request for the payment is answered
+    drop: bool = False  # the webhook is never sent; the status is right
+    errors: int = 0  # how many requests for the payment of an order are answered 500 and do nothing
+    lost_answers: int = 0  # how many of them make the payment and are answered 500
+    hang: float = 0.0  # seconds by which the first answer to them is delayed
+    lie_amount: float | None = None  # a wrong amount for the webhook
+    lie_currency: str = ""  # a wrong currency for the webhook
 
-    def changed(self, wishes: object) -> "Behaviour":
-        """This with some things different; refused if they are not known."""
-        if not isinstance(wishes, dict):
+    def changed(self, changes: object) -> "Behaviour":
+        """
+        Return this behaviour with some fields changed.
+
+        :raises Refused: if a field is unknown or has a wrong value
+        """
+        if not isinstance(changes, dict):
             raise Refused(400, "behaviour_is_not_an_object")
         known = {field.name: field.type for field in fields(self)}
-        for name, value in wishes.items():
+        for name, value in changes.items():
             kind = known.get(name)
             fits = {
                 str: isinstance(value, str) and len(value) <= 10,
@@ -52,13 +58,15 @@ class Behaviour:
             }.get(kind, value is None or (_is_number(value) and abs(value) <= 1e12))  # type: ignore[arg-type]
             if kind is None or not fits:
                 raise Refused(400, "unknown_behaviour")
-        if wishes.get("outcome", "") not in {"", "success", "failed"}:
+        if changes.get("outcome", "") not in {"", "success", "failed"}:
             raise Refused(400, "unknown_behaviour")
-        return replace(self, **wishes)
+        return replace(self, **changes)
 
 
 @dataclass
 class Payment:
+    """A payment at the fake service."""
+
     payment_id: str
     order_id: str
     amount: float
@@ -71,15 +79,16 @@ class Payment:
     behaviour: dict[str, Any]
     status: str = "pending"
     notified: bool = False
-    carries: dict[str, str] = field(default_factory=dict)  # whose trace it is part of: the webhook says so again
+    carries: dict[str, str] = field(default_factory=dict)  # the tracing headers of the request, for the webhook
 
     def shown(self) -> dict[str, Any]:
+        """Return the payment as the API shows it."""
         names = ("payment_id", "order_id", "amount", "currency", "status")
         shown = {name: getattr(self, name) for name in names}
         return shown | ({"fail_reason": "card_declined"} if self.status == "failed" else {})
 
     def event(self) -> dict[str, Any]:
-        """The body of the webhook, in which it may lie."""
+        """Return the body of the webhook, which may be told to lie."""
         amount, currency = self.behaviour["lie_amount"], self.behaviour["lie_currency"]
         return {
             "type": "payment.succeeded" if self.outcome == "success" else "payment.failed",
@@ -94,7 +103,7 @@ class Payment:
 
 
 class Bank:
-    """All payments, in memory and (where a file is given) in a file of JSON lines that outlives a restart."""
+    """All payments, in memory and, if a file is given, in a file of JSON lines from which they are restored."""
 
     def __init__(self, *, success_rate: float, state: Path | None = None) -> None:
         self.success_rate = success_rate
@@ -109,20 +118,24 @@ class Bank:
         if state is not None and state.exists():
             self._remember(state)
 
-    def behave(self, wishes: dict[str, Any]) -> Behaviour:
-        """Change the manners of all payments to come, or of one order's."""
-        wishes = dict(wishes)
-        order_id = wishes.pop("order_id", None)
+    def behave(self, changes: dict[str, Any]) -> Behaviour:
+        """
+        Change the behaviour towards future payments, or towards those of one order (`order_id`), and return it.
+
+        Without changes the behaviour is the default again.
+        """
+        changes = dict(changes)
+        order_id = changes.pop("order_id", None)
         with self.lock:
-            changed = self.behaviour.changed(wishes)
+            changed = self.behaviour.changed(changes)
             if order_id is None:
-                self.behaviour = changed if wishes else Behaviour()
+                self.behaviour = changed if changes else Behaviour()
             else:
-                self.by_order[_text(order_id, "order_id")] = wishes
+                self.by_order[_text(order_id, "order_id")] = changes
             return changed
 
     def create(self, request: dict[str, Any], *, key: str) -> tuple[Payment, Behaviour, bool, bool]:
-        """The payment, how to treat it, whether it was made just now, and whether the answer gets lost."""
+        """Return a payment, the behaviour towards it, whether it is new, and whether the answer is lost."""
         order_id, currency = _text(request.get("order_id"), "order_id"), _text(request.get("currency"), "currency")
         webhook_url = _text(request.get("webhook_url"), "webhook_url")
         if currency not in money.EXPONENTS:
@@ -163,6 +176,11 @@ class Bank:
             return payment, behaviour, True, lost
 
     def find(self, *, payment_id: str = "", order_id: str = "") -> Payment:
+        """
+        Return a payment by its id, or the latest of an order.
+
+        :raises Refused: if there is none
+        """
         with self.lock:
             payment = self.payments.get(payment_id or self._latest.get(order_id, ""))
             if payment is None:
@@ -170,7 +188,7 @@ class Bank:
             return payment
 
     def settle(self, payment: Payment) -> bool:
-        """Let the money move, if it is still to; whether there is something to tell."""
+        """Move the money of a pending payment, and return whether a webhook has to be sent."""
         with self.lock:
             if payment.status == "pending":
                 payment.status = "succeeded" if payment.outcome == "success" else "failed"
@@ -178,30 +196,41 @@ class Bank:
             return not payment.notified and payment.status != "canceled" and not payment.behaviour["drop"]
 
     def notified(self, payment: Payment) -> None:
+        """Record that the webhook of a payment was accepted."""
         with self.lock:
             payment.notified = True
             self._write(payment)
 
     def cancel(self, payment_id: str) -> Payment:
+        """
+        Cancel a pending payment and return it.
+
+        :raises Refused: if the money has moved
+        """
         return self._change(
-            payment_id, {"pending": "canceled"}, fine={"canceled", "failed"}, refusal="already_succeeded"
+            payment_id, {"pending": "canceled"}, already={"canceled", "failed"}, refusal="already_succeeded"
         )
 
     def refund(self, payment_id: str) -> Payment:
-        return self._change(payment_id, {"succeeded": "refunded"}, fine={"refunded"}, refusal="not_paid")
+        """
+        Return the money of a payment, and the payment.
+
+        :raises Refused: if it has no money
+        """
+        return self._change(payment_id, {"succeeded": "refunded"}, already={"refunded"}, refusal="not_paid")
 
     def unfinished(self) -> list[Payment]:
-        """What a restart has to go on with."""
+        """Return the payments whose webhook is still to be sent after a restart."""
         with self.lock:
             return [payment for payment in self.payments.values() if not payment.notified]
 
-    def _change(self, payment_id: str, steps: dict[str, str], *, fine: set[str], refusal: str) -> Payment:
+    def _change(self, payment_id: str, steps: dict[str, str], *, already: set[str], refusal: str) -> Payment:
         with self.lock:
             payment = self.find(payment_id=payment_id)
             if payment.status in steps:
                 payment.status = steps[payment.status]
                 self._write(payment)
-            elif payment.status not in fine:
+            elif payment.status not in already:
                 raise Refused(409, refusal)
             return payment
 

@@ -1,26 +1,65 @@
-"""One call to a gateway over HTTP, with everything that may go wrong put into the words of the port."""
+"""The HTTP client of gateways, which turns everything that can go wrong into the errors of the port."""
 
+import functools
 import json
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import requests
 import urllib3
 
-from common.circuit_breaker import Breaker, CircuitOpen
-from outbox import context
+from common.circuit_breaker import CircuitBreaker, CircuitOpen
+from outbox import context, tracing
+from payments import metrics
 
 from .base import GatewayRefused, GatewayUnavailable
 
-LARGEST_ANSWER = 256 * 1024
-REFUSALS = {400, 402, 404, 409, 410, 422}  # a wrong key of ours (401, 403) tells nothing about the payment
+MAX_ANSWER_BYTES = 256 * 1024
+REFUSALS = {400, 402, 404, 409, 410, 422}  # 401 and 403 mean that our key is wrong, and say nothing about the payment
+
+P, R = ParamSpec("P"), TypeVar("R")
 
 
-class Caller:
-    """Calls one gateway; shared by threads."""
+class Measurable(Protocol):
+    """A gateway whose calls are measured."""
 
-    def __init__(self, name: str, *, base_url: str, timeout: tuple[float, float], breaker: Breaker) -> None:
+    name: str
+    breaker: CircuitBreaker
+
+
+G = TypeVar("G", bound=Measurable)
+
+
+def measured(call: Callable[Concatenate[G, P], R]) -> Callable[Concatenate[G, P], R]:
+    """Measure and trace this call of a gateway: its time and outcome, and the state of the circuit breaker after it."""
+    name = call.__name__
+
+    @functools.wraps(call)
+    def measured_call(gateway: G, *args: P.args, **kwargs: P.kwargs) -> R:
+        began, outcome = time.monotonic(), "error"
+        try:
+            with tracing.span(f"{gateway.name} {name}", kind="client"):
+                answer = call(gateway, *args, **kwargs)
+            outcome = "answered"
+        except GatewayRefused:
+            outcome = "refused"
+            raise
+        except GatewayUnavailable:
+            outcome = "unavailable"
+            raise
+        finally:
+            metrics.GATEWAY_SECONDS.labels(gateway.name, name, outcome).observe(time.monotonic() - began)
+            metrics.BREAKER_STATE.labels(gateway.name).set(gateway.breaker.state)
+        return answer
+
+    return measured_call
+
+
+class HttpClient:
+    """Calls one gateway. Threads may share it."""
+
+    def __init__(self, name: str, *, base_url: str, timeout: tuple[float, float], breaker: CircuitBreaker) -> None:
         self.name = name
         self.base_url = base_url.rstrip("/")
         self.timeout = timeout
@@ -37,10 +76,10 @@ class Caller:
         body: Mapping[str, object] | None = None,
     ) -> dict[str, Any]:
         """
-        The JSON object it answers with.
+        Return the JSON object that the gateway answers with.
 
-        :raises GatewayUnavailable: if it doesn't answer, or nothing that can be understood
-        :raises GatewayRefused: if it says no
+        :raises GatewayUnavailable: if there is no answer, or none that can be understood
+        :raises GatewayRefused: if the gateway refuses the request
         """
         try:
             with self.breaker.attempt():
@@ -63,11 +102,11 @@ class Caller:
             raise GatewayUnavailable(f"{self.name}: {type(error).__name__}") from error
 
     def _read(self, response: requests.Response, deadline: float) -> bytes:
-        """All of an answer, however slowly it comes, within one time and one size."""
+        """Return the whole answer, however slowly it arrives, within the limits of time and size."""
         content = b""
         while chunk := response.raw.read1(16384, decode_content=True):
             content += chunk
-            if len(content) > LARGEST_ANSWER:
+            if len(content) > MAX_ANSWER_BYTES:
                 raise GatewayUnavailable(f"{self.name}: the answer is too large.")
             if time.monotonic() > deadline:
                 raise GatewayUnavailable(f"{self.name}: the answer is too slow.")
@@ -79,7 +118,7 @@ class Caller:
         except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
-            raise GatewayUnavailable(f"{self.name}: {status} and no JSON object.")
+            raise GatewayUnavailable(f"{self.name}: status {status} without a JSON object.")
         if 200 <= status < 300:
             return answer
         error = answer.get("error")
@@ -87,4 +126,4 @@ class Caller:
         code = details.get("decline_code") or details.get("code") or details.get("type")
         if status in REFUSALS and isinstance(code, str) and code != "idempotency_key_in_use":
             raise GatewayRefused(code[:50], str(details.get("message") or details.get("detail") or code)[:500])
-        raise GatewayUnavailable(f"{self.name}: {status}")
+        raise GatewayUnavailable(f"{self.name}: status {status}.")

@@ -1,4 +1,4 @@
-"""The fake payment service: a small HTTP server that takes payments and calls our webhook later."""
+"""The fake payment service: a small HTTP server that takes payments, and sends webhooks about them later."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from common import signing
 
 from .fake_bank import Bank, Payment, Refused
 
-LARGEST_BODY = 64 * 1024
-RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that we don't answer with 2xx
+MAX_BODY_BYTES = 64 * 1024
+RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that are not answered with 2xx
 TRACED = ("traceparent", "X-Correlation-ID")
-LONGEST_REORDER = 2.0  # seconds a webhook waits for another one to overtake it
+MAX_REORDER_SECONDS = 2.0  # for which a webhook waits until another one has overtaken it
 
 
 class FakeService(ThreadingHTTPServer):
-    """Serves from construction on with `serve_forever`; `close` ends it."""
+    """The HTTP server: it listens when it is constructed, answers in `serve_forever`, and ends with `close`."""
 
     daemon_threads = True
     block_on_close = False
@@ -39,45 +39,45 @@ class FakeService(ThreadingHTTPServer):
         self._overtaken = threading.Condition()
         self._sent = 0
         super().__init__(address, Handler)
-        self._courier = ThreadPoolExecutor(max_workers=16, thread_name_prefix="webhook")
+        self._senders = ThreadPoolExecutor(max_workers=16, thread_name_prefix="webhook")
         for payment in self.bank.unfinished():
-            self.attend(payment)
+            self.schedule(payment)
 
     @property
     def port(self) -> int:
         return int(self.server_address[1])
 
     def close(self) -> None:
-        """Stop serving, and what is on its way."""
+        """Stop serving and sending webhooks."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
-        self._courier.shutdown(wait=True, cancel_futures=True)
+        self._senders.shutdown(wait=True, cancel_futures=True)
 
-    def attend(self, payment: Payment) -> None:
-        """Let the money move and the webhook go out when it is time."""
+    def schedule(self, payment: Payment) -> None:
+        """Move the money and send the webhook when the delay of the payment has passed."""
         timer = threading.Timer(max(0.0, payment.due - time.time()), self._fall_due, args=(payment,))
         timer.daemon = True
         timer.start()
 
     def notify(self, payment: Payment) -> None:
-        """Settle a payment and call its webhook, as often as its behaviour says, until we take it."""
+        """Settle a payment, and send its webhook and the duplicates until each is accepted."""
         if not self.bank.settle(payment):
             return
         if payment.behaviour["reorder"]:
             with self._overtaken:
                 sent = self._sent
-                self._overtaken.wait_for(lambda: self._sent > sent or self.stopping.is_set(), LONGEST_REORDER)
-        taken = [self._deliver(payment) for _ in range(1 + payment.behaviour["duplicates"])]
+                self._overtaken.wait_for(lambda: self._sent > sent or self.stopping.is_set(), MAX_REORDER_SECONDS)
+        accepted = [self._deliver(payment) for _ in range(1 + payment.behaviour["duplicates"])]
         with self._overtaken:
             self._sent += 1
             self._overtaken.notify_all()
-        if any(taken):
+        if any(accepted):
             self.bank.notified(payment)
 
     def _fall_due(self, payment: Payment) -> None:
-        with contextlib.suppress(RuntimeError):  # closed just now
-            self._courier.submit(self.notify, payment)
+        with contextlib.suppress(RuntimeError):  # the service was closed meanwhile
+            self._senders.submit(self.notify, payment)
 
     def _deliver(self, payment: Payment) -> bool:
         body = json.dumps(payment.event()).encode()
@@ -102,6 +102,8 @@ class FakeService(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
+    """The API of the fake payment service."""
+
     protocol_version = "HTTP/1.1"
     server_version = "fake-gateway"
     timeout = 30
@@ -114,7 +116,7 @@ class Handler(BaseHTTPRequestHandler):
         self._respond(self._post)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: whoever wants to know asks for the status."""
+        """Log nothing."""
 
     def _respond(self, act: Any) -> None:
         try:
@@ -128,7 +130,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
-        except OSError:  # whoever asked is gone
+        except OSError:  # the client is gone
             self.close_connection = True
 
     def _get(self) -> tuple[int, dict[str, Any]]:
@@ -160,13 +162,13 @@ class Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Idempotency-Key", "")
         if len(key) > 255:
             raise Refused(400, "invalid_idempotency_key")
-        payment, behaviour, fresh, lost = self.server.bank.create(content, key=key)
-        if fresh:
+        payment, behaviour, is_new, lost = self.server.bank.create(content, key=key)
+        if is_new:
             payment.carries = {name: self.headers[name] for name in TRACED if name in self.headers}
             if behaviour.early:
                 self.server.notify(payment)
             else:
-                self.server.attend(payment)
+                self.server.schedule(payment)
             if behaviour.hang:
                 self.server.stopping.wait(behaviour.hang)
         if lost:
@@ -178,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
         if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
             self.close_connection = True
             raise Refused(411, "length_required")
-        if len(length) > 12 or int(length) > LARGEST_BODY:
+        if len(length) > 12 or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             raise Refused(413, "too_large")
         raw = self.rfile.read(int(length))

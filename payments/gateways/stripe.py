@@ -12,10 +12,10 @@ from urllib.parse import quote
 from django.conf import settings
 
 from common import signing
-from common.circuit_breaker import Breaker
+from common.circuit_breaker import CircuitBreaker
 
 from .base import Answer, BadEvent, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
-from .http import Caller
+from .http import HttpClient, measured
 
 VERSION = "2024-06-20"
 EVENTS = {
@@ -27,15 +27,19 @@ _TIME = re.compile(r"[0-9]{1,12}")
 
 
 class StripeGateway:
+    """Stripe, by PaymentIntents."""
+
     name = "stripe"
 
-    def __init__(self, breaker: Breaker) -> None:
-        self._caller = Caller(
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self.breaker = breaker
+        self._http = HttpClient(
             self.name, base_url=settings.STRIPE_API_URL, timeout=settings.GATEWAY_TIMEOUT, breaker=breaker
         )
 
+    @measured
     def create(self, payment: PaymentRequest) -> Answer:
-        # Stripe's smallest units are ours for every currency that can be configured, JPY, KRW and KWD among them.
+        # Stripe's smallest units equal our minor units in every currency that can be configured, also JPY, KRW and KWD.
         data = {
             "amount": str(payment.amount),
             "currency": payment.currency.lower(),
@@ -44,9 +48,11 @@ class StripeGateway:
         }
         return _answer(self._call("POST", "/v1/payment_intents", key=payment.idempotency_key, data=data))
 
+    @measured
     def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
-        if not payment_id:
-            return self._find(order_id)
+        return self._get(payment_id) if payment_id else self._find(order_id)
+
+    def _get(self, payment_id: str) -> Answer | None:
         try:
             return _answer(self._call("GET", _path(payment_id), params={"expand[]": "latest_charge"}))
         except GatewayRefused as refused:
@@ -55,47 +61,48 @@ class StripeGateway:
             raise
 
     def _find(self, order_id: str) -> Answer | None:
-        # The search lags about a minute behind: None is "not seen yet", and whoever asks asks again later.
+        # The search lags about a minute behind: None may mean "not yet", so the caller asks again later.
         literal = order_id.replace("\\", "\\\\").replace('"', '\\"')
         params = {"query": f'metadata["order_id"]:"{literal}"', "limit": "1", "expand[]": "data.latest_charge"}
         found = self._call("GET", "/v1/payment_intents/search", params=params).get("data")
         if not isinstance(found, list):
-            raise GatewayUnavailable("stripe: a search without a list.")
+            raise GatewayUnavailable("stripe: the search result is not a list.")
         return _answer(found[0]) if found else None
 
+    @measured
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
         try:
             return _answer(self._call("POST", _path(payment_id) + "/cancel", key=idempotency_key))
         except GatewayRefused as refused:
             if refused.code != "payment_intent_unexpected_state":
                 raise
-            answer = self.status(payment_id=payment_id)
+            answer = self._get(payment_id)
             if answer is None or answer.status == Status.SUCCEEDED:
                 raise GatewayRefused("already_succeeded", str(refused)) from refused
             return answer
 
+    @measured
     def refund(self, refund: RefundRequest) -> Answer:
         data = {
             "payment_intent": refund.payment_id,
             "amount": str(refund.amount),
             "metadata[order_id]": refund.order_id,
         }
-        status = Status.REFUNDED
         try:
             content = self._call("POST", "/v1/refunds", key=refund.idempotency_key, data=data)
             if content.get("status") in {"failed", "canceled"}:
                 raise GatewayRefused(str(content.get("failure_reason") or "refund_failed")[:50])
             if content.get("status") not in {"succeeded", "pending"}:
-                raise GatewayUnavailable("stripe: a refund of an unknown status.")
+                raise GatewayUnavailable("stripe: the refund has an unknown status.")
             if content.get("payment_intent") != refund.payment_id or content.get("amount") != refund.amount:
-                raise GatewayUnavailable("stripe: the refund of something else.")
+                raise GatewayUnavailable("stripe: the answer is another refund.")
         except GatewayRefused as refused:
             if refused.code != "charge_already_refunded":
                 raise
         return Answer(
             payment_id=refund.payment_id,
             order_id=refund.order_id,
-            status=status,
+            status=Status.REFUNDED,
             amount=refund.amount,
             currency=refund.currency,
         )
@@ -105,15 +112,13 @@ class StripeGateway:
         try:
             content = json.loads(body)
             webhook_id, kind = content["id"], content["type"]
-            if not all(
-                isinstance(text, str) and 0 < len(text) <= 255 and "\0" not in text for text in (webhook_id, kind)
-            ):
-                raise BadEvent("An event has an id and a type.")
+            if not (webhook_id and kind and _are_texts(webhook_id, kind, max_length=255)):
+                raise BadEvent("The event lacks its id or its type.")
             if kind not in EVENTS:
                 return Event(webhook_id=webhook_id, type=kind)
             answer = _read(content["data"]["object"])
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BadEvent("The body is not of a known form.") from error
+            raise BadEvent("The body is not that of a known webhook.") from error
         return Event(
             webhook_id=webhook_id,
             type=kind,
@@ -128,7 +133,7 @@ class StripeGateway:
         headers = {"Authorization": f"Bearer {settings.STRIPE_API_KEY}", "Stripe-Version": VERSION}
         if key:
             headers["Idempotency-Key"] = key
-        return self._caller.call(method, path, headers=headers, **request)
+        return self._http.call(method, path, headers=headers, **request)
 
 
 def _path(payment_id: str) -> str:
@@ -139,16 +144,13 @@ def _answer(intent: Any) -> Answer:
     try:
         return _read(intent)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise GatewayUnavailable("stripe: an answer without a PaymentIntent.") from error
+        raise GatewayUnavailable("stripe: the answer is not a PaymentIntent.") from error
 
 
 def _read(intent: Any) -> Answer:
     payment_id, currency, amount = intent["id"], intent["currency"], intent["amount"]
     order_id = intent.get("metadata", {}).get("order_id", "")
-    texts = (payment_id, currency, order_id)
-    if type(amount) is not int or not all(
-        isinstance(text, str) and len(text) <= 100 and "\0" not in text for text in texts
-    ):
+    if type(amount) is not int or not _are_texts(payment_id, currency, order_id, max_length=100):
         raise ValueError("not a PaymentIntent")
     problem = intent.get("last_payment_error") or {}
     return Answer(
@@ -161,8 +163,8 @@ def _read(intent: Any) -> Answer:
     )
 
 
-def _texts(*values: object) -> bool:
-    return all(isinstance(value, str) and len(value) <= 100 and "\0" not in value for value in values)
+def _are_texts(*values: object, max_length: int) -> bool:
+    return all(isinstance(value, str) and len(value) <= max_length and "\0" not in value for value in values)
 
 
 def _status(intent: dict[str, Any], *, problem: dict[str, Any]) -> Status:
@@ -186,16 +188,16 @@ def _verify(*, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
     if not header:
         raise signing.MissingHeader("stripe-signature is missing.")
     if not isinstance(header, str) or len(header) > signing.LONGEST_SIGNATURE:
-        raise signing.Malformed("stripe-signature can't be read.")
+        raise signing.Malformed("stripe-signature cannot be read.")
     parts = [part.strip().partition("=") for part in header.split(",")]
     times = [value for name, _, value in parts if name == "t"]
     signatures = [value.encode("utf-8", "replace") for name, _, value in parts if name == "v1"]
     if len(times) != 1 or not _TIME.fullmatch(times[0]) or not signatures:
-        raise signing.Malformed("stripe-signature holds no time and v1 signature.")
+        raise signing.Malformed("stripe-signature lacks its time or a v1 signature.")
     signing.check_age(int(times[0]), now=now)
     signed = times[0].encode() + b"." + body
     secrets = settings.STRIPE_WEBHOOK_SECRETS
-    # Stripe's own secrets begin with whsec_ too; they are keys as they stand, not base64.
+    # Stripe's secrets begin with whsec_ too, but they are the key as they are, not base64.
     expected = [hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest().encode() for secret in secrets]
     if not signing.any_equal(expected, signatures):
         raise signing.NoMatch("No signature matches.")

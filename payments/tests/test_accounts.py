@@ -1,4 +1,4 @@
-"""Accounts at their door: opened once, filled once a key, read by their owner."""
+"""The endpoints of accounts: an account is opened once, a deposit happens once for each key, and owners can read."""
 
 import json
 import threading
@@ -12,7 +12,7 @@ from django.test import Client
 from django.utils import timezone
 
 from common.money import LARGEST
-from common.principal import Caller
+from common.principal import Principal
 from payments import services
 from payments.models import Account, Entry, IdempotencyKey
 
@@ -85,12 +85,12 @@ class TestADeposit:
         assert not Entry.objects.exists()
 
     @pytest.mark.parametrize("body", [b'{"amount": NaN}', b'{"amount": 1e999999999}', b"\xff", b"[]", b"", b"null"])
-    def test_of_nonsense_is_refused(self, client: Client, ann: Account, body: bytes) -> None:
+    def test_that_cannot_be_read_is_refused(self, client: Client, ann: Account, body: bytes) -> None:
         answer = client.post("/accounts/ann/deposit", body, content_type="application/json")
         assert answer.status_code == 400, answer.content
         assert not Entry.objects.exists()
 
-    def test_on_no_account_is_refused(self, client: Client) -> None:
+    def test_on_an_unknown_account_is_refused(self, client: Client) -> None:
         answer = deposit(client, user="nobody")
         assert (answer.status_code, answer.json()["code"]) == (404, "no_account")
 
@@ -145,7 +145,7 @@ class TestUnderAKeyADeposit:
         answer = deposit(client, key=key)
         assert (answer.status_code, list(answer.json()["errors"])) == (400, ["Idempotency-Key"])
 
-    def test_has_its_key_forgotten_in_the_end(self, client: Client, ann: Account) -> None:
+    def test_has_its_key_deleted_in_the_end(self, client: Client, ann: Account) -> None:
         deposit(client, key="k")
         assert IdempotencyKey.forget(before=timezone.now() - timedelta(hours=24)) == 0
         assert IdempotencyKey.forget(before=timezone.now()) == 1
@@ -223,12 +223,12 @@ class TestTheEntriesOfAnAccount:
         assert seen == [7, 6, 5, 4, 3, 2, 1]
 
     @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "limit=101", "cursor=x", "cursor=%00"])
-    def test_of_no_page_are_refused(self, client: Client, ann: Account, query: str) -> None:
+    def test_of_an_invalid_page_are_refused(self, client: Client, ann: Account, query: str) -> None:
         assert client.get(f"/accounts/ann/entries?{query}").status_code == 400
 
 
 class TestAPerson:
-    """Uses the same doors by the forms on their pages."""
+    """Uses the same endpoints by the forms on their pages."""
 
     def test_opens_an_account_and_deposits_by_form(self, client: Client) -> None:
         page = {"Accept": "text/html"}
@@ -247,7 +247,7 @@ class TestAPerson:
 class TestAnotherPrincipal:
     @pytest.fixture
     def as_eve(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        eve = Caller(principal="eve", scopes=frozenset({"accounts:read", "accounts:write"}))
+        eve = Principal(name="eve", scopes=frozenset({"accounts:read", "accounts:write"}))
         monkeypatch.setattr("rest_framework.request.api_settings.UNAUTHENTICATED_USER", lambda: eve)
 
     def test_sees_no_account_but_its_own(self, client: Client, as_eve: None) -> None:

@@ -1,3 +1,5 @@
+"""The fake payment service over HTTP, well-behaved and misbehaving."""
+
 import threading
 import time
 from datetime import UTC, datetime
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from common.circuit_breaker import Breaker
+from common.circuit_breaker import CircuitBreaker
 from outbox import context
 from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from payments.gateways.fake import FakeGateway
@@ -16,17 +18,17 @@ from payments.gateways.server import FakeService
 ORDER = PaymentRequest(order_id="o-1", amount=12_50, currency="USD", idempotency_key="k-1")
 
 
-class Mailbox(ThreadingHTTPServer):
-    """Our webhook, as the service sees it."""
+class Receiver(ThreadingHTTPServer):
+    """Our webhook endpoint."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Door)
+        super().__init__(("127.0.0.1", 0), Endpoint)
         self.received = []
         self.refusals = 0
 
 
-class Door(BaseHTTPRequestHandler):
-    server: "Mailbox"
+class Endpoint(BaseHTTPRequestHandler):
+    server: "Receiver"
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -41,7 +43,7 @@ class Door(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver():
-    server = Mailbox()
+    server = Receiver()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -69,7 +71,7 @@ def start(tmp_path, **options):
 
 @pytest.fixture
 def gateway(service):
-    return FakeGateway(Breaker("fake", failures=(GatewayUnavailable,)))
+    return FakeGateway(CircuitBreaker("fake", failures=(GatewayUnavailable,)))
 
 
 def until(condition):
@@ -79,22 +81,23 @@ def until(condition):
         time.sleep(0.02)
 
 
-def event(gateway, letter):
-    return gateway.parse_webhook(headers=letter[0], body=letter[1], now=datetime.now(UTC))
+def event(gateway, webhook):
+    headers, body = webhook
+    return gateway.parse_webhook(headers=headers, body=body, now=datetime.now(UTC))
 
 
 class TestTheFakeService:
-    def test_takes_a_payment_and_calls_the_webhook_later(self, service, gateway, receiver, monkeypatch):
+    def test_takes_a_payment_and_sends_the_webhook_later(self, service, gateway, receiver, monkeypatch):
         later: list[Any] = []
         with monkeypatch.context() as patch:
-            patch.setattr(service, "attend", later.append)
+            patch.setattr(service, "schedule", later.append)
             answer = gateway.create(ORDER)
         assert (answer.status, answer.amount, receiver.received) == (Status.PENDING, 12_50, [])
-        service.attend(*later)
+        service.schedule(*later)
         until(lambda: receiver.received)
-        told = event(gateway, receiver.received[0])
-        assert (told.status, told.payment_id, told.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
-        assert (told.amount, told.currency) == (12_50, "USD")
+        webhook = event(gateway, receiver.received[0])
+        assert (webhook.status, webhook.payment_id, webhook.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
+        assert (webhook.amount, webhook.currency) == (12_50, "USD")
         assert gateway.status(order_id="o-1").status == Status.SUCCEEDED
         assert gateway.status(payment_id="nope") is None
 
@@ -118,11 +121,12 @@ class TestTheFakeService:
         refund = RefundRequest(payment_id=paid, order_id="o-2", amount=5, currency="USD", idempotency_key="r")
         assert [gateway.refund(refund).status for _ in range(2)] == [Status.REFUNDED] * 2
 
-    def test_tries_again_until_the_webhook_is_taken(self, service, gateway, receiver):
+    def test_tries_again_until_the_webhook_is_accepted(self, service, gateway, receiver):
         receiver.refusals = 2
-        gateway.create(ORDER)
-        until(lambda: len(receiver.received) == 3)
-        assert {event(gateway, letter).webhook_id for letter in receiver.received} == {
+        payment_id = gateway.create(ORDER).payment_id
+        until(lambda: service.bank.find(payment_id=payment_id).notified)
+        assert len(receiver.received) == 3
+        assert {event(gateway, webhook).webhook_id for webhook in receiver.received} == {
             event(gateway, receiver.received[0]).webhook_id
         }
 
@@ -132,7 +136,7 @@ class TestTheFakeService:
         second = start(tmp_path)
         settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{second.port}"
         try:
-            again = FakeGateway(Breaker("fake", failures=(GatewayUnavailable,)))
+            again = FakeGateway(CircuitBreaker("fake", failures=(GatewayUnavailable,)))
             assert again.create(ORDER).payment_id == answer.payment_id
         finally:
             second.close()
@@ -157,22 +161,23 @@ class TestMisbehaving:
 
     def test_duplicates(self, service, gateway, receiver):
         service.bank.behave({"duplicates": 2})
-        gateway.create(ORDER)
-        until(lambda: len(receiver.received) == 3)
+        payment_id = gateway.create(ORDER).payment_id
+        until(lambda: service.bank.find(payment_id=payment_id).notified)  # which it is after the last of them
+        assert len(receiver.received) == 3
 
-    def test_a_dropped_webhook_leaves_the_truth_to_be_asked_for(self, service, gateway, receiver):
+    def test_after_a_dropped_webhook_the_status_is_right(self, service, gateway, receiver):
         service.bank.behave({"drop": True, "delay": 0})
         gateway.create(ORDER)
         until(lambda: gateway.status(order_id="o-1").status == Status.SUCCEEDED)
         assert receiver.received == []
 
     def test_reordered(self, service, gateway, receiver, monkeypatch):
-        monkeypatch.setattr("payments.gateways.server.LONGEST_REORDER", 30)
+        monkeypatch.setattr("payments.gateways.server.MAX_REORDER_SECONDS", 30)
         service.bank.behave({"order_id": "o-1", "reorder": True, "delay": 0})
         gateway.create(ORDER)
         gateway.create(PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-2"))
         until(lambda: len(receiver.received) == 2)
-        assert [event(gateway, letter).order_id for letter in receiver.received] == ["o-2", "o-1"]
+        assert [event(gateway, webhook).order_id for webhook in receiver.received] == ["o-2", "o-1"]
 
     def test_early(self, service, gateway, receiver):
         service.bank.behave({"early": True})
@@ -180,13 +185,15 @@ class TestMisbehaving:
         assert len(receiver.received) == 1
 
     @pytest.mark.parametrize(
-        ("wishes", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 3600}, True)]
+        ("behaviour", "known"), [({"errors": 1}, False), ({"lost_answers": 1}, True), ({"hang": 3600}, True)]
     )
-    def test_no_answer_is_unknown_and_asking_again_is_one_payment(self, service, gateway, settings, wishes, known):
-        service.bank.behave(wishes)
-        settings.GATEWAY_TIMEOUT = (60, 1 if "hang" in wishes else 60)
+    def test_no_answer_means_unknown_and_a_repeated_request_makes_one_payment(
+        self, service, gateway, settings, behaviour, known
+    ):
+        service.bank.behave(behaviour)
+        settings.GATEWAY_TIMEOUT = (60, 1 if "hang" in behaviour else 60)
         with pytest.raises(GatewayUnavailable):
-            FakeGateway(Breaker("fake", failures=(GatewayUnavailable,))).create(ORDER)
+            FakeGateway(CircuitBreaker("fake", failures=(GatewayUnavailable,))).create(ORDER)
         until(lambda: bool(service.bank.payments) is known)
         assert (gateway.status(order_id="o-1") is not None) is known
         assert gateway.create(ORDER).order_id == "o-1"
@@ -196,12 +203,12 @@ class TestMisbehaving:
         service.bank.behave({"lie_amount": 1, "lie_currency": "EUR"})
         gateway.create(ORDER)
         until(lambda: receiver.received)
-        told = event(gateway, receiver.received[0])
-        assert (told.amount, told.currency) == (1_00, "EUR")
+        webhook = event(gateway, receiver.received[0])
+        assert (webhook.amount, webhook.currency) == (1_00, "EUR")
         assert gateway.status(order_id="o-1").amount == 12_50
 
 
-def test_a_webhook_says_whose_payment_it_is_part_of(gateway, receiver):
+def test_a_webhook_carries_the_tracing_headers_of_its_payment(gateway, receiver):
     traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
     with context.acting(context.Context(correlation_id="from-the-customer", traceparent=traceparent)):
         gateway.create(ORDER)

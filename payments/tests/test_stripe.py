@@ -1,3 +1,5 @@
+"""The gateway for Stripe, against a local server that plays its API."""
+
 import hashlib
 import hmac
 import json
@@ -11,12 +13,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from common import signing
-from common.circuit_breaker import Breaker, State
-from payments import lifecycle as clearing
-from payments import receipts
+from common.circuit_breaker import CircuitBreaker, State
+from payments import gateway_calls, receipts, services
 from payments.gateways.base import BadEvent, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from payments.gateways.stripe import StripeGateway
-from payments.messages import TurnToGateway
+from payments.messages import CallGateway
 from payments.models import Entry, Payment, WebhookReceipt
 
 NOW = datetime.now(UTC)
@@ -34,20 +35,20 @@ ORDER = PaymentRequest(order_id="o-1", amount=1250, currency="USD", idempotency_
 
 
 class Stripe(ThreadingHTTPServer):
-    """Answers with what was laid ready, and keeps what was asked."""
+    """A server that gives the prepared answers and keeps the requests."""
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Door)
+        super().__init__(("127.0.0.1", 0), Api)
         self.answers: list[Any] = []
-        self.asked: list[Any] = []
+        self.requests: list[Any] = []
 
 
-class Door(BaseHTTPRequestHandler):
+class Api(BaseHTTPRequestHandler):
     server: Stripe
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
-        self.server.asked.append((self.command, self.path, dict(self.headers), body))
+        self.server.requests.append((self.command, self.path, dict(self.headers), body))
         status, answer = self.server.answers.pop(0)
         content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         self.send_response(status)
@@ -77,19 +78,19 @@ def stripe(settings):
 
 @pytest.fixture
 def gateway(stripe):
-    return StripeGateway(Breaker("stripe", failures=(GatewayUnavailable,)))
+    return StripeGateway(CircuitBreaker("stripe", failures=(GatewayUnavailable,)))
 
 
 def error(code, **more):
     return {"error": {"code": code, "message": code, "type": "invalid_request_error"} | more}
 
 
-class TestAskingStripe:
+class TestCallsToStripe:
     def test_for_a_payment(self, stripe, gateway):
         stripe.answers = [(200, INTENT)]
         answer = gateway.create(ORDER)
         assert (answer.payment_id, answer.status, answer.amount) == ("pi_1", Status.PENDING, 1250)
-        _, path, headers, body = stripe.asked[0]
+        _, path, headers, body = stripe.requests[0]
         assert path == "/v1/payment_intents"
         assert (headers["Idempotency-Key"], headers["Authorization"]) == ("k-1", "Bearer sk_test_1")
         assert "amount=1250&currency=usd" in body
@@ -126,7 +127,7 @@ class TestAskingStripe:
         refund = RefundRequest(payment_id="pi_1", order_id="o-1", amount=1250, currency="USD", idempotency_key="r-1")
         assert gateway.refund(refund).status == Status.REFUNDED
 
-    def test_a_decline_is_a_no(self, stripe, gateway):
+    def test_a_decline_is_a_refusal(self, stripe, gateway):
         stripe.answers = [(402, error("card_declined", decline_code="insufficient_funds"))]
         with pytest.raises(GatewayRefused) as refused:
             gateway.create(ORDER)
@@ -149,11 +150,11 @@ class TestAskingStripe:
         stripe.answers = [answer]
         with pytest.raises(GatewayUnavailable):
             gateway.create(ORDER)
-        assert len(stripe.asked) == 1
+        assert len(stripe.requests) == 1
 
-    def test_a_dead_gateway_is_left_in_peace(self, settings):
+    def test_a_gateway_that_is_down_is_not_called_for_a_while(self, settings):
         settings.STRIPE_API_URL = "http://127.0.0.1:1"
-        breaker = Breaker("stripe", failures=(GatewayUnavailable,), threshold=2)
+        breaker = CircuitBreaker("stripe", failures=(GatewayUnavailable,), threshold=2)
         for _ in range(3):
             with pytest.raises(GatewayUnavailable):
                 StripeGateway(breaker).create(ORDER)
@@ -166,24 +167,24 @@ def signature(body, *, secret="whsec_old", at=NOW):
     return {"Stripe-Signature": f"t={seconds},v1={'0' * 64},v1={digest},v0=x"}
 
 
-def letter(kind="payment_intent.succeeded", intent=INTENT):
+def webhook(kind="payment_intent.succeeded", intent=INTENT):
     return json.dumps({"id": "evt_1", "type": kind, "data": {"object": intent}}).encode()
 
 
 class TestWebhooksOfStripe:
     def test_are_read(self, gateway):
-        body = letter()
+        body = webhook()
         event = gateway.parse_webhook(headers=signature(body), body=body, now=NOW)
         assert (event.webhook_id, event.status, event.order_id) == ("evt_1", Status.SUCCEEDED, "o-1")
         assert (event.payment_id, event.amount, event.currency) == ("pi_1", 1250, "USD")
 
-    def test_of_other_things_say_nothing(self, gateway):
-        body = letter("customer.created", {})
+    def test_about_other_things_have_no_status(self, gateway):
+        body = webhook("customer.created", {})
         assert gateway.parse_webhook(headers=signature(body), body=body, now=NOW).status is None
 
     @pytest.mark.parametrize("seconds", [-302, 302])
     def test_stale(self, gateway, seconds):
-        body = letter()
+        body = webhook()
         with pytest.raises(signing.Stale):
             gateway.parse_webhook(headers=signature(body, at=NOW + timedelta(seconds=seconds)), body=body, now=NOW)
 
@@ -192,8 +193,8 @@ class TestWebhooksOfStripe:
         with pytest.raises(signing.BadSignature):
             gateway.parse_webhook(headers={"Stripe-Signature": header}, body=b"\xff", now=NOW)
 
-    @pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b"[" * 100_000, letter(intent={}), letter(intent=[])])
-    def test_signed_nonsense_is_a_bad_event(self, gateway, body):
+    @pytest.mark.parametrize("body", [b"\xff", b"[]", b"{}", b"[" * 100_000, webhook(intent={}), webhook(intent=[])])
+    def test_signed_but_unreadable_is_a_bad_event(self, gateway, body):
         with pytest.raises(BadEvent):
             gateway.parse_webhook(headers=signature(body), body=body, now=NOW)
         with pytest.raises(signing.NoMatch):
@@ -201,17 +202,17 @@ class TestWebhooksOfStripe:
 
 
 @pytest.mark.django_db
-class TestTheDoorOfStripe:
-    def test_takes_what_stripe_tells_and_acts_on_it_once(self, stripe, settings, client):
+class TestTheEndpointForStripe:
+    def test_receives_a_webhook_and_handles_it_once(self, stripe, settings, client):
         settings.PAYMENT_GATEWAY = "stripe"
         now = timezone.now()
-        clearing.request(order_id="o-1", amount=1250, currency="USD", now=now)
+        services.charge_gateway(order_id="o-1", money=services.Money(1250, "USD"), now=now)
         stripe.answers = [(200, INTENT)]
-        heard = clearing.turn_to_gateway(TurnToGateway(order_id="o-1"))
+        reply = gateway_calls.call_gateway(CallGateway(order_id="o-1"))
         with transaction.atomic("payments"):
-            clearing.record(order_id="o-1", heard=heard, now=now)
+            gateway_calls.record(order_id="o-1", reply=reply, now=now)
         assert Payment.objects.get().status == "pending"
-        body = letter(intent=INTENT | {"status": "succeeded"})
+        body = webhook(intent=INTENT | {"status": "succeeded"})
         for _ in range(2):
             answer = client.post(
                 "/webhooks/payments/stripe",
@@ -224,8 +225,8 @@ class TestTheDoorOfStripe:
         assert (Payment.objects.get().status, WebhookReceipt.objects.get().status) == ("succeeded", "applied")
         assert Entry.objects.get().amount == 1250
 
-    def test_keeps_what_is_about_no_payment_aside(self, stripe, client):
-        body = letter(kind="customer.created", intent={})
+    def test_discards_what_is_about_no_payment(self, stripe, client):
+        body = webhook(kind="customer.created", intent={})
         headers = signature(body, at=timezone.now())
         answer = client.post("/webhooks/payments/stripe", body, content_type="application/json", headers=headers)
         assert answer.status_code == 202

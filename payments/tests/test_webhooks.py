@@ -1,4 +1,4 @@
-"""What gateways tell: forged, stale and nonsensical refused; the rest stored as it came and acted on once."""
+"""Webhooks of gateways: forged, stale and malformed ones are refused; the rest is stored as it came, handled once."""
 
 import json
 import random
@@ -15,12 +15,12 @@ from django.utils import timezone
 from standardwebhooks import Webhook
 
 from common import signing
-from outbox.consumers import model_of
 from outbox.models import OutgoingMessage
-from payments import lifecycle as clearing
-from payments import receipts, services
+from outbox.services import model_of
+from payments import gateway_calls, lifecycle, receipts, services
+from payments.gateway_calls import WEBHOOKS, GatewayReply
 from payments.gateways.base import Answer
-from payments.gateways.base import Status as Says
+from payments.gateways.base import Status as GatewayStatus
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt
 
 SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtMTIzNA=="
@@ -57,38 +57,40 @@ def send(body: bytes, headers: dict[str, Any] | None = None, *, path: str = "/we
 
 
 def pending(order_id: str = "o", *, amount: int = 1000) -> Payment:
-    """A payment that the gateway has."""
+    """Make a payment that is pending at the gateway."""
     now = timezone.now()
-    clearing.request(order_id=order_id, amount=amount, currency="USD", now=now)
-    answer = Answer(payment_id=f"pay_{order_id}", order_id=order_id, status=Says.PENDING, amount=amount, currency="USD")
+    services.charge_gateway(order_id=order_id, money=services.Money(amount, "USD"), now=now)
+    answer = Answer(
+        payment_id=f"pay_{order_id}", order_id=order_id, status=GatewayStatus.PENDING, amount=amount, currency="USD"
+    )
     Payment.objects.filter(pk=order_id).update(tried_at=now)
-    record(order_id, clearing.Heard(Payment.Status.REQUESTED, answer=answer))
+    record(order_id, GatewayReply(Payment.Status.REQUESTED, answer=answer))
     Outgoing.objects.filter(published_at=None).update(published_at=now)
     return Payment.objects.get(pk=order_id)
 
 
-def record(order_id: str, heard: clearing.Heard) -> None:
+def record(order_id: str, reply: GatewayReply) -> None:
     with transaction.atomic("payments"):
-        clearing.record(order_id=order_id, heard=heard, now=timezone.now())
+        gateway_calls.record(order_id=order_id, reply=reply, now=timezone.now())
 
 
 def work() -> list[str]:
-    """Do what was posted to payments about webhooks; the names of what was posted to others."""
-    said = []
+    """Handle the webhooks for which messages were posted, and return the types of the other messages."""
+    others = []
     while rows := list(Outgoing.objects.filter(published_at=None).order_by("id")):
         for row in rows:
             Outgoing.objects.filter(pk=row.pk).update(published_at=timezone.now())
             if row.type == "payments.handle_webhook":
                 receipts.handle(receipt_id=row.data["receipt_id"], now=timezone.now())
             else:
-                said.append(row.type)
-    return said
+                others.append(row.type)
+    return others
 
 
 class TestASignedWebhook:
     @pytest.mark.parametrize("path", ["/webhooks/payments", "/webhooks/payments/", "/webhooks/payments/fake"])
     @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET])
-    def test_is_stored_as_it_came_and_acted_on(self, path: str, secret: str) -> None:
+    def test_is_stored_as_it_came_and_handled(self, path: str, secret: str) -> None:
         pending()
         body = event()
         answer = send(body, path=path, secret=secret)
@@ -102,7 +104,7 @@ class TestASignedWebhook:
         assert (receipt.status, Payment.objects.get().status) == ("applied", "succeeded")
         assert [(e.kind, e.source.user_id, e.amount) for e in Entry.objects.all()] == [("charge", "cash", 1000)]
 
-    def test_by_the_reference_library_is_taken(self) -> None:
+    def test_of_the_reference_library_is_accepted(self) -> None:
         body = event().decode()
         now = timezone.now()
         headers = {
@@ -113,7 +115,7 @@ class TestASignedWebhook:
         assert send(body.encode(), headers).status_code == 202
 
     @pytest.mark.parametrize("accept", ["text/html", "image/png", "*/*", "nonsense"])
-    def test_is_taken_whatever_its_sender_accepts(self, accept: str) -> None:
+    def test_is_accepted_whatever_answer_its_sender_accepts(self, accept: str) -> None:
         body = event()
         assert send(body, signed(body) | {"Accept": accept}).status_code == 202
 
@@ -134,7 +136,7 @@ class TestASignedWebhook:
         assert set(WebhookReceipt.objects.values_list("status", flat=True)) == {"applied"}
         assert Entry.objects.count() == 1
 
-    def test_under_a_used_id_is_refused_aloud(self) -> None:
+    def test_under_a_used_id_is_refused(self) -> None:
         send(event())
         answer = send(event(amount=1.0))
         assert (answer.status_code, answer.json()["code"]) == (409, "webhook_id_reused")
@@ -146,14 +148,14 @@ class TestASignedWebhook:
          event(amount=None), event(currency="XXX"), event(status="failed"), event(order_id=7), event(amount=1e300),
          b"[" * 50_000, event(payment_id="\0"), event("x" * 101)],
     )  # fmt: skip
-    def test_that_makes_no_sense_is_refused(self, body: bytes) -> None:
+    def test_that_cannot_be_read_is_refused(self, body: bytes) -> None:
         assert send(body).status_code == 400
         assert not WebhookReceipt.objects.exists()
 
-    def test_of_no_gateway_is_refused(self) -> None:
+    def test_of_an_unknown_gateway_is_refused(self) -> None:
         assert send(event(), path="/webhooks/payments/nobody").status_code == 404
 
-    def test_is_not_taken_by_another_gateways_door(self) -> None:
+    def test_is_refused_by_the_endpoint_of_another_gateway(self) -> None:
         assert send(event(), path="/webhooks/payments/stripe").status_code == 401
 
     def test_that_is_too_large_is_refused(self) -> None:
@@ -216,7 +218,7 @@ def without(headers: dict[str, str], name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_of_ten_thousand_forged_webhooks_none_is_taken(forgery: str) -> None:
+def test_of_ten_thousand_forged_webhooks_none_is_accepted(forgery: str) -> None:
     """A share of ten thousand for each kind of forgery."""
     chance = random.Random(forgery)
     pending()
@@ -236,7 +238,7 @@ class TestAWebhookThatDoesNotFit:
             ({"amount": 9.99}, "amount_mismatch"),
             ({"currency": "EUR"}, "currency_mismatch"),
             ({"payment_id": "pay_other"}, "payment_mismatch"),
-            ({"order_id": "unheard-of"}, "order_mismatch"),
+            ({"order_id": "unknown"}, "order_mismatch"),
             ({"order_id": "p"}, "payment_mismatch"),
         ],
     )
@@ -260,13 +262,13 @@ class TestAWebhookThatDoesNotFit:
 
 
 class TestAWebhookBeforeItsPayment:
-    def test_is_kept_until_the_gateway_has_answered(self) -> None:
-        clearing.request(order_id="o", amount=1000, currency="USD", now=timezone.now())
+    def test_is_kept_until_the_gateway_has_replied(self) -> None:
+        services.charge_gateway(order_id="o", money=services.Money(1000, "USD"), now=timezone.now())
         send(event())
         assert work() == ["payments.turn_to_gateway"]
         assert WebhookReceipt.objects.get().status == "unmatched"
-        answer = Answer(payment_id="pay_o", order_id="o", status=Says.PENDING, amount=1000, currency="USD")
-        record("o", clearing.Heard(Payment.Status.REQUESTED, answer=answer))
+        answer = Answer(payment_id="pay_o", order_id="o", status=GatewayStatus.PENDING, amount=1000, currency="USD")
+        record("o", GatewayReply(Payment.Status.REQUESTED, answer=answer))
         assert work() == ["payment.pending", "payment.succeeded"]
         assert WebhookReceipt.objects.get().status == "applied"
 
@@ -293,7 +295,7 @@ class TestAnOperator:
         assert (receipt.status, receipt.decided_by, work()) == ("applied", "root", ["payment.succeeded"])
 
     @pytest.mark.parametrize("says", [{"amount": 1.0}, {"currency": "EUR"}, {"payment_id": "pay_second"}])
-    def test_can_not_match_other_money(self, says: dict[str, Any]) -> None:
+    def test_cannot_match_other_money(self, says: dict[str, Any]) -> None:
         receipt_id = self.kept(**says)
         with pytest.raises(receipts.DoesNotMatch):
             receipts.match(receipt_id=receipt_id, order_id="o", actor="root", now=timezone.now())
@@ -308,38 +310,39 @@ class TestAnOperator:
         with pytest.raises(receipts.NotOpen):
             receipts.discard(receipt_id=receipt_id, reason="again", actor="root", now=timezone.now())
 
-    def test_can_not_give_back_what_belongs_to_an_order(self) -> None:
+    def test_cannot_return_money_that_belongs_to_an_order(self) -> None:
         receipt_id = self.kept(amount=1.0)
         with pytest.raises(receipts.NotStray):
             receipts.refund(receipt_id=receipt_id, actor="root")
 
-    def test_has_stray_money_given_back(self) -> None:
+    def test_has_stray_money_refunded(self) -> None:
         receipt_id = self.kept(payment_id="pay_second")
         receipts.refund(receipt_id=receipt_id, actor="root")
         assert work() == ["payments.refund_receipt"]
 
 
-class TestLateTruth:
-    def test_is_given_back_without_a_word(self) -> None:
-        """The order was told that no money came in, and it is so again."""
+class TestMoneyThatComesInLate:
+    def test_goes_back_without_an_announcement(self) -> None:
+        """Orders was told that no money came in, and that is true again."""
         pending()
         send(event(outcome="failed"), webhook_id="evt_1")
         send(event(), webhook_id="evt_2")
         assert work() == ["payment.failed", "payments.turn_to_gateway"]
         assert Payment.objects.get().status == "refunding"
-        answer = Answer(payment_id="pay_o", order_id="o", status=Says.REFUNDED, amount=1000, currency="USD")
-        record("o", clearing.Heard(Payment.Status.REFUNDING, answer=answer))
+        answer = Answer(payment_id="pay_o", order_id="o", status=GatewayStatus.REFUNDED, amount=1000, currency="USD")
+        record("o", GatewayReply(Payment.Status.REFUNDING, answer=answer))
         assert work() == []
         assert list(Entry.objects.order_by("id").values_list("kind", flat=True)) == ["charge", "refund"]
 
 
-class TestTheTablesOfClearing:
-    @pytest.mark.parametrize("status", list(Payment.Status))
-    @pytest.mark.parametrize("says", [Says.SUCCEEDED, Says.FAILED, Says.CANCELED])
-    def test_decide_every_webhook(self, status: Payment.Status, says: Says) -> None:
-        decided = (status, says) in clearing.TOLD or says in clearing.OLD_NEWS.get(status, ())
-        contradiction = status in ("succeeded", "refunding") and says != Says.SUCCEEDED
-        assert decided != contradiction
+@pytest.mark.parametrize("status", list(Payment.Status))
+@pytest.mark.parametrize("says", [GatewayStatus.SUCCEEDED, GatewayStatus.FAILED, GatewayStatus.CANCELED])
+def test_a_webhook_contradicts_a_payment_only_if_its_money_came_in(status: Payment.Status, says: GatewayStatus) -> None:
+    event = WEBHOOKS[says]
+    contradicts = (status, event) not in lifecycle.STEPS and lifecycle.otherwise(
+        status, event
+    ) == "refused as a contradiction"
+    assert contradicts == (status in ("succeeded", "refunding") and says != GatewayStatus.SUCCEEDED)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -347,7 +350,7 @@ def test_webhooks_void_and_answers_at_once_move_the_money_once() -> None:
     pending()
     body = event()
 
-    def tell(number: int) -> None:
+    def deliver(number: int) -> None:
         try:
             if number % 4 == 3:
                 services.give_back(order_id="o", now=timezone.now())
@@ -359,8 +362,8 @@ def test_webhooks_void_and_answers_at_once_move_the_money_once() -> None:
             connections.close_all()
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(tell, range(32)))
+        list(pool.map(deliver, range(32)))
     assert list(Entry.objects.values_list("kind", flat=True)) == ["charge"]
     assert Payment.objects.get().status == "refunding"
-    letters: list[OutgoingMessage] = list(model_of("payments", "Outgoing").objects.all())
-    assert [row.type for row in letters].count("payment.succeeded") <= 1
+    posted: list[OutgoingMessage] = list(model_of("payments", "Outgoing").objects.all())
+    assert [row.type for row in posted].count("payment.succeeded") <= 1

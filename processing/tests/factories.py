@@ -1,4 +1,4 @@
-"""Products to test with."""
+"""Products and holds for tests."""
 
 from uuid import UUID
 
@@ -9,23 +9,24 @@ from processing.models import Hold, Product
 
 
 def product(sku: str = "lamp", *, stock: int = 10, price: int = 1000, is_active: bool = True) -> Product:
-    """A product with its first stock."""
+    """Create a product with its first stock."""
     return services.make_product(
         name=sku.capitalize(), sku=sku, price=price, stock=stock, is_active=is_active, actor="test", now=timezone.now()
     )
 
 
 def hold(order_id: str, **quantities: int) -> str:
-    """Hold so much of each sku; the hold's id."""
+    """Hold these quantities by sku, and return the id of the hold."""
     wanted = {str(Product.objects.get(sku=sku).pk): quantity for sku, quantity in quantities.items()}
     return str(services.hold(order_id=order_id, quantities=wanted, now=timezone.now()))
 
 
 def counters(sku: str = "lamp") -> tuple[int, int, int]:
-    """How much is available, held and sold."""
+    """Return how much of a product is available, held and sold."""
     found = Product.objects.get(sku=sku)
     return found.available, found.held, found.sold
 
 
 def status(hold_id: str) -> str:
+    """Return the status of a hold."""
     return Hold.objects.get(pk=UUID(hold_id)).status

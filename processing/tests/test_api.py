@@ -1,4 +1,4 @@
-"""The catalogue's doors."""
+"""The endpoints of the catalogue."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ class TestMakingAProduct:
         assert make(client, LAPTOP | {"stock": 0}).json()["stock"] == 0
         assert not StockMovement.objects.exists()
 
-    def test_leaves_a_person_s_sku_free(self, client: Client) -> None:
+    def test_generates_a_sku_and_keeps_names_free(self, client: Client) -> None:
         assert make(client, LAPTOP).status_code == 201
         assert make(client, LAPTOP).status_code == 201
         named = make(client, {"name": "Laptop", "price": "1200.0", "stock": 5, "sku": "laptop"})
@@ -149,7 +149,7 @@ class TestChangingAProduct:
         assert change(client, lamp, {"stock": 10}).status_code == 200
         assert StockMovement.objects.count() == 1
 
-    def test_changes_only_what_is_said(self, client: Client) -> None:
+    def test_changes_only_what_is_given(self, client: Client) -> None:
         lamp = product("lamp", stock=10, price=500)
         refused = change(client, lamp, {"price": 9.99, "sku": "other", "product_id": "x"})
         assert (refused.status_code, set(refused.json()["errors"])) == (400, {"sku", "product_id"})
@@ -216,7 +216,7 @@ class TestTheCatalogue:
         "query",
         ["limit=0", "limit=-1", "limit=x", "limit=1.5", "is_active=perhaps", "page=2", "sku=a%00b", "sku=" + "x" * 65],
     )
-    def test_refuses_odd_questions_by_name(self, client: Client, query: str) -> None:
+    def test_refuses_invalid_queries_by_name(self, client: Client, query: str) -> None:
         answer = client.get(f"/products?{query}")
         assert (answer.status_code, list(answer.json()["errors"])) == (400, [query.split("=")[0]])
 
@@ -226,18 +226,18 @@ class TestTheCatalogue:
         answer = client.get("/products", {"cursor": cursor})
         assert (answer.status_code, list(answer.json()["errors"])) == (400, ["cursor"])
 
-    def test_gives_a_hundred_at_most(self, client: Client) -> None:
+    def test_has_pages_of_at_most_a_hundred(self, client: Client) -> None:
         Product.objects.bulk_create(Product(sku=str(n), name="x", price=1, currency="USD") for n in range(101))
         assert len(client.get("/products?limit=100").json()["results"]) == 100
         assert client.get("/products?limit=101").status_code == 400
 
-    def test_asks_as_often_for_many_as_for_few(self, client: Client, django_assert_num_queries: Any) -> None:
+    def test_runs_as_many_queries_for_many_as_for_few(self, client: Client, django_assert_num_queries: Any) -> None:
         for number in range(20):
             product(f"p{number}")
         with django_assert_num_queries(1, using="processing"):
             client.get("/products?limit=20")
 
-    def test_doesn_t_know_what_isn_t_there(self, client: Client) -> None:
+    def test_has_no_page_of_an_unknown_product(self, client: Client) -> None:
         assert client.get("/products/00000000-0000-0000-0000-000000000000").status_code == 404
         assert client.get("/products/lamp").status_code == 404
 

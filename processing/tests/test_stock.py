@@ -1,4 +1,4 @@
-"""Holding, selling and giving back, in every order in which it can be asked for."""
+"""Holding, selling and releasing stock, in every order of the calls."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -22,12 +22,12 @@ pytestmark = pytest.mark.django_db
 
 
 def process(order_id: str, hold_id: str | None, *, refusal: str | None = None) -> str:
-    """The verdict."""
+    """Process the order and return the verdict."""
     return services.process(order_id=order_id, hold_id=hold_id, refusal=refusal, now=timezone.now()).verdict
 
 
 def release(order_id: str, hold_id: str | None) -> str:
-    """The verdict that stands, or what released means where none did."""
+    """Release the hold and return the verdict that stands."""
     verdict = services.release(order_id=order_id, hold_id=hold_id, now=timezone.now())
     assert verdict is not None
     return verdict.verdict
@@ -121,7 +121,7 @@ class TestProcessing:
         assert Processing.objects.get(pk="o1").reason == "hold_lost"
         assert counters("lamp") == (9, 1, 0)
 
-    def test_asks_the_processor_once_a_verdict_stands_no_more(self, settings: Any) -> None:
+    def test_does_not_ask_the_processor_once_there_is_a_verdict(self, settings: Any) -> None:
         settings.PROCESSOR = f"{__name__}.bad_mood"
         assert services.ask_processor(order_id="o1") == "bad_mood"
         process("o1", None)
@@ -139,21 +139,21 @@ def bad_mood(order_id: str) -> str | None:
 
 
 class TestAnyOrderOfEvents:
-    """Whatever comes first decides, and the rest finds it so."""
+    """The first call decides, whatever follows."""
 
-    WORDS = ("process", "process again", "release", "release again", "expire")
+    CALLS = ("process", "process again", "release", "release again", "expire")
 
-    @pytest.mark.parametrize("words", list(permutations(WORDS)), ids=">".join)
-    def test_ends_the_same_way(self, words: tuple[str, ...]) -> None:
+    @pytest.mark.parametrize("calls", list(permutations(CALLS)), ids=">".join)
+    def test_ends_the_same_way(self, calls: tuple[str, ...]) -> None:
         product("lamp", stock=10)
         held = hold("o1", lamp=4)
-        say: dict[str, Callable[[], Any]] = {
+        functions: dict[str, Callable[[], Any]] = {
             "process": lambda: process("o1", held),
             "release": lambda: release("o1", held),
             "expire": lambda: services.expired_holds(now=timezone.now() + timedelta(days=1)),
         }
-        answers = [say[word.removesuffix(" again")]() for word in words if word != "expire"]
-        sold = next(word for word in words if word != "expire").startswith("process")
+        answers = [functions[call.removesuffix(" again")]() for call in calls if call != "expire"]
+        sold = next(call for call in calls if call != "expire").startswith("process")
         assert answers == (["accepted"] * 4 if sold else ["withdrawn"] * 4)
         assert (counters("lamp"), status(held)) == (((6, 0, 4), "sold") if sold else ((10, 0, 0), "released"))
         assert len(movements()) == 3
@@ -162,7 +162,7 @@ class TestAnyOrderOfEvents:
         assert release("o1", None) == "withdrawn"
         assert process("o1", None) == "withdrawn"
 
-    def test_giving_an_orphan_back_leaves_the_order_s_name_free(self) -> None:
+    def test_giving_an_orphan_back_leaves_the_order_id_free(self) -> None:
         product("lamp", stock=10)
         orphan = hold("o1", lamp=4)
         for _ in range(2):
@@ -176,21 +176,21 @@ class TestAnyOrderOfEvents:
 
 
 class TestExpiry:
-    def test_is_told_once_a_minute_while_the_hold_stays_open(self, time_machine: Any, settings: Any) -> None:
+    def test_is_announced_once_a_minute_while_the_hold_stays_open(self, time_machine: Any, settings: Any) -> None:
         product("lamp", stock=10)
         held = hold("o1", lamp=4)
         expire_holds()
         assert not Outgoing.objects.exists()
         begin = timezone.now()
-        for seconds, told in ((0, 1), (30, 1), (61, 2)):
+        for seconds, announced in ((0, 1), (30, 1), (61, 2)):
             time_machine.move_to(begin + settings.HOLD_TTL + timedelta(seconds=seconds + 1), tick=False)
             expire_holds()
-            assert Outgoing.objects.count() == told
-        letter = Outgoing.objects.earliest("id").letter()
-        assert letter.read() == HoldExpired(order_id="o1", hold_id=held)
+            assert Outgoing.objects.count() == announced
+        envelope = Outgoing.objects.earliest("id").envelope()
+        assert envelope.message() == HoldExpired(order_id="o1", hold_id=held)
         assert counters("lamp") == (6, 4, 0)
 
-    def test_of_an_ended_hold_is_never_told(self, time_machine: Any) -> None:
+    def test_of_an_ended_hold_is_never_announced(self, time_machine: Any) -> None:
         product("lamp", stock=10)
         release("o1", hold("o1", lamp=4))
         process("o2", hold("o2", lamp=4))
@@ -198,14 +198,14 @@ class TestExpiry:
         expire_holds()
         assert not Outgoing.objects.exists()
 
-    def test_is_on_the_clock(self) -> None:
+    def test_is_checked_periodically(self) -> None:
         entry = current_app.conf.beat_schedule["processing.expire_holds processing"]
         assert (entry["schedule"], entry["options"]["queue"]) == (10, "processing.beat")
         assert entry["task"] in current_app.tasks
 
 
 class TestTheDatabase:
-    """Refuses what no code should ever ask for."""
+    """Refuses what no code may write."""
 
     @pytest.mark.parametrize(
         ("change", "constraint"),

@@ -1,4 +1,4 @@
-"""manage.py fake_gateway: the fake payment service."""
+"""manage.py fake_gateway: run the fake payment service."""
 
 import signal
 import threading
@@ -13,13 +13,13 @@ from payments.gateways.server import FakeService
 
 
 class Command(BaseCommand):
-    help = "Serve the fake payment service, until stopped."
+    help = "Run the fake payment service until it is stopped."
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=settings.FAKE_GATEWAY_PORT, help="0 for any free one")
-        parser.add_argument("--state", type=Path, metavar="FILE", help="remember the payments here across restarts")
+        parser.add_argument("--port", type=int, default=settings.FAKE_GATEWAY_PORT, help="0 for any free port")
+        parser.add_argument("--state", type=Path, metavar="FILE", help="keep the payments in this file across restarts")
 
     def handle(self, *args: Any, host: str, port: int, state: Path | None, **options: Any) -> None:
         stop = threading.Event()

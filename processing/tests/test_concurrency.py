@@ -1,4 +1,4 @@
-"""Many at once, on a real database: nothing is sold twice, and nobody waits crosswise."""
+"""Concurrent calls on a real database: nothing is sold twice, and there is no deadlock."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def at_once(*calls: Callable[[], str], threads: int) -> Counter[str]:
-    """Run these in so many threads that start together; how often each answer was given."""
+    """Run these calls in threads that start together, and return how often each answer was given."""
     start = threading.Barrier(threads)
 
     def work(mine: list[Callable[[], str]]) -> list[str]:
@@ -60,33 +60,38 @@ def test_two_buyers_of_the_last_item() -> None:
         assert answers == {"held": 1, "insufficient_stock": 1}
 
 
-def test_mixed_baskets_never_wait_crosswise() -> None:
-    """Sixteen writers hold, replace, sell, give back and correct overlapping baskets. A deadlock would raise."""
+def test_mixed_baskets_never_deadlock() -> None:
+    """Sixteen writers hold, replace, sell, release and correct overlapping baskets. A deadlock would raise."""
     skus = [f"p{number}" for number in range(8)]
     for sku in skus:
         product(sku, stock=1000)
     ids = {one.sku: one.pk for one in Product.objects.all()}
 
-    def life(number: int) -> str:
-        dice = random.Random(number)
+    def run_order(number: int) -> str:
+        chance = random.Random(number)
 
         def basket() -> dict[str, int]:
-            return {sku: dice.randint(1, 3) for sku in dice.sample(skus, 3)}
+            return {sku: chance.randint(1, 3) for sku in chance.sample(skus, 3)}
 
         order_id = f"o{number}"
         held = hold(order_id, **basket())
-        if dice.random() < 0.5:
+        if chance.random() < 0.5:
             held = hold(order_id, **basket())  # an attempt after a crash
-        if dice.random() < 0.2:
+        if chance.random() < 0.2:
             services.receive_stock(
-                product_id=ids[dice.choice(skus)], quantity=1, reason="", actor="", now=timezone.now(), correction=True
+                product_id=ids[chance.choice(skus)],
+                quantity=1,
+                reason="",
+                actor="",
+                now=timezone.now(),
+                correction=True,
             )
-        if dice.random() < 0.5:
+        if chance.random() < 0.5:
             return services.process(order_id=order_id, hold_id=held, refusal=None, now=timezone.now()).verdict
         verdict = services.release(order_id=order_id, hold_id=held, now=timezone.now())
         return verdict.verdict if verdict else ""
 
-    answers = at_once(*[lambda n=number: life(n) for number in range(160)], threads=16)
+    answers = at_once(*[lambda n=number: run_order(n) for number in range(160)], threads=16)
     assert set(answers) == {"accepted", "withdrawn"}
     assert answers.total() == 160
     for sku in skus:
@@ -103,7 +108,7 @@ def test_mixed_baskets_never_wait_crosswise() -> None:
 
 
 @pytest.mark.parametrize("attempt", range(5))
-def test_selling_racing_giving_back_does_one_of_them(attempt: int) -> None:
+def test_either_selling_or_releasing_wins(attempt: int) -> None:
     product("lamp", stock=100)
     held = [hold(f"o{number}", lamp=1) for number in range(20)]
 

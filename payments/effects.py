@@ -1,0 +1,102 @@
+"""What is done with a payment when something happens to it: the effects that the table in lifecycle.py names."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from outbox.message import Message
+
+from . import messages
+from .ledger import CASH, capture, hand_back, system_account
+from .models import Account, Outgoing, Payment
+
+Status = Payment.Status
+MAX_PAUSE_SECONDS = 300  # between calls that the gateway does not reply to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What else is known of an event: its time, the reason of a refusal, and the account to charge."""
+
+    now: datetime
+    reason: str = ""
+    source: Account | None = None
+
+
+Effect = Callable[[Payment, Details], None]
+
+
+def charge_account(payment: Payment, details: Details) -> None:
+    """
+    Move the money from the customer's account.
+
+    :raises InsufficientFunds: if the account has less than that
+    """
+    assert details.source is not None
+    capture(payment, source=details.source, now=details.now)
+
+
+def record_capture(payment: Payment, details: Details) -> None:
+    """Record in the ledger that the money came in through the gateway."""
+    capture(payment, source=system_account(CASH, currency=payment.currency), now=details.now)
+
+
+def return_money(payment: Payment, details: Details) -> None:
+    """Return the money by a new entry, to where it came from."""
+    hand_back(payment, now=details.now)
+
+
+def call_gateway(payment: Payment, details: Details) -> None:
+    """Post the call that the gateway needs now: see gateway_calls.py."""
+    Outgoing.post(messages.CallGateway(order_id=payment.order_id))
+
+
+ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
+    Status.PENDING: lambda p: messages.PaymentPending(order_id=p.order_id, payment_id=p.gateway_payment_id),
+    Status.SUCCEEDED: lambda p: messages.PaymentSucceeded(
+        order_id=p.order_id, payment_id=p.gateway_payment_id or p.order_id
+    ),
+    Status.FAILED: lambda p: messages.PaymentFailed(order_id=p.order_id, reason=p.fail_reason),
+    Status.VOIDED: lambda p: messages.PaymentVoided(order_id=p.order_id),
+    Status.REFUNDED: lambda p: messages.PaymentRefunded(order_id=p.order_id),
+}
+
+
+def announce(payment: Payment, details: Details) -> None:
+    """Tell orders the status of the payment. While the gateway is being asked, nothing is told."""
+    if (announcement := ANNOUNCEMENTS.get(Status(payment.status))) is not None:
+        Outgoing.post(announcement(payment))
+
+
+def announce_refund(payment: Payment, details: Details) -> None:
+    """Tell orders that the money is back, unless orders was told before that none came in."""
+    if not payment.fail_reason:
+        announce(payment, details)
+
+
+def ask_again_later(payment: Payment, details: Details) -> None:
+    """Have the gateway called again, after a pause that grows with every call in vain."""
+    pause = min(2**payment.unanswered, MAX_PAUSE_SECONDS) * (1 + random.random() / 4)
+    payment.unanswered = min(payment.unanswered + 1, 16)
+    payment.ask_at = details.now + timedelta(seconds=pause)
+    payment.save(update_fields=["unanswered", "ask_at", "updated_at"])
+
+
+def do_nothing(payment: Payment, details: Details) -> None:
+    """Leave the payment as it is."""
+
+
+class Contradiction(Exception):
+    """The gateway says the opposite of what it said before."""
+
+    code = "contradicts_the_payment"
+
+
+def contradict(payment: Payment, details: Details) -> None:
+    """
+    Refuse the event.
+
+    :raises Contradiction: always
+    """
+    raise Contradiction(f"It contradicts {payment}.")
