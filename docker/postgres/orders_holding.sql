@@ -1,5 +1,5 @@
--- In processing's database: who takes orders in holds stock there, and may do nothing else: no other table's rows
--- can be deleted, no table made or dropped. Run by the database's owner, before its first migration:
+-- The role with which orders holds stock in the database of processing. It can delete no rows, and create and drop no
+-- tables. The owner of the database runs this before the first migration:
 --   psql -v password=… -f orders_holding.sql
 
 CREATE ROLE orders_holding LOGIN PASSWORD :'password';
