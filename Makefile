@@ -41,8 +41,14 @@ bench-relay: venv ## measure the mailbox: relay, latency, idle, full tables; ARG
 screenshots: venv ## take the pictures in docs/images of the running system
 	@exec $(PY) -m orders_project.tests.screenshots $(ARGS)
 
-translations: venv ## bring the translations in step with the code
-	@DEBUG=1 $(PY) manage.py translations
+LOCALE := orders_project/locale
+translations: venv ## bring the translations in step with the code, and compile them
+	@mkdir -p .cache
+	@$(PY) -m babel.messages.frontend -q extract --mapping $(LOCALE)/babel.cfg --keyword _g --keyword gettext_noop \
+	  --no-location --sort-output --output .cache/django.pot common orders orders_project outbox payments processing
+	@$(PY) -m babel.messages.frontend -q update --domain django --input-file .cache/django.pot --output-dir $(LOCALE) \
+	  --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --width 120
+	@$(PY) -m babel.messages.frontend -q compile --domain django --directory $(LOCALE)
 
 lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .

@@ -163,7 +163,8 @@ class Entries(ReadOnlyAdmin):
     """The ledger."""
 
     list_display = (
-        "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor", "at",
+        "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",
+        "at",
     )  # fmt: skip
     list_filter = (Age, Direction, "kind")
     list_select_related = ("source", "target")

@@ -1,8 +1,8 @@
 """
 The timeline of an order as a drawing: a row for each moment, indented under its cause, with bars for the time spent.
 
-# Note [The scale]: an order takes milliseconds or days. So the time axis is not linear: each gap between two moments has
-# a width by the logarithm of its length, and the real duration is written beside the bar.
+# Note [The scale]: an order takes milliseconds or days. So the time axis is not linear: each gap between two moments
+has a width by the logarithm of its length, and the real duration is written beside the bar.
 """
 
 import math

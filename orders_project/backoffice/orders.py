@@ -89,8 +89,8 @@ def _compensate(call: ActionCall) -> str:
 
 def _resolve(call: ActionCall) -> str:
     order = repair.resolve(
-        order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now, actor=call.actor,
-        if_version=call.values["version"],
+        order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now,
+        actor=call.actor, if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is now %(status)s.") % {"status": order.get_status_display()}
 

@@ -1,8 +1,8 @@
 """
 The queries of the dashboard, besides those that the metrics already make.
 
-# Note [No COUNT over a big table]: each query reads an index backwards from now and stops at `MAX_ROWS` rows. Orders are
-# counted by status, so that an index-only scan suffices.
+# Note [No COUNT over a big table]: each query reads an index backwards from now and stops at `MAX_ROWS` rows. Orders
+are counted by status, so that an index-only scan suffices.
 """
 
 from datetime import timedelta

@@ -1,6 +1,6 @@
 """
 The timeline of one order over all services: requests, messages, steps and webhooks in causal order, with the time spent
-in each stage; why the order waits, and what will happen automatically. It is plain data for a page, a terminal or a test.
+in each stage; why the order waits, and what will happen automatically. It is plain data for pages and commands.
 """
 
 from collections.abc import Iterable, Iterator

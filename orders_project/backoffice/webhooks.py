@@ -80,17 +80,17 @@ class WebhooksIn(ReadOnlyAdmin):
     """Webhooks received from gateways."""
 
     list_display = (
-        "webhook_id", "gateway", display.status(), "reason", "says", display.amount("amount", _("amount")), "payment_id",
-        display.order(), "received_at",
+        "webhook_id", "gateway", display.status(), "reason", "says", display.amount("amount", _("amount")),
+        "payment_id", display.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
     search_by = ("webhook_id", "payment_id", "order_id")
     order = ("-id",)
     empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", display.status(), "reason", "says", display.amount("amount", _("amount")), "payment_id",
-        display.order(), display.json("headers", _("headers")), display.json("body", _("body")), "decided_by", "received_at",
-        "handled_at",
+        "gateway", "webhook_id", display.status(), "reason", "says", display.amount("amount", _("amount")),
+        "payment_id", display.order(), display.json("headers", _("headers")), display.json("body", _("body")),
+        "decided_by", "received_at", "handled_at",
     )  # fmt: skip
     page_actions = (
         Action(

@@ -17,7 +17,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # by the constraints of the tables
 }
 
 
-def shown() -> list[type[models.Model]]:
+def admin_models() -> list[type[models.Model]]:
     """The models with a read-only admin page, those without foreign keys first."""
     found = [model for model, page in admin.site._registry.items() if isinstance(page, ReadOnlyAdmin)]
     ours = [model for model in found if not model.__module__.startswith("django")]

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 from django.contrib import admin
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, Permission, User
+from django.core.management import call_command
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -25,7 +26,7 @@ def boss() -> Client:
 
 @pytest.fixture
 def orders(post: Any) -> list[Any]:
-    """Some orders, of which all services have rows."""
+    """Some orders, with rows in all services."""
     now = timezone.now()
     money.open_account(user_id="ann")
     money.deposit(user_id="ann", amount=100_00, now=now, reason="first", actor="boss")
@@ -51,7 +52,7 @@ class TestEveryPage:
 
 
 class TestRoles:
-    def test_come_with_the_migrations(self) -> None:
+    def test_are_created_by_the_migrations(self) -> None:
         roles = {group.name: set(group.permissions.values_list("codename", flat=True)) for group in Group.objects.all()}
         assert roles["viewer"] < roles["operator"] < roles["manager"]
         assert "view_order" in roles["viewer"]
@@ -67,3 +68,18 @@ class TestRoles:
         assert client.get(reverse("admin:orders_order_changelist")).status_code == 200
         assert client.get(reverse("admin:orders_order_change", args=[orders[0].pk])).status_code == 200
         assert client.get(reverse("admin:auth_user_changelist")).status_code == 403
+
+
+@pytest.mark.django_db(transaction=True)
+def test_granted_permissions_survive_the_rename_of_their_model() -> None:
+    def migrate(*target: str) -> None:
+        call_command("migrate", "orders_project", *target, database="default", verbosity=0, skip_checks=True)
+
+    migrate("0003_edit_endpoint")
+    try:
+        role = Group.objects.create(name="night shift")
+        role.permissions.add(Permission.objects.get(codename="replay_letter", content_type__model="verb"))
+    finally:
+        migrate()
+    kept = Permission.objects.get(codename="replay_letter")
+    assert (kept.group_set.filter(name="night shift").exists(), kept.content_type.model) == (True, "operatorpermission")

@@ -1,4 +1,4 @@
-"""Every page of the back office, whatever is stored and however much of it."""
+"""Every page of the back office, whatever is stored in the tables, and however much."""
 
 from contextlib import ExitStack
 from html.parser import HTMLParser
@@ -14,7 +14,7 @@ from django.urls import reverse
 
 from common.admin import pages
 from orders.models import Order
-from orders_project.tests.fill import fill, shown
+from orders_project.tests.fill import admin_models, fill
 
 pytestmark = pytest.mark.django_db
 
@@ -48,7 +48,7 @@ NAUGHTY = (
 
 
 class Harm(HTMLParser):
-    """Finds what a stored text must never become: an element, a handler, an address that runs."""
+    """Finds what a stored text must never become in a page: an element, an event handler, a URL that runs a script."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def name_of(model: Any) -> str:
     return f"admin:{model._meta.app_label}_{model._meta.model_name}"
 
 
-@pytest.mark.parametrize("model", shown(), ids=lambda model: model._meta.label)
+@pytest.mark.parametrize("model", admin_models(), ids=lambda model: model._meta.label)
 class TestStoredTexts:
     def test_stay_texts(self, boss: Client, model: Any) -> None:
         rows = [fill(model, text) for text in NAUGHTY]
@@ -98,24 +98,24 @@ def _quoted(pk: Any) -> str:
     return quote(pk)
 
 
-def test_stored_texts_stay_texts_where_rooms_meet(boss: Client) -> None:
-    for model in shown():
+def test_stored_texts_stay_texts_on_pages_over_all_services(boss: Client) -> None:
+    for model in admin_models():
         if model._meta.model_name == "deadletter":
             for text in NAUGHTY:
-                letter: Any = fill(model, text)
-                model._base_manager.filter(pk=letter.pk).update(fingerprint=str(letter.pk)[-16:])
+                dead_letter: Any = fill(model, text)
+                model._base_manager.filter(pk=dead_letter.pk).update(fingerprint=str(dead_letter.pk)[-16:])
     for name in ("admin:index", "admin:dead_letters"):
         answer = boss.get(reverse(name))
         assert Harm(answer.content.decode()).found == [], name
     assert len(boss.get(reverse("admin:dead_letters")).context["groups"]) == 3 * len(NAUGHTY)
 
 
-def test_verbs_show_texts_as_texts(boss: Client) -> None:
+def test_pages_of_actions_show_texts_as_texts(boss: Client) -> None:
     for text in NAUGHTY:
         order: Any = fill(Order, text)
         Order.objects.filter(pk=order.pk).update(status="paid", currency="USD", payment_method="account")
-        for verb in ("retry", "compensate", "resolve"):
-            answer = boss.get(reverse("admin:orders_order_verb", args=[_quoted(order.pk), verb]))
+        for action in ("retry", "compensate", "resolve"):
+            answer = boss.get(reverse("admin:orders_order_action", args=[_quoted(order.pk), action]))
             assert answer.status_code == 200
             assert Harm(answer.content.decode()).found == []
 
@@ -129,7 +129,7 @@ class TestQueries:
             assert client.get(url).status_code == 200
         return {alias: [query["sql"] for query in one.captured_queries] for alias, one in watched.items()}
 
-    @pytest.mark.parametrize("model", shown(), ids=lambda model: model._meta.label)
+    @pytest.mark.parametrize("model", admin_models(), ids=lambda model: model._meta.label)
     def test_of_a_list_are_flat_and_count_nothing(self, boss: Client, model: Any) -> None:
         url = reverse(f"{name_of(model)}_changelist")
         fill(model, "one")
@@ -157,8 +157,8 @@ class TestQueries:
         asked = self._asked(boss, reverse("admin:orders_order_changelist") + answer.context["cl"].newer_url)
         assert not [sql for sql in asked["orders"] if "OFFSET" in sql]
 
-    def test_sieves_look_through_a_stretch_at_a_time(self, boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pages, "STRETCH", 10)
+    def test_scan_filters_search_some_rows_at_a_time(self, boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pages, "SCAN_ROWS", 10)
         oldest: Any = fill(Order, "rare")
         rows = [fill(Order, f"row {number}") for number in range(25)]
         Order.objects.filter(pk__in=[row.pk for row in rows]).update(payment_method="account")
@@ -170,7 +170,7 @@ class TestQueries:
             found.append([row.pk for row in changes.result_list])
             url = where + changes.older_url
         assert found == [[], [], [oldest.pk]]
-        assert (changes.older_url, changes.looked_through) == ("", 0)
+        assert (changes.older_url, changes.rows_scanned) == ("", 0)
         assert boss.get(where + changes.newer_url).context["cl"].result_list == []
 
     def test_of_a_search_are_one_for_each_field(self, boss: Client) -> None:
@@ -194,9 +194,9 @@ class TestQueries:
 
 @pytest.fixture(autouse=True)
 def fresh_readings() -> None:
-    """The dashboard's answers are a few seconds old at most; between tests they must be new."""
-    from orders_project.backoffice.readings import OURS
+    """The dashboard keeps its numbers for some seconds; each test must see new ones."""
+    from orders_project.backoffice.readings import DASHBOARD
     from orders_project.observability.metrics import STORED
 
-    OURS._taken.clear()
+    DASHBOARD._taken.clear()
     STORED._taken.clear()

@@ -1,13 +1,19 @@
 """The Russian translation: complete, compiled, and shown."""
 
-import gettext
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import pytest
+from babel.messages.catalog import Catalog
+from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
+from babel.messages.frontend import parse_mapping_cfg
+from babel.messages.mofile import read_mo
+from babel.messages.pofile import read_po
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import transaction
 from django.test import Client
@@ -16,54 +22,84 @@ from django.utils import timezone, translation
 
 from orders import services
 from orders.models import Order
-from orders_project import translations
-from orders_project.backoffice.people import VERBS
-from orders_project.tests.fill import fill, shown
-from outbox.consumers import model_of
+from orders_project.backoffice.people import OPERATOR_PERMISSIONS
+from orders_project.tests.fill import admin_models, fill
+from outbox.services import model_of
 from payments import services as money
 from processing import services as stock
 from processing.messages import ProcessingRefused
 from processing.models import Outgoing
 
-HOLE = re.compile(r"%\(\w+\)[sd]|%[sd]|{\w+}")
-PO = translations.folder("ru") / "django.po"
+PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|%[sd]|{\w+}")
+LOCALE = Path(settings.LOCALE_PATHS[0])
+PO = LOCALE / "ru" / "LC_MESSAGES" / "django.po"
+KEYWORDS = DEFAULT_KEYWORDS | {"_g": None, "gettext_noop": None}  # as in the Makefile
 
 
-def test_every_text_has_a_translation() -> None:
-    known = translations.read(PO)
-    spoken = translations.spoken()
-    assert len(spoken) > 300
-    lacking = [msgid for msgid in spoken if msgid not in known or not known[msgid].is_complete]
-    assert not lacking, "make translations, and fill in what is empty"
-    assert not set(known) - set(spoken), "make translations: these are said no more"
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    with PO.open("rb") as file:
+        return read_po(file)
 
 
-def test_the_compiled_file_is_in_step() -> None:
-    assert PO.with_suffix(".mo").read_bytes() == translations.compiled(translations.read(PO), language="ru")
+def texts(catalog: Catalog) -> dict[Any, Any]:
+    """The translations of a catalog by their texts."""
+    return {message.id: message.string for message in catalog if message.id}
 
 
-def test_the_compiled_file_is_what_gettext_reads() -> None:
+def test_every_text_has_a_translation_and_none_is_left_over(catalog: Catalog) -> None:
+    with (LOCALE / "babel.cfg").open() as file:
+        methods, options = parse_mapping_cfg(file)
+    packages = sorted({app.split(".")[0] for app in settings.INSTALLED_APPS})
+    found = {
+        text
+        for package in [*packages, "common"]
+        if (settings.BASE_DIR / package).is_dir()
+        for _file, _line, text, _comments, _context in extract_from_dir(
+            settings.BASE_DIR / package, methods, options, KEYWORDS
+        )
+    }
+    assert len(found) > 300
+    assert set(texts(catalog)) == found, "make translations"
+    missing = [message.id for message in catalog if message.id and not _is_translated(message)]
+    assert not missing, "fill in what is empty or marked as fuzzy"
+
+
+def _is_translated(message: Any) -> bool:
+    forms = message.string if isinstance(message.string, tuple) else (message.string,)
+    return all(forms) and not message.fuzzy
+
+
+def test_the_compiled_file_is_in_step(catalog: Catalog) -> None:
     with PO.with_suffix(".mo").open("rb") as file:
-        catalogue = gettext.GNUTranslations(file)
-    assert catalogue.gettext("Why is it stuck?") == "Почему он застрял?"
-    forms = [
-        catalogue.ngettext("letter in %(service)s", "letters in %(service)s", n).split()[0] for n in (1, 2, 5, 11, 21)
-    ]
-    assert forms == ["письмо", "письма", "писем", "писем", "письмо"]
+        assert texts(read_mo(file)) == texts(catalog), "make translations"
 
 
-def test_placeholders_survive() -> None:
-    for msgid, entry in translations.read(PO).items():
-        for said in entry.said:
-            assert sorted(HOLE.findall(said)) == sorted(HOLE.findall(msgid)), msgid
+def test_plurals_are_inflected() -> None:
+    with translation.override("ru"):
+        words = [
+            translation.ngettext("dead letter in %(service)s", "dead letters in %(service)s", n).split()[:2]
+            for n in (1, 2, 5, 11, 21)
+        ]
+    one, few, many = (
+        ["недоставленное", "сообщение"], ["недоставленных", "сообщения"], ["недоставленных", "сообщений"],
+    )  # fmt: skip
+    assert words == [one, few, many, many, one]
+
+
+def test_placeholders_survive(catalog: Catalog) -> None:
+    for text, forms in texts(catalog).items():
+        for form in forms if isinstance(forms, tuple) else (forms,):
+            original = text if isinstance(text, str) else text[0]
+            assert sorted(PLACEHOLDER.findall(form)) == sorted(PLACEHOLDER.findall(original)), text
 
 
 class Words(HTMLParser):
-    """What a page says, and where it leads."""
+    """The texts of a page, and its links."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.links: list[str] = []
         self._within: list[str] = []
         self.feed(page)
@@ -71,9 +107,9 @@ class Words(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = dict(attrs)
         self.links += [link for link in (given.get("href"),) if tag == "a" and link]
-        self.said += [text for name in ("title", "aria-label", "placeholder", "alt") if (text := given.get(name))]
-        self.said += [given["value"] or ""] if tag == "input" and given.get("type") == "submit" else []
-        if tag in UNSAID:
+        self.texts += [text for name in ("title", "aria-label", "placeholder", "alt") if (text := given.get(name))]
+        self.texts += [given["value"] or ""] if tag == "input" and given.get("type") == "submit" else []
+        if tag in QUOTED:
             self._within.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -82,12 +118,12 @@ class Words(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if not self._within:
-            self.said.append(data.strip())
+            self.texts.append(data.strip())
 
 
-UNSAID = {"script", "style", "pre", "code"}  # what is quoted: letters, tracebacks
+QUOTED = {"script", "style", "pre", "code"}  # messages and tracebacks are quoted
 PHRASE = re.compile(r"\b[A-Za-z]{2,}(?:,? [A-Za-z]{2,}\b(?!_))+")  # English words in a row; one alone may be a code
-FOREIGN = ("/admin/axes/", "/admin/auth/", "/admin/orders_project/client/")  # pages with words of other packages
+FOREIGN = ("/admin/axes/", "/admin/auth/", "/admin/orders_project/client/")  # pages with texts of other packages
 NAMES = {
     "Idempotency-Key", "manage.py dlq show", "POST /orders", "The body is not JSON.",
 }  # fmt: skip
@@ -113,21 +149,21 @@ def place(amount: int = 500) -> Order:
 
 
 def english(page: str) -> list[str]:
-    """Whatever a page says in English."""
-    return [text for text in Words(page).said if PHRASE.search(text) and not any(name in text for name in NAMES)]
+    """The English texts of a page."""
+    return [text for text in Words(page).texts if PHRASE.search(text) and not any(name in text for name in NAMES)]
 
 
 @pytest.mark.django_db
-def test_every_page_speaks_russian(boss: Client, ann: Any, post: Any) -> None:
+def test_every_page_is_in_russian(boss: Client, ann: Any, post: Any) -> None:
     done, stuck = place(), place()
-    post.passes_over = lambda letter: letter.subject == stuck.pk
+    post.passes_over = lambda envelope: envelope.subject == stuck.pk
     post.run()
     with transaction.atomic(using="processing"):
         Outgoing.post(ProcessingRefused(order_id=done.pk, reason="fraud"))
-    post.passes_over = lambda letter: letter.subject != done.pk
+    post.passes_over = lambda envelope: envelope.subject != done.pk
     post.run()
     assert model_of("orders", "DeadLetter").objects.count() == 1
-    for model in shown():
+    for model in admin_models():
         fill(model, "данные")
     seen: dict[str, list[str]] = {}
     ahead = ["/admin/", "/admin/login/", f"/admin/orders/order/{stuck.pk}/change/"]
@@ -142,28 +178,28 @@ def test_every_page_speaks_russian(boss: Client, ann: Any, post: Any) -> None:
         seen[kind] = [] if path.startswith(FOREIGN) else english(page)
         ahead += [urljoin(path, link) for link in Words(page).links]
     assert len(seen) > 90
-    assert sorted({said for page in seen.values() for said in page}) == []
+    assert sorted({text for page in seen.values() for text in page}) == []
 
 
 @pytest.mark.django_db
-def test_what_one_may_do_is_in_russian(boss: Client) -> None:
+def test_permissions_are_in_russian(boss: Client) -> None:
     page = boss.get(reverse("admin:auth_group_add")).content.decode()
     with translation.override("ru"):
-        assert all(f"может: {name}" in page for name in VERBS.values())
+        assert all(f"может: {name}" in page for name in OPERATOR_PERMISSIONS.values())
     with translation.override("en"):
-        assert not [name for name in VERBS.values() if str(name) in page]
+        assert not [name for name in OPERATOR_PERMISSIONS.values() if str(name) in page]
 
 
 @pytest.mark.django_db
 class TestRefusals:
-    """What can't be done is said in the language of the page."""
+    """Refusals are in the language of the page."""
 
     @staticmethod
-    def refused(client: Client, row: Any, verb: str, **said: Any) -> str:
-        name = f"admin:{row._meta.app_label}_{row._meta.model_name}_verb"
-        url = reverse(name, args=[row.pk, verb])
+    def refused(client: Client, row: Any, action: str, **fields: Any) -> str:
+        name = f"admin:{row._meta.app_label}_{row._meta.model_name}_action"
+        url = reverse(name, args=[row.pk, action])
         form = client.get(url).context["form"]
-        values = {field: form[field].value() for field in form.fields} | said
+        values = {field: form[field].value() for field in form.fields} | fields
         answer = client.post(url, {field: value for field, value in values.items() if value is not None})
         assert answer.status_code == 422
         return str(answer.content.decode())
@@ -177,10 +213,10 @@ class TestRefusals:
 
     def test_of_orders_and_approvals(self, boss: Client, ann: Any, post: Any) -> None:
         order = place(2000_00)
-        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.passes_over = lambda envelope: envelope.type == "processing.process"
         post.run()
         order.refresh_from_db()
-        url = reverse("admin:orders_order_verb", args=[order.pk, "compensate"])
+        url = reverse("admin:orders_order_action", args=[order.pk, "compensate"])
         form = boss.get(url).context["form"]
         boss.post(url, {field: form[field].value() or "обман" for field in form.fields})
         assert "уже ждёт второго" in self.refused(boss, order, "compensate", reason="ещё раз")
@@ -197,7 +233,7 @@ def admin_row(app: str, model: str) -> list[Any]:
 
 @pytest.mark.django_db
 class TestTheAPI:
-    def test_speaks_english_to_everybody(self, client: Client, ann: Any, post: Any) -> None:
+    def test_is_in_english_for_everybody(self, client: Client, ann: Any, post: Any) -> None:
         order = place()
         post.run()
         calls: list[tuple[str, str, Any]] = [
@@ -223,7 +259,7 @@ class TestTheAPI:
             assert not re.search("[а-я]", answers[1].json()["detail"].replace("анна", "")), path
             assert "Accept-Language" not in answers[1].get("Vary", "")
 
-    def test_keeps_a_language_of_the_back_office_to_itself(self, boss: Client) -> None:
+    def test_is_not_affected_by_the_language_of_the_back_office(self, boss: Client) -> None:
         boss.get(reverse("admin:index"))
         assert translation.get_language() == "ru"
         assert boss.post("/orders", {}, "application/json").json()["detail"] == "The request is not valid."

@@ -1,4 +1,4 @@
-"""The story of an order, as data and as text."""
+"""The timeline of an order, as data and as text."""
 
 import json
 from datetime import timedelta
@@ -27,14 +27,14 @@ def place(user_id: str = "ann") -> Order:
     return services.place_order(new=new, now=timezone.now())[0]
 
 
-def tell(order: Order) -> str:
+def show(order: Order) -> str:
     out = StringIO()
     call_command("order", order.order_id, stdout=out, no_color=True)
     return out.getvalue()
 
 
-class TestAnOrderThatIsDone:
-    def test_is_told_from_cause_to_effect(self, post: Any) -> None:
+class TestADoneOrder:
+    def test_is_shown_in_causal_order(self, post: Any) -> None:
         order = place()
         post.run()
         found = timeline.of(order.order_id, now=timezone.now())
@@ -46,67 +46,67 @@ class TestAnOrderThatIsDone:
             "payment.succeeded → paid",
             "order.processed → done",
         ]
-        depths = {moment.title: moment.depth for moment in found.moments if moment.kind == "letter"}
+        depths = {moment.title: moment.depth for moment in found.moments if moment.kind == "message"}
         assert depths == {
             "payments.charge → payments": 0,
             "payment.succeeded → orders": 1,
             "processing.process → processing": 2,
             "order.processed → orders": 3,
         }
-        services = {moment.title: moment.service for moment in found.moments if moment.kind == "letter"}
+        services = {moment.title: moment.service for moment in found.moments if moment.kind == "message"}
         assert services["payment.succeeded → orders"] == "payments"
 
-    def test_every_letter_tells_where_its_time_went(self, post: Any) -> None:
+    def test_shows_the_stages_of_every_message(self, post: Any) -> None:
         order = place()
         post.run()
         for moment in timeline.of(order.order_id, now=timezone.now()).moments:
-            if moment.kind == "letter":
+            if moment.kind == "message":
                 assert [stage.name for stage in moment.stages] == ["outbox", "broker", "inbox"]
                 assert all(stage.seconds >= 0 for stage in moment.stages)
 
-    def test_is_told_as_text_and_as_json(self, post: Any) -> None:
+    def test_is_printed_as_text_and_as_json(self, post: Any) -> None:
         order = place()
         post.run()
-        said = tell(order)
-        assert f"Order {order.order_id}: done" in said
-        assert "orders      accepted → pending  (v1)" in said
-        assert "processing        order.processed → orders" in said  # three causes deep
+        text = show(order)
+        assert f"Order {order.order_id}: done" in text
+        assert "orders      accepted → pending  (v1)" in text
+        assert "processing        order.processed → orders" in text  # three causes deep
         out = StringIO()
         call_command("order", order.order_id, "--json", stdout=out)
         assert json.loads(out.getvalue())["status"] == "done"
 
 
-class TestAnOrderThatWaits:
-    def test_for_its_relay_says_so_and_what_comes_next(self) -> None:
+class TestAWaitingOrder:
+    def test_shows_an_unsent_message_and_the_next_step(self) -> None:
         order = place()
         waiting = timeline.of(order.order_id, now=timezone.now()).waiting
         assert waiting is not None
         assert waiting.reasons == ("payments.charge is in the outbox of orders, not sent: is the relay running?",)
         assert waiting.next_at == order.updated_at + timedelta(seconds=900)
-        assert waiting.next_step == "turns back: voiding, and asks: void"
+        assert waiting.next_step == "The order will be canceled automatically"
         assert not waiting.overdue
 
-    def test_for_a_worker_says_so(self, post: Any) -> None:
-        post.passes_over = lambda letter: letter.type == "payments.charge"
+    def test_shows_an_unhandled_message(self, post: Any) -> None:
+        post.passes_over = lambda envelope: envelope.type == "payments.charge"
         order = place()
         post.run()
-        assert "payments.charge is in the queue payments, not handled: is a worker of payments running?" in tell(order)
+        assert "payments.charge is in the queue payments, not handled: is a worker of payments running?" in show(order)
 
-    def test_for_a_person_names_the_dead_letter(self, post: Any) -> None:
+    def test_shows_a_dead_letter(self, post: Any) -> None:
         order = place()
         post.collect()
         dead = DeadLetter.objects.create(
             origin="consumer", queue="payments", message_id=uuid7(), type="payments.charge", subject=order.order_id,
             reason="failed", error="Boom: secret", fingerprint="f", body=b"{}", died_at=timezone.now(),
         )  # fmt: skip
-        assert f"payments.charge is a dead letter of orders (failed): see manage.py dlq show {dead.id}" in tell(order)
+        assert f"payments.charge is a dead letter of orders (failed): see manage.py dlq show {dead.id}" in show(order)
 
-    def test_longer_than_its_patience_says_that_nobody_looks_after_it(self) -> None:
+    def test_past_its_timeout_asks_for_the_relay_and_the_worker(self) -> None:
         order = place()
         with time_machine.travel(timezone.now() + timedelta(minutes=20)):
-            said = tell(order)
-        assert "It has waited 20 min:" in said
-        assert "That time has passed: is the relay of orders running" in said
+            text = show(order)
+        assert "It has waited 20 min:" in text
+        assert "That time has passed: is the relay of orders running" in text
 
 
 def test_an_order_that_does_not_exist_is_named() -> None:

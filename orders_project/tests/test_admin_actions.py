@@ -1,4 +1,4 @@
-"""What people can do in the back office: once, with permission, and on record."""
+"""Actions of operators: performed once, with permission, and logged."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,8 +15,8 @@ from django.utils import timezone
 from orders import history, services
 from orders.models import Order
 from orders_project.models import Approval
-from outbox.consumers import model_of
 from outbox.models import DeadLetter
+from outbox.services import model_of
 from payments import services as money
 from payments.models import Entry
 from processing import services as stock
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 
 def client_of(role: str, name: str = "") -> Client:
-    """Somebody of this role, logged in."""
+    """A client that is logged in as somebody of this role."""
     user = User.objects.create_user(name or role, is_staff=True)
     user.groups.add(Group.objects.get(name=role))
     client = Client()
@@ -45,19 +45,19 @@ def place(user_id: str = "ann", *, amount: int = 500) -> Order:
     return services.place_order(new=new, now=timezone.now())[0]
 
 
-def url(row: Any, verb: str) -> str:
-    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_verb"
-    return reverse(name, args=[row.pk, verb])
+def url(row: Any, action: str) -> str:
+    name = f"admin:{row._meta.app_label}_{row._meta.model_name}_action"
+    return reverse(name, args=[row.pk, action])
 
 
-def do(client: Client, row: Any, verb: str, **said: Any) -> Any:
-    """Open the verb's page and send its form as it stands, filled in."""
-    page = client.get(url(row, verb))
+def do(client: Client, row: Any, action: str, **values: Any) -> Any:
+    """Open the page of an action and send its form with these values."""
+    page = client.get(url(row, action))
     if page.status_code != 200:
         return page
     form = page.context["form"]
-    values = {name: form[name].value() for name in form.fields}
-    return client.post(url(row, verb), {name: value for name, value in (values | said).items() if value is not None})
+    values = {name: form[name].value() for name in form.fields} | values
+    return client.post(url(row, action), {name: value for name, value in values.items() if value is not None})
 
 
 @pytest.fixture
@@ -69,15 +69,15 @@ def ann() -> Any:
 
 class TestDeposits:
     def test_a_double_click_pays_once(self, manager: Client, ann: Any) -> None:
-        said = {"once": str(uuid4()), "amount": "12.50", "reason": "a present"}
-        answers = [manager.post(url(ann, "deposit"), said, follow=True) for _ in range(2)]
+        values = {"once": str(uuid4()), "amount": "12.50", "reason": "a present"}
+        answers = [manager.post(url(ann, "deposit"), values, follow=True) for _ in range(2)]
         ann.refresh_from_db()
         assert ann.balance == 10_012_50
         assert Entry.objects.filter(reason="a present").count() == 1
         assert LogEntry.objects.count() == 1
         assert "not done again" in answers[1].content.decode()
 
-    def test_say_who_and_why(self, manager: Client, ann: Any) -> None:
+    def test_record_who_and_why(self, manager: Client, ann: Any) -> None:
         assert do(manager, ann, "deposit", amount="5", reason="found").status_code == 302
         entry = Entry.objects.get(reason="found")
         assert (entry.actor, entry.amount) == ("manager", 500)
@@ -118,11 +118,11 @@ class TestStock:
         moved = StockMovement.objects.order_by("id").values_list("kind", "quantity", "reason", "actor")
         assert list(moved)[1:] == [("received", 5, "delivery 7", "operator"), ("corrected", -3, "broken", "operator")]
 
-    def test_is_received_once_a_form(self, lamp: Product) -> None:
+    def test_is_received_once_for_each_form(self, lamp: Product) -> None:
         operator = client_of("operator")
-        said = {"once": str(uuid4()), "quantity": 5, "reason": "delivery"}
+        values = {"once": str(uuid4()), "quantity": 5, "reason": "delivery"}
         for _ in range(2):
-            operator.post(url(lamp, "receive"), said)
+            operator.post(url(lamp, "receive"), values)
         lamp.refresh_from_db()
         assert lamp.available == 15
 
@@ -133,9 +133,9 @@ class TestStock:
         assert manager.post(change, {"available": 99}).status_code == 403
 
     def test_products_are_added_and_edited(self, manager: Client) -> None:
-        add = reverse("admin:processing_product_verb_of_list", args=["add"])
-        said = {"once": str(uuid4()), "name": "Chair", "sku": "chair", "price": "1,249.00", "stock": 2}
-        assert manager.post(add, said).status_code == 302
+        add = reverse("admin:processing_product_list_action", args=["add"])
+        values = {"once": str(uuid4()), "name": "Chair", "sku": "chair", "price": "1,249.00", "stock": 2}
+        assert manager.post(add, values).status_code == 302
         chair = Product.objects.get(sku="chair")
         assert (chair.price, chair.available) == (1249_00, 2)
         assert do(manager, chair, "edit", price="99", is_active="").status_code == 302
@@ -144,11 +144,11 @@ class TestStock:
 
 
 class TestAnOrder:
-    def test_says_its_last_word_again(self, ann: Any, post: Any) -> None:
+    def test_repeats_its_last_request(self, ann: Any, post: Any) -> None:
         order = place()
-        post.passes_over = lambda letter: letter.type == "payments.charge"
+        post.passes_over = lambda envelope: envelope.type == "payments.charge"
         post.run()
-        post.passes_over = lambda letter: False
+        post.passes_over = lambda envelope: False
         assert do(client_of("operator"), order, "retry").status_code == 302
         post.run()
         order.refresh_from_db()
@@ -164,7 +164,7 @@ class TestAnOrder:
         assert "asked by phone" in LogEntry.objects.get().change_message
         assert order.events.get(version=2).data["note"] == "asked by phone"
 
-    def test_that_has_moved_on_is_left_alone(self, ann: Any, post: Any) -> None:
+    def test_that_has_changed_since_is_left_alone(self, ann: Any, post: Any) -> None:
         order = place()
         operator = client_of("operator")
         page = operator.get(url(order, "cancel"))
@@ -189,18 +189,18 @@ class TestAnOrder:
         page = manager.get(reverse("admin:orders_order_change", args=[order.pk])).content.decode()
         assert "“the bank says so, ticket 12”" in page
 
-    @pytest.mark.parametrize("verb", ["retry", "cancel", "resolve"])
-    def test_needs_permission_for_each_verb(self, ann: Any, verb: str) -> None:
-        assert client_of("viewer").get(url(place(), verb)).status_code == 403
+    @pytest.mark.parametrize("action", ["retry", "cancel", "resolve"])
+    def test_needs_permission_for_each_action(self, ann: Any, action: str) -> None:
+        assert client_of("viewer").get(url(place(), action)).status_code == 403
 
 
 class TestASecondPerson:
     @pytest.fixture
     def paid(self, ann: Any, post: Any) -> Order:
         order = place(amount=1000_01)
-        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.passes_over = lambda envelope: envelope.type == "processing.process"
         post.run()
-        post.passes_over = lambda letter: False
+        post.passes_over = lambda envelope: False
         order.refresh_from_db()
         assert order.status == "paid"
         return order
@@ -238,7 +238,7 @@ class TestASecondPerson:
 
     def test_is_not_needed_below(self, ann: Any, post: Any) -> None:
         order = place(amount=1000_00)
-        post.passes_over = lambda letter: letter.type == "processing.process"
+        post.passes_over = lambda envelope: envelope.type == "processing.process"
         post.run()
         do(client_of("operator"), order, "compensate", reason="asked")
         post.run()
@@ -249,7 +249,7 @@ class TestASecondPerson:
 class TestDeadLetters:
     @pytest.fixture
     def dead(self, ann: Any, post: Any) -> list[DeadLetter]:
-        """Letters about orders that have come to their end."""
+        """Three dead letters: messages about orders that had already ended."""
         from django.db import transaction
 
         from processing.models import Outgoing
@@ -259,20 +259,20 @@ class TestDeadLetters:
         with transaction.atomic(using="processing"):
             Outgoing.post(*[ProcessingRefused(order_id=order.pk, reason="late") for order in orders])
         post.run()
-        letters = list(model_of("orders", "DeadLetter").objects.order_by("pk"))
-        assert len(letters) == 3
-        return letters
+        found = list(model_of("orders", "DeadLetter").objects.order_by("pk"))
+        assert len(found) == 3
+        return found
 
-    def test_are_grouped_by_what_they_died_of(self, dead: list[Any]) -> None:
+    def test_are_grouped_by_failure(self, dead: list[Any]) -> None:
         page = client_of("viewer").get(reverse("admin:dead_letters"))
         (group,) = page.context["groups"]
-        assert (group["group"].letters, group["verbs"], group["preview"]) == (3, [], "")
+        assert (group["group"].dead_letters, group["actions"], group["preview"]) == (3, [], "")
 
     def test_show_what_a_replay_would_do(self, dead: list[Any]) -> None:
         page = client_of("operator").get(reverse("admin:orders_deadletter_preview", args=[dead[0].pk]))
-        assert "It would die of the same failure again" in page.content.decode()
+        assert "It would fail again with the same error" in page.content.decode()
 
-    def test_come_again(self, dead: list[Any], post: Any) -> None:
+    def test_are_replayed(self, dead: list[Any], post: Any) -> None:
         assert do(client_of("operator"), dead[0], "replay").status_code == 302
         dead[0].refresh_from_db()
         assert dead[0].status == "replayed"
@@ -285,27 +285,27 @@ class TestDeadLetters:
         dead[0].refresh_from_db()
         assert dead[0].status == "discarded"
 
-    def run_errand(self, client: Client, verb: str, query: str, post: Any) -> Any:
-        where = reverse("admin:orders_deadletter_many", args=[verb]) + query
+    def bulk_run(self, client: Client, action: str, query: str, post: Any) -> Any:
+        where = reverse("admin:orders_deadletter_bulk", args=[action]) + query
         page = client.get(where)
         for _ in range(20):
-            page = client.post(where, {"errand": page.context["sealed"]})
+            page = client.post(where, {"run": page.context["sealed"]})
             post.run()
-            if page.context["errand"].finished:
-                return page.context["errand"]
-        raise AssertionError("the errand goes on and on")
+            if page.context["run"].finished:
+                return page.context["run"]
+        raise AssertionError("the run does not finish")
 
-    def test_many_stop_when_the_canary_dies(self, dead: list[Any], post: Any) -> None:
-        errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
-        assert "canary died" in errand.stopped
+    def test_a_bulk_run_stops_when_the_canary_fails(self, dead: list[Any], post: Any) -> None:
+        run = self.bulk_run(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+        assert "canary failed" in run.stopped
         assert [one.status for one in model_of("orders", "DeadLetter").objects.order_by("pk")[:3]] == [
             "replayed", "dead", "dead",
         ]  # fmt: skip
 
-    def test_many_follow_a_canary_that_lived(self, dead: list[Any], post: Any) -> None:
+    def test_a_bulk_run_continues_after_a_handled_canary(self, dead: list[Any], post: Any) -> None:
         Order.objects.update(status="paid")
-        errand = self.run_errand(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
-        assert (errand.done, errand.total, errand.stopped) == (3, 3, "")
+        run = self.bulk_run(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+        assert (run.done, run.total, run.stopped) == (3, 3, "")
         assert not model_of("orders", "DeadLetter").objects.filter(status="dead").exists()
         assert LogEntry.objects.count() == 2
 
@@ -314,26 +314,26 @@ class TestDeadLetters:
         chosen = manager.post(
             reverse("admin:orders_deadletter_changelist"), {"action": "discard_selected", "_selected_action": ids}
         )
-        errand = self.run_errand(manager, "discard", "?" + chosen["Location"].partition("?")[2], post)
-        assert (errand.done, errand.total) == (2, 2)
+        run = self.bulk_run(manager, "discard", "?" + chosen["Location"].partition("?")[2], post)
+        assert (run.done, run.total) == (2, 2)
         assert model_of("orders", "DeadLetter").objects.filter(status="dead").count() == 1
 
-    def test_a_forged_errand_is_refused(self, dead: list[Any]) -> None:
-        where = reverse("admin:orders_deadletter_many", args=["discard"])
-        assert client_of("manager", "eve").post(where, {"errand": "forged"}).status_code == 404
+    def test_a_forged_bulk_run_is_refused(self, dead: list[Any]) -> None:
+        where = reverse("admin:orders_deadletter_bulk", args=["discard"])
+        assert client_of("manager", "eve").post(where, {"run": "forged"}).status_code == 404
 
 
 @pytest.mark.django_db(transaction=True)
 def test_clicks_at_the_same_moment_pay_once() -> None:
     account, _made = money.open_account(user_id="ann")
     client = client_of("manager")
-    said = {"once": str(uuid4()), "amount": "1", "reason": "a crowd"}
+    values = {"once": str(uuid4()), "amount": "1", "reason": "a crowd"}
 
     def click(_n: int) -> int:
         mine = Client()
         mine.cookies = client.cookies
         try:
-            return mine.post(url(account, "deposit"), said).status_code
+            return mine.post(url(account, "deposit"), values).status_code
         finally:
             connections.close_all()
 
