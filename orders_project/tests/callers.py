@@ -1,4 +1,4 @@
-"""Callers for tests: tokens as the token endpoint would sign them."""
+"""Clients of the API for tests: tokens as the token endpoint signs them."""
 
 import time
 from pathlib import Path
@@ -8,10 +8,10 @@ from orders_project.auth import keys
 
 
 def bearer(principal: str, *scopes: str, **claims: Any) -> dict[str, str]:
-    """The Authorization header of a client that may do this."""
+    """The Authorization header of a client with these scopes."""
     now = int(time.time())
-    said = {"sub": principal, "scope": " ".join(scopes), "iat": now, "exp": now + 60}
-    return {"Authorization": f"Bearer {keys.sign(said | claims)}"}
+    standard = {"sub": principal, "scope": " ".join(scopes), "iat": now, "exp": now + 60}
+    return {"Authorization": f"Bearer {keys.sign(standard | claims)}"}
 
 
 def new_key(path: Path) -> str:

@@ -14,7 +14,7 @@ VARIABLE = re.compile(r"\$(?:\$|\{(\w+)(?::([?-])([^}]*))?\})")
 
 
 class NotSet(ValueError):
-    """A variable that the file insists on is not set."""
+    """A required variable is not set."""
 
 
 def load(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def _value(match: re.Match[str], variables: Mapping[str, str]) -> str:
 
 
 def example() -> dict[str, str]:
-    """The variables of docker/.env.example, as they stand there."""
+    """The variables of docker/.env.example with their values."""
     lines = (DOCKER / ".env.example").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 

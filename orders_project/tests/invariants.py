@@ -1,4 +1,4 @@
-"""What must be true after every step, said plainly and slowly; `manage.py audit` says the same fast."""
+"""What must hold after every step, checked simply and slowly; `manage.py audit` checks the same fast."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from django.db.models import Sum
 
 from orders.history import mismatch
 from orders.models import ENDS, Order, Status
-from outbox.consumers import model_of
+from outbox.services import model_of
 from payments.models import Account, Entry
 from processing.models import Hold, HoldLine, Product, StockMovement
 
@@ -15,17 +15,17 @@ ENDED_EMPTY = (Status.CANCELED, Status.FAILED)
 
 
 def broken() -> list[str]:
-    """Each promise that does not hold at this moment."""
+    """The invariants that do not hold at this moment."""
     return [*stock(), *money(), *orders()]
 
 
 def unfinished() -> list[str]:
     """What is still open, when nothing should be."""
-    said = [f"order {order} is {order.status}" for order in Order.objects.exclude(status__in=ENDS)]
-    said += [f"hold of {hold}" for hold in Hold.objects.filter(status="held")]
+    found = [f"order {order} is {order.status}" for order in Order.objects.exclude(status__in=ENDS)]
+    found += [f"hold of {hold}" for hold in Hold.objects.filter(status="held")]
     for service in ("orders", "payments", "processing"):
-        said += [f"dead letter {one} ({one.error})" for one in model_of(service, "DeadLetter").objects.all()]
-    return said
+        found += [f"dead letter {one} ({one.error})" for one in model_of(service, "DeadLetter").objects.all()]
+    return found
 
 
 def stock() -> Iterator[str]:

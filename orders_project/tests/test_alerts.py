@@ -31,7 +31,7 @@ WORDS_OF_PROMQL = {
 
 
 def shown() -> set[str]:
-    """Every sample name that `/metrics` can show."""
+    """The names of all samples that `/metrics` can have."""
     assert grpc_server.GRPC_SECONDS
     assert middleware.POOL  # they count by being imported
     assert Metrics.get_instance()
@@ -42,13 +42,13 @@ def shown() -> set[str]:
 
 
 def names_in(query: str) -> set[str]:
-    """The metrics that a query speaks of."""
+    """The metrics in a query."""
     without_labels = re.sub(r"\{[^}]*\}|\[[^]]*\]|\bby \([^)]*\)", "", query)
     return set(re.findall(r"[a-z_]{2,}", without_labels)) - WORDS_OF_PROMQL
 
 
 @pytest.mark.parametrize("query", [*QUERIES, *(rule["expr"] for rule in RULES)])
-def test_every_query_asks_for_what_is_shown(query: str) -> None:
+def test_every_query_uses_metrics_that_exist(query: str) -> None:
     assert names_in(query) <= shown()
 
 

@@ -1,4 +1,4 @@
-"""Who gets in, by which token, and who doesn't."""
+"""Authentication and permissions: which tokens are valid, and what they allow."""
 
 import base64
 import hashlib
@@ -48,7 +48,7 @@ def http() -> Http:
 
 
 def make_client(name: str = "shop", *scopes: str) -> str:
-    """A new client's secret."""
+    """Create a client; return its secret."""
     out = StringIO()
     call_command("client", "create", name, "--scopes", *(scopes or ("orders:read", "orders:write")), stdout=out)
     return out.getvalue().split("client_secret=")[1].strip()
@@ -61,7 +61,7 @@ def ask(http: Http, secret: str, *, name: str = "shop", **body: str) -> Any:
 
 
 class TestTheTokenEndpoint:
-    def test_gives_a_token_that_opens_the_doors(self, http: Http) -> None:
+    def test_gives_a_token_that_is_accepted(self, http: Http) -> None:
         answer = ask(http, make_client())
         assert answer.status_code == 200, answer.content
         given = answer.json()
@@ -78,7 +78,7 @@ class TestTheTokenEndpoint:
         refused = ask(http, secret, name="reader", scope="orders:write")
         assert (refused.status_code, refused.json()["error"]) == (400, "invalid_scope")
 
-    def test_takes_the_secret_in_the_body_too(self, http: Http) -> None:
+    def test_accepts_the_secret_in_the_body_too(self, http: Http) -> None:
         body = {"grant_type": "client_credentials", "client_id": "shop", "client_secret": make_client()}
         assert http.post("/oauth/token/", body).status_code == 200
 
@@ -93,13 +93,13 @@ class TestTheTokenEndpoint:
             {"grant_type": "urn:ietf:params:oauth:grant-type:device_code", "device_code": "x"},
         ],
     )
-    def test_refuses_what_it_does_not_offer(self, http: Http, body: dict[str, str]) -> None:
+    def test_refuses_other_grants(self, http: Http, body: dict[str, str]) -> None:
         make_client()
         answer = http.post("/oauth/token", body)
         assert answer.status_code in (400, 401)
         assert "error" in answer.json()
 
-    def test_locks_out_who_is_wrong_five_times(self, http: Http) -> None:
+    def test_locks_out_a_client_after_five_wrong_secrets(self, http: Http) -> None:
         secret = make_client()
         assert [ask(http, "wrong").status_code for _ in range(5)] == [401] * 4 + [429]
         locked = ask(http, secret)
@@ -129,7 +129,7 @@ class TestKeys:
         settings.JWT_KEY_FILES = settings.JWT_KEY_FILES[:1]
         assert [http.get("/orders", headers=header).status_code for header in (old, new)] == [401, 200]
 
-    def test_a_public_key_is_enough_to_let_callers_in(self, http: Http, settings: Any, tmp_path: Path) -> None:
+    def test_a_public_key_is_enough_to_verify_tokens(self, http: Http, settings: Any, tmp_path: Path) -> None:
         header = bearer("shop", "orders:read")
         public = tmp_path / "public.pem"
         public.write_bytes(
@@ -147,7 +147,7 @@ class TestKeys:
         assert key.keys() == {"kty", "n", "e", "kid", "use", "alg"}
         assert http.get("/.well-known/oauth-authorization-server").json()["jwks_uri"].endswith("/jwks.json")
 
-    def test_that_are_none_end_the_start(self, settings: Any, tmp_path: Path) -> None:
+    def test_that_are_not_usable_end_the_process(self, settings: Any, tmp_path: Path) -> None:
         weak = generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - refused, that is the point
         (tmp_path / "weak.pem").write_bytes(
             weak.private_bytes(
@@ -182,7 +182,7 @@ def unsigned() -> str:
 
 
 def signed_with_the_public_key() -> str:
-    """The classic: an HMAC made with the public key, for a server that believes the token's own algorithm."""
+    """A known attack: an HMAC with the public key, for a server that trusts the algorithm in the token."""
     public = keys.current()[0].public.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -211,13 +211,13 @@ class TestAToken:
             lambda: "☃".encode().decode("latin-1"),
         ],
     )
-    def test_that_is_not_ours_opens_nothing(self, http: Http, make: Any) -> None:
+    def test_that_was_not_signed_here_is_refused(self, http: Http, make: Any) -> None:
         answer = http.get("/orders", headers={"Authorization": f"Bearer {make()}"})
         assert answer.status_code == 401
         assert answer.json()["code"] == "authentication_failed"
         assert answer["WWW-Authenticate"].startswith("Bearer")
 
-    def test_is_needed(self, http: Http) -> None:
+    def test_is_required(self, http: Http) -> None:
         for method, path in (
             ("GET", "/orders"), ("POST", "/orders"), ("GET", "/orders/x"), ("GET", "/orders/x/events"),
             ("POST", "/orders/x/cancel"), ("POST", "/accounts"), ("GET", "/accounts/ann/balance"),
@@ -239,10 +239,10 @@ class TestAToken:
 
 
 class TestOwnership:
-    """Every door to an object, for its owner, for another client and for nobody."""
+    """Every endpoint of an object, for its owner, for another client and without a client."""
 
     BOTH = ("orders:read", "orders:write", "accounts:read", "accounts:write")
-    DOORS = (
+    ENDPOINTS = (
         ("GET", "/orders/{order}", 200),
         ("GET", "/orders/{order}/events", 200),
         ("POST", "/orders/{order}/cancel", 202),
@@ -259,8 +259,8 @@ class TestOwnership:
         assert http.post("/accounts?user_id=ann", headers=owner).status_code == 201
         return {"order": placed.json()["order_id"], "user": "ann"}
 
-    @pytest.mark.parametrize(("method", "path", "status"), DOORS)
-    def test_of_a_door(self, http: Http, things: dict[str, str], method: str, path: str, status: int) -> None:
+    @pytest.mark.parametrize(("method", "path", "status"), ENDPOINTS)
+    def test_of_an_endpoint(self, http: Http, things: dict[str, str], method: str, path: str, status: int) -> None:
         def knock(headers: dict[str, str]) -> Any:
             return http.generic(method, path.format(**things), '{"amount": 1}', "application/json", headers=headers)
 
@@ -293,7 +293,7 @@ class TestOwnership:
 
 @pytest.mark.django_db(transaction=True)
 class TestGrpc:
-    def test_lets_in_whom_http_lets_in(self, grpc_channel: grpc.Channel) -> None:
+    def test_admits_the_same_principals_as_http(self, grpc_channel: grpc.Channel) -> None:
         orders = OrderServiceStub(grpc_channel)
 
         def metadata(principal: str, *scopes: str) -> list[tuple[str, str]]:
@@ -328,7 +328,7 @@ class TestGrpc:
 
 
 class TestTheCommand:
-    def test_lists_rekeys_and_removes(self, http: Http) -> None:
+    def test_lists_changes_secrets_and_removes(self, http: Http) -> None:
         old = make_client("shop", "orders:read")
         out = StringIO()
         call_command("client", "list", stdout=out)
@@ -340,7 +340,7 @@ class TestTheCommand:
         call_command("client", "remove", "shop", stdout=StringIO())
         assert ask(http, new).status_code == 401
 
-    def test_refuses_what_makes_no_sense(self, tmp_path: Path) -> None:
+    def test_refuses_invalid_arguments(self, tmp_path: Path) -> None:
         make_client()
         for arguments, why in (
             (["create", "shop", "--scopes", "orders:read"], "already"),
@@ -356,8 +356,8 @@ class TestTheCommand:
             call_command("client", "key", str(tmp_path / "key.pem"))
 
 
-class TestPeopleOfTheBackOffice:
-    """They use the pages of the API by their session, as far as the back office lets them."""
+class TestStaff:
+    """Staff use the pages of the API with their session, as far as their permissions allow."""
 
     FORM = {"name": "Lamp", "price": "5", "stock": "1"}
     PAGE = {"Accept": "text/html"}
@@ -378,14 +378,14 @@ class TestPeopleOfTheBackOffice:
         (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)) or {""}
         return browser.post(path, form | {"csrfmiddlewaretoken": token}, headers=self.PAGE)
 
-    def test_do_there_what_they_may(self) -> None:
+    def test_may_do_what_their_permissions_allow(self) -> None:
         browser = self.enter("orders_project.edit_product")
         answer = self.send(browser, "/admin/products", self.FORM)
         assert answer.status_code == 201, answer.content
         assert StockMovement.objects.get().actor == "staff:ann"
         assert browser.get("/orders", headers=self.PAGE).status_code == 403
 
-    def test_see_everybodys_orders_if_they_may_look(self, http: Http) -> None:
+    def test_see_all_orders_with_the_permission(self, http: Http) -> None:
         http.post("/orders", {"user_id": "eve", "amount": 5}, "application/json", headers=bearer("eve", "orders:write"))
         browser = self.enter("orders.view_order")
         assert len(browser.get("/orders").json()["results"]) == 1
@@ -401,19 +401,19 @@ class TestPeopleOfTheBackOffice:
         assert not Product.objects.exists()
 
     @pytest.mark.parametrize("fields", [{"is_staff": False, "is_superuser": True}, {"is_active": False}])
-    def test_must_be_of_it(self, fields: dict[str, bool]) -> None:
+    def test_must_be_active_staff(self, fields: dict[str, bool]) -> None:
         assert self.enter("orders.view_order", **fields).get("/orders").status_code == 401
 
-    def test_is_here(self, settings: Any) -> None:
+    def test_need_the_back_office(self, settings: Any) -> None:
         settings.BACK_OFFICE = False
         assert self.enter(is_superuser=True).get("/orders").status_code == 401
 
-    def test_lose_nothing_where_doors_are_open(self, settings: Any) -> None:
+    def test_lose_nothing_where_the_api_is_open(self, settings: Any) -> None:
         settings.API_AUTH = "open"
         assert self.send(self.enter(), "/orders", {"user_id": "eve", "amount": "5"}).status_code == 201
 
 
-def test_the_admin_locks_out_who_is_wrong_five_times(http: Http) -> None:
+def test_the_admin_locks_out_a_user_after_five_wrong_passwords(http: Http) -> None:
     def login(password: str) -> int:
         return http.post("/admin/login/", {"username": "boss", "password": password}).status_code
 

@@ -1,4 +1,4 @@
-"""The environment: every variable is documented, and what is dangerous ends the start."""
+"""The environment: every variable is documented, and dangerous values end the process."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ def documented() -> dict[str, str]:
     }
 
 
-def test_every_variable_has_its_line_and_every_line_its_variable() -> None:
+def test_every_variable_is_documented_and_nothing_else() -> None:
     source = (PROJECT / "orders_project" / "settings.py").read_text()
     read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) | {f"DATABASE_URL_{service}" for service in SERVICES}
     assert documented().keys() == read | NOT_IN_SETTINGS
@@ -42,7 +42,7 @@ def key_file(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def production(key_file: str) -> dict[str, str]:
-    """What a run outside DEBUG and the embedded run needs."""
+    """The variables that a run in production needs."""
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "VIRTUAL_ENV")}
     databases = {name: f"postgres://app@127.0.0.1:1/{name.lower()}" for name in ("DATABASE_URL", *_of_services())}
     return kept | databases | {
@@ -67,7 +67,7 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
-def test_production_is_clean(production: dict[str, str]) -> None:
+def test_production_starts_without_problems(production: dict[str, str]) -> None:
     done = run(production, "manage.py", "check", "--deploy", "--fail-level", "WARNING")
     assert done.returncode == 0, done.stderr
     assert "no issues" in done.stdout
@@ -89,12 +89,12 @@ def test_production_is_clean(production: dict[str, str]) -> None:
         ({"TRUSTED_PROXIES": "everybody"}, "TRUSTED_PROXIES: 'everybody' is no address"),
     ],
 )
-def test_what_is_dangerous_ends_the_start(production: dict[str, str], changes: dict[str, str], why: str) -> None:
+def test_dangerous_values_end_the_process(production: dict[str, str], changes: dict[str, str], why: str) -> None:
     done = run(production | changes, "-c", "import orders_project.settings")
     assert (done.returncode, why in done.stderr) == (78, True), done.stderr
 
 
-def test_open_doors_can_be_meant(production: dict[str, str]) -> None:
+def test_an_open_api_can_be_intended(production: dict[str, str]) -> None:
     meant = production | {"API_AUTH": "open", "API_AUTH_OPEN_ACKNOWLEDGED": "true"}
     assert run(meant, "-c", "import orders_project.settings").returncode == 0
 
@@ -105,8 +105,8 @@ def test_the_web_does_not_start_without_keys(production: dict[str, str]) -> None
     assert "JWT_KEY_FILES is missing" in done.stderr
 
 
-def test_a_room_lets_callers_in_without_the_back_office(production: dict[str, str]) -> None:
-    """The web of one service proves tokens by the key alone: it has no other database to ask."""
+def test_a_service_verifies_tokens_without_the_back_office(production: dict[str, str]) -> None:
+    """The web of one service verifies tokens with the key alone: it has no other database."""
     service = {name: value for name, value in production.items() if not name.startswith("DATABASE_URL")}
     service |= {"SERVICES": "payments", "DATABASE_URL_PAYMENTS": production["DATABASE_URL_PAYMENTS"]}
     script = (

@@ -1,4 +1,4 @@
-"""What lies in docker/, without a container engine: checked by schemas and linters, and against itself."""
+"""The files in docker/ follow their schemas, pass linters and agree with each other. No container engine is needed."""
 
 import re
 import shutil
@@ -36,15 +36,17 @@ class TestTheImage:
     def test_passes_hadolint(self) -> None:
         run(Path(sys.executable).parent / "hadolint", DOCKER / "Dockerfile")
 
-    def test_has_every_package_of_ours_and_all_it_copies_is_let_in(self) -> None:
+    def test_has_all_packages_and_the_build_context_includes_them(self) -> None:
         copied = {words[1] for words in map(str.split, self.text.splitlines()) if words[:1] == ["COPY"]}
-        here = {"manage.py", "requirements/base.txt", "outbox", "orders_project", *SERVICES}
+        here = {"manage.py", "requirements/base.txt", "outbox", "common", "orders_project", *SERVICES}
         assert copied - {"--from=build"} == here
-        let_in = {line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
-        assert let_in == here
+        included = {
+            line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")
+        }
+        assert included == here
         assert all((PROJECT / path).exists() for path in here)
 
-    def test_runs_as_nobody_from_pinned_and_hashed_parts(self) -> None:
+    def test_runs_without_privileges_from_pinned_and_hashed_parts(self) -> None:
         assert set(re.findall(r"^FROM (\S+)", self.text, re.M)) == {"python:3.13-slim-bookworm"}
         assert re.findall(r"^USER (\S+)", self.text, re.M) == ["10001:10001"]
         assert "--require-hashes" in self.text
@@ -65,7 +67,7 @@ class TestCompose:
         schema = ("--builtin-schema", "vendor.compose-spec")
         run(sys.executable, "-m", "check_jsonschema", *schema, DOCKER / "compose.yaml")
 
-    def test_every_secret_is_asked_for_and_none_has_a_default(self) -> None:
+    def test_every_secret_is_required_and_has_no_default(self) -> None:
         found = compose.VARIABLE.findall((DOCKER / "compose.yaml").read_text())
         insisted = {name for name, kind, _ in found if name and kind == "?"}
         optional = {name for name, kind, _ in found if name and kind == "-"}
@@ -82,26 +84,26 @@ class TestCompose:
         with pytest.raises(compose.NotSet, match=missing):
             compose.load(given)
 
-    def test_every_service_is_pinned_and_its_health_is_asked_for(self, services: Any) -> None:
+    def test_every_service_is_pinned_and_has_a_health_check(self, services: Any) -> None:
         for name, service in services.items():
             assert name == "deploy" or service["healthcheck"]["test"], name
             assert compose.is_ours(service) or re.search(r":v?\d", service["image"]), name
 
-    def test_ours_may_do_as_little_as_possible(self, services: Any) -> None:
+    def test_our_processes_have_no_privileges(self, services: Any) -> None:
         for name, service in services.items():
             if compose.is_ours(service):
                 assert service["read_only"], name
                 assert service["cap_drop"] == ["ALL"], name
                 assert service["security_opt"] == ["no-new-privileges:true"], name
 
-    def test_every_file_that_is_mounted_is_there(self, services: Any) -> None:
+    def test_every_mounted_file_exists(self, services: Any) -> None:
         mounted = {
             volume.split(":")[0] for service in services.values() for volume in service.get("volumes", ())
         }  # fmt: skip
         for path in mounted:
             assert not path.startswith(".") or (DOCKER / path).exists(), path
 
-    def test_prometheus_looks_at_every_process_with_numbers(self, services: Any) -> None:
+    def test_prometheus_scrapes_every_process_with_metrics(self, services: Any) -> None:
         jobs = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
         targets = {target for job in jobs for static in job["static_configs"] for target in static["targets"]}
         counting = {name for name, service in services.items() if "METRICS_PORT" in service.get("environment", ())}
@@ -136,7 +138,7 @@ def named(kind: str) -> dict[str, Any]:
 
 
 def pods() -> dict[str, Any]:
-    """Each pod's specification, by the name of what makes it."""
+    """The specification of each pod, by the name of its controller."""
     return {
         name: one["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for name, one in named(kind).items()
     }
@@ -161,7 +163,7 @@ class TestKubernetes:
         for version in {document["apiVersion"] for document in BASE + DEV} - set(BUILTIN):
             assert f"`{version}`" in told, version
 
-    def test_every_secret_and_configuration_that_is_named_is_there(self) -> None:
+    def test_every_secret_and_configuration_that_is_used_exists(self) -> None:
         secrets = {f"{name}-app": {"uri"} for name in named("Cluster")} | GIVEN
         secrets |= {f"{name}-default-user": {"connection_string"} for name in named("RabbitmqCluster")}
         configs = {name: set(one["data"]) for name, one in named("ConfigMap").items()}
@@ -179,12 +181,12 @@ class TestKubernetes:
                 assert volume.get("secret", {}).get("secretName", "jwt-public") in secrets
                 assert volume.get("configMap", {}).get("name", "common") in configs
 
-    def test_what_is_given_is_in_the_documentation(self) -> None:
+    def test_every_secret_is_in_the_documentation(self) -> None:
         told = (PROJECT / "docs" / "operations.md").read_text()
         for name, keys in GIVEN.items():
             assert all(f"`{word}`" in told for word in (name, *keys)), name
 
-    def test_every_name_leads_to_something(self) -> None:
+    def test_every_name_refers_to_something(self) -> None:
         deployments, services = named("Deployment"), named("Service")
         for name, service in services.items():
             assert service["spec"]["selector"] == deployments[name]["spec"]["selector"]["matchLabels"]
@@ -223,7 +225,7 @@ class TestKubernetes:
             assert here.get("SERVICES") == there.get("SERVICES"), name
             assert _keys(here) == _keys(there), name
 
-    def test_probes_ask_what_the_process_can_answer(self) -> None:
+    def test_probes_check_what_the_process_has(self) -> None:
         for name, pod in pods().items():
             (container,) = pod["containers"]
             if name != "deploy":
@@ -256,11 +258,11 @@ class TestKubernetes:
 
 
 def _keys(environment: Any) -> set[str]:
-    """Whose databases and which secrets a process can open."""
+    """The databases and the secrets that a process has access to."""
     secret = {"ADMIN_SECRET", "PAYMENT_WEBHOOK_SECRET", "SECRET_KEY"}
     return {name for name in environment if name.startswith("DATABASE_URL") or name in secret}
 
 
 def _same(command: list[str]) -> list[str]:
-    """A command, apart from how many threads or children it has."""
+    """A command without its numbers of threads and processes."""
     return [word for word in command if not word.isdigit()]

@@ -1,4 +1,4 @@
-"""Every error is a problem document, whatever door it comes out of."""
+"""Every error is a problem document, whatever endpoint it comes from."""
 
 from typing import Any
 
@@ -45,18 +45,18 @@ def test_a_wrong_method(client: Client) -> None:
 
 
 def test_a_wrong_method_of_a_plain_view() -> None:
-    middleware = errors.Wordless(lambda request: HttpResponseNotAllowed(["GET"]))
+    middleware = errors.ErrorBodies(lambda request: HttpResponseNotAllowed(["GET"]))
     answer: Any = middleware(RequestFactory().post("/x"))
     assert answer["Allow"] == "GET"
     assert b'"code": "method_not_allowed"' in answer.content
 
 
-def test_an_answer_nobody_can_give(client: Client) -> None:
+def test_a_format_that_is_not_available(client: Client) -> None:
     assert_problem(client.get("/orders/x", headers={"Accept": "image/png"}), 406, "not_acceptable")
     assert errors.problem_of(NotAcceptable()) is not None
 
 
-def test_a_language_nobody_speaks(client: Client) -> None:
+def test_a_language_that_does_not_exist(client: Client) -> None:
     answer = client.post("/orders", "<order/>", content_type="application/xml")
     assert_problem(answer, 415, "unsupported_media_type")
 
@@ -88,7 +88,7 @@ def test_a_body_too_large(client: Client) -> None:
         b"\xff\xfe",
     ],
 )
-def test_what_is_no_json(client: Client, body: str | bytes) -> None:
+def test_bodies_that_are_not_json(client: Client, body: str | bytes) -> None:
     answer = client.post("/orders", body or " ", content_type="application/json")
     assert_problem(answer, 400, "malformed")
 
@@ -100,7 +100,7 @@ def test_numbers_stay_exact() -> None:
     assert JSONParser().parse(io.BytesIO(b'{"price": 0.1}')) == {"price": Decimal("0.1")}
 
 
-def test_a_mistake_of_ours_shows_no_trace(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_error_shows_no_traceback(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     from orders import api
 
     def stumble(*args: object, **kwargs: object) -> None:
@@ -113,7 +113,7 @@ def test_a_mistake_of_ours_shows_no_trace(client: Client, monkeypatch: pytest.Mo
     assert "secret inside" not in answer.text
 
 
-def test_a_refusal_says_its_code_its_fields_and_what_it_adds() -> None:
+def test_a_refusal_has_its_code_its_fields_and_its_extra_members() -> None:
     class Lacking(Refusal):
         code = "insufficient_stock"
 
@@ -124,7 +124,7 @@ def test_a_refusal_says_its_code_its_fields_and_what_it_adds() -> None:
     assert body["errors"] == {"items[0]": ["lamp"]}
 
 
-def test_waiting_is_said_in_the_header() -> None:
+def test_a_delay_is_in_the_header() -> None:
     class Slower(Refusal):
         code = "rate_limited"
 
@@ -134,7 +134,7 @@ def test_waiting_is_said_in_the_header() -> None:
         assert (problem.status, problem.code, problem.headers["Retry-After"]) == (429, "rate_limited", "7")
 
 
-def test_nested_messages_are_told_by_path() -> None:
+def test_nested_messages_are_listed_by_path() -> None:
     error = ValidationError(
         {"items": [{}, {"price": ["No number."], "tags": ["Odd."]}], "non_field_errors": ["Either or."]}
     )

@@ -1,4 +1,4 @@
-"""Health: what is asked, what is answered, and that an answer comes in time."""
+"""Health: what is checked, what is answered, and that the answer comes in time."""
 
 import os
 import re
@@ -27,8 +27,8 @@ EVERYTHING = DATABASES | {"broker", "relay orders", "relay payments", "relay pro
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is well is found to be, on a busy machine too."""
-    monkeypatch.setattr(health, "examine", partial(health.examine, patience=60))
+    """Healthy parts are found healthy, on a busy machine too."""
+    monkeypatch.setattr(health, "examine", partial(health.examine, timeout=60))
 
 
 @pytest.fixture
@@ -62,20 +62,20 @@ class TestThePages:
         assert 45 <= int(behind[1]) < 45 + 60
         assert answer.json()["parts"]["relay payments"] == "ok"
 
-    def test_started_asks_for_the_migrations(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_started_checks_the_migrations(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         assert client.get("/health/started").json()["parts"] == dict.fromkeys(DATABASES, "ok")
         monkeypatch.setattr("django.db.migrations.executor.MigrationExecutor.migration_plan", lambda *_: ["one"])
         assert client.get("/health/started").status_code == 503
 
 
 class TestChecks:
-    def test_answer_in_bounded_time_though_one_hangs(self) -> None:
+    def test_end_in_time_though_one_hangs(self) -> None:
         released = threading.Event()
 
         def hang() -> None:
             released.wait()
 
-        found = health.examine({"hangs": hang, "well": lambda: None}, patience=3)
+        found = health.examine({"hangs": hang, "well": lambda: None}, timeout=3)
         released.set()
         assert {f.part: f.trouble for f in found} == {"hangs": "no answer within 3 s", "well": ""}
 
@@ -87,13 +87,13 @@ class TestTheCommand:
         monkeypatch.setattr(heartbeat, "_next", 0.0)
         return tmp_path / "beat"
 
-    def test_is_content_with_a_worker_that_lives(self, file: Path, capsys: Any) -> None:
+    def test_succeeds_for_a_worker_with_a_heartbeat(self, file: Path, capsys: Any) -> None:
         heartbeat.beat()
         call_command("health", "worker")
         assert "heartbeat" in capsys.readouterr().out
 
     @pytest.mark.parametrize("beaten", [False, True])
-    def test_fails_for_one_that_hangs(self, file: Path, capsys: Any, beaten: bool) -> None:
+    def test_fails_for_a_worker_that_hangs(self, file: Path, capsys: Any, beaten: bool) -> None:
         now = timezone.now()
         if beaten:
             file.touch()
@@ -102,7 +102,7 @@ class TestTheCommand:
         with time_machine.travel(now, tick=False), pytest.raises(SystemExit) as end:
             call_command("health", "worker")
         assert end.value.code == 1
-        assert ("last beat 60 s ago" if beaten else "never beat") in capsys.readouterr().out
+        assert ("last heartbeat 60 s ago" if beaten else "no heartbeat") in capsys.readouterr().out
 
     def test_names_what_fails(self, no_broker: None, capsys: Any) -> None:
         with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""Five orders a minute for an email, exactly, whoever counts."""
+"""Exactly five orders a minute for one email, in every store."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ from outbox.tests.proxy import Proxy
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Redis that is slow on a busy machine is not out of reach; one that is is left alone for a whole test."""
+    """Redis may be slow on a busy machine; if it fails, it is not tried again during a test."""
     monkeypatch.setattr(rate_limits, "REDIS_TIMEOUT", 10.0)
     monkeypatch.setattr(rate_limits, "REDIS_PAUSE", 300.0)
     monkeypatch.setattr(rate_limits, "_without_redis_until", 0.0)
@@ -35,7 +35,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis of our own, where there is one to be had."""
+    """A private Redis, where one is installed."""
     try:
         root = None if shutil.which("redis-server") else debian.unpack("redis-server")
     except CannotRun as problem:
@@ -66,7 +66,7 @@ def store(request: Any, settings: Any, tmp_path: Path) -> None:
 
 
 def attempts(email: str, count: int) -> int:
-    """How many of so many orders at once are admitted."""
+    """Count this many orders at once; return how many are admitted."""
 
     def attempt(_: int) -> bool:
         try:
@@ -84,7 +84,7 @@ class TestTheLimit:
     def test_admits_five_of_fifty_at_once(self) -> None:
         assert attempts("ann@example.com", 50) == 5
 
-    def test_is_each_emails_own_however_it_is_written(self) -> None:
+    def test_is_separate_for_each_email_in_any_spelling(self) -> None:
         assert attempts("ann@example.com", 5) == 5
         assert attempts(" ANN@example.com", 1) == 0
         assert attempts("bob@example.com", 5) == 5
@@ -98,7 +98,7 @@ class TestTheLimit:
         with time_machine.travel(now + timedelta(seconds=61), tick=False):
             assert attempts("ann@example.com", 5) == 3
 
-    def test_says_how_much_is_left_and_when_to_come_again(self) -> None:
+    def test_says_how_many_are_left_and_when_to_try_again(self) -> None:
         with time_machine.travel(timezone.now(), tick=False) as clock:
             said = [count_order(email="ann@example.com") for _ in range(5)]
             assert said[0]["RateLimit-Policy"] == '"email";q=5;w=60'
@@ -140,10 +140,10 @@ def test_without_redis_each_process_counts_for_itself(settings: Any) -> None:
     assert rate_limits.FALLBACKS._value.get() == before + 1
 
 
-def test_a_redis_that_says_nothing_is_left_alone_and_asked_again(
+def test_a_redis_that_does_not_answer_is_skipped_and_tried_again_later(
     settings: Any, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:
-    """Orders go on meanwhile: they wait for it once, and not each of them."""
+    """Orders continue meanwhile: only the first of them waits for it."""
     rate_limits._local.cache_clear()
     before = rate_limits.FALLBACKS._value.get()
     with Proxy("127.0.0.1", int(redis_url.split(":")[2].partition("/")[0])) as way:
@@ -174,10 +174,10 @@ class TestTheAddress:
             ("::1", ["2001:db8::1"], "2001:db8::1"),
         ],
     )
-    def test_is_the_last_one_that_is_not_ours(self, peer: str, forwarded: list[str], address: str) -> None:
+    def test_is_the_last_one_that_is_not_a_trusted_proxy(self, peer: str, forwarded: list[str], address: str) -> None:
         assert address_of(peer, forwarded) == address
 
 
-def test_no_limit_is_asked_of_a_store_that_is_off(settings: Any) -> None:
+def test_a_limit_of_zero_uses_no_store(settings: Any) -> None:
     settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
     assert limits.count_order(email="ann@example.com", address="192.0.2.1") == {}

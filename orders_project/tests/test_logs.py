@@ -1,4 +1,4 @@
-"""What a log line says, and what it never says."""
+"""What a log line contains, and what it never contains."""
 
 import io
 import json
@@ -16,13 +16,13 @@ HERE = context.Context(
     correlation_id="c-1",
     causation_id="m-1",
     traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-    order_id="o-1",
+    subject="o-1",
 )
 
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """What the root logger writes, under an environment with secrets."""
+    """The lines of the root logger, in an environment with secrets."""
     monkeypatch.setenv("ADMIN_SECRET", "correct-horse,battery/staple")
     monkeypatch.setenv("DATABASE_URL_ORDERS", "postgres://app:pa%2Fss-phrase@host/orders")
     stream, root = io.StringIO(), logging.getLogger("orders_project.tests.lines")
@@ -46,7 +46,7 @@ logger = logging.getLogger("orders_project.tests.lines")
 
 
 class TestALine:
-    def test_says_when_how_bad_who_what_and_on_whose_behalf(self, lines: Any) -> None:
+    def test_has_its_time_level_logger_message_and_context(self, lines: Any) -> None:
         with context.acting(HERE):
             logger.warning("paid %s", 5, extra={"seconds": 0.25})
         (line,) = lines()

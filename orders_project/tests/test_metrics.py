@@ -1,4 +1,4 @@
-"""What is counted, what is read, and how `/metrics` shows both."""
+"""The counters, the gauges of the databases, and `/metrics`, which shows both."""
 
 import os
 import re
@@ -30,13 +30,13 @@ FROM_THE_SEEDS = {
 
 
 def numbers(text: str) -> dict[str, float]:
-    """Every sample by name and labels as they are written."""
+    """Every sample, by its name and labels as they are written."""
     return {name: float(value) for name, value in re.findall(r"^([^#\s].*) (\S+)$", text, re.MULTILINE)}
 
 
 @pytest.fixture
 def seen(client: Client) -> Any:
-    """The numbers of a scrape that reads the databases afresh."""
+    """The samples of a scrape that reads the databases anew."""
 
     def scrape() -> dict[str, float]:
         metrics.STORED._taken.clear()
@@ -57,7 +57,7 @@ class TestAScrape:
         families = [family.name for family in text_string_to_metric_families(text)]
         assert len(families) == len(set(families))
 
-    def test_counts_due_letters_and_not_timers(self, seen: Any) -> None:
+    def test_counts_due_messages_and_not_timers(self, seen: Any) -> None:
         services.place_order(
             new=services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id="ann"), now=timezone.now()
         )
@@ -67,7 +67,7 @@ class TestAScrape:
         assert found['orders_open{status="pending"}'] == 1
         assert found['orders_stuck{status="pending"}'] == 0
 
-    def test_shows_webhooks_that_should_have_gone_out(self, seen: Any) -> None:
+    def test_shows_webhooks_that_are_late(self, seen: Any) -> None:
         now = timezone.now()
         WebhookEndpoint.objects.create(url="https://shop.example", secret=webhooks.new_secret(), created_at=now)
         services.place_order(
@@ -104,7 +104,7 @@ class TestAScrape:
 
 @pytest.mark.django_db
 class TestADatabaseThatIsLost:
-    def test_is_told_and_hides_no_other(self) -> None:
+    def test_is_reported_and_hides_no_other(self) -> None:
         broken = Reading("payments", "SELECT nonsense", {"nonsense": "None."})
         fine = Reading("orders", "SELECT 1 AS fine", {"fine": "One."})
         families = {f.name: f for f in metrics.Stored((broken, fine)).collect()}
@@ -143,8 +143,8 @@ class TestCounting:
             transaction.set_rollback(True, using="orders")
         assert seen()["orders_created_total"] == before
 
-    def test_a_label_takes_few_values(self) -> None:
-        few = counted.Few(most=2)
+    def test_a_label_has_few_values(self) -> None:
+        few = counted.Few(limit=2)
         assert [few(word) for word in ("a", "b", "c", "a", "d")] == ["a", "b", "other", "a", "other"]
 
 
@@ -167,7 +167,7 @@ class TestSeveralProcesses:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def test_add_up_and_the_dead_keep_only_what_they_counted(self, tmp_path: Path) -> None:
+    def test_add_up_and_only_the_counters_of_ended_ones_are_kept(self, tmp_path: Path) -> None:
         folder = tmp_path / "shared"
         self.run(self.COUNT, folder)
         text = self.run(self.COUNT + self.SHOW, folder)

@@ -1,4 +1,4 @@
-"""The front of the house: every door is listed, described and documented without any outside host."""
+"""The start page, the schema and the documentation list every endpoint, and load nothing from other hosts."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import Resolver404, resolve
 from jsonschema import Draft202012Validator
 
-from orders_project.http.pages import DOORS
+from orders_project.http.pages import ENDPOINTS
 
 pytestmark = pytest.mark.django_db
 
@@ -30,15 +30,15 @@ class TestTheDescription:
     def test_is_sound(self) -> None:
         call_command("spectacular", "--validate", "--fail-on-warn", stdout=StringIO())
 
-    def test_knows_every_door(self, http: Client) -> None:
+    def test_has_every_endpoint(self, http: Client) -> None:
         said = described(http)
         assert said["openapi"] == "3.1.0"
-        told = {path.partition("?")[0] for path in DOORS.values()}
-        assert set(said["paths"]) <= told
+        listed = {path.partition("?")[0] for path in ENDPOINTS.values()}
+        assert set(said["paths"]) <= listed
         others = {"/admin/", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
-        assert told - set(said["paths"]) == others | {"/.well-known/jwks.json"}
+        assert listed - set(said["paths"]) == others | {"/.well-known/jwks.json"}
 
-    def test_shows_errors_examples_and_who_may(self, http: Client) -> None:
+    def test_shows_errors_examples_and_scopes(self, http: Client) -> None:
         place = described(http)["paths"]["/orders"]["post"]
         assert {"201", "400", "401", "403", "409", "413", "415", "429"} <= place["responses"].keys()
         assert place["requestBody"]["content"]["application/json"]["examples"].keys() == {
@@ -46,7 +46,7 @@ class TestTheDescription:
         }  # fmt: skip
         assert {"clients": ["orders:write"]} in place["security"]
 
-    def test_is_as_strict_as_the_doors(self, http: Client) -> None:
+    def test_is_as_strict_as_the_endpoints(self, http: Client) -> None:
         said = described(http)
         new = {name: schema for name, schema in said["components"]["schemas"].items() if name.endswith("Request")}
         assert len(new) == 5
@@ -70,7 +70,7 @@ class TestTheDescription:
             assert not check.is_valid(body), body
             assert http.post("/orders", body, content_type="application/json").status_code in (400, 409), body
 
-    def test_its_examples_are_taken(self, http: Client) -> None:
+    def test_its_examples_are_accepted(self, http: Client) -> None:
         examples = described(http)["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"]["examples"]
         for name in ("lines", "amount"):
             answer = http.post("/orders", examples[name]["value"], content_type="application/json")
@@ -78,7 +78,7 @@ class TestTheDescription:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/docs/?script=", "/redoc/", "/"])
-def test_a_page_asks_no_outside_host(http: Client, path: str) -> None:
+def test_a_page_loads_nothing_from_other_hosts(http: Client, path: str) -> None:
     answer = http.get(path, headers={"Accept": "text/html,*/*"})
     assert answer.status_code == 200
     page = answer.content.decode()
@@ -92,7 +92,7 @@ def test_a_page_asks_no_outside_host(http: Client, path: str) -> None:
     assert not re.search(r"<script(?![^>]*(?:src=|application/json))", page), "a script in the page would be blocked"
 
 
-def test_the_root_lists_doors_that_are_there(http: Client) -> None:
+def test_the_root_lists_endpoints_that_exist(http: Client) -> None:
     listed = http.get("/").json()
     values = {"order_id": "ord-001", "user_id": "ann", "product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"}
     for url in listed.values():
@@ -103,7 +103,7 @@ def test_the_root_lists_doors_that_are_there(http: Client) -> None:
             pytest.fail(f"{path} leads nowhere")
 
 
-def test_a_problems_type_leads_to_its_meaning(http: Client) -> None:
+def test_the_type_of_a_problem_links_to_its_meaning(http: Client) -> None:
     problem = http.get("/orders/no-such-order").json()
     path = re.sub(r"^https?://[^/]+", "", problem["type"])
     assert http.get(path).json()["status"] == 404

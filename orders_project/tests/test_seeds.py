@@ -1,4 +1,4 @@
-"""The curl lines of the documents that this system grew from run as they are written there."""
+"""The curl commands of the original requirements work as they are written there."""
 
 import json
 import shlex
@@ -66,7 +66,7 @@ def web(house: Any) -> Any:
 
 
 def run(house: Any, line: str, placeholders: Mapping[str, str] | None = None) -> tuple[int, Any]:
-    """Run a line with our port in it and its placeholders filled in; the status and the body of the answer."""
+    """Run a command with our port and its placeholders filled in; return the status and the body of the answer."""
     for port in ("8000", "8001"):
         line = line.replace(f"http://localhost:{port}/", house.url("/"))
     for placeholder, value in (placeholders or {}).items():
@@ -115,7 +115,7 @@ def test_products_and_an_order_of_one(web: Any) -> None:
 
 
 def test_an_order_paid_from_an_account(web: Any) -> None:
-    """The third document names its requests without a curl line: these are they."""
+    """The requests of the third document, which has no curl commands."""
     base = "http://localhost:8000"
     assert run(web, f'curl -X POST "{base}/accounts?user_id=seed-user"')[0] in (200, 201)
     json_body = '-H "Content-Type: application/json" -d'
@@ -142,7 +142,7 @@ def test_more_than_five_orders_a_minute(web: Any) -> None:
 
 
 def test_health_and_metrics(web: Any) -> None:
-    assert run(web, HEALTHZ)[0] in (200, 503)  # there are no workers in this house
+    assert run(web, HEALTHZ)[0] in (200, 503)  # no workers are running
     status, metrics = run(web, METRICS)
     assert status == 200
     for name in ("orders_total", "orders_paid_total", "orders_canceled_total", "outbox_pending", "worker_errors_total"):

@@ -1,4 +1,4 @@
-"""The whole system on one screen, and what it makes of trouble."""
+"""The status of the whole system on one screen, and the problems that it reports."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def topology() -> None:
 
 
 def show(*arguments: str) -> tuple[str, int]:
-    """What is printed, and the exit code."""
+    """The output and the exit code."""
     out = StringIO()
     try:
         call_command("status", *arguments, stdout=out, no_color=True)
@@ -34,7 +34,7 @@ def show(*arguments: str) -> tuple[str, int]:
 
 
 class TestTheScreen:
-    def test_names_rooms_queues_and_troubles(self) -> None:
+    def test_shows_services_queues_and_problems(self) -> None:
         services.place_order(
             new=services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id="ann"), now=timezone.now()
         )
@@ -49,10 +49,10 @@ class TestTheScreen:
         assert behind is not None
         assert 90 <= int(behind[1]) < 90 + 60
         assert "! 1 orders are stuck" in said
-        assert "! nobody works on the queue payments" in said  # no worker runs in this test
+        assert "! no worker consumes the queue payments" in said  # no worker runs in this test
         assert "payments.dlq" in said
 
-    def test_as_json_says_the_same(self) -> None:
+    def test_shows_the_same_as_json(self) -> None:
         said, code = show("--json")
         found = json.loads(said)
         assert code == 1
@@ -64,10 +64,10 @@ class TestTheScreen:
         settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
         said, code = show()
         assert code == 1
-        assert "! the broker can't be reached: ConnectionRefusedError" in said
+        assert "! the broker cannot be reached: ConnectionRefusedError" in said
         assert "nothing" not in said
 
-    def test_is_content_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_succeeds_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
         working = [status.Queue(service, waiting=0, consumers=2) for service in status.SERVICES]
         monkeypatch.setattr(status, "_queues", lambda: (working, ""))
         said, code = show()

@@ -1,4 +1,4 @@
-"""What can be seen of a whole run from outside: its logs, its numbers and its traces, over all processes."""
+"""The logs, the health, the metrics and the traces of a running system, over all its processes."""
 
 import json
 import re
@@ -24,7 +24,7 @@ TOKEN = "planted.bearer-token"
 KEY = "planted-idempotency-key"
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 EMAIL = "planted.person@example.com"
-# What did not happen: nothing died, nothing turned back, no gateway and no gRPC was called, nobody was too quick.
+# Metrics of what does not happen in this run: no dead letters, compensations, gateways, gRPC calls or rate limits.
 NOT_IN_THIS_RUN = (
     "dead_letters|compensations|orders_failed|gateway_|webhooks_total|webhook_deliveries_total|grpc_|rate_limit"
     "|duplicates|stock_holds_total"
@@ -71,7 +71,7 @@ def order(run: House) -> dict[str, Any]:
 
 
 def lines(run: House) -> dict[str, list[dict[str, Any]]]:
-    """Every line of every process, read as JSON; the last one may not have been written to its end."""
+    """The lines of every process, parsed; without the last one, which may be incomplete."""
     return {
         name: [json.loads(line) for line in run.log(name).read_text().rpartition("\n")[0].splitlines()]
         for name in run.running
@@ -82,8 +82,8 @@ class TestTheLogsOfARun:
     def test_are_one_json_object_a_line_in_every_process(self, run: House, order: Any) -> None:
         run.until(lambda: all(lines(run).values()))
         found = lines(run)
-        for said in found.values():
-            assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in said)
+        for logged in found.values():
+            assert all({"timestamp", "level", "logger", "message"} <= line.keys() for line in logged)
         assert any(line["logger"] == "gunicorn.error" for line in found["web"])
         assert any(line["logger"].startswith("celery") for line in found["payments"])
 
@@ -104,23 +104,23 @@ class TestTheLogsOfARun:
         for name in run.running:
             text = run.log(name).read_text()
             for secret in (ADMIN_SECRET, WEBHOOK_SECRET, TOKEN, KEY, EMAIL, "planted.person", database, broker):
-                assert secret not in text, f"{name} tells {secret}"
+                assert secret not in text, f"{name} logs {secret}"
 
 
 class TestTheHealthOfARun:
     @pytest.mark.parametrize(("name", "role"), [("payments", "worker"), ("relay", "relay"), ("beat", "beat")])
-    def test_is_told_by_each_process_to_its_container(self, run: House, order: Any, name: str, role: str) -> None:
+    def test_is_reported_by_each_process_to_its_container(self, run: House, order: Any, name: str, role: str) -> None:
         file = run.home / f"{name}.heartbeat"
         run.until(file.exists)
 
         def is_well() -> bool:
-            said, code = run.ask("health", role, env={"HEARTBEAT_FILE": str(file)})
-            return code == 0 and "heartbeat              ok" in said and "failed" not in said
+            output, code = run.ask("health", role, env={"HEARTBEAT_FILE": str(file)})
+            return code == 0 and "heartbeat              ok" in output and "failed" not in output
 
         run.until(is_well)
 
 
-class TestTheNumbersOfARun:
+class TestTheMetricsOfARun:
     def test_are_shown_by_the_web_for_every_process(self, run: House, order: Any) -> None:
         wanted = {
             "orders_created_total": 1, "orders_total": 1,  # counted in the web
@@ -147,7 +147,7 @@ class TestTheDashboardOfARun:
 
 @pytest.fixture(scope="module")
 def spans(run: House, receiver: Receiver, order: Any) -> list[Span]:
-    """All spans; those of the last seconds come in when a process ends, so this must be the last to look at the run."""
+    """All spans. The last ones are exported when a process ends, so this must be the last fixture that is used."""
     for name in ("web", "relay", "orders", "payments", "processing"):
         run.stop(name)
     return receiver.spans
