@@ -1,10 +1,10 @@
-"""Tables whose rows are written once: the database refuses to change or delete them."""
+"""Append-only tables: the database refuses to change or delete their rows."""
 
 from django.db import migrations
 
 
 def append_only(table: str) -> migrations.RunSQL:
-    """A migration operation that makes this table append-only. (TRUNCATE stays with the owner of the table.)"""
+    """Return a migration operation that makes this table append-only. (Its owner may still TRUNCATE it.)"""
     return migrations.RunSQL(
         sql=f"""
             CREATE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$

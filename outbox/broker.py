@@ -1,12 +1,10 @@
 """
-Publishing with certainty: confirms pipelined over a batch, and a look at what came back unroutable.
+Publishing with confirmation: confirms are pipelined over a batch, and messages returned as unroutable are noticed.
 
 # Note [Why not kombu's confirm]: it waits for one confirm at a time (1,700 messages a second against 14,700), takes
-# any confirm for the one it waits for, and doesn't see returned messages, which the broker confirms as well.
+# any confirm for the one it waits for, and doesn't notice returned messages, which the broker confirms as well.
 """
 
-import json
-import logging
 import ssl
 import time
 from collections.abc import Sequence
@@ -16,11 +14,10 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 from amqp.exceptions import AMQPError
-from django.conf import settings
 
-from .message import EVENTS, REGISTRY, Letter
-
-logger = logging.getLogger(__name__)
+from . import conf, strict_json
+from .envelope import Envelope
+from .message import EVENTS, REGISTRY
 
 CONNECT_TIMEOUT = 3.0
 CONFIRM_TIMEOUT = 3.0
@@ -34,7 +31,7 @@ class BrokerTooOld(RuntimeError):
 
 @dataclass
 class Outcome:
-    """What the broker said of a batch, by index: which letters it has, and which it refused and why."""
+    """What the broker answered to a batch, by index: which messages it has, and which it refused and why."""
 
     confirmed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
@@ -43,11 +40,11 @@ class Outcome:
 
 def connect(url: str | None = None) -> amqp.Connection:
     """
-    An open connection to the broker.
+    Return an open connection to the broker.
 
     :raises BrokerTooOld: below 3.10
     """
-    parts = urlsplit(url or settings.AMQP_URL)
+    parts = urlsplit(url or conf.AMQP_URL)
     tls: Any = {"context": ssl.create_default_context()} if parts.scheme == "amqps" else False
     connection = amqp.Connection(
         host=f"{parts.hostname}:{parts.port or (5671 if tls else 5672)}",
@@ -67,49 +64,36 @@ def connect(url: str | None = None) -> amqp.Connection:
     return connection
 
 
-def encode(letter: Letter, *, to: str) -> tuple[str, str, amqp.Message]:
-    """Exchange, routing key and message: a Celery task for a service, a CloudEvent for the world."""
+def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
+    """Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world."""
     common = {
         "content_encoding": "utf-8",
         "delivery_mode": 2,
-        "message_id": letter.id,
-        "type": letter.type,
-        "correlation_id": letter.id,
+        "message_id": envelope.id,
+        "type": envelope.type,
+        "correlation_id": envelope.id,
     }
     if to == EVENTS:
-        body: Any = letter.envelope()
-        return (
-            EVENTS,
-            letter.type,
-            amqp.Message(
-                json.dumps(body, separators=(",", ":")), content_type="application/cloudevents+json", **common
-            ),
-        )
-    kind = REGISTRY.get(letter.type)
+        message = amqp.Message(envelope.encode(), content_type="application/cloudevents+json", **common)
+        return EVENTS, envelope.type, message
+    kind = REGISTRY.get(envelope.type)
     headers = {
         "lang": "py",
-        "task": letter.type,
-        "id": letter.id,
-        "root_id": letter.correlationid,
-        "parent_id": letter.causationid,
+        "task": envelope.type,
+        "id": envelope.id,
+        "root_id": envelope.correlationid,
+        "parent_id": envelope.causationid,
         "retries": 0,
         "timelimit": [None, None],
     }
-    body = [[letter.envelope()], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
-    return (
-        "",
-        kind.queue if kind is not None and kind.to == to else to,
-        amqp.Message(
-            json.dumps(body, separators=(",", ":")),
-            content_type="application/json",
-            application_headers=headers,
-            **common,
-        ),
-    )
+    options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    body = strict_json.write([[envelope.as_dict()], {}, options])
+    queue = kind.queue if kind is not None and kind.to == to else to
+    return "", queue, amqp.Message(body, content_type="application/json", application_headers=headers, **common)
 
 
 class Publisher:
-    """A connection that publishes batches. Any failure drops it; the next call makes a new one."""
+    """A connection that publishes batches. Any failure closes it; the next call opens a new one."""
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url
@@ -124,7 +108,7 @@ class Publisher:
         """
         Make sure that there is a connection.
 
-        :raises OSError, AMQPError: if none can be had
+        :raises OSError, AMQPError: if none can be made
         """
         if self._connection is not None and self._connection.connected:
             return
@@ -145,14 +129,14 @@ class Publisher:
             except LOST:
                 connection.collect()
 
-    def publish(self, batch: Sequence[tuple[Letter, str]]) -> Outcome:
-        """Publish letters to where they go, wait for all the answers together, and say what became of each."""
+    def publish(self, batch: Sequence[tuple[Envelope, str]]) -> Outcome:
+        """Publish messages, each to its destination, wait for all the answers together, and return them."""
         self._outcome, self._waiting, self._indexes = Outcome(), {}, {}
         try:
             self.open()
-            for index, (letter, to) in enumerate(batch):
-                exchange, routing_key, message = encode(letter, to=to)
-                self._indexes.setdefault(letter.id, []).append(index)
+            for index, (envelope, to) in enumerate(batch):
+                exchange, routing_key, message = encode(envelope, to=to)
+                self._indexes.setdefault(envelope.id, []).append(index)
                 self._sent += 1
                 self._waiting[self._sent] = index
                 self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
@@ -169,20 +153,20 @@ class Publisher:
             try:
                 self._connection.drain_events(timeout=max(give_up_at - time.monotonic(), 0.001))
             except TimeoutError:
-                said = f"{len(self._waiting)} letters were not confirmed in {CONFIRM_TIMEOUT:g} s"
-                raise TimeoutError(said) from None
+                text = f"{len(self._waiting)} messages were not confirmed in {CONFIRM_TIMEOUT:g} s"
+                raise TimeoutError(text) from None
 
     def _answered(self, tag: int, multiple: bool) -> list[int]:
         tags = [t for t in self._waiting if t <= tag] if multiple else [tag]
         return [self._waiting.pop(t) for t in tags if t in self._waiting]
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        # A returned letter is confirmed as well, after it came back.
+        # A returned message is confirmed as well, after it was returned.
         self._outcome.confirmed.update(i for i in self._answered(tag, multiple) if i not in self._outcome.refused)
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for index in self._answered(tag, multiple):
-            self._outcome.refused[index] = "nack: the broker would not take it"
+            self._outcome.refused[index] = "nack: the broker did not accept it"
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         for index in self._indexes.get(message.properties.get("message_id"), []):

@@ -1,50 +1,65 @@
-"""What must hold at boot, so that the outbox can keep its promise."""
+"""What must be true of a project, so that its outbox can keep what it promises."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
-from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
+from django.db import connections, router
 
-from .consumers import unheard
+from .consumers import unhandled
+from .services import PROXIES, all_services, database_of, services_here
 
 
 @register(Tags.database)
 @register(Tags.models)
 def services_keep_together(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
-    """Each service's tables, outbox and inbox must be in one database: else a commit could cover only half."""
-    for service in settings.SERVICES:
-        for model in apps.get_app_config(service).get_models():
+    """Each service's tables, outbox and inbox must be in one database: otherwise a commit could cover only half."""
+    for service in sorted({*all_services(), *services_here()}):
+        app = apps.get_app_config(service)
+        if missing := [name for name in PROXIES if name.lower() not in app.models]:
+            yield from (Error(f"{service} has no model {name}.", id="outbox.E002") for name in missing)
+            continue
+        ours = database_of(service)
+        for model in app.get_models():
             for operation, database in (
                 ("written", router.db_for_write(model)),
                 ("read", router.db_for_read(model)),
             ):
-                if database != service:
+                if database != ours:
                     yield Error(
-                        f"{model._meta.label} is {operation} in {database!r}, its service's outbox is in {service!r}.",
-                        hint="Route every model of a service to the database of the service's name.",
+                        f"{model._meta.label} is {operation} in {database!r}, its service's outbox is in {ours!r}.",
+                        hint="Route all models of a service to one database.",
                         id="outbox.E001",
                     )
-        for name in ("Outgoing", "Incoming", "DeadLetter"):
-            if name.lower() not in apps.get_app_config(service).models:
-                yield Error(f"{service} has no mailbox {name}.", id="outbox.E002")
 
 
-def insist_on_rooms_keeping_together() -> None:
+def ensure_services_keep_together() -> None:
     """
-    The same, for processes that run no checks when they start, as web servers and workers don't.
+    Check the same in processes that run no checks when they start, as web servers and workers don't.
 
-    :raises ImproperlyConfigured: if a service is kept in two databases
+    :raises ImproperlyConfigured: if a service is in two databases
     """
     for found in services_keep_together(None):
         raise ImproperlyConfigured(str(found))
 
 
 @register(Tags.models)
-def every_message_is_heard(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
-    """A message to a service in which nobody handles it would only ever reach the dead letters."""
-    for name in unheard():
-        yield Error(f"Nobody handles {name}.", id="outbox.E003")
+def every_message_has_a_handler(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
+    """A message to a service without a handler for it would only ever become a dead letter."""
+    for name in unhandled():
+        yield Error(f"{name} has no handler.", id="outbox.E003")
+
+
+@register(Tags.database)
+@register(Tags.models)
+def databases_run_several_statements(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Parameters must be bound in the client: the server takes only one statement with parameters at a time."""
+    for database in sorted({database_of(service) for service in all_services()} & set(connections)):
+        if connections[database].settings_dict["OPTIONS"].get("server_side_binding"):
+            yield Error(
+                f"The database {database!r} binds parameters in the server, which takes one statement at a time then.",
+                hint="Remove server_side_binding from its OPTIONS.",
+                id="outbox.E004",
+            )

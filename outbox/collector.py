@@ -1,8 +1,8 @@
 """
-From the broker's dead-letter queues to the service's one place to look: its DeadLetter table.
+From the broker's dead-letter queues to the DeadLetter table of the service, where an operator looks.
 
-What ends in `<service>.dlq` never reached a handler's own account of its failure: nobody knows its name, it can't be
-read, or it killed every worker that took it.
+What ends in `<service>.dlq` never reached the failure handling of a consumer: its type is not known, it can't be read,
+or it killed every worker that took it.
 """
 
 import hashlib
@@ -13,42 +13,42 @@ from typing import Any
 
 import amqp
 from amqp.exceptions import NotFound
-from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
-from . import broker
-from .attempts import ATTEMPTS, replays
-from .consumers import CONSUMERS, model_of
-from .dead_letter_models import fingerprint
+from . import broker, conf
+from .consumers import CONSUMERS
+from .envelope import MAX_ENVELOPE_BYTES, Envelope
+from .errors import Unreadable
 from .ids import uuid7, uuid7_from
-from .message import ENVELOPE_BYTES, MAX_BYTES, Letter, Unreadable
+from .message import MAX_BYTES
 from .models import DeadLetter
+from .services import database_of, model_of
 
 logger = logging.getLogger(__name__)
 
 BATCH = 50
-MOST = 1000  # in one go; the next tick goes on
+MAX_TAKEN = 1000  # in one call; the next tick continues
 
 
 def collect(service: str) -> int:
-    """Take what lies in the service's dead-letter queue, acknowledging it after the commit; how many letters."""
-    connections[service].ensure_connection()  # first, so that a lost database costs no delivery
+    """Store what is in the service's dead-letter queue, acknowledging it after the commit; return how many it took."""
+    database = database_of(service)
+    connections[database].ensure_connection()  # first, so that a lost database costs no delivery
     connection = broker.connect()
     taken = 0
     try:
         channel = connection.channel()
         channel.auto_decode = False
-        while taken < MOST and (batch := _take(channel, f"{service}.dlq")):
-            with transaction.atomic(using=service):
+        while taken < MAX_TAKEN and (batch := _take(channel, f"{service}.dlq")):
+            with transaction.atomic(using=database):
                 for message in batch:
-                    _bury(service, message)
+                    _record(service, message)
             channel.basic_ack(batch[-1].delivery_tag, multiple=True)
             taken += len(batch)
     except NotFound:
-        logger.warning("%s.dlq is gone, declaring it again", service)
-        import_string(settings.BROKER_TOPOLOGY)()
+        logger.warning("%s.dlq does not exist, declaring it again", service)
+        conf.call("BROKER_TOPOLOGY")
     finally:
         connection.close()
     return taken
@@ -61,72 +61,68 @@ def _take(channel: Any, queue: str) -> list[amqp.Message]:
     return taken
 
 
-def _bury(service: str, message: amqp.Message) -> None:
+def _record(service: str, message: amqp.Message) -> None:
     headers = dict(message.properties.get("application_headers") or {})
     properties = {name: value for name, value in message.properties.items() if name != "application_headers"}
     death = next((death for death in headers.get("x-death") or [] if isinstance(death, dict)), {})
-    died_at = _moment(death.get("time"))
+    died_at = _time(death.get("time"))
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    letter, reason, error = _examine(service, body, properties, task=headers.get("task"), death=death)
-    kind = letter.type if letter else str(headers.get("task") or properties.get("type") or "")
-    dead = model_of(service, "DeadLetter")(
+    envelope, reason, error = _examine(service, body, properties, task=headers.get("task"), death=death)
+    dead_letter = model_of(service, "DeadLetter").of(
+        envelope,
+        reason=reason,
+        type=str(headers.get("task") or properties.get("type") or ""),
         origin=DeadLetter.Origin.BROKER,
         queue=service,
-        message_id=letter.id if letter else None,
-        type=kind,
-        subject=letter.subject if letter else "",
-        reason=reason,
         error=error,
-        fingerprint=fingerprint(kind, reason),
-        attempts=letter.attempt % ATTEMPTS + 1 if letter else 1,
-        replays=replays(letter.attempt) if letter else 0,
         headers=headers | {"properties": properties},
         body=body,
         died_at=died_at,
     )
-    # Note [Taken twice]: a collector that dies between commit and acknowledgement leaves its letters to be taken
-    # again. The same letter then gets the same id; a twin that was delivered for the first time gets another one.
+    # Note [Taken twice]: a collector that dies between commit and acknowledgement leaves its messages to be taken
+    # again. The same message then gets the same id; a twin that is delivered for the first time gets another one.
     lasting = sorted((name, value) for name, value in headers.items() if name != "x-delivery-count")
     digest = hashlib.sha256(repr((lasting, sorted(properties.items()))).encode() + body).digest()
-    dead.pk = uuid7_from(digest, at=died_at)
-    if not message.delivery_info.get("redelivered") and type(dead).objects.filter(pk=dead.pk).exists():
-        dead.pk = uuid7()
-    if dead.bury():
-        logger.error("%s is dead: %s: %s", letter.id if letter else "A letter", reason, error)
+    dead_letter.pk = uuid7_from(digest, at=died_at)
+    is_stored = type(dead_letter).objects.filter(pk=dead_letter.pk).exists
+    if not message.delivery_info.get("redelivered") and is_stored():
+        dead_letter.pk = uuid7()
+    dead_letter.record()
 
 
 def _examine(
     service: str, body: bytes, properties: dict[str, Any], *, task: object, death: dict[str, Any]
-) -> tuple[Letter | None, str, str]:
-    """The letter if it can be read, and why it died."""
-    letter, unreadable = None, None
+) -> tuple[Envelope | None, str, str]:
+    """Return the envelope if it can be read, and the reason and the error of the dead letter."""
+    envelope, unreadable = None, None
     try:
-        letter = DeadLetter(body=body).letter()
+        envelope = DeadLetter(body=body).envelope()
     except Unreadable as refusal:
         unreadable = refusal
     match death.get("reason"):
         case "delivery_limit":
-            return letter, "killed_its_worker", "Delivered to the limit and never answered: its worker died each time."
+            error = "Delivered to the limit and never acknowledged: its worker died each time."
+            return envelope, "killed_its_worker", error
         case "expired" | "maxlen" as reason:
-            return letter, reason, f"The broker gave it up: {reason}."
+            return envelope, reason, f"The broker dropped it: {reason}."
     if properties.get("content_type") != "application/json":
-        return letter, "undecodable", f"Its content type is {properties.get('content_type')!r}."
+        return envelope, "undecodable", f"Its content type is {properties.get('content_type')!r}."
     try:
         json.loads(body)
     except (ValueError, RecursionError) as error:
-        return letter, "undecodable", f"Its body is not JSON: {error}"
+        return envelope, "undecodable", f"Its body is not JSON: {error}"
     if not isinstance(task, str):
-        return letter, "malformed", "It has no header 'task'."
+        return envelope, "malformed", "It has no header 'task'."
     if task not in CONSUMERS or CONSUMERS[task].service != service:
-        return letter, "unknown_type", f"Nobody in {service} handles {task!r}."
-    if len(body) > MAX_BYTES + ENVELOPE_BYTES:
-        return letter, "too_large", f"It has {len(body)} bytes."
+        return envelope, "unknown_type", f"No handler in {service} takes {task!r}."
+    if len(body) > MAX_BYTES + MAX_ENVELOPE_BYTES:
+        return envelope, "too_large", f"It has {len(body)} bytes."
     if unreadable is not None:
-        return letter, unreadable.code, str(unreadable)
-    return letter, "rejected", "Its worker rejected it; the worker's log says why."
+        return envelope, unreadable.code, str(unreadable)
+    return envelope, "rejected", "Its worker rejected it; the log of the worker has the reason."
 
 
-def _moment(value: object) -> datetime:
+def _time(value: object) -> datetime:
     if isinstance(value, datetime):
         return value if value.tzinfo else value.replace(tzinfo=UTC)
     return timezone.now()

@@ -1,4 +1,4 @@
-"""Transactions that lost to another one: done again at once."""
+"""Transactions that the database ended in favor of another: run again at once."""
 
 import functools
 import random
@@ -16,15 +16,15 @@ ATTEMPTS = 5
 
 
 def lost_to_another(error: BaseException) -> bool:
-    """Whether the database ended this transaction in favour of another, so that it can simply be done again."""
+    """Whether the database ended this transaction in favor of another, so that it can simply be run again."""
     return getattr(error.__cause__, "sqlstate", None) in LOST_TO_ANOTHER
 
 
 def retry_on_conflict(work: Callable[P, R]) -> Callable[P, R]:
-    """Does the whole of this work again, some times, when the database ended it in favour of another transaction."""
+    """Return this work, run again a few times when the database ended it in favor of another transaction."""
 
     @functools.wraps(work)
-    def settled(*args: P.args, **kwargs: P.kwargs) -> R:
+    def retried(*args: P.args, **kwargs: P.kwargs) -> R:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return work(*args, **kwargs)
@@ -37,4 +37,4 @@ def retry_on_conflict(work: Callable[P, R]) -> Callable[P, R]:
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("unreachable")
 
-    return settled
+    return retried

@@ -1,8 +1,8 @@
 """
-How a service hears: `@consumes(messages.Charge)` makes a Celery task on the service's queue.
+How a service handles messages: `@consumes(Reserve)` makes a Celery task on the service's queue.
 
-Inbox row, effects and replies commit together. A copy does nothing. A failure waits in the outbox and comes again;
-after the last attempt the letter is dead, with its whole story.
+Inbox row, effects and replies commit together. A copy does nothing. A message whose handler fails is posted again with
+a later due time; after the last attempt it becomes a dead letter.
 """
 
 import contextlib
@@ -20,232 +20,213 @@ from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Reject
-from django.apps import apps
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils import timezone
 
-from . import context, metrics, tracing
-from .attempts import ATTEMPTS, backoff, last_attempt, replays
+from . import conf, context, metrics, strict_json, tracing
+from .attempts import ATTEMPTS, backoff, last_attempt
 from .conflicts import retry_on_conflict
-from .dead_letter_models import fingerprint
-from .message import ENVELOPE_BYTES, MAX_BYTES, REGISTRY, Letter, Message, Unreadable, write
-from .models import DeadLetter, IncomingMessage, OutgoingMessage
+from .envelope import MAX_ENVELOPE_BYTES, Envelope
+from .errors import CodedError, Unreadable
+from .message import EVENTS, MAX_BYTES, REGISTRY, Message
+from .models import DeadLetter, IncomingMessage
+from .services import all_services, database_of, model_of
 
 logger = logging.getLogger(__name__)
 
 CONNECTION_LOST = ("08", "57P", "53300")  # connection exceptions, server shutting down, too many connections
-PATIENCE = timedelta(minutes=20)  # with a lost database; the broker takes a letter back after 30 minutes
-
-
-class Undeliverable(Exception):
-    """Raised by a handler for a letter that trying again can't help: it goes to the dead letters at once."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.code = code
+DATABASE_TIMEOUT = timedelta(
+    minutes=20
+)  # to wait for a lost database; the broker takes a message back after 30 minutes
 
 
 @dataclass(frozen=True)
 class Consumer:
-    """Who handles a message: one handler a message type."""
+    """The one handler of a message type, and what is called before it."""
 
-    service: str
     message: type[Message]
     handle: Callable[..., None]
     first: Callable[[Any], Any] | None
 
     @property
-    def incoming(self) -> type[IncomingMessage]:
-        return model_of(self.service, "Incoming")
+    def service(self) -> str:
+        return self.message.to
 
     @property
-    def outgoing(self) -> type[OutgoingMessage]:
-        return model_of(self.service, "Outgoing")
+    def database(self) -> str:
+        return database_of(self.service)
+
+    @property
+    def incoming(self) -> type[IncomingMessage]:
+        incoming: type[IncomingMessage] = model_of(self.service, "Incoming")
+        return incoming
 
 
 CONSUMERS: dict[str, Consumer] = {}
-
-
-def model_of(service: str, name: str) -> Any:
-    """A service's own `Outgoing`, `Incoming` or `DeadLetter`."""
-    return apps.get_model(service, name)
 
 
 def consumes(
     message: type[Message], *, first: Callable[[Any], Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
-    Make this function the one handler of a message.
+    Make this function the one handler of a message, in the service that the message is addressed to.
 
     `first` is called with the message before the transaction begins and without one open (it may call a foreign
-    service); the handler then gets its result as second argument. It can run more than once: let it be idempotent.
+    service); the handler then gets its result as second argument. It can run more than once, so it must be idempotent.
+
+    :raises TypeError: if the message has a handler already, or is an event for the outside world
     """
 
     def register(handle: Callable[..., None]) -> Callable[..., None]:
-        service = handle.__module__.split(".")[0]
-        if message.to != service:
-            raise TypeError(f"{message.name} is addressed to {message.to}, not to {service}.")
+        if message.to == EVENTS:
+            raise TypeError(f"{message.name} is an event for the outside world: no service handles it.")
         if message.name in CONSUMERS:
             raise TypeError(f"{message.name} has a handler already.")
-        CONSUMERS[message.name] = Consumer(service, message, handle, first)
+        CONSUMERS[message.name] = Consumer(message, handle, first)
 
         @shared_task(name=message.name, bind=True)
         @functools.wraps(handle)
-        def task(self: Any, envelope: object) -> None:
-            receive(service, envelope, headers=_headers(self.request), worker=self.request.hostname or "")
+        def task(self: Any, raw: object) -> None:
+            receive(message.to, raw, headers=_headers(self.request), worker=self.request.hostname or "")
 
         return handle
 
     return register
 
 
-def receive(service: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
-    """Handle what came for this service, however often it comes; leaves nothing unanswered but a lost database."""
-    give_up_at = time.monotonic() + PATIENCE.total_seconds()
+def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> None:
+    """
+    Handle a message that arrived for this service, once however often it arrives.
+
+    :param raw: its envelope as it arrived
+    :raises Reject: to have the broker deliver it again, if the database is lost for longer than `DATABASE_TIMEOUT`
+    """
+    give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds()
     pause = 0.5
     while True:
         try:
-            return _receive(service, envelope, headers=headers, worker=worker)
+            return _receive(service, raw, headers=headers, worker=worker)
         except (OperationalError, InterfaceError) as error:
             metrics.WORKER_ERRORS.inc()
-            # Note [A lost database is not the letter's fault]: sent back, the letter would use up the broker's
+            # Note [A lost database is not the message's fault]: sent back, the message would use up the broker's
             # delivery limit within milliseconds; so it waits here, unacknowledged, until the database is back.
             if time.monotonic() > give_up_at:
                 raise Reject(str(error), requeue=True) from error
-            logger.warning("The database %s is not answering, waiting: %s", service, error)
-            connections[service].close()
+            database = database_of(service)
+            logger.warning("The database %s does not answer, waiting: %s", database, error)
+            connections[database].close()
             time.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, 5)
 
 
-def _receive(service: str, envelope: object, *, headers: dict[str, Any], worker: str) -> None:
-    letter = None
+def _receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> None:
+    envelope = None
     try:
-        if len(write(envelope)) > MAX_BYTES + ENVELOPE_BYTES:
-            raise Unreadable("too_large", "The letter is larger than a letter may be.")
-        letter = Letter.open(envelope)
-        consumer, message = CONSUMERS.get(letter.type), letter.read()
+        if len(strict_json.write(raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
+            raise Unreadable("too_large", "The message is larger than a message may be.")
+        envelope = Envelope.parse(raw)
+        consumer, message = CONSUMERS.get(envelope.type), envelope.message()
         if consumer is None or consumer.service != service:
-            raise Unreadable("unknown_type", f"Nobody in {service} handles {letter.type}.")
-        if timezone.now() - letter.sent_at > settings.DEDUPE_HORIZON:
-            # Its inbox key may have been purged, so nobody can tell whether it had its effect: a person decides.
-            raise Unreadable("past_dedupe_horizon", "The letter is older than the inbox remembers.")
+            raise Unreadable("unknown_type", f"No handler in {service} takes {envelope.type}.")
+        if timezone.now() - envelope.sent_at > conf.DEDUPE_HORIZON:
+            # Its inbox row may have been purged, so nothing tells whether it had its effect: a person decides.
+            raise Unreadable("past_dedupe_horizon", "The message is older than the inbox remembers.")
         began = time.monotonic()
-        fresh = deliver(consumer, letter, message)
-        _handled(service, letter, fresh=fresh, seconds=time.monotonic() - began)
-    except (Unreadable, Undeliverable) as refusal:
-        with context.acting(context_of(letter)) if letter else contextlib.nullcontext():
-            _bury(service, envelope, letter, refusal, reason=refusal.code, headers=headers, worker=worker)
+        is_new = deliver(consumer, envelope, message)
+        _log_handled(service, envelope, is_new=is_new, seconds=time.monotonic() - began)
+    except CodedError as refusal:
+        with context.acting(envelope.context) if envelope else contextlib.nullcontext():
+            _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)
     except Exception as error:
-        if _lost_connection(error):
+        if _lost_connection(error) or envelope is None:
             raise
-        if letter is None:
-            raise
-        with context.acting(context_of(letter)):
-            _come_again(service, envelope, letter, error, headers=headers, worker=worker)
+        with context.acting(envelope.context):
+            _try_again(service, raw, envelope, error, headers=headers, worker=worker)
 
 
-def _handled(service: str, letter: Letter, *, fresh: bool, seconds: float) -> None:
-    metrics.CONSUMER_SECONDS.labels(letter.type).observe(seconds)
-    if not fresh:
+def _log_handled(service: str, envelope: Envelope, *, is_new: bool, seconds: float) -> None:
+    metrics.CONSUMER_SECONDS.labels(envelope.type).observe(seconds)
+    if not is_new:
         metrics.INBOX_DUPLICATES.labels(service).inc()
-    with context.acting(context_of(letter)):
-        logger.info(
-            "%s %s", letter.type, "handled" if fresh else "was handled before", extra={"seconds": round(seconds, 4)}
-        )
+    with context.acting(envelope.context):
+        outcome = "handled" if is_new else "was handled before"
+        logger.info("%s %s", envelope.type, outcome, extra={"seconds": round(seconds, 4)})
 
 
-def deliver(consumer: Consumer, letter: Letter, message: Message) -> bool:
-    """Handle this letter unless it was handled before: inbox row, effects and replies in one commit."""
+def deliver(consumer: Consumer, envelope: Envelope, message: Message) -> bool:
+    """
+    Handle a message unless it was handled before: inbox row, effects and replies in one commit.
+
+    Returns whether it was handled now.
+    """
     received_at = timezone.now()
-    with (
-        context.acting(context_of(letter)),
-        tracing.span(
-            letter.type, kind="consumer", messaging__destination__name=consumer.service, attempt=letter.attempt
-        ),
-    ):
+    attributes = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
+    with context.acting(envelope.context), tracing.span(envelope.type, kind="consumer", **attributes):
         answer: tuple[Any, ...] = ()
         if consumer.first is not None:
-            if consumer.incoming.seen(letter):
+            if consumer.incoming.seen(envelope):
                 return False
             answer = (consumer.first(message),)
-        return _have_effect(consumer, letter, message, *answer, received_at=received_at)
+        return _commit(consumer, envelope, message, *answer, received_at=received_at)
 
 
 @retry_on_conflict
-def _have_effect(consumer: Consumer, letter: Letter, message: Message, *answer: Any, received_at: datetime) -> bool:
-    with transaction.atomic(using=consumer.service):
-        if not consumer.incoming.first_time(letter, received_at=received_at):
+def _commit(consumer: Consumer, envelope: Envelope, message: Message, *answer: Any, received_at: datetime) -> bool:
+    with transaction.atomic(using=consumer.database):
+        if not consumer.incoming.record(envelope, received_at=received_at):
             return False
         consumer.handle(message, *answer)
         return True
 
 
-def context_of(letter: Letter) -> context.Context:
-    """On whose behalf this letter is handled."""
-    return context.Context(
-        correlation_id=letter.correlationid,
-        causation_id=letter.id,
-        traceparent=letter.traceparent,
-        order_id=letter.subject or None,
-    )
-
-
-def _come_again(
-    service: str, envelope: object, letter: Letter, error: Exception, *, headers: dict[str, Any], worker: str
+def _try_again(
+    service: str, raw: object, envelope: Envelope, error: Exception, *, headers: dict[str, Any], worker: str
 ) -> None:
     metrics.WORKER_ERRORS.inc()
-    if letter.attempt >= last_attempt(letter.attempt):
-        _bury(service, envelope, letter, error, reason="failed", headers=headers, worker=worker)
+    if envelope.attempt >= last_attempt(envelope.attempt):
+        _record_dead_letter(service, raw, envelope, error, reason="failed", headers=headers, worker=worker)
         return
-    logger.warning("%s %s failed, trying again: %s", letter.type, letter.id, error, exc_info=True)
-    due_at = timezone.now() + backoff(letter.attempt % ATTEMPTS, spread=random.random())
-    with transaction.atomic(using=service):
-        model_of(service, "Outgoing").post_again(letter, attempt=letter.attempt + 1, due_at=due_at)
+    logger.warning("%s %s failed, trying again: %s", envelope.type, envelope.id, error, exc_info=True)
+    due_at = timezone.now() + backoff(envelope.attempt % ATTEMPTS, spread=random.random())
+    with transaction.atomic(using=database_of(service)):
+        model_of(service, "Outgoing").post_again(envelope, attempt=envelope.attempt + 1, due_at=due_at)
 
 
-def _bury(
+def _record_dead_letter(
     service: str,
-    envelope: object,
-    letter: Letter | None,
+    raw: object,
+    envelope: Envelope | None,
     error: Exception,
     *,
     reason: str,
     headers: dict[str, Any],
     worker: str,
 ) -> None:
-    kind = letter.type if letter else str(headers.get("task", ""))
-    with transaction.atomic(using=service):
-        model_of(service, "DeadLetter")(
-            origin=DeadLetter.Origin.CONSUMER,
-            queue=service,
-            message_id=letter.id if letter else None,
-            type=kind,
-            subject=letter.subject if letter else "",
-            reason=reason,
-            error=f"{type(error).__name__}: {error}",
-            traceback="".join(traceback.format_exception(error)),
-            fingerprint=failure(kind, reason, error),
-            attempts=letter.attempt % ATTEMPTS + 1 if letter else 1,
-            replays=replays(letter.attempt) if letter else 0,
-            worker=worker or socket.gethostname(),
-            headers=headers,
-            body=write(envelope),
-            died_at=timezone.now(),
-        ).bury()
-    logger.error("%s is dead: %s: %s", letter.id if letter else "A letter", reason, error)
+    dead_letter = model_of(service, "DeadLetter").of(
+        envelope,
+        reason=reason,
+        type=str(headers.get("task", "")),
+        alike=alike(error),
+        origin=DeadLetter.Origin.CONSUMER,
+        queue=service,
+        error=f"{type(error).__name__}: {error}",
+        traceback="".join(traceback.format_exception(error)),
+        worker=worker or socket.gethostname(),
+        headers=headers,
+        body=strict_json.write(raw),
+    )
+    with transaction.atomic(using=database_of(service)):
+        dead_letter.record()
 
 
-def failure(kind: str, reason: str, error: Exception) -> str:
-    """The fingerprint of a failure: what failed, how, and in which function."""
+def alike(error: Exception) -> tuple[str, str]:
+    """Return what makes two errors of handlers the same failure: the class, and the function that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
-    where = f"{Path(last[0].filename).name}:{last[0].name}" if last else ""
-    return fingerprint(kind, reason, type(error).__name__, where)
+    return type(error).__name__, f"{Path(last[0].filename).name}:{last[0].name}" if last else ""
 
 
 def _lost_connection(error: BaseException) -> bool:
-    """Whether a database went away, rather than the handler having failed."""
+    """Whether a database was lost, rather than the handler having failed."""
     if not isinstance(error, OperationalError | InterfaceError):
         return False
     state = getattr(error.__cause__, "sqlstate", None)
@@ -253,12 +234,13 @@ def _lost_connection(error: BaseException) -> bool:
 
 
 def _headers(request: Any) -> dict[str, Any]:
-    """What came with the letter: Celery keeps the headers of a message as attributes of its request."""
+    """What came with the message: Celery keeps the headers of a message as attributes of its request."""
     kept = ("task", "id", "root_id", "parent_id", "correlation_id", "delivery_info", "x-delivery-count")
     found = vars(request)
     return {name: found[name] for name in kept if found.get(name) is not None}
 
 
-def unheard() -> list[str]:
-    """Commands and events that are addressed to a service in which nobody handles them."""
-    return sorted(name for name, kind in REGISTRY.items() if kind.to in settings.SERVICES and name not in CONSUMERS)
+def unhandled() -> list[str]:
+    """Return the names of messages that are addressed to a service of this project without having a handler there."""
+    services = all_services()
+    return sorted(name for name, kind in REGISTRY.items() if kind.to in services and name not in CONSUMERS)

@@ -1,4 +1,4 @@
-"""What runs on whose behalf: one context variable that spans HTTP, Celery, gRPC and the outbox."""
+"""The context of what runs: one context variable for HTTP, gRPC, Celery and the outbox."""
 
 import re
 import secrets
@@ -13,30 +13,30 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-
 
 @dataclass(frozen=True)
 class Context:
-    """The request or message that is being handled."""
+    """The request or message that is being handled; `subject` is what a message is about."""
 
     correlation_id: str
     causation_id: str | None = None
     traceparent: str | None = None
-    order_id: str | None = None
+    subject: str | None = None
 
 
-_current: ContextVar[Context | None] = ContextVar("orders_context", default=None)
+_current: ContextVar[Context | None] = ContextVar("outbox_context", default=None)
 
 
 def current() -> Context:
-    """The context in force; outside of any, a fresh one each time."""
+    """Return the context in force; outside of any, a fresh one each time."""
     return _current.get() or Context(correlation_id=new_correlation_id())
 
 
 def peek() -> Context | None:
-    """The context in force, if any."""
+    """Return the context in force, if any."""
     return _current.get()
 
 
 @contextmanager
 def acting(context: Context) -> Iterator[Context]:
-    """Run a block on behalf of this context."""
+    """Run a block in this context."""
     token = _current.set(context)
     try:
         yield context
@@ -45,7 +45,7 @@ def acting(context: Context) -> Iterator[Context]:
 
 
 def headers() -> dict[str, str]:
-    """What a call to another service says of whom it is for."""
+    """Return the headers that carry the context in a call to another service."""
     here = _current.get()
     if here is None:
         return {}
@@ -57,12 +57,12 @@ def new_correlation_id() -> str:
 
 
 def accepted_correlation_id(value: str | None) -> str:
-    """The id a caller offered if it is well formed, else a new one."""
+    """Return the id that a caller sent if it is well formed, else a new one."""
     return value if value and CORRELATION_ID.fullmatch(value) else new_correlation_id()
 
 
 def accepted_traceparent(value: str | None) -> str:
-    """The W3C traceparent a caller offered if it is well formed, else the start of a new, unsampled trace."""
+    """Return the W3C traceparent that a caller sent if it is well formed, else that of a new, unsampled trace."""
     if value and TRACEPARENT.fullmatch(value):
         return value
     return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"

@@ -1,20 +1,26 @@
-"""Letters that could not be delivered or handled, and what was done about them."""
+"""Messages that could not be sent or handled, and what was done about them."""
 
 import hashlib
 import json
-from typing import Any
+import logging
+from collections.abc import Sequence
+from typing import Any, Self
 
 from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from . import metrics
+from .attempts import ATTEMPTS, replays
+from .envelope import Envelope
+from .errors import Unreadable
 from .ids import uuid7
-from .message import Letter, Unreadable
+
+logger = logging.getLogger(__name__)
 
 
 class DeadLetter(models.Model):
-    """A letter that could not be delivered or handled, with its whole story."""
+    """A message that could not be sent or handled, with all that is known about the failure."""
 
     class Origin(models.TextChoices):
         RELAY = "relay", _("could not be published")
@@ -66,36 +72,56 @@ class DeadLetter(models.Model):
     def __str__(self) -> str:
         return f"{self.type or '?'} {self.message_id or self.id}: {self.reason}"
 
-    def bury(self) -> bool:
-        """Keep this dead letter, unless another copy of its message lies here; whether it was the first."""
+    @classmethod
+    def of(
+        cls, envelope: Envelope | None, *, reason: str, type: str = "", alike: Sequence[str] = (), **more: Any
+    ) -> Self:
+        """
+        Return the dead letter of a message, not stored yet.
+
+        :param envelope: None if the body could not be read
+        :param type: what is known of the message's type if there is no envelope
+        :param alike: what makes two failures the same, besides the type and the reason
+        :param more: further fields: the origin, the queue, the error, the body …
+        """
+        kind = envelope.type if envelope is not None else type
+        fields: dict[str, Any] = {"type": kind, "attempts": 1, "reason": reason, "died_at": timezone.now()}
+        if envelope is not None:
+            fields |= {"message_id": envelope.id, "subject": envelope.subject, "replays": replays(envelope.attempt)}
+            fields["attempts"] = envelope.attempt % ATTEMPTS + 1
+        return cls(**fields | {"fingerprint": fingerprint(kind, reason, *alike)} | more)
+
+    def record(self) -> bool:
+        """Store this dead letter, unless its message has an open one already; return whether it was stored."""
         for name in ("type", "subject", "error", "traceback", "worker"):
-            most = getattr(self._meta.get_field(name), "max_length", None)
-            setattr(self, name, storable(getattr(self, name))[:most])
+            limit = getattr(self._meta.get_field(name), "max_length", None)
+            setattr(self, name, storable(getattr(self, name))[:limit])
         self.headers = storable(self.headers)
         type(self)._base_manager.bulk_create([self], ignore_conflicts=True)
-        kept = type(self)._base_manager.filter(pk=self.pk).exists()
-        if kept:
+        is_new = type(self)._base_manager.filter(pk=self.pk).exists()
+        if is_new:
+            logger.error("%s for %s is a dead letter: %s: %s", self.type or "?", self.queue, self.reason, self.error)
             metrics.after_commit(router.db_for_write(type(self)), metrics.EVENTS_MOVED_TO_DLQ.inc)
-        return kept
+        return is_new
 
-    def letter(self) -> Letter:
+    def envelope(self) -> Envelope:
         """
-        The letter that died, from its original bytes.
+        Return the envelope of the message, from its original bytes.
 
-        :raises Unreadable: if they are no letter
+        :raises Unreadable: if they are none
         """
         try:
-            said = json.loads(bytes(self.body))
+            raw = json.loads(bytes(self.body))
         except (ValueError, RecursionError) as error:
             raise Unreadable("malformed", "The body is not JSON.") from error
-        # What the broker dead-lettered is a whole task: its arguments come first.
-        while isinstance(said, list) and said:
-            said = said[0]
-        return Letter.open(said)
+        # What the broker dead-lettered is a whole Celery task: its arguments come first.
+        while isinstance(raw, list) and raw:
+            raw = raw[0]
+        return Envelope.parse(raw)
 
 
 class DeadLetterAction(models.Model):
-    """Who did what to a dead letter, and when. Never changed."""
+    """Who did what with a dead letter, and when. Append-only."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     dead_letter_id = models.UUIDField(db_index=True)
@@ -113,7 +139,7 @@ class DeadLetterAction(models.Model):
 
 
 def storable(value: Any) -> Any:
-    """This value as PostgreSQL can keep it in a text or in JSON, whatever a stranger has put into it."""
+    """Return this value as PostgreSQL can store it in a text or in JSON, whatever it contains."""
     match value:
         case str():
             return value.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()
@@ -130,5 +156,5 @@ def storable(value: Any) -> Any:
 
 
 def fingerprint(*parts: Any) -> str:
-    """A short stable name for a kind of failure."""
+    """Return a short stable name for a kind of failure."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:16]

@@ -1,7 +1,7 @@
 """
-What an operator may do with dead letters: find them, let them come again, or give them up. Every action is recorded.
+What an operator can do with dead letters: find them, replay them, or discard them. Every action is recorded.
 
-Doors (the admin, `manage.py dlq`) call these functions; what a letter would do is shown by preview.py.
+The admin and `manage.py dlq` call these functions; what a replay would do is shown by preview.py.
 """
 
 import time
@@ -17,37 +17,39 @@ from django.db.models import Count, Max, Min, QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from common.errors import Refusal
-
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
-from .consumers import model_of
-from .message import MOST_ATTEMPTS, Letter, Unreadable
+from .envelope import MAX_ATTEMPT, Envelope
+from .errors import OutboxError, Unreadable
 from .models import DeadLetter, DeadLetterAction
+from .services import database_of, model_of
+
+CANARY_TIMEOUT = timedelta(minutes=1)
 
 
-class Resolved(Refusal):
+class AlreadyResolved(OutboxError):
     """The dead letter has been replayed or discarded already."""
 
     code = "already_resolved"
 
 
-class NotReplayable(Refusal):
-    """There is no letter in it that could come again."""
+class NotReplayable(OutboxError):
+    """The dead letter has no message that could be sent again."""
 
     code = "not_replayable"
 
 
 class Outcome(StrEnum):
-    """What became of a replayed letter."""
+    """What became of a replayed message."""
 
     WAITING = "waiting"
-    HANDLED = "handled"  # or, if it was on its way to somebody else, sent
+    HANDLED = "handled"  # or, if it is for somebody else, sent
     DIED = "died"
+    UNANSWERED = "unanswered"  # of a canary: neither of the two in time
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which dead letters of a service: all that fit every filter given."""
+    """Which dead letters of a service: those that match every filter given."""
 
     ids: Sequence[UUID] = ()
     type: str = ""
@@ -60,11 +62,11 @@ class Selection:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether it leaves out anything but what is resolved."""
+        """Whether there is another filter than the status."""
         return self != Selection(status=self.status)
 
     def of(self, service: str, *, now: datetime) -> QuerySet[DeadLetter]:
-        """Those of this service, the oldest first."""
+        """Return those of this service, the oldest first."""
         fits: dict[str, Any] = {
             name: value
             for name in ("type", "reason", "fingerprint", "subject", "status")
@@ -82,20 +84,20 @@ class Selection:
 
 @dataclass(frozen=True)
 class Group:
-    """Dead letters of one service that failed alike."""
+    """Dead letters of one service with the same failure."""
 
     service: str
     fingerprint: str
     type: str
     reason: str
-    letters: int
+    dead_letters: int
     oldest: datetime
     newest: datetime
     error: str  # of one of them
 
 
 def groups(services: Iterable[str], selection: Selection, *, now: datetime) -> list[Group]:
-    """The dead letters by what they died of, the most frequent first."""
+    """Return the dead letters by failure, the most frequent first."""
     return sorted(
         (
             Group(service=service, **row)
@@ -103,132 +105,141 @@ def groups(services: Iterable[str], selection: Selection, *, now: datetime) -> l
             for row in selection.of(service, now=now)
             .order_by()
             .values("fingerprint", "type", "reason")
-            .annotate(letters=Count("pk"), oldest=Min("died_at"), newest=Max("died_at"), error=Max("error"))
+            .annotate(dead_letters=Count("pk"), oldest=Min("died_at"), newest=Max("died_at"), error=Max("error"))
         ),
-        key=lambda group: (-group.letters, group.fingerprint),
+        key=lambda group: (-group.dead_letters, group.fingerprint),
     )
 
 
-def replay(*, letter: DeadLetter, by: str, now: datetime, canary: bool = False) -> None:
+def replay(dead_letter: DeadLetter, *, by: str, now: datetime, canary: bool = False) -> None:
     """
-    Let a letter come again, as the same message: once, however often this is called.
+    Send the message again, as the same message: once, however often this is called.
 
-    It begins a new life, with as many attempts as a new letter. A canary has one only, so that its answer comes soon.
+    It gets as many attempts as a new message. A canary gets one, so that its outcome is known soon.
 
-    :raises Resolved: if that has been done before, or the letter was discarded
-    :raises NotReplayable: if its body is no letter
+    :raises AlreadyResolved: if the dead letter has been replayed or discarded
+    :raises NotReplayable: if its body is no message, or it has been replayed too often
     """
-    service = _service(letter)
-    with transaction.atomic(using=service):
-        dead = _lock(letter)
-        inside = _inside(dead)
-        attempt = last_attempt(inside.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
-        if attempt + ATTEMPTS > MOST_ATTEMPTS:
+    service = _service(dead_letter)
+    with transaction.atomic(using=database_of(service)):
+        dead = _lock(dead_letter)
+        envelope = _envelope(dead)
+        attempt = last_attempt(envelope.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
+        if attempt + ATTEMPTS > MAX_ATTEMPT:
             raise NotReplayable(_g("It has been replayed too often."))
         to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else service
-        model_of(service, "Outgoing").post_again(inside, attempt=attempt, due_at=now, to=to)
+        model_of(service, "Outgoing").post_again(envelope, attempt=attempt, due_at=now, to=to)
         _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail={"attempt": attempt, "canary": canary})
-    letter.refresh_from_db()
+    dead_letter.refresh_from_db()
 
 
-def discard(*, letter: DeadLetter, by: str, now: datetime, why: str = "") -> None:
+def discard(dead_letter: DeadLetter, *, by: str, now: datetime, why: str = "") -> None:
     """
-    Give a letter up; it stays to be looked at until it is purged.
+    Give the message up; the dead letter can be looked at until it is purged.
 
-    :raises Resolved: if it has been replayed or discarded before
+    :raises AlreadyResolved: if it has been replayed or discarded before
     """
-    with transaction.atomic(using=_service(letter)):
-        _resolve(_lock(letter), DeadLetter.Status.DISCARDED, by=by, now=now, detail={"why": why} if why else {})
-    letter.refresh_from_db()
+    with transaction.atomic(using=database_of(_service(dead_letter))):
+        _resolve(_lock(dead_letter), DeadLetter.Status.DISCARDED, by=by, now=now, detail={"why": why} if why else {})
+    dead_letter.refresh_from_db()
 
 
-def outcome(letter: DeadLetter) -> Outcome:
-    """What has become of a letter since it was replayed."""
-    service = _service(letter)
-    if died_again(letter) is not None:
+def outcome(dead_letter: DeadLetter) -> Outcome:
+    """Return what has become of a message since it was replayed."""
+    service = _service(dead_letter)
+    if died_again(dead_letter) is not None:
         return Outcome.DIED
-    if letter.origin == DeadLetter.Origin.RELAY and letter.queue != service:
+    if dead_letter.origin == DeadLetter.Origin.RELAY and dead_letter.queue != service:
         unsent = model_of(service, "Outgoing").objects.filter(
-            subject=letter.subject, message_id=letter.message_id, published_at=None
+            subject=dead_letter.subject, message_id=dead_letter.message_id, published_at=None
         )
         return Outcome.WAITING if unsent.exists() else Outcome.HANDLED
-    handled = model_of(service, "Incoming").objects.filter(message_id=letter.message_id)
+    handled = model_of(service, "Incoming").objects.filter(message_id=dead_letter.message_id)
     return Outcome.HANDLED if handled.exists() else Outcome.WAITING
 
 
-def died_again(letter: DeadLetter) -> DeadLetter | None:
-    """The dead letter that a replayed letter has become, if it has."""
+def canary_outcome(
+    dead_letter: DeadLetter, *, sent_at: datetime, now: datetime, timeout: timedelta = CANARY_TIMEOUT
+) -> Outcome:
+    """Return the outcome of a canary that was sent then; after the timeout it is no longer waiting but unanswered."""
+    found = outcome(dead_letter)
+    return Outcome.UNANSWERED if found is Outcome.WAITING and now - sent_at > timeout else found
+
+
+def died_again(dead_letter: DeadLetter) -> DeadLetter | None:
+    """Return the open dead letter that a replayed message has become, if there is one."""
     again: DeadLetter | None = (
-        model_of(_service(letter), "DeadLetter")
-        .objects.filter(message_id=letter.message_id, status=DeadLetter.Status.DEAD)
-        .exclude(pk=letter.pk)
+        model_of(_service(dead_letter), "DeadLetter")
+        .objects.filter(message_id=dead_letter.message_id, status=DeadLetter.Status.DEAD)
+        .exclude(pk=dead_letter.pk)
         .first()
     )
     return again
 
 
-def canary(*, letters: Iterable[DeadLetter], by: str, patience: timedelta) -> Iterator[tuple[DeadLetter, Outcome]]:
+def replay_canaries(
+    dead_letters: Iterable[DeadLetter], *, by: str, timeout: timedelta = CANARY_TIMEOUT
+) -> Iterator[tuple[DeadLetter, Outcome]]:
     """
-    Replay these letters one by one, each once the one before has been answered; stop when one dies again.
+    Replay these one by one as canaries, each after the one before was handled; stop when one was not.
 
-    Yields each with its outcome: `WAITING` if there was none in time, which ends it as well.
+    Yields each with its outcome, which is never `WAITING`.
 
-    :raises Refusal: if one of them can't be replayed
+    :raises OutboxError: if one of them can't be replayed
     """
-    for letter in letters:
-        replay(letter=letter, by=by, now=timezone.now(), canary=True)
-        answer = _await(letter, patience=patience)
-        yield letter, answer
-        if answer is not Outcome.HANDLED:
+    for dead_letter in dead_letters:
+        sent_at = timezone.now()
+        replay(dead_letter, by=by, now=sent_at, canary=True)
+        while (
+            found := canary_outcome(dead_letter, sent_at=sent_at, now=timezone.now(), timeout=timeout)
+        ) is Outcome.WAITING:
+            time.sleep(0.1)
+        yield dead_letter, found
+        if found is not Outcome.HANDLED:
             return
 
 
-def actions(letter: DeadLetter) -> QuerySet[DeadLetterAction]:
-    """Who has done what to this letter, in order."""
-    return DeadLetterAction.objects.using(_service(letter)).filter(dead_letter_id=letter.pk).order_by("pk")
+def actions(dead_letter: DeadLetter) -> QuerySet[DeadLetterAction]:
+    """Return what was done with this dead letter and by whom, in order."""
+    recorded = DeadLetterAction.objects.using(database_of(_service(dead_letter)))
+    return recorded.filter(dead_letter_id=dead_letter.pk).order_by("pk")
 
 
-def is_replayable(letter: DeadLetter) -> bool:
-    """Whether there is a letter in it that could come again."""
+def is_replayable(dead_letter: DeadLetter) -> bool:
+    """Whether it has a message that could be sent again."""
     try:
-        _inside(letter)
+        _envelope(dead_letter)
     except NotReplayable:
         return False
     return True
 
 
-def _await(letter: DeadLetter, *, patience: timedelta) -> Outcome:
-    give_up_at = time.monotonic() + patience.total_seconds()
-    while (answer := outcome(letter)) is Outcome.WAITING and time.monotonic() < give_up_at:
-        time.sleep(0.1)
-    return answer
+def _service(dead_letter: DeadLetter) -> str:
+    service = dead_letter._meta.app_label
+    assert service != "outbox", "a dead letter is reached through the proxy of its service"
+    return service
 
 
-def _service(letter: DeadLetter) -> str:
-    assert letter._state.db is not None, "a dead letter comes from a service's database"
-    return letter._state.db
-
-
-def _lock(letter: DeadLetter) -> DeadLetter:
-    dead: DeadLetter = model_of(_service(letter), "DeadLetter").objects.select_for_update().get(pk=letter.pk)
+def _lock(dead_letter: DeadLetter) -> DeadLetter:
+    rows = model_of(_service(dead_letter), "DeadLetter").objects
+    dead: DeadLetter = rows.select_for_update().get(pk=dead_letter.pk)
     if dead.status != DeadLetter.Status.DEAD:
-        raise Resolved(_g("It is %(status)s already.") % {"status": dead.get_status_display()})
+        raise AlreadyResolved(_g("It is %(status)s already.") % {"status": dead.get_status_display()})
     return dead
 
 
-def _inside(dead: DeadLetter) -> Letter:
+def _envelope(dead: DeadLetter) -> Envelope:
     try:
-        return dead.letter()
+        return dead.envelope()
     except Unreadable as refusal:
-        raise NotReplayable(
-            _g("There is no letter in it that could come again: %(why)s") % {"why": refusal}
-        ) from refusal
+        text = _g("It has no message that could be sent again: %(why)s") % {"why": refusal}
+        raise NotReplayable(text) from refusal
 
 
 def _resolve(dead: DeadLetter, status: DeadLetter.Status, *, by: str, now: datetime, detail: dict[str, Any]) -> None:
     dead.status, dead.resolved_at = status, now
     dead.save(update_fields=["status", "resolved_at"])
-    DeadLetterAction.objects.using(_service(dead)).create(
+    DeadLetterAction.objects.using(database_of(_service(dead))).create(
         dead_letter_id=dead.pk,
         verb="replay" if status == DeadLetter.Status.REPLAYED else "discard",
         by=by,

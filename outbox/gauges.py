@@ -1,7 +1,7 @@
 """
-What is read from the databases when somebody looks: a fixed number of cheap queries.
+What is read from the databases on demand: a fixed number of cheap queries.
 
-# Note [No COUNT over a big table]: every query here walks a partial index of what is open, and stops at `MOST` rows.
+# Note [No COUNT over a big table]: every query here uses a partial index of what is open, and stops at `LIMIT` rows.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,11 @@ from typing import Any
 
 from django.db import connections, transaction
 
-MOST = 10_000
-PATIENCE = "2s"
+from .models import DeadLetter, OutgoingMessage
+from .services import database_of
+
+LIMIT = 10_000
+TIMEOUT = "2s"
 
 
 def _nothing() -> dict[str, Any]:
@@ -26,30 +29,30 @@ class Reading:
     sql: str
     gauges: dict[str, str]
     parameters: Callable[[], dict[str, Any]] = _nothing
-    every: float = 5.0  # seconds for which an answer is good enough
+    every: float = 5.0  # seconds for which a result may be used
 
     def take(self) -> list[dict[str, Any]]:
-        """The rows, as dictionaries by column."""
+        """Run the query and return its rows, as dictionaries by column."""
         with transaction.atomic(using=self.database), connections[self.database].cursor() as cursor:
-            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [PATIENCE])
-            cursor.execute(self.sql, {"most": MOST, "database": self.database, **self.parameters()})
+            cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+            cursor.execute(self.sql, {"most": LIMIT, **self.parameters()})
             columns = [column.name for column in cursor.description or ()]
             return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
 
 
-PENDING = """
-SELECT %(database)s AS service, count(*) AS outbox_room_pending,
+PENDING = f"""
+SELECT %(service)s AS service, count(*) AS outbox_room_pending,
        coalesce(extract(epoch FROM statement_timestamp() - min(due_at)), 0) AS outbox_oldest_seconds
-FROM (SELECT due_at FROM outbox_outgoingmessage
+FROM (SELECT due_at FROM {OutgoingMessage._meta.db_table}
       WHERE published_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
-"""
+"""  # noqa: S608 - the table's name
 
-DEAD = """
-SELECT %(database)s AS service, type, reason, fingerprint, count(*) AS dead_letters
-FROM (SELECT type, reason, fingerprint FROM outbox_deadletter
-      WHERE status = 'dead' ORDER BY died_at DESC LIMIT %(most)s) dead
+DEAD = f"""
+SELECT %(service)s AS service, type, reason, fingerprint, count(*) AS dead_letters
+FROM (SELECT type, reason, fingerprint FROM {DeadLetter._meta.db_table}
+      WHERE status = '{DeadLetter.Status.DEAD}' ORDER BY died_at DESC LIMIT %(most)s) dead
 GROUP BY type, reason, fingerprint ORDER BY count(*) DESC, fingerprint LIMIT 20
-"""
+"""  # noqa: S608 - the table's name
 
 CONNECTIONS = """
 SELECT %(database)s AS database, count(*) AS database_connections,
@@ -58,22 +61,21 @@ FROM pg_stat_activity WHERE datname = current_database()
 """
 
 
-def model_of(service: str) -> Iterator[Reading]:
-    """What every service's mailbox shows."""
-    yield Reading(
-        service,
-        PENDING,
-        {
-            "outbox_room_pending": "Letters of a service that are due and not sent.",
-            "outbox_oldest_seconds": "How long the oldest of them has been due.",
-        },
-    )
-    yield Reading(service, DEAD, {"dead_letters": "Dead letters nobody has dealt with, of the 20 commonest failures."})
-    yield Reading(
-        service,
-        CONNECTIONS,
-        {
-            "database_connections": "Connections to a database.",
-            "database_connections_max": "Connections that its server allows in all.",
-        },
-    )
+def readings_of(service: str) -> Iterator[Reading]:
+    """Return what can be read of every service's outbox."""
+    database = database_of(service)
+
+    def parameters() -> dict[str, Any]:
+        return {"service": service, "database": database}
+
+    pending = {
+        "outbox_room_pending": "Messages of a service that are due and not sent.",
+        "outbox_oldest_seconds": "How long the oldest of them has been due.",
+    }
+    connected = {
+        "database_connections": "Connections to a database.",
+        "database_connections_max": "Connections that its server allows in total.",
+    }
+    yield Reading(database, PENDING, pending, parameters)
+    yield Reading(database, DEAD, {"dead_letters": "Open dead letters, of the 20 most frequent failures."}, parameters)
+    yield Reading(database, CONNECTIONS, connected, parameters)

@@ -4,26 +4,26 @@ import contextlib
 import time
 from pathlib import Path
 
-from django.conf import settings
+from . import conf
 
 EVERY = 1.0
 _next = 0.0
 
 
 def beat() -> None:
-    """Say that the process's main loop turns. Costs nothing where no file is named or the last beat is fresh."""
+    """Touch the file: call it in the main loop. Does nothing if no file is configured or the last beat is fresh."""
     global _next
     now = time.monotonic()
-    if not settings.HEARTBEAT_FILE or now < _next:
+    if not conf.HEARTBEAT_FILE or now < _next:
         return
     _next = now + EVERY
-    with contextlib.suppress(OSError):  # a full disk must not end a worker: the missing beat tells of it
-        Path(settings.HEARTBEAT_FILE).touch()
+    with contextlib.suppress(OSError):  # a full disk must not end a worker: the missing beat shows it
+        Path(conf.HEARTBEAT_FILE).touch()
 
 
 def age() -> float | None:
-    """Seconds since the last beat; None if there was none."""
+    """Return the seconds since the last beat; None if there was none."""
     try:
-        return time.time() - Path(settings.HEARTBEAT_FILE).stat().st_mtime
+        return time.time() - Path(conf.HEARTBEAT_FILE).stat().st_mtime
     except OSError:
         return None

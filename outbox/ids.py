@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 def uuid7(at: datetime | None = None) -> uuid.UUID:
-    """A new UUIDv7; `at` puts another time into it than now."""
+    """Return a new UUIDv7, with the time `at` in it, or now."""
     nanoseconds = time.time_ns() if at is None else int(at.timestamp() * 1000) * 1_000_000
     milliseconds, rest = divmod(nanoseconds, 1_000_000)
     # Note [Sub-millisecond order]: twelve bits of the fraction keep ids of one process in the order made.
@@ -17,17 +17,17 @@ def uuid7(at: datetime | None = None) -> uuid.UUID:
 
 
 def uuid7_from(seed: bytes, *, at: datetime) -> uuid.UUID:
-    """The UUIDv7 of this time whose random part is taken from the seed: the same whenever it is asked for."""
+    """Return the UUIDv7 of this time whose random part is taken from the seed: always the same."""
     random = int.from_bytes(seed[:10], "big")
     fraction, rest = random >> 68, random & (1 << 62) - 1
     return uuid.UUID(int=floor7(at).int | fraction << 64 | rest)
 
 
 def time7(made: uuid.UUID) -> datetime:
-    """When a UUIDv7 was made."""
+    """Return when a UUIDv7 was made."""
     return datetime.fromtimestamp((made.int >> 80) / 1000, UTC)
 
 
 def floor7(at: datetime) -> uuid.UUID:
-    """The smallest UUIDv7 that could have been made at this time: a bound for range scans over ids."""
+    """Return the smallest UUIDv7 that could have been made at this time: a bound for range scans over ids."""
     return uuid.UUID(int=(int(at.timestamp() * 1000) & (1 << 48) - 1) << 80 | 0x7 << 76 | 0b10 << 62)

@@ -1,8 +1,8 @@
 """
-What is counted where it happens, in every process.
+Metrics that are counted where something happens, in every process.
 
-With `PROMETHEUS_MULTIPROC_DIR` the numbers lie in files that all processes share, and any of them can show them all:
-see orders_project/observability/metrics.py. No label may hold an id: a label's values must be few.
+With `PROMETHEUS_MULTIPROC_DIR` the numbers are in files that all processes share, and each of them can export them all.
+No label may hold an id: a label must have few values.
 """
 
 import os
@@ -29,26 +29,26 @@ def histogram(name: str, documentation: str, *labels: str, buckets: tuple[float,
 
 
 def gauge(name: str, documentation: str, *labels: str, over_processes: str) -> Gauge:
-    """`over_processes` says how living processes' values become one: livesum, livemax, …"""
+    """Return a gauge; `over_processes` is how the values of living processes become one: livesum, livemax …"""
     return Gauge(name, documentation, labels, registry=REGISTRY, multiprocess_mode=over_processes)  # type: ignore[arg-type]
 
 
 def after_commit(using: str, count: Callable[[], None]) -> None:
-    """Count what the transaction in this database does, if and when it commits."""
+    """Count when the transaction in this database commits, and only if it does."""
     transaction.on_commit(count, using=using, robust=True)
 
 
 class Few:
-    """Keeps the values of a label few: the first ones seen stay as they are, all later ones are `other`."""
+    """Limits the values of a label: the first ones stay as they are, all later ones become `other`."""
 
-    def __init__(self, most: int = 30) -> None:
-        self._most = most
+    def __init__(self, limit: int = 30) -> None:
+        self._limit = limit
         self._seen: set[str] = set()
 
     def __call__(self, value: str) -> str:
         if value in self._seen:
             return value
-        if len(self._seen) >= self._most:
+        if len(self._seen) >= self._limit:
             return "other"
         self._seen.add(value)
         return value
@@ -56,15 +56,15 @@ class Few:
 
 EVENTS_PUBLISHED = counter("events_published_total", "Events that the broker has confirmed.")
 EVENTS_FAILED = counter("events_failed_total", "Attempts to publish an event that failed.")
-EVENTS_MOVED_TO_DLQ = counter("events_moved_to_dlq_total", "Events that were given up on: they are dead letters now.")
-WORKER_ERRORS = counter("worker_errors_total", "Letters that a worker failed to handle, and its losses of a database.")
+EVENTS_MOVED_TO_DLQ = counter("events_moved_to_dlq_total", "Events that have become dead letters.")
+WORKER_ERRORS = counter("worker_errors_total", "Messages that a worker failed to handle, and losses of its database.")
 
 RELAY_BATCH = histogram(
-    "relay_batch_letters", "Letters sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+    "relay_batch_letters", "Messages sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
 )
 RELAY_LAG = histogram(
-    "relay_lag_seconds", "How long a batch's oldest letter was due when the batch was sent.", "service"
+    "relay_lag_seconds", "How long a batch's oldest message was due when the batch was sent.", "service"
 )
-INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of letters handled before, which did nothing.", "service")
-CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a letter.", "type")
-LAST_TICK = gauge("clock_last_tick_seconds", "When the clock was last heard, in Unix time.", over_processes="max")
+INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of messages handled before, which did nothing.", "service")
+CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a message.", "type")
+LAST_TICK = gauge("clock_last_tick_seconds", "When the clock last ticked, in Unix time.", over_processes="max")

@@ -1,39 +1,32 @@
 """
-The mailbox of a service: what it sends, what it has seen, and what could not be delivered.
+The outbox and the inbox of a service: what it sends and what it has handled.
 
-The tables live in every service's database. A service reaches its own through proxies that it declares
-(`payments.models.Outgoing`), so that no call site can forget the database.
+The tables are in every service's database. A service uses its own through proxies that it declares
+(`shop.models.Outgoing`), so that no call can forget the database.
 """
 
 from datetime import datetime
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from django.db import connections, models, router, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import context
+from . import context, strict_json
 from .dead_letter_models import DeadLetter as DeadLetter
 from .dead_letter_models import DeadLetterAction as DeadLetterAction
+from .envelope import Envelope
+from .errors import PostedOutsideTransaction, TooLarge
 from .ids import time7, uuid7
-from .message import MAX_BYTES, Letter, Message, write
-from .store import Batch, Rows, Statement
+from .message import MAX_BYTES, Message
+from .store import Batch, Rows
 
 CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
 
-class PostedOutsideTransaction(RuntimeError):
-    """A message was posted outside `atomic(using=<the service's database>)`: it could be sent though its data is not."""
-
-
-class TooLarge(ValueError):
-    """The message is larger than a letter may be."""
-
-    code = "too_large"
-
-
 class OutgoingMessage(models.Model):
-    """A row a letter: written with the data it tells of, stamped when the broker has confirmed it."""
+    """A message to be sent: stored with the data that it is about, stamped when the broker has confirmed it."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     message_id = models.UUIDField(_("message id"), editable=False)
@@ -67,9 +60,14 @@ class OutgoingMessage(models.Model):
 
     @classmethod
     def database(cls) -> str:
+        """
+        Return the alias of the service's database.
+
+        :raises LookupError: if this is not a proxy of a service
+        """
         using = router.db_for_write(cls)
         if using not in connections or cls._meta.app_label == "outbox":
-            raise LookupError(f"{cls.__name__} is no service's mailbox.")
+            raise LookupError(f"{cls.__name__} is not the outbox of a service.")
         return using
 
     @classmethod
@@ -77,20 +75,14 @@ class OutgoingMessage(models.Model):
         """
         Send these messages when, and only when, the transaction around this call commits; not before `due_at`.
 
-        With a `batch`, their rows are stored when it runs; returned are the rows.
+        Returns their rows, which are stored at once, or with a `batch` when that runs.
 
         :raises PostedOutsideTransaction: if there is no transaction in this service's database
+        :raises TooLarge: if the data of one has more than `MAX_BYTES`
         """
-        rows = cls.drafts(*messages, due_at=due_at)
-        cls.send(rows, batch=batch)
-        return rows
-
-    @classmethod
-    def drafts(cls, *messages: Message, due_at: datetime | None = None) -> list[Self]:
-        """The rows of these messages, for `send`."""
         now = timezone.now()
         here = context.current()
-        return [
+        rows = [
             cls(
                 id=(message_id := uuid7()),
                 message_id=message_id,
@@ -107,63 +99,58 @@ class OutgoingMessage(models.Model):
             )
             for message in messages
         ]
+        cls._store(rows, batch)
+        return rows
 
     @classmethod
-    def post_again(cls, letter: Letter, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
-        """Send this letter once more, as the same message: to this service itself unless said otherwise."""
+    def post_again(cls, envelope: Envelope, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
+        """Send this message once more, as the same one: to this service itself unless `to` is given."""
         row = cls(
-            message_id=letter.id,
-            type=letter.type,
-            version=letter.schemaversion,
-            subject=letter.subject,
-            to=to or cls.database(),
-            data=letter.data,
-            correlation_id=letter.correlationid,
-            causation_id=letter.causationid,
-            traceparent=letter.traceparent,
+            message_id=envelope.id,
+            type=envelope.type,
+            version=envelope.schemaversion,
+            subject=envelope.subject,
+            to=to or cls._meta.app_label,
+            data=envelope.data,
+            correlation_id=envelope.correlationid,
+            causation_id=envelope.causationid,
+            traceparent=envelope.traceparent,
             attempt=attempt,
-            created_at=datetime.fromisoformat(letter.time),
+            created_at=datetime.fromisoformat(envelope.time),
             due_at=due_at,
         )
-        cls.send([row])
+        cls._store([row])
         return row
 
     @classmethod
-    def send(cls, drafts: list[Self], *, batch: Batch | None = None) -> None:
-        """
-        Store these rows, so that what they say is sent; with a `batch`, when it runs.
-
-        :raises PostedOutsideTransaction: if there is no transaction in this service's database
-        """
+    def _store(cls, rows: list[Self], batch: Batch | None = None) -> None:
         using = cls.database()
-        connection = connections[using]
-        if not connection.in_atomic_block:
+        if not connections[using].in_atomic_block:
             raise PostedOutsideTransaction(f"Post inside transaction.atomic(using={using!r}).")
-        for row in drafts:
-            if len(write(row.data)) > MAX_BYTES:
+        for row in rows:
+            if len(strict_json.write(row.data)) > MAX_BYTES:
                 raise TooLarge(f"{row.type} for {row.subject} is too large to send.")
-        if not drafts:
+        if not rows:
             return
         if batch is not None:
-            batch.insert(*drafts)
+            batch.insert(*rows)
         else:
-            rows = Rows(using)
-            rows.run(rows.insert(*drafts))
-        if all(hook[1] is not _WAKE.get(using) for hook in connection.run_on_commit):
-            transaction.on_commit(_WAKE.setdefault(using, _Wake(using)), using=using, robust=True)
+            with Rows(using).batch() as alone:
+                alone.insert(*rows)
+        WakeUp.after_commit(using)
 
-    def letter(self) -> Letter:
+    def envelope(self) -> Envelope:
         """
-        The letter as it travels.
+        Return the envelope in which the message travels.
 
-        # Note [The letter's due time]: it says before when no copy of the letter can have set out, and from it the
-        # consumer reckons how long its memory must reach back. A row that was put off has lost its own, and an
-        # unconfirmed copy may be on its way since: then it is the time when the row was written.
+        # Note [The due time of an envelope]: no copy of the message can have been sent before it, and from it the
+        # consumer reckons how long its memory must reach back. A row that was put off has lost its first due time, and
+        # an unconfirmed copy may be on its way since: then it is the time when the row was written.
         """
         due = time7(self.id) if self.publish_attempts else self.due_at
-        return Letter(
+        return Envelope(
             id=str(self.message_id),
-            source=f"/{self._state.db or self.database()}",
+            source=f"/{self._meta.app_label}",
             type=self.type,
             subject=self.subject,
             time=self.created_at.isoformat(),
@@ -177,28 +164,39 @@ class OutgoingMessage(models.Model):
         )
 
 
-class _Wake:
+class WakeUp:
     """
-    Wake the relay of a database after a commit.
+    Wakes the relay of a database once after a commit, however much was posted in the transaction.
 
     # Note [NOTIFY after the commit, not in it]: a transaction that notifies takes one lock for the whole server
-    # while it commits, which serialises every commit. Sent on its own afterwards it costs a round trip and no
+    # while it commits, which serializes every commit. Sent on its own afterwards it costs a round trip and no
     # flush. It may be lost; the relay polls.
     """
 
+    # The one to be sent next on a connection. After a rollback it is still there, and the next transaction uses it.
+    _next: WeakKeyDictionary[Any, "WakeUp"] = WeakKeyDictionary()
+
     def __init__(self, using: str) -> None:
         self.using = using
+        self.sent = False
+
+    @classmethod
+    def after_commit(cls, using: str) -> None:
+        """Send one when the transaction in this database commits."""
+        wake_up = cls._next.get(connections[using])
+        if wake_up is None or wake_up.sent:
+            wake_up = cls._next[connections[using]] = cls(using)
+        transaction.on_commit(wake_up, using=using, robust=True)
 
     def __call__(self) -> None:
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(f"NOTIFY {CHANNEL}")
-
-
-_WAKE: dict[str, _Wake] = {}
+        if not self.sent:
+            self.sent = True
+            with connections[self.using].cursor() as cursor:
+                cursor.execute(f"NOTIFY {CHANNEL}")
 
 
 class IncomingMessage(models.Model):
-    """A message that had its effect here: committed with the effect, it makes every further copy do nothing."""
+    """A message that had its effect here: stored in the same commit, so that every further copy does nothing."""
 
     message_id = models.UUIDField(_("message id"), primary_key=True, editable=False)
     type = models.CharField(_("type"), max_length=100)
@@ -216,27 +214,33 @@ class IncomingMessage(models.Model):
         return f"{self.type} {self.message_id}"
 
     @classmethod
-    def seen(cls, letter: Letter) -> bool:
-        """Whether this letter has had its effect here."""
-        look = Statement("SELECT FROM outbox_incomingmessage WHERE message_id = %s", [letter.id])
-        return Rows(router.db_for_read(cls)).run(look) == [1]
+    def seen(cls, envelope: Envelope) -> bool:
+        """Whether this message has had its effect here."""
+        return Rows(router.db_for_read(cls)).first(cls, "WHERE message_id = %s", envelope.id) is not None
 
     @classmethod
-    def first_time(cls, letter: Letter, *, received_at: datetime) -> bool:
-        """Note that this letter is being handled; false if it was before. Waits for a copy handled right now."""
-        with connections[router.db_for_write(cls)].cursor() as cursor:
-            cursor.execute(
-                "INSERT INTO outbox_incomingmessage (message_id, type, subject, attempt, received_at, handled_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING",
-                [letter.id, letter.type, letter.subject, letter.attempt, received_at, timezone.now()],
-            )
-            return cursor.rowcount == 1
+    def record(cls, envelope: Envelope, *, received_at: datetime) -> bool:
+        """
+        Store that this message is being handled; return whether it is the first time.
+
+        Waits for the end of a transaction that is handling a copy of it.
+        """
+        row = cls(
+            message_id=envelope.id,
+            type=envelope.type,
+            subject=envelope.subject,
+            attempt=envelope.attempt,
+            received_at=received_at,
+            handled_at=timezone.now(),
+        )
+        rows = Rows(router.db_for_write(cls))
+        return rows.run(rows.insert(row, or_nothing=True)) == [1]
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any] | None:
         """
-        What of this service is under way with this subject; its keys are kept as long as there is such a thing.
+        Return what this service still has to do about this subject, whose inbox rows are kept so long; None: nothing.
 
-        A service's own proxy says what that is.
+        The proxy of a service overrides this.
         """
         return None

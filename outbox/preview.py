@@ -1,8 +1,8 @@
 """
-What a dead letter would do: its handler runs on it, and everything it did is read and rolled back.
+What replaying a dead letter would do: its handler runs, and everything that it did is read and rolled back.
 
 # Note [How the changes are found]: every row that a transaction has written carries the transaction's number. So
-# whatever wrote it, the ORM, raw SQL or a trigger, is seen, without triggers or locks of our own. The handler runs
+# whatever wrote it, the ORM, raw SQL or a trigger, is found, without triggers or locks of our own. The handler runs
 # in a savepoint; after it is rolled back, the same rows are read as they were.
 """
 
@@ -16,20 +16,21 @@ from django.db import connections, transaction
 from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from common.errors import Refusal
-
 from . import context
-from .consumers import CONSUMERS, Consumer, Undeliverable, context_of, failure
-from .message import Letter, Message, Unreadable
-from .models import DeadLetter
+from .consumers import CONSUMERS, Consumer, alike
+from .dead_letter_models import fingerprint
+from .envelope import Envelope
+from .errors import CodedError, OutboxError, Unreadable
+from .message import Message
+from .models import DeadLetter, IncomingMessage, OutgoingMessage
 
 STATEMENT_TIMEOUT = "15s"
-OUTGOING, INCOMING = "outbox_outgoingmessage", "outbox_incomingmessage"
-SAID = ("type", "to", "subject", "data", "due_at")
+OUTGOING, INCOMING = OutgoingMessage._meta.db_table, IncomingMessage._meta.db_table
+MESSAGE_COLUMNS = ("type", "to", "subject", "data", "due_at")
 
 
-class NoPreview(Refusal):
-    """This letter can't be run: it can't be read, or its handler isn't in this service."""
+class NoPreview(OutboxError):
+    """The message can't be handled here: it can't be read, or its handler isn't in this service."""
 
     code = "no_preview"
 
@@ -52,7 +53,7 @@ class Preview:
     error: str = ""
     traceback: str = ""
     fingerprint: str = ""
-    same_failure: bool = False  # it would die of the same thing again
+    same_failure: bool = False  # as that of the dead letter
     notes: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
@@ -65,65 +66,66 @@ class _Undo(Exception):
 
 def preview(dead: DeadLetter) -> Preview:
     """
-    Run the handler on this letter in a transaction of the service's database that is rolled back.
+    Run the handler of this message in a transaction of the service's database that is rolled back.
 
-    A foreign service that the handler asks first is not asked: the handler goes on without its answer.
+    A foreign service that is to be called before the handler is not called: the handler gets None as its answer.
 
     :raises NoPreview: if there is nothing to run
     """
-    consumer, letter, message = _handler_of(dead)
+    consumer, envelope, message = _handler_of(dead)
     shown = Preview()
     if consumer.first is not None:
-        shown.notes.append(_g("The foreign service is not asked; this is what happens without its answer."))
-    with transaction.atomic(using=consumer.service), connections[consumer.service].cursor() as cursor:
+        shown.notes.append(_g("The foreign service is not called; this is what happens without its answer."))
+    using = consumer.database
+    with transaction.atomic(using=using), connections[using].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [STATEMENT_TIMEOUT])
         cursor.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
         (since,) = cursor.fetchone()
         written: list[_Written] = []
-        with contextlib.suppress(_Undo), transaction.atomic(using=consumer.service):
+        with contextlib.suppress(_Undo), transaction.atomic(using=using):
             counted = _tables(cursor)
-            _run(consumer, letter, message, shown)
+            _run(consumer, envelope, message, shown)
             written += _written(cursor, since=since, counted=counted)
             raise _Undo
         for table in written:
-            _tell(table, shown, cursor, since=since)
-        transaction.set_rollback(True, using=consumer.service)
+            _compare(table, shown, cursor, since=since)
+        transaction.set_rollback(True, using=using)
     shown.same_failure = bool(shown.error) and shown.fingerprint == dead.fingerprint
     return shown
 
 
-def _handler_of(dead: DeadLetter) -> tuple[Consumer, Letter, Message]:
-    service = dead._state.db
+def _handler_of(dead: DeadLetter) -> tuple[Consumer, Envelope, Message]:
+    service = dead._meta.app_label
     try:
-        letter = dead.letter()
-        consumer = CONSUMERS.get(letter.type)
+        envelope = dead.envelope()
+        consumer = CONSUMERS.get(envelope.type)
         if consumer is None or consumer.service != service or dead.origin == DeadLetter.Origin.RELAY:
-            raise NoPreview(_g("%(type)s has no handler in %(service)s.") % {"type": letter.type, "service": service})
-        return consumer, letter, letter.read()
+            raise NoPreview(_g("%(type)s has no handler in %(service)s.") % {"type": envelope.type, "service": service})
+        return consumer, envelope, envelope.message()
     except Unreadable as refusal:
         raise NoPreview(_g("It can't be read: %(why)s") % {"why": refusal}) from refusal
 
 
-def _run(consumer: Consumer, letter: Letter, message: Message, shown: Preview) -> None:
+def _run(consumer: Consumer, envelope: Envelope, message: Message, shown: Preview) -> None:
     try:
-        with transaction.atomic(using=consumer.service), context.acting(context_of(letter)):
-            if not consumer.incoming.first_time(letter, received_at=timezone.now()):
+        with transaction.atomic(using=consumer.database), context.acting(envelope.context):
+            if not consumer.incoming.record(envelope, received_at=timezone.now()):
                 shown.notes.append(_g("It has had its effect before: a replay does nothing."))
             elif consumer.first is None:
                 consumer.handle(message)
             else:
                 consumer.handle(message, None)
-            connections[consumer.service].check_constraints()
+            connections[consumer.database].check_constraints()
     except Exception as error:
         shown.error = f"{type(error).__name__}: {error}"
         shown.traceback = "".join(traceback.format_exception(error))
-        reason = error.code if isinstance(error, Undeliverable | Unreadable) else "failed"
-        shown.fingerprint = failure(letter.type, reason, error)
+        reason = error.code if isinstance(error, CodedError) else "failed"
+        shown.fingerprint = fingerprint(envelope.type, reason, *alike(error))
 
 
 @dataclass(frozen=True)
 class _Written:
-    """A table that was written to: its new rows, whether some were deleted, and then also which were only locked."""
+    """A table that was written to: its new rows, whether some were deleted, and if so which were only locked."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -131,8 +133,8 @@ class _Written:
     locked: list[dict[str, Any]]
 
 
-# Whether this number is of a transaction from `since` on with this status: it tells ours from those of others that
-# have committed meanwhile. `age` counts backwards and knows that numbers wrap around.
+# Whether this number is of a transaction from `since` on with this status: that distinguishes ours from others that
+# have committed meanwhile. `age` counts backwards and takes into account that numbers wrap around.
 _OURS = """
     CASE WHEN age({number}) <= age(%(since)s::xid8::xid) AND {bound} THEN pg_xact_status(
         (%(since)s::numeric + age(%(since)s::xid8::xid)::bigint - age({number})::bigint)::text::xid8
@@ -147,7 +149,7 @@ _TAKEN_BY_US = _OURS.format(  # xmax can be another kind of number, in another r
 
 
 def _tables(cursor: Any) -> dict[str, tuple[int, int]]:
-    """How many rows have been written and deleted by table."""
+    """Return how many rows have been written and deleted, by table."""
     cursor.execute(
         "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del, n_tup_del FROM pg_stat_xact_user_tables"
         " WHERE schemaname = current_schema() ORDER BY relname"
@@ -172,12 +174,12 @@ def _rows(table: str, cursor: Any, *, where: str, **parameters: Any) -> list[dic
     return [json.loads(row) for (row,) in cursor.fetchall()]
 
 
-def _tell(table: _Written, shown: Preview, cursor: Any, *, since: str) -> None:
-    """Put the rows of a table beside what they were."""
+def _compare(table: _Written, shown: Preview, cursor: Any, *, since: str) -> None:
+    """Add the changes of a table to the preview."""
     if table.name == INCOMING:
         return
     if table.name == OUTGOING:
-        shown.messages += [{name: row[name] for name in SAID} for row in table.rows]
+        shown.messages += [{name: row[name] for name in MESSAGE_COLUMNS} for row in table.rows]
         return
     primary = _key(table.name, cursor)
     if primary is None:
@@ -195,7 +197,7 @@ def _tell(table: _Written, shown: Preview, cursor: Any, *, since: str) -> None:
 
 
 def _key(table: str, cursor: Any) -> tuple[str, str] | None:
-    """The primary key of a table, and its type, if it has one."""
+    """Return the primary key of a table and its type, if it has one."""
     cursor.execute(
         "SELECT a.attname, format_type(a.atttypid, NULL) FROM pg_index i"
         " JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"

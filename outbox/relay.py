@@ -12,34 +12,30 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import psycopg
-from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections, transaction
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
-from . import heartbeat, metrics, tracing
-from .attempts import LAST_ATTEMPT, backoff, replays
+from . import conf, heartbeat, metrics, tracing
+from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
-from .consumers import model_of
-from .dead_letter_models import fingerprint
 from .models import CHANNEL, DeadLetter, OutgoingMessage
-from .store import Rows, Statement
+from .services import database_of, model_of
+from .store import Rows
 
 logger = logging.getLogger(__name__)
 
 BATCH = 200
 DUE = f"WHERE published_at IS NULL AND due_at <= %s ORDER BY due_at, id LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
 NEXT = "WHERE published_at IS NULL ORDER BY due_at LIMIT 1"
-STAMP = "UPDATE outbox_outgoingmessage SET published_at = %s WHERE id = ANY(%s)"
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
-RESTS = 3  # times as long as a batch took
-LONGEST_REST = 0.1  # seconds
-QUIET = 0.1  # seconds without a ring
-LONGEST_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
-OVERDUE = timedelta(seconds=1)  # what a running relay would have sent by now
+REST_FACTOR = 3  # times as long as a batch took
+MAX_REST = 0.1  # seconds
+QUIET = 0.1  # seconds without a notification
+MAX_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
+OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
 
 
 @dataclass
@@ -49,27 +45,31 @@ class Relay:
     service: str
     publisher: Publisher = field(default_factory=Publisher)
 
+    @property
+    def database(self) -> str:
+        return database_of(self.service)
+
     def drain(self, *, overdue: timedelta = timedelta(0)) -> datetime | None:
-        """Send all that was due this long ago; when the next letter is due, if one waits."""
+        """Send everything that was due this long ago; return when the next message is due, if one waits."""
         while (due := self.next_due()) is not None and due <= timezone.now() - overdue:
             self.publisher.open()
             if not self.send_batch(now=timezone.now(), overdue=overdue):
-                return None  # another relay has them in hand
+                return None  # another relay has locked them
         return due
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
-        """Claim, publish and stamp one batch; how many letters were claimed."""
-        outgoing, stored = model_of(self.service, "Outgoing"), Rows(self.service)
-        with transaction.atomic(using=self.service):
+        """Lock, publish and stamp one batch; return how many messages were locked."""
+        outgoing, stored = model_of(self.service, "Outgoing"), Rows(self.database)
+        with transaction.atomic(using=stored.using):
             rows: Sequence[OutgoingMessage] = stored.select(outgoing, DUE, now - overdue)
             if not rows:
                 return 0
             lag = now - rows[0].due_at
             with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
-                outcome = self.publisher.publish([(row.letter(), row.to) for row in rows])
+                outcome = self.publisher.publish([(row.envelope(), row.to) for row in rows])
             if outcome.confirmed:
                 sent = [rows[index].pk for index in outcome.confirmed]
-                stored.run(Statement(STAMP, [timezone.now(), sent]))
+                stored.run(stored.update_all(outgoing, sent, published_at=timezone.now()))
             unsent = [
                 row
                 for index, row in enumerate(rows)
@@ -80,7 +80,7 @@ class Relay:
                 outgoing.objects.bulk_update(unsent, ["due_at", "publish_attempts", "refusals", "last_error"])
         self._count(len(rows), outcome, lag=lag)
         if outcome.refused:
-            self._declare()
+            self._declare_topology()
         return len(rows)
 
     def _count(self, size: int, outcome: Outcome, *, lag: timedelta) -> None:
@@ -91,13 +91,13 @@ class Relay:
 
     def _put_off(self, row: OutgoingMessage, *, why: str | None, cut_off: str) -> bool:
         """
-        Make a row due later; false if the broker has refused it to the end, and it is buried.
+        Make a row due later; return false if the broker has refused it for the last time, and it is a dead letter.
 
-        # Note [No answer is no refusal]: a broker that can't be reached or doesn't answer says nothing about the
-        # letter, so an outage of any length kills none; it only waits longer between attempts.
+        # Note [No answer is no refusal]: a broker that can't be reached or doesn't answer has not judged the message,
+        # so an outage of any length makes no dead letters; there are only longer pauses between attempts.
         """
         if why is not None and row.refusals >= LAST_ATTEMPT:
-            self._bury(row, why=why)
+            self._give_up(row, why=why)
             return False
         row.due_at = timezone.now() + backoff(row.publish_attempts, spread=random.random())
         row.publish_attempts += 1
@@ -106,110 +106,104 @@ class Relay:
         logger.warning("%s to %s was not sent, trying again: %s", row, row.to, row.last_error)
         return True
 
-    def _bury(self, row: OutgoingMessage, *, why: str) -> None:
-        letter = row.letter()
-        model_of(self.service, "DeadLetter")(
+    def _give_up(self, row: OutgoingMessage, *, why: str) -> None:
+        envelope = row.envelope()
+        model_of(self.service, "DeadLetter").of(
+            envelope,
+            reason="unpublishable",
+            alike=[why],
             origin=DeadLetter.Origin.RELAY,
             queue=row.to,
-            message_id=row.message_id,
-            type=row.type,
-            subject=row.subject,
-            reason="unpublishable",
             error=why,
-            fingerprint=fingerprint(row.type, "unpublishable", why),
             attempts=row.refusals + 1,
-            replays=replays(row.attempt),
             headers={"publish_attempts": row.publish_attempts + 1, "posted_at": row.created_at.isoformat()},
-            body=letter.body(),
-            died_at=timezone.now(),
-        ).bury()
+            body=envelope.encode(),
+        ).record()
         row.delete()
-        logger.error("%s to %s is dead: %s", row, row.to, why)
 
-    def _declare(self) -> None:
-        """Queues may have been deleted: declare them again before the next attempt."""
+    def _declare_topology(self) -> None:
+        """Declare queues again before the next attempt: they may have been deleted."""
         try:
-            import_string(settings.BROKER_TOPOLOGY)()
+            conf.call("BROKER_TOPOLOGY")
         except LOST as error:
             logger.warning("The broker can't be reached: %s", error)
 
     def next_due(self) -> datetime | None:
-        waiting: OutgoingMessage | None = Rows(self.service).first(model_of(self.service, "Outgoing"), NEXT)
+        """Return when the next message is due, if one waits."""
+        waiting: OutgoingMessage | None = Rows(self.database).first(model_of(self.service, "Outgoing"), NEXT)
         return waiting.due_at if waiting else None
 
     def run(self, stop: threading.Event) -> None:
         """
-        Work until told to stop, through every loss of the broker or the database.
+        Work until `stop` is set, through every loss of the broker or the database.
 
-        # Note [Rings come in swarms]: the first is answered at once, the next ones together, after a rest that is
-        # longer the longer the batch took: the busier the system, the larger the batches, and the less they cost.
-        # When the next letter is due is asked only once it is quiet.
+        # Note [Notifications come in bursts]: the first is answered at once, the next ones together, after a rest that
+        # is longer the longer the batch took: the busier the system, the larger the batches, and the less they cost.
+        # Only when no more arrive does it ask when the next message is due.
         """
-        failures, rung, rested_at = 0, False, 0.0
-        with _Bell(self.service) as bell:
+        failures, notified, rested_at = 0, False, 0.0
+        with _Listener(self.database) as listener:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
-                    if rung:
+                    if notified:
                         stop.wait(max(0.0, rested_at - time.monotonic()))
                         began, wait = time.monotonic(), QUIET
                         self.publisher.open()
                         while self.send_batch(now=timezone.now()) == BATCH:
                             pass
                         sent_at = time.monotonic()
-                        rested_at = sent_at + min(LONGEST_REST, RESTS * (sent_at - began))
+                        rested_at = sent_at + min(MAX_REST, REST_FACTOR * (sent_at - began))
                     else:
                         due = self.drain()
                         wait = POLL if due is None else min(POLL, max(0.0, (due - timezone.now()).total_seconds()))
-                    failures, rung = 0, False
-                    rung = bell.wait(wait)
+                    failures, notified = 0, False
+                    notified = listener.wait(wait)
                 except BrokerTooOld:
                     raise
                 except (*LOST, OperationalError, InterfaceError) as error:
                     pause = backoff(failures, spread=random.random()).total_seconds()
-                    failures = min(failures + 1, LONGEST_PAUSE)
+                    failures = min(failures + 1, MAX_PAUSE)
                     logger.warning("%s: trying again in %.1f s: %s", self.service, pause, error)
-                    connections[self.service].close()
+                    connections[self.database].close()
                     stop.wait(pause)
         self.publisher.close()
-        connections[self.service].close()
+        connections[self.database].close()
 
 
-class _Bell:
-    """
-    Hears the NOTIFY of a database. Deaf (behind PgBouncer, say) it only waits: the poll is the truth.
-    """
+class _Listener:
+    """Waits for the NOTIFY of a database. Where none arrives (behind PgBouncer, say) it only waits: the relay polls."""
 
-    def __init__(self, service: str) -> None:
-        self.service = service
+    def __init__(self, database: str) -> None:
+        self.database = database
         self._connection: psycopg.Connection[Any] | None = None
 
-    def __enter__(self) -> "_Bell":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._hang_up()
+        self._close()
 
-    def _hang_up(self) -> None:
+    def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def wait(self, seconds: float) -> bool:
-        """Return when somebody rings, at the latest after this time; whether somebody did."""
+        """Return after a notification, or at the latest after this time; whether there was one."""
         try:
             if self._connection is None:
                 self._connection = self._listen()
-                return False  # what was posted before we listened rang unheard: look again at once
+                return False  # the notifications of earlier commits are lost: look again at once
             return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
-            self._hang_up()
+            self._close()
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(connections[self.service].get_connection_params())
-        for ours in ("cursor_factory", "context", "prepare_threshold"):
-            parameters.pop(ours, None)
+        parameters = dict(connections[self.database].get_connection_params())
+        for of_django in ("cursor_factory", "context", "prepare_threshold"):
+            parameters.pop(of_django, None)
         connection = psycopg.connect(**parameters, autocommit=True)
         connection.execute(f"LISTEN {CHANNEL}")
         return connection

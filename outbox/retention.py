@@ -1,11 +1,12 @@
 """
-What the mailboxes forget, and when: in small batches by ranges of the primary key, each its own short transaction.
+What is deleted and when: in small batches by ranges of the primary key, each in its own short transaction.
 
-# Note [When an inbox key may go]: a key is what keeps a copy of its letter from having its effect again, so it stays
-# as long as a copy can come. Copies come from rows not yet published and from dead letters that are replayed: here
-# they are seen. From another service's outbox or the broker they may come unseen; but the consumer buries every letter
-# that set out longer ago than `DEDUPE_HORIZON`, which is shorter than `INBOX_RETENTION`, so none of those can find
-# its key gone. And what a service has still under way keeps its keys, so that its story can be told to the end.
+# Note [When an inbox row may go]: it is what keeps a copy of its message from having its effect again, so it stays as
+# long as a copy can arrive. Copies come from rows that are not published yet and from dead letters that are replayed:
+# those are looked for here. Copies from the outbox of another service or from the broker can't be seen from here; but
+# a consumer makes a dead letter of every message that was sent longer ago than `DEDUPE_HORIZON`, which is shorter than
+# `INBOX_RETENTION`, so none of those can find its inbox row gone. And a service keeps the inbox rows of what it still
+# has to do, so that its history can be shown to the end.
 """
 
 import time
@@ -14,20 +15,21 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from .consumers import model_of
+from . import conf
 from .ids import floor7
 from .models import DeadLetter
+from .services import database_of, model_of
+from .store import Rows
 
 BATCH = 1000
-PATIENCE = timedelta(seconds=5)  # a table in one run: the next tick goes on
+TIMEOUT = timedelta(seconds=5)  # for a table in one call: the next tick continues
 
 
 def purge(service: str, *, now: datetime) -> dict[str, int]:
-    """Delete what this service need not remember any longer; how many rows of each kind."""
+    """Delete what this service need not keep any longer; return how many rows of each kind."""
     return {
         "published": _delete(service, lambda: _published(service, now=now)),
         "handled": _delete(service, lambda: _handled(service, now=now)),
@@ -36,44 +38,46 @@ def purge(service: str, *, now: datetime) -> dict[str, int]:
 
 
 def _published(service: str, *, now: datetime) -> QuerySet[Any]:
-    before = now - settings.OUTBOX_RETENTION
+    before = now - conf.OUTBOX_RETENTION
     rows: QuerySet[Any] = model_of(service, "Outgoing").objects.filter(pk__lt=floor7(before), published_at__lt=before)
     return rows
 
 
 def _handled(service: str, *, now: datetime) -> QuerySet[Any]:
-    before = now - settings.INBOX_RETENTION
+    before = now - conf.INBOX_RETENTION
     incoming = model_of(service, "Incoming")
     unsent = model_of(service, "Outgoing").objects.filter(published_at=None, message_id=OuterRef("pk"))
     dead = model_of(service, "DeadLetter").objects.filter(message_id=OuterRef("pk"))
     rows: QuerySet[Any] = incoming.objects.filter(
         ~Exists(unsent), ~Exists(dead), pk__lt=floor7(before), handled_at__lt=before
     )
-    under_way = incoming.open_work(OuterRef("subject"))
-    return rows if under_way is None else rows.filter(Q(subject="") | ~Exists(under_way))
+    open_work = incoming.open_work(OuterRef("subject"))
+    return rows if open_work is None else rows.filter(Q(subject="") | ~Exists(open_work))
 
 
 def _resolved(service: str, *, now: datetime) -> QuerySet[Any]:
-    # A dead letter that was replayed keeps its key until no copy of the replay can be on its way any longer.
-    before = now - settings.INBOX_RETENTION
+    # A dead letter that was replayed keeps its inbox row until no copy of the replay can be on its way any longer.
+    before = now - conf.INBOX_RETENTION
     rows: QuerySet[Any] = model_of(service, "DeadLetter").objects.filter(pk__lt=floor7(before), resolved_at__lt=before)
     return rows.exclude(status=DeadLetter.Status.DEAD)
 
 
-def _delete(service: str, rows: Callable[[], QuerySet[Any]]) -> int:
-    """Delete these rows in the order of their keys; rows that somebody holds are left for another time."""
+def _delete(service: str, find: Callable[[], QuerySet[Any]]) -> int:
+    """Delete these rows in the order of their keys; rows that are locked are left for another time."""
+    stored = Rows(database_of(service))
     deleted, last = 0, UUID(int=0)
-    give_up_at = time.monotonic() + PATIENCE.total_seconds()
+    give_up_at = time.monotonic() + TIMEOUT.total_seconds()
     while time.monotonic() < give_up_at:
-        with transaction.atomic(using=service):
+        with transaction.atomic(using=stored.using):
+            rows = find()
             batch = list(
-                rows()
-                .filter(pk__gt=last)
+                rows.filter(pk__gt=last)
                 .order_by("pk")
                 .select_for_update(skip_locked=True, of=("self",))
                 .values_list("pk", flat=True)[:BATCH]
             )
-            rows().model._base_manager.filter(pk__in=batch)._raw_delete(service)
+            if batch:
+                stored.run(stored.delete_all(rows.model, batch))
         deleted += len(batch)
         if len(batch) < BATCH:
             break

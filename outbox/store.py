@@ -1,8 +1,8 @@
 """
-Rows without the query builder, and several statements in one round trip: for what every order passes through.
+Rows without the query builder, and several statements in one round trip: for the few hot paths of a system.
 
-# Note [Why not query sets here]: building one costs several times what it costs to run it, and every statement of its
-# own costs a round trip. The few hot paths say their SQL; everything else stays with the ORM.
+# Note [Why not query sets here]: building one costs several times what it costs to run it, and each statement on its
+# own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +25,7 @@ class Statement(NamedTuple):
 
 @cache
 def _columns(kind: type[models.Model], *, given: bool = False) -> tuple[tuple[Any, ...], str]:
-    """The fields of a model and their columns; `given` leaves out what the database numbers by itself."""
+    """The fields of a model and their columns; `given` leaves out those that the database numbers."""
     fields = tuple(f for f in kind._meta.concrete_fields if not (given and isinstance(f, models.AutoField)))
     return fields, ", ".join(f'"{field.column}"' for field in fields)
 
@@ -36,21 +36,22 @@ class Rows:
 
     using: str
 
-    def select(self, kind: type[Row], which: str, *parameters: Any, **more: str) -> list[Row]:
+    def select(self, kind: type[Row], where: str, *parameters: Any, **more: str) -> list[Row]:
         """
-        The rows of a model that this says: `WHERE …` and what may follow it.
+        Return the rows of a model.
 
-        :param more: attributes to set besides, each with its SQL
+        :param where: `WHERE …` and what may follow it
+        :param more: further attributes to set, each with its SQL
         """
         fields, columns = _columns(kind)
-        asked = ", ".join([columns, *more.values()])
+        selected = ", ".join([columns, *more.values()])
         with connections[self.using].cursor() as cursor:
-            cursor.execute(f'SELECT {asked} FROM "{kind._meta.db_table}" {which}', parameters)
+            cursor.execute(f'SELECT {selected} FROM "{kind._meta.db_table}" {where}', parameters)
             return [self._read(kind, fields, values, more) for values in cursor.fetchall()]
 
-    def first(self, kind: type[Row], which: str, *parameters: Any, **more: str) -> Row | None:
-        """The first of the rows that this says, if there is one: see `select`."""
-        found = self.select(kind, which, *parameters, **more)
+    def first(self, kind: type[Row], where: str, *parameters: Any, **more: str) -> Row | None:
+        """Return the first of the rows that `select` returns, if there is one."""
+        found = self.select(kind, where, *parameters, **more)
         return found[0] if found else None
 
     def _read(self, kind: type[Row], fields: Sequence[Any], values: Sequence[Any], more: Iterable[str]) -> Row:
@@ -64,7 +65,7 @@ class Rows:
         return row
 
     def insert(self, *rows: models.Model, or_nothing: bool = False) -> Statement:
-        """Store new rows of one model; `or_nothing` passes over those that stand already."""
+        """Store new rows of one model; `or_nothing` skips those that exist."""
         into, values, parameters = self._insert(rows)
         sql = f"INSERT INTO {into} VALUES {', '.join([f'({values})'] * len(rows))}"
         return Statement(sql + " ON CONFLICT DO NOTHING" * or_nothing, parameters)
@@ -92,6 +93,15 @@ class Rows:
             [self._value(row, field, add=False) for field in (*fields, meta.pk)],
         )
 
+    def update_all(self, kind: type[models.Model], keys: Sequence[Any], **values: Any) -> Statement:
+        """Store these values in the rows with these primary keys."""
+        columns = ", ".join(f'"{kind._meta.get_field(name).column}" = %s' for name in values)  # type: ignore[union-attr]
+        return Statement(f'UPDATE "{kind._meta.db_table}" SET {columns} {_with_keys(kind)}', [*values.values(), keys])
+
+    def delete_all(self, kind: type[models.Model], keys: Sequence[Any]) -> Statement:
+        """Delete the rows with these primary keys; nothing else is deleted with them, and no signal is sent."""
+        return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)}', [keys])
+
     @contextmanager
     def batch(self) -> Iterator["Batch"]:
         """Collect statements, and run them in one round trip when the block ends; none of them if it raises."""
@@ -100,7 +110,7 @@ class Rows:
         batch.touched = self.run(*batch.statements) if batch.statements else []
 
     def run(self, *statements: Statement) -> list[int]:
-        """Run these in order, in one round trip; how many rows each of them touched."""
+        """Run these in order, in one round trip; return how many rows each of them touched."""
         with connections[self.using].cursor() as cursor:
             cursor.execute(
                 ";\n".join(statement.sql for statement in statements),
@@ -115,12 +125,16 @@ class Rows:
         return field.get_db_prep_save(field.pre_save(row, add), connections[self.using])
 
 
+def _with_keys(kind: type[models.Model]) -> str:
+    return f'WHERE "{kind._meta.pk.column}" = ANY(%s)'
+
+
 @dataclass
 class Batch:
     """
     Statements that run together, in their order: see `Rows.batch`.
 
-    Each method returns the number of its statement. After the block, `touched` says for that number how many rows
+    Each method returns the number of its statement. After the block, `touched` holds for that number how many rows
     the statement touched.
     """
 

@@ -1,20 +1,16 @@
-"""What the clock asks of every service: see the beat schedule in orders_project/celery.py."""
+"""Periodic work of every service: put these tasks into the schedule of Celery beat."""
 
 import logging
 
 from celery import shared_task
-from django.conf import settings
 from django.utils import timezone
 
 from . import metrics, retention
 from .broker import LOST
-from .collector import collect as take_dead_letters
-from .consumers import model_of
+from .collector import collect as collect_dead_letters
 from .relay import OVERDUE, Relay
 
 logger = logging.getLogger(__name__)
-
-AT_ONCE, BATCHES = 1000, 20  # rows deleted in one statement, and statements a tick: no lock is held for long
 
 _relays: dict[str, Relay] = {}
 
@@ -22,9 +18,9 @@ _relays: dict[str, Relay] = {}
 @shared_task(name="outbox.tick")
 def tick(service: str) -> None:
     """
-    Send what lies there though a running relay would have sent it.
+    Send what a running relay would have sent by now.
 
-    With a relay alive this finds nothing; without one it is the relay.
+    While a relay runs there is nothing to do; without one, this is the relay. Every second.
     """
     metrics.LAST_TICK.set_to_current_time()
     try:
@@ -35,25 +31,15 @@ def tick(service: str) -> None:
 
 @shared_task(name="outbox.collect")
 def collect(service: str) -> None:
-    """Take what the broker has dead-lettered into the service's table."""
-    taken = take_dead_letters(service)
+    """Store what the broker has dead-lettered in the service's table. Every few seconds."""
+    taken = collect_dead_letters(service)
     if taken:
         logger.info("%s: took %d dead letters", service, taken)
 
 
 @shared_task(name="outbox.purge")
 def purge(service: str) -> None:
-    """Forget what the service need not remember any longer."""
+    """Delete what the service need not keep any longer. Every minute."""
     purged = retention.purge(service, now=timezone.now())
     if any(purged.values()):
         logger.info("%s: purged %s", service, ", ".join(f"{number} {kind}" for kind, number in purged.items()))
-
-
-@shared_task(name="outbox.forget_answers")
-def forget_answers(service: str) -> None:
-    """Delete the answers kept for idempotency keys that nobody will send again."""
-    answers = model_of(service, "IdempotencyKey")
-    before = timezone.now() - settings.IDEMPOTENCY_RETENTION
-    for _ in range(BATCHES):
-        if answers.forget(before=before, most=AT_ONCE) < AT_ONCE:
-            return

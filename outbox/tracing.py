@@ -1,8 +1,8 @@
 """
-Traces: one from the request to the end of its order, over every process. Off unless a process calls `begin`.
+Traces from a request to the last effect of its messages, over every process. Off unless a process calls `begin`.
 
-A span's parent is the `traceparent` in force (see context.py), which every letter carries from the transaction that
-wrote it; so a trace goes on where a letter is handled, however much later.
+A span's parent is the `traceparent` in force (see context.py), which every message carries from the transaction that
+posted it; so a trace continues where a message is handled, however much later.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
-from . import context
+from . import conf, context
 
 Kind = Literal["server", "client", "producer", "consumer"]
 
@@ -25,7 +25,7 @@ def wanted() -> bool:
 
 
 def begin(service: str) -> None:
-    """Trace from now on, if the environment wants it. Call it after a fork: the exporter is a thread."""
+    """Trace from now on, if the environment names an endpoint. Call it after a fork: the exporter is a thread."""
     global _tracer, _provider
     if not wanted():
         return
@@ -34,14 +34,14 @@ def begin(service: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    named = os.environ.get("OTEL_SERVICE_NAME") or service
-    _provider = TracerProvider(resource=Resource.create({"service.name": named, "process.pid": os.getpid()}))
+    name = os.environ.get("OTEL_SERVICE_NAME") or service
+    _provider = TracerProvider(resource=Resource.create({"service.name": name, "process.pid": os.getpid()}))
     _provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    _tracer = _provider.get_tracer("orders")
+    _tracer = _provider.get_tracer("outbox")
 
 
 def end() -> None:
-    """Send what is not sent yet: a process that leaves without this takes its last spans along."""
+    """Send what is not sent yet: the last spans of a process that ends without this are lost."""
     global _tracer
     if _provider is not None:
         _tracer = None
@@ -49,14 +49,14 @@ def end() -> None:
 
 
 def accepted(traceparent: str | None) -> str | None:
-    """The traceparent for a request: what the caller offered, or a new one; none where a span is about to make it."""
+    """Return the traceparent for a request: the caller's, or a new one; None where a span is about to make it."""
     if _tracer is not None and not (traceparent and context.TRACEPARENT.fullmatch(traceparent)):
         return None
     return context.accepted_traceparent(traceparent)
 
 
 class Span:
-    """What a block may say of itself; says it to nobody while tracing is off."""
+    """The span of a block, which can add to it; does nothing while tracing is off."""
 
     def __init__(self, recorded: Any = None) -> None:
         self._recorded = recorded
@@ -65,25 +65,25 @@ class Span:
         if self._recorded is not None:
             self._recorded.update_name(name)
 
-    def say(self, **attributes: Any) -> None:
+    def set_attributes(self, **attributes: Any) -> None:
         if self._recorded is not None:
             for name, value in attributes.items():
                 self._recorded.set_attribute(name.replace("__", "."), value)
 
 
-SILENT = Span()
+NO_SPAN = Span()
 
 
 @contextmanager
 def span(name: str, *, kind: Kind, links: Iterable[str | None] = (), **attributes: Any) -> Iterator[Span]:
     """
-    Run a block as a span of the trace in force, or of a new one; what the block posts or calls goes on from it.
+    Run a block as a span of the trace in force, or of a new one; what the block posts or calls continues the trace.
 
     :param links: the traceparents of what a batch carries
-    :param attributes: `messaging__destination` is written `messaging.destination`
+    :param attributes: `messaging__destination` stands for `messaging.destination`
     """
     if _tracer is None:
-        yield SILENT
+        yield NO_SPAN
         return
     from opentelemetry import trace
 
@@ -96,12 +96,12 @@ def span(name: str, *, kind: Kind, links: Iterable[str | None] = (), **attribute
     )
     made = recorded.get_span_context()
     traceparent = f"00-{made.trace_id:032x}-{made.span_id:016x}-{made.trace_flags:02x}"
-    said = Span(recorded)
-    said.say(correlation_id=here.correlation_id, **attributes)
-    if here.order_id:
-        said.say(order_id=here.order_id)
+    this = Span(recorded)
+    this.set_attributes(correlation_id=here.correlation_id, **attributes)
+    if here.subject:
+        this.set_attributes(**{conf.OUTBOX_SUBJECT_FIELD or "subject": here.subject})
     with trace.use_span(recorded, end_on_exit=True), context.acting(dataclasses.replace(here, traceparent=traceparent)):
-        yield said
+        yield this
 
 
 def _parent(traceparent: str | None) -> Any:

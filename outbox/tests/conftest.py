@@ -1,4 +1,4 @@
-"""The stage of these tests: a service's mailbox, a table that counts effects, a broker that can be cut off."""
+"""Fixtures: the queues of the broker, a table that counts effects, a connection that can be cut."""
 
 import json
 import threading
@@ -13,11 +13,13 @@ from django.db import connections, transaction
 from django.utils.module_loading import import_string
 
 from outbox import broker
-from outbox.consumers import model_of, receive
-from outbox.message import Letter, Message
+from outbox.consumers import receive
+from outbox.envelope import Envelope
+from outbox.message import Message
+from outbox.services import model_of
 from outbox.tests.counted import CREATE
+from outbox.tests.examples import SERVICE
 from outbox.tests.proxy import Proxy
-from outbox.tests.stage import SERVICE
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +29,7 @@ def topology() -> None:
 
 @pytest.fixture
 def channel(topology: None) -> Iterator[Any]:
-    """A channel of a broker whose queues stand and are empty."""
+    """A channel of a broker whose queues exist and are empty."""
     connection = broker.connect()
     channel = connection.channel()
     for service in settings.SERVICES:
@@ -41,22 +43,22 @@ def channel(topology: None) -> Iterator[Any]:
 def take(channel: Any) -> Callable[..., list[amqp.Message]]:
     """Take all the messages out of a queue."""
 
-    def all_of(queue: str = SERVICE) -> list[amqp.Message]:
+    def take_all(queue: str = SERVICE) -> list[amqp.Message]:
         taken = []
         while (message := channel.basic_get(queue, no_ack=True)) is not None:
             taken.append(message)
         return taken
 
-    return all_of
+    return take_all
 
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    """A way to the broker that can be blocked and cut."""
+    """A connection to the broker that can be blocked and cut."""
     parts = urlsplit(settings.AMQP_URL)
-    with Proxy(str(parts.hostname), parts.port or 5672) as standing:
-        standing.url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{standing.port}").geturl()
-        yield standing
+    with Proxy(str(parts.hostname), parts.port or 5672) as proxy:
+        proxy.url = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
+        yield proxy
 
 
 @pytest.fixture
@@ -78,33 +80,33 @@ def counted(db: Any) -> Iterator[Callable[[], list[str]]]:
 
 
 @pytest.fixture
-def posted(db: Any) -> Callable[..., Letter]:
-    """Post a message and take its letter, as a relay would; nobody else can."""
+def posted(db: Any) -> Callable[..., Envelope]:
+    """Post a message and take its envelope from the outbox, as a relay would."""
 
-    def letter_of(message: Message, **options: Any) -> Letter:
+    def envelope_of(message: Message, **options: Any) -> Envelope:
         with transaction.atomic(using=SERVICE):
             (row,) = model_of(SERVICE, "Outgoing").post(message, **options)
             row.delete()
-        return row.letter()
+        return row.envelope()
 
-    return letter_of
+    return envelope_of
 
 
 @pytest.fixture
 def hand_over() -> Callable[..., None]:
-    """Give a letter to the service, as a worker would."""
+    """Have the service handle what arrives in this envelope, as a worker would."""
 
-    def deliver(letter: Letter | Any, *, times: int = 1) -> None:
-        envelope = letter.envelope() if isinstance(letter, Letter) else letter
+    def deliver(arrived: Envelope | Any, *, times: int = 1) -> None:
+        raw = arrived.as_dict() if isinstance(arrived, Envelope) else arrived
         for _ in range(times):
-            receive(SERVICE, json.loads(json.dumps(envelope)), headers={"task": "tests.count"}, worker="w1")
+            receive(SERVICE, json.loads(json.dumps(raw)), headers={"task": "tests.count"}, worker="w1")
 
     return deliver
 
 
 @pytest.fixture
 def in_thread() -> Iterator[Callable[..., threading.Thread]]:
-    """Run something beside the test, with database connections of its own."""
+    """Run something in a thread of its own, with database connections of its own."""
     threads: list[threading.Thread] = []
     failures: list[BaseException] = []
 

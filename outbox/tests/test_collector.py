@@ -1,4 +1,4 @@
-"""What the broker has dead-lettered is stored once, and acknowledged only then."""
+"""What the broker has dead-lettered is stored once, and acknowledged after that."""
 
 import json
 from datetime import UTC, datetime
@@ -10,8 +10,8 @@ from django.db import OperationalError, connections
 
 from outbox import collector
 from outbox.collector import collect
-from outbox.consumers import model_of
-from outbox.tests.stage import SERVICE, Count
+from outbox.services import model_of
+from outbox.tests.examples import SERVICE, Count
 
 DEATH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DLQ = f"{SERVICE}.dlq"
@@ -20,7 +20,7 @@ DeadLetter = model_of(SERVICE, "DeadLetter")
 
 @pytest.fixture
 def put(channel: Any) -> Any:
-    """Put something into the dead-letter queue."""
+    """Put something into the dead-envelope queue."""
 
     def publish(body: bytes = b"{not json", **headers: Any) -> None:
         message = amqp.Message(
@@ -31,7 +31,7 @@ def put(channel: Any) -> Any:
     return publish
 
 
-def left(channel: Any) -> int:
+def remaining(channel: Any) -> int:
     with channel.connection.channel() as another:
         found: int = another.queue_declare(DLQ, passive=True).message_count
         return found
@@ -45,13 +45,13 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Any:
     def lost(*arguments: Any, **options: Any) -> None:
         raise ConnectionResetError
 
-    def collect_and_be_lost() -> None:
+    def collect_and_fail() -> None:
         monkeypatch.setattr(amqp.Channel, "basic_ack", lost)
         with pytest.raises(ConnectionResetError):
             collect(SERVICE)
         monkeypatch.setattr(amqp.Channel, "basic_ack", real)
 
-    return collect_and_be_lost
+    return collect_and_fail
 
 
 @pytest.mark.django_db
@@ -70,15 +70,15 @@ class TestCollecting:
         assert dead.headers["odd"] == "a␀b"
         assert dead.headers["death"] == [{"n": "1.5"}]
         assert dead.headers["properties"]["content_type"] == "application/json"
-        assert left(channel) == 0
+        assert remaining(channel) == 0
 
-    def test_knows_a_letter_in_its_task(self, put: Any, posted: Any) -> None:
-        letter = posted(Count(order_id="o-1"))
-        put(json.dumps([[letter.envelope()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
+    def test_finds_the_message_in_its_task(self, put: Any, posted: Any) -> None:
+        envelope = posted(Count(order_id="o-1"))
+        put(json.dumps([[envelope.as_dict()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
         collect(SERVICE)
         dead = DeadLetter.objects.get()
-        assert (str(dead.message_id), dead.subject, dead.reason) == (letter.id, "o-1", "killed_its_worker")
-        assert dead.letter() == letter
+        assert (str(dead.message_id), dead.subject, dead.reason) == (envelope.id, "o-1", "killed_its_worker")
+        assert dead.envelope() == envelope
 
     def test_takes_many(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(collector, "BATCH", 7)
@@ -87,7 +87,7 @@ class TestCollecting:
         assert collect(SERVICE) == 20
         assert collect(SERVICE) == 0
         assert DeadLetter.objects.count() == 20
-        assert left(channel) == 0
+        assert remaining(channel) == 0
 
     def test_stores_once_what_it_takes_twice(self, put: Any, channel: Any, interrupted: Any) -> None:
         put(**{"x-death": [{"reason": "rejected", "time": DEATH}]})
@@ -95,7 +95,7 @@ class TestCollecting:
         assert DeadLetter.objects.count() == 1
         assert collect(SERVICE) == 1
         assert DeadLetter.objects.count() == 1
-        assert left(channel) == 0
+        assert remaining(channel) == 0
 
     def test_tells_twins_apart(self, put: Any) -> None:
         for _ in range(2):
@@ -117,7 +117,7 @@ class TestCollecting:
         assert message.delivery_info["redelivered"] is False
         channel.basic_reject(message.delivery_tag, requeue=True)
 
-    def test_heals_a_queue_that_was_deleted(self, channel: Any) -> None:
+    def test_declares_a_queue_that_was_deleted(self, channel: Any) -> None:
         channel.queue_delete(DLQ)
         assert collect(SERVICE) == 0
-        assert left(channel) == 0
+        assert remaining(channel) == 0

@@ -1,4 +1,4 @@
-"""How a service hears: once, again after a failure, and with the whole story when it gives up."""
+"""A service handles a message once, again after a failure, and keeps a dead letter of it when it gives up."""
 
 import json
 import threading
@@ -15,81 +15,88 @@ from django.utils import timezone
 
 from outbox import consumers
 from outbox.attempts import LAST_ATTEMPT
-from outbox.consumers import Undeliverable, model_of
+from outbox.envelope import Envelope
+from outbox.errors import Undeliverable
 from outbox.ids import uuid7
-from outbox.message import Letter
-from outbox.tests.stage import ASKED, BEHAVIOURS, SERVICE, Count, CountAfter
+from outbox.message import EVENTS, Message
+from outbox.services import model_of
+from outbox.tests.examples import BEHAVIORS, CALLS, SERVICE, Count, CountAfter
 
 Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 
 
 def behave(monkeypatch: pytest.MonkeyPatch, how: Callable[[Count], Any]) -> Count:
     """A message whose handler behaves so, after its effect."""
-    monkeypatch.setitem(BEHAVIOURS, "test", how)
+    monkeypatch.setitem(BEHAVIORS, "test", how)
     return Count(order_id="o-1", then="test")
 
 
 @pytest.mark.django_db
-class TestALetter:
+class TestAMessage:
     def test_has_its_effect_once_however_often_it_comes(self, posted: Any, hand_over: Any, counted: Any) -> None:
-        letter = posted(Count(order_id="o-1"))
-        hand_over(letter, times=10)
-        assert counted() == [letter.id]
+        envelope = posted(Count(order_id="o-1"))
+        hand_over(envelope, times=10)
+        assert counted() == [envelope.id]
         kept = Incoming.objects.get()
-        assert (str(kept.message_id), kept.type, kept.subject) == (letter.id, "tests.count", "o-1")
+        assert (str(kept.message_id), kept.type, kept.subject) == (envelope.id, "tests.count", "o-1")
         assert not Outgoing.objects.exists()
 
     def test_is_answered_in_the_same_commit(self, posted: Any, hand_over: Any, counted: Any) -> None:
-        letter = posted(Count(order_id="o-1", then="echo"))
-        hand_over(letter, times=3)
+        envelope = posted(Count(order_id="o-1", then="echo"))
+        hand_over(envelope, times=3)
         reply = Outgoing.objects.get()
         assert (reply.type, reply.causation_id, reply.correlation_id) == (
             "tests.echo",
-            letter.id,
-            letter.correlationid,
+            envelope.id,
+            envelope.correlationid,
         )
 
     def test_that_fails_leaves_nothing_but_its_retry(
         self, posted: Any, hand_over: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def answer_and_fail(message: Count) -> None:
-            BEHAVIOURS["echo"](message)
+            BEHAVIORS["echo"](message)
             raise RuntimeError("no")
 
-        letter = posted(behave(monkeypatch, answer_and_fail))
+        envelope = posted(behave(monkeypatch, answer_and_fail))
         began = timezone.now()
-        hand_over(letter)
+        hand_over(envelope)
         assert counted() == []
         assert not Incoming.objects.exists()
         retry = Outgoing.objects.get()
-        assert (str(retry.message_id), retry.to, retry.attempt) == (letter.id, SERVICE, 1)
+        assert (str(retry.message_id), retry.to, retry.attempt) == (envelope.id, SERVICE, 1)
         assert began + timedelta(seconds=1) <= retry.due_at <= timezone.now() + timedelta(seconds=1.25)
-        again = retry.letter()
-        assert (again.data, again.correlationid, again.time) == (letter.data, letter.correlationid, letter.time)
+        again = retry.envelope()
+        assert (again.data, again.correlationid, again.time) == (envelope.data, envelope.correlationid, envelope.time)
 
-    def test_is_tried_six_times_and_dies_with_its_story(self, posted: Any, hand_over: Any, counted: Any) -> None:
-        letter = posted(Count(order_id="o-1", then="fail"))
+    def test_is_tried_six_times_and_becomes_a_dead_letter(self, posted: Any, hand_over: Any, counted: Any) -> None:
+        envelope = posted(Count(order_id="o-1", then="fail"))
         for seconds in (1, 2, 4, 8, 16):
             began = timezone.now()
-            hand_over(letter)
+            hand_over(envelope)
             retry = Outgoing.objects.get()
             assert began + timedelta(seconds=seconds) <= retry.due_at
             assert retry.due_at <= timezone.now() + timedelta(seconds=1.25 * seconds)
             retry.delete()
-            letter = retry.letter()
-        hand_over(letter, times=2)
+            envelope = retry.envelope()
+        hand_over(envelope, times=2)
         assert not Outgoing.objects.exists()
         assert counted() == []
         dead = DeadLetter.objects.get()
         assert (dead.status, dead.origin, dead.reason, dead.attempts) == ("dead", "consumer", "failed", 6)
-        assert (str(dead.message_id), dead.type, dead.subject, dead.queue) == (letter.id, "tests.count", "o-1", SERVICE)
+        assert (str(dead.message_id), dead.type, dead.subject, dead.queue) == (
+            envelope.id,
+            "tests.count",
+            "o-1",
+            SERVICE,
+        )
         assert (dead.worker, dead.headers) == ("w1", {"task": "tests.count"})
         assert dead.error == "RuntimeError: told to fail: o-1"
-        assert "stage.py" in dead.traceback
-        assert bytes(dead.body) == letter.body()
-        assert dead.letter() == letter
+        assert "examples.py" in dead.traceback
+        assert bytes(dead.body) == envelope.encode()
+        assert dead.envelope() == envelope
 
-    def test_that_cannot_be_helped_dies_at_once(
+    def test_that_is_undeliverable_becomes_a_dead_letter_at_once(
         self, posted: Any, hand_over: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(message: Count) -> None:
@@ -99,28 +106,26 @@ class TestALetter:
         assert DeadLetter.objects.get().reason == "out_of_turn"
         assert (counted(), Outgoing.objects.count()) == ([], 0)
 
-    def test_that_asks_a_foreign_service_asks_outside_the_transaction(
-        self, posted: Any, hand_over: Any, counted: Any
-    ) -> None:
-        ASKED.clear()
-        letter = posted(CountAfter(order_id="o-1"))
-        hand_over(letter, times=3)
-        assert counted() == [letter.id]
-        assert ASKED == ["o-1"]
+    def test_calls_a_foreign_service_outside_the_transaction(self, posted: Any, hand_over: Any, counted: Any) -> None:
+        CALLS.clear()
+        envelope = posted(CountAfter(order_id="o-1"))
+        hand_over(envelope, times=3)
+        assert counted() == [envelope.id]
+        assert CALLS == ["o-1"]
 
-    def test_that_fails_and_dies_leaves_one_dead_letter_of_all_its_copies(self, posted: Any, hand_over: Any) -> None:
-        letter = posted(Count(then="fail"))
-        hand_over(letter.envelope() | {"attempt": LAST_ATTEMPT}, times=4)
+    def test_leaves_one_dead_letter_of_all_its_copies(self, posted: Any, hand_over: Any) -> None:
+        envelope = posted(Count(then="fail"))
+        hand_over(envelope.as_dict() | {"attempt": LAST_ATTEMPT}, times=4)
         assert DeadLetter.objects.count() == 1
 
 
 @pytest.mark.django_db
-class TestWhatIsNoLetter:
+class TestAnUnreadableMessage:
     @pytest.mark.parametrize(
         ("changes", "reason", "says"),
         [
             ({"type": "tests.cuont"}, "unknown_type", "No message is named 'tests.cuont'."),
-            ({"type": "orders.overdue", "data": {"order_id": "x"}}, "unknown_type", "Nobody in payments handles"),
+            ({"type": "orders.overdue", "data": {"order_id": "x"}}, "unknown_type", "No handler in payments takes"),
             ({"schemaversion": 2}, "unknown_version", "tests.count is at version 1, this is 2."),
             ({"schemaversion": 10**9}, "malformed", "out of range"),
             ({"data": {"order_id": 7}}, "malformed", "data.order_id is not str."),
@@ -128,47 +133,47 @@ class TestWhatIsNoLetter:
             ({"data": {"order_id": "a\0b"}}, "malformed", "characters that no text has"),
             ({"data": {"order_id": "\ud800"}}, "malformed", "characters that no text has"),
             ({"data": []}, "malformed", "data is not an object."),
-            ({"data": {"padding": "x" * 300_000}}, "too_large", "larger than a letter may be"),
-            ({"id": "7"}, "malformed", "The letter's id is no UUID."),
+            ({"data": {"padding": "x" * 300_000}}, "too_large", "larger than a message may be"),
+            ({"id": "7"}, "malformed", "The envelope's id is not a UUID."),
             ({"attempt": -1}, "malformed", "out of range"),
             ({"attempt": 10**9}, "malformed", "out of range"),
             ({"subject": "x" * 65}, "malformed", "subject is too long"),
             ({"time": "yesterday"}, "malformed", "not a time"),
-            ({"time": "2026-01-01T00:00:00"}, "malformed", "has no zone"),
+            ({"time": "2026-01-01T00:00:00"}, "malformed", "has no time zone"),
             ({"time": None}, "malformed", "time is not str"),
         ],
     )
     def test_is_dead_with_a_reason(
         self, posted: Any, hand_over: Any, counted: Any, changes: dict[str, Any], reason: str, says: str
     ) -> None:
-        envelope = posted(Count(order_id="o-1")).envelope() | changes
-        hand_over(envelope)
+        raw = posted(Count(order_id="o-1")).as_dict() | changes
+        hand_over(raw)
         dead = DeadLetter.objects.get()
         assert (dead.reason, dead.status) == (reason, "dead")
         assert says in dead.error
-        assert json.loads(bytes(dead.body)) == envelope
+        assert json.loads(bytes(dead.body)) == raw
         assert counted() == []
 
-    @pytest.mark.parametrize("envelope", [None, 7, "x", [], {}, {"id": 1}, {"specversion": "1.0"}])
-    def test_is_dead_whatever_it_is(self, hand_over: Any, envelope: object) -> None:
-        hand_over(envelope)
+    @pytest.mark.parametrize("raw", [None, 7, "x", [], {}, {"id": 1}, {"specversion": "1.0"}])
+    def test_is_dead_whatever_it_is(self, hand_over: Any, raw: object) -> None:
+        hand_over(raw)
         dead = DeadLetter.objects.get()
         assert (dead.reason, dead.message_id) == ("malformed", None)
-        assert json.loads(bytes(dead.body)) == envelope
+        assert json.loads(bytes(dead.body)) == raw
 
-    def test_is_dead_if_it_is_older_than_our_memory(self, posted: Any, hand_over: Any, counted: Any) -> None:
-        letter = posted(Count())
+    def test_is_dead_if_it_is_older_than_the_inbox(self, posted: Any, hand_over: Any, counted: Any) -> None:
+        envelope = posted(Count())
         with time_machine.travel(timezone.now() + settings.DEDUPE_HORIZON + timedelta(seconds=1)):
-            hand_over(letter.envelope())
-            hand_over(letter.envelope() | {"attempt": 1})
+            hand_over(envelope.as_dict())
+            hand_over(envelope.as_dict() | {"attempt": 1})
         assert DeadLetter.objects.get().reason == "past_dedupe_horizon"
         assert counted() == []
 
     def test_is_no_timer_that_was_set_long_ago(self, posted: Any, hand_over: Any, counted: Any) -> None:
-        letter = posted(Count(), due_at=timezone.now() + 2 * settings.DEDUPE_HORIZON)
+        envelope = posted(Count(), due_at=timezone.now() + 2 * settings.DEDUPE_HORIZON)
         with time_machine.travel(timezone.now() + 2 * settings.DEDUPE_HORIZON):
-            hand_over(letter)
-        assert counted() == [letter.id]
+            hand_over(envelope)
+        assert counted() == [envelope.id]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -176,10 +181,10 @@ class TestTheDatabase:
     def test_lets_a_copy_wait_for_the_one_in_hand(
         self, posted: Any, hand_over: Any, counted: Any, in_thread: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        letter = posted(Count(then="sleep"))
-        for thread in [in_thread(hand_over, letter) for _ in range(5)]:
+        envelope = posted(Count(then="sleep"))
+        for thread in [in_thread(hand_over, envelope) for _ in range(5)]:
             thread.join()
-        assert counted() == [letter.id]
+        assert counted() == [envelope.id]
 
     @pytest.mark.parametrize("state", ["40001", "40P01"])
     def test_is_asked_again_at_once_after_a_conflict(
@@ -193,12 +198,12 @@ class TestTheDatabase:
                 with connections[SERVICE].cursor() as cursor:
                     cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '{state}'; END $$")
 
-        letter = posted(behave(monkeypatch, conflict_twice))
-        hand_over(letter)
-        assert (counted(), len(tries)) == ([letter.id], 3)
+        envelope = posted(behave(monkeypatch, conflict_twice))
+        hand_over(envelope)
+        assert (counted(), len(tries)) == ([envelope.id], 3)
         assert not Outgoing.objects.exists()
 
-    def test_deadlock_hurts_nobody(
+    def test_deadlock_is_resolved_by_handling_one_again(
         self, posted: Any, hand_over: Any, counted: Any, in_thread: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         both = threading.Barrier(2, timeout=120)
@@ -213,11 +218,11 @@ class TestTheDatabase:
                     both.wait()
                 cursor.execute("SELECT pg_advisory_xact_lock(%s)", [second])
 
-        monkeypatch.setitem(BEHAVIOURS, "test", lock_crosswise)
-        letters = [posted(Count(order_id=name, then="test")) for name in ("one", "two")]
-        for thread in [in_thread(hand_over, letter) for letter in letters]:
+        monkeypatch.setitem(BEHAVIORS, "test", lock_crosswise)
+        envelopes = [posted(Count(order_id=name, then="test")) for name in ("one", "two")]
+        for thread in [in_thread(hand_over, envelope) for envelope in envelopes]:
             thread.join()
-        assert sorted(counted()) == sorted(letter.id for letter in letters)
+        assert sorted(counted()) == sorted(envelope.id for envelope in envelopes)
         assert len(tries) == 3
 
     def test_is_waited_for_when_it_is_lost(
@@ -231,16 +236,16 @@ class TestTheDatabase:
                 with connections[SERVICE].cursor() as cursor:
                     cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
-        letter = posted(behave(monkeypatch, cut_off_twice))
-        hand_over(letter)
-        assert (counted(), len(tries)) == ([letter.id], 3)
+        envelope = posted(behave(monkeypatch, cut_off_twice))
+        hand_over(envelope)
+        assert (counted(), len(tries)) == ([envelope.id], 3)
         assert not Outgoing.objects.exists()
         assert not DeadLetter.objects.exists()
 
     def test_that_stays_lost_gets_the_letter_sent_back(
         self, posted: Any, hand_over: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(consumers, "PATIENCE", timedelta(0))
+        monkeypatch.setattr(consumers, "DATABASE_TIMEOUT", timedelta(0))
 
         def gone(*arguments: Any, **options: Any) -> None:
             raise OperationalError("the server is gone")
@@ -252,30 +257,34 @@ class TestTheDatabase:
 
 
 class TestConsuming:
-    def test_is_for_the_room_that_is_addressed(self) -> None:
-        def elsewhere(message: Count) -> None: ...
+    def test_belongs_to_the_service_that_is_addressed(self) -> None:
+        assert consumers.CONSUMERS["tests.count"].service == SERVICE
 
-        with pytest.raises(TypeError, match="addressed to payments, not to outbox"):
-            consumers.consumes(Count)(elsewhere)
+    def test_is_refused_for_what_is_told_to_the_world(self) -> None:
+        class Told(Message, name="tests.told", to=EVENTS): ...
+
+        def nobody(message: Told) -> None: ...
+
+        with pytest.raises(TypeError, match="for the outside world"):
+            consumers.consumes(Told)(nobody)
 
     def test_is_done_by_one_handler(self) -> None:
         def another(message: Count) -> None: ...
 
-        another.__module__ = "payments.tests"
         with pytest.raises(TypeError, match="has a handler already"):
             consumers.consumes(Count)(another)
 
-    def test_leaves_no_message_unheard(self) -> None:
-        assert consumers.unheard() == []
+    def test_covers_every_message_to_a_service(self) -> None:
+        assert consumers.unhandled() == []
 
 
 def test_a_letter_survives_the_way() -> None:
-    letter = Letter(
+    envelope = Envelope(
         id=str(uuid7()), source="/x", type="t", subject="й", time=timezone.now().isoformat(), schemaversion=1,
         correlationid="c", data={"a": [1, None, "☃"]}, attempt=3,
     )  # fmt: skip
-    assert Letter.open(json.loads(letter.body())) == letter
-    assert Letter.open(json.loads(letter.body()) | {"someextension": "x"}) == letter
+    assert Envelope.parse(json.loads(envelope.encode())) == envelope
+    assert Envelope.parse(json.loads(envelope.encode()) | {"someextension": "x"}) == envelope
 
 
 @pytest.mark.django_db

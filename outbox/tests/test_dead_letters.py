@@ -1,4 +1,4 @@
-"""Found, shown, replayed, discarded: what an operator can do with dead letters."""
+"""An operator finds, shows, previews, replays and discards dead letters."""
 
 import json
 import threading
@@ -15,113 +15,113 @@ from django.utils import timezone
 
 from outbox import dead_letters
 from outbox.attempts import LAST_ATTEMPT
-from outbox.consumers import Undeliverable, model_of
-from outbox.dead_letters import NotReplayable, Outcome, Resolved, Selection
-from outbox.message import Letter
+from outbox.dead_letters import AlreadyResolved, NotReplayable, Outcome, Selection
+from outbox.envelope import Envelope
+from outbox.errors import Undeliverable
 from outbox.models import DeadLetterAction
 from outbox.preview import Change, NoPreview, preview
-from outbox.tests.stage import ASKED, BEHAVIOURS, SERVICE, Count, CountAfter
+from outbox.services import model_of
+from outbox.tests.examples import BEHAVIORS, CALLS, SERVICE, Count, CountAfter
 
 Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 
 
 @pytest.fixture
-def healed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make the handler that failed work."""
+def repaired(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the handler that failed work from now on."""
 
-    def heal() -> None:
-        monkeypatch.setitem(BEHAVIOURS, "fail", lambda message: None)
+    def repair() -> None:
+        monkeypatch.setitem(BEHAVIORS, "fail", lambda message: None)
 
-    return heal
+    return repair
 
 
 @pytest.fixture
-def die(posted: Any, hand_over: Any, counted: Any) -> Any:
-    """Let a letter about this order die."""
+def make_dead(posted: Any, hand_over: Any, counted: Any) -> Any:
+    """Make a dead letter about this order."""
 
     def dead(order_id: str = "o-1", then: str = "fail") -> Any:
-        letter = posted(Count(order_id=order_id, then=then))
-        hand_over(letter.envelope() | {"attempt": LAST_ATTEMPT})
-        return DeadLetter.objects.get(message_id=letter.id)
+        envelope = posted(Count(order_id=order_id, then=then))
+        hand_over(envelope.as_dict() | {"attempt": LAST_ATTEMPT})
+        return DeadLetter.objects.get(message_id=envelope.id)
 
     return dead
 
 
-def replay(letter: Any, **options: Any) -> Letter:
-    """Replay, and take the letter from the outbox as a relay would."""
-    dead_letters.replay(letter=letter, by="eve", now=timezone.now(), **options)
+def replay(dead: Any, **options: Any) -> Envelope:
+    """Replay, and take the envelope from the outbox as a relay would."""
+    dead_letters.replay(dead, by="eve", now=timezone.now(), **options)
     row = Outgoing.objects.get()
     row.delete()
-    return row.letter()
+    return row.envelope()
 
 
 @pytest.mark.django_db
 class TestReplaying:
-    def test_begins_another_life_of_the_same_message(self, die: Any, hand_over: Any, counted: Any, healed: Any) -> None:
-        dead = die()
-        letter = replay(dead)
-        assert (letter.id, letter.attempt, letter.data) == (
+    def test_begins_another_life_of_the_same_message(
+        self, make_dead: Any, hand_over: Any, counted: Any, repaired: Any
+    ) -> None:
+        dead = make_dead()
+        envelope = replay(dead)
+        assert (envelope.id, envelope.attempt, envelope.data) == (
             str(dead.message_id),
             LAST_ATTEMPT + 1,
-            dead.letter().data,
+            dead.envelope().data,
         )
         assert (dead.status, dead_letters.outcome(dead)) == ("replayed", Outcome.WAITING)
-        healed()
-        hand_over(letter, times=2)
-        assert counted() == [letter.id]
+        repaired()
+        hand_over(envelope, times=2)
+        assert counted() == [envelope.id]
         assert dead_letters.outcome(dead) is Outcome.HANDLED
 
-    def test_gives_as_many_attempts_as_a_new_letter_has(self, die: Any, hand_over: Any) -> None:
-        dead = die()
-        letter = replay(dead)
+    def test_gives_as_many_attempts_as_a_new_letter_has(self, make_dead: Any, hand_over: Any) -> None:
+        dead = make_dead()
+        envelope = replay(dead)
         for _ in range(LAST_ATTEMPT):
-            hand_over(letter)
+            hand_over(envelope)
             row = Outgoing.objects.get()
             row.delete()
-            letter = row.letter()
-        hand_over(letter)
+            envelope = row.envelope()
+        hand_over(envelope)
         again = DeadLetter.objects.get(status="dead")
         assert (again.pk != dead.pk, again.attempts, again.replays) == (True, 6, 1)
         assert again.fingerprint == dead.fingerprint
         assert dead_letters.outcome(dead) is Outcome.DIED
         assert dead_letters.died_again(dead) == again
 
-    def test_twice_has_one_effect(self, die: Any) -> None:
-        dead = die()
+    def test_twice_has_one_effect(self, make_dead: Any) -> None:
+        dead = make_dead()
         replay(dead)
-        with pytest.raises(Resolved, match="replayed already"):
-            dead_letters.replay(letter=dead, by="eve", now=timezone.now())
+        with pytest.raises(AlreadyResolved, match="replayed already"):
+            dead_letters.replay(dead, by="eve", now=timezone.now())
         assert not Outgoing.objects.exists()
 
     def test_of_what_was_handled_meanwhile_does_nothing(
-        self, die: Any, posted: Any, hand_over: Any, counted: Any, healed: Any
+        self, make_dead: Any, posted: Any, hand_over: Any, counted: Any, repaired: Any
     ) -> None:
-        dead = die()
-        healed()
-        hand_over(dead.letter())
+        dead = make_dead()
+        repaired()
+        hand_over(dead.envelope())
         hand_over(replay(dead))
         assert counted() == [str(dead.message_id)]
 
     def test_of_no_letter_is_refused(self, hand_over: Any) -> None:
         hand_over({"id": 7})
         dead = DeadLetter.objects.get()
-        with pytest.raises(NotReplayable, match="The letter lacks"):
-            dead_letters.replay(letter=dead, by="eve", now=timezone.now())
+        with pytest.raises(NotReplayable, match="The envelope lacks"):
+            dead_letters.replay(dead, by="eve", now=timezone.now())
         dead.refresh_from_db()
         assert (dead.status, dead_letters.is_replayable(dead)) == ("dead", False)
 
     def test_of_what_the_relay_gave_up_goes_where_it_was_going(self) -> None:
-        letter = Letter(
+        envelope = Envelope(
             id=str(uuid4()), source="/payments", type="order.paid", subject="o-1", time=timezone.now().isoformat(),
             schemaversion=1, correlationid="c", data={"order_id": "o-1"},
         )  # fmt: skip
-        dead = DeadLetter(
-            origin="relay", queue="events", message_id=letter.id, type=letter.type, subject="o-1",
-            reason="unpublishable", fingerprint="f", body=letter.body(), died_at=timezone.now(),
-        )  # fmt: skip
-        dead.bury()
+        dead = DeadLetter.of(envelope, reason="unpublishable", origin="relay", queue="events", body=envelope.encode())
+        dead.record()
         dead = DeadLetter.objects.get()
-        dead_letters.replay(letter=dead, by="eve", now=timezone.now())
+        dead_letters.replay(dead, by="eve", now=timezone.now())
         row = Outgoing.objects.get()
         assert (row.to, row.type, row.data) == ("events", "order.paid", {"order_id": "o-1"})
         assert dead_letters.outcome(dead) is Outcome.WAITING
@@ -131,43 +131,43 @@ class TestReplaying:
 
 @pytest.mark.django_db
 class TestEveryAction:
-    def test_is_recorded(self, die: Any) -> None:
-        dead, other = die("o-1"), die("o-2")
+    def test_is_recorded(self, make_dead: Any) -> None:
+        dead, other = make_dead("o-1"), make_dead("o-2")
         replay(dead)
-        dead_letters.discard(letter=other, by="bob", now=timezone.now(), why="a test")
+        dead_letters.discard(other, by="bob", now=timezone.now(), why="a test")
         assert list(dead_letters.actions(dead).values_list("verb", "by", "detail")) == [
             ("replay", "eve", {"attempt": 6, "canary": False})
         ]
         assert list(dead_letters.actions(other).values_list("verb", "by", "detail")) == [
             ("discard", "bob", {"why": "a test"})
         ]
-        with pytest.raises(Resolved, match="discarded already"):
-            dead_letters.discard(letter=other, by="bob", now=timezone.now())
+        with pytest.raises(AlreadyResolved, match="discarded already"):
+            dead_letters.discard(other, by="bob", now=timezone.now())
 
-    def test_stays_recorded(self, die: Any) -> None:
-        replay(die())
+    def test_stays_recorded(self, make_dead: Any) -> None:
+        replay(make_dead())
         with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(using=SERVICE):
             DeadLetterAction.objects.using(SERVICE).update(by="nobody")
 
 
 @pytest.mark.django_db
 class TestGroups:
-    def test_are_by_failure(self, die: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_are_by_failure(self, make_dead: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(message: Count) -> None:
             raise Undeliverable("out_of_turn", "Not now.")
 
-        monkeypatch.setitem(BEHAVIOURS, "refuse", refuse)
+        monkeypatch.setitem(BEHAVIORS, "refuse", refuse)
         for number in range(3):
-            die(f"o-{number}")
-        die("o-4", then="refuse")
+            make_dead(f"o-{number}")
+        make_dead("o-4", then="refuse")
         found = dead_letters.groups([SERVICE], Selection(), now=timezone.now())
-        assert [(group.letters, group.type, group.reason) for group in found] == [
+        assert [(group.dead_letters, group.type, group.reason) for group in found] == [
             (3, "tests.count", "failed"),
             (1, "tests.count", "out_of_turn"),
         ]
 
-    def test_are_filtered(self, die: Any) -> None:
-        old, new = die("o-1"), die("o-2")
+    def test_are_filtered(self, make_dead: Any) -> None:
+        old, new = make_dead("o-1"), make_dead("o-2")
         DeadLetter.objects.filter(pk=old.pk).update(died_at=timezone.now() - timedelta(hours=2))
         hour = timedelta(hours=1)
 
@@ -186,14 +186,14 @@ class TestGroups:
 @pytest.mark.django_db(transaction=True)
 class TestAPreview:
     def test_shows_rows_and_messages_and_leaves_none(
-        self, die: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
+        self, make_dead: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with connections[SERVICE].cursor() as cursor:
             cursor.execute("CREATE TABLE shelf (id int PRIMARY KEY, holds text)")
             cursor.execute("INSERT INTO shelf VALUES (1, 'lamp'), (2, 'chair'), (3, 'rug')")
 
         def rearrange(message: Count) -> None:
-            BEHAVIOURS["echo"](message)
+            BEHAVIORS["echo"](message)
             with transaction.atomic(using=SERVICE), connections[SERVICE].cursor() as cursor:
                 cursor.execute("SELECT * FROM shelf WHERE id = 3 FOR UPDATE")
                 cursor.execute("UPDATE shelf SET holds = 'table' WHERE id = 1")
@@ -201,8 +201,8 @@ class TestAPreview:
             with connections[SERVICE].cursor() as cursor:
                 cursor.execute("DELETE FROM shelf WHERE id = 2")
 
-        dead = die()
-        monkeypatch.setitem(BEHAVIOURS, "fail", rearrange)
+        dead = make_dead()
+        monkeypatch.setitem(BEHAVIORS, "fail", rearrange)
         try:
             shown = preview(dead)
             assert sorted((c for c in shown.changes if c.table == "shelf"), key=str) == sorted(
@@ -216,7 +216,7 @@ class TestAPreview:
             assert [change.after["message_id"] for change in shown.changes if change.table == "counted"] == [  # type: ignore[index]
                 str(dead.message_id)
             ]
-            assert [(said["type"], said["to"], said["data"]) for said in shown.messages] == [
+            assert [(row["type"], row["to"], row["data"]) for row in shown.messages] == [
                 ("tests.echo", SERVICE, {"order_id": "o-1"})
             ]
             assert (shown.error, shown.same_failure, shown.notes) == ("", False, [])
@@ -229,7 +229,7 @@ class TestAPreview:
         assert (counted(), Outgoing.objects.count(), Incoming.objects.count()) == ([], 0, 0)
 
     def test_is_not_confused_by_what_others_commit(
-        self, die: Any, in_thread: Any, monkeypatch: pytest.MonkeyPatch
+        self, make_dead: Any, in_thread: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def meanwhile(message: Count) -> None:
             def other() -> None:
@@ -238,34 +238,32 @@ class TestAPreview:
 
             in_thread(other).join()
 
-        dead = die()
-        monkeypatch.setitem(BEHAVIOURS, "fail", meanwhile)
+        dead = make_dead()
+        monkeypatch.setitem(BEHAVIORS, "fail", meanwhile)
         assert [change.after["message_id"] for change in preview(dead).changes] == [str(dead.message_id)]  # type: ignore[index]
 
-    def test_shows_that_it_would_fail_again(self, die: Any) -> None:
-        shown = preview(die())
+    def test_shows_that_it_would_fail_again(self, make_dead: Any) -> None:
+        shown = preview(make_dead())
         assert (shown.error, shown.same_failure) == ("RuntimeError: told to fail: o-1", True)
-        assert "stage.py" in shown.traceback
+        assert "examples.py" in shown.traceback
         assert (shown.changes, shown.messages) == ([], [])
 
-    def test_says_that_it_was_handled(self, die: Any, hand_over: Any, healed: Any) -> None:
-        dead = die()
-        healed()
-        hand_over(dead.letter())
+    def test_says_that_it_was_handled(self, make_dead: Any, hand_over: Any, repaired: Any) -> None:
+        dead = make_dead()
+        repaired()
+        hand_over(dead.envelope())
         shown = preview(dead)
         assert shown.notes == ["It has had its effect before: a replay does nothing."]
         assert shown.changes == []
 
-    def test_asks_no_foreign_service(self, posted: Any, counted: Any) -> None:
-        ASKED.clear()
-        letter = posted(CountAfter(order_id="o-1"))
-        DeadLetter(
-            origin="consumer", queue=SERVICE, message_id=letter.id, type=letter.type, reason="failed", fingerprint="f",
-            body=letter.body(), died_at=timezone.now(),
-        ).bury()  # fmt: skip
-        shown = preview(DeadLetter.objects.get())
-        assert ASKED == []
-        assert "not asked" in shown.notes[0]
+    def test_calls_no_foreign_service(self, posted: Any, counted: Any) -> None:
+        CALLS.clear()
+        envelope = posted(CountAfter(order_id="o-1"))
+        dead = DeadLetter.of(envelope, reason="failed", origin="consumer", queue=SERVICE, body=envelope.encode())
+        dead.record()
+        shown = preview(dead)
+        assert CALLS == []
+        assert "not called" in shown.notes[0]
         assert [change.table for change in shown.changes] == ["counted"]
 
     def test_of_what_cannot_run_is_refused(self, hand_over: Any) -> None:
@@ -290,71 +288,71 @@ class TestTheCanary:
         def carry() -> None:
             while not stop.wait(0.02):
                 for row in Outgoing.objects.filter(published_at=None, due_at__lte=timezone.now()):
-                    hand_over(row.letter())
+                    hand_over(row.envelope())
                     Outgoing.objects.filter(pk=row.pk).update(published_at=timezone.now())
 
         in_thread(carry)
         yield
         stop.set()
 
-    def test_that_dies_of_the_same_stops_the_rest(self, die: Any, carrier: Any) -> None:
+    def test_that_dies_of_the_same_stops_the_rest(self, make_dead: Any, carrier: Any) -> None:
         for number in range(4):
-            die(f"o-{number}")
-        with pytest.raises(CommandError, match="It died again, of the same: RuntimeError") as stopped:
+            make_dead(f"o-{number}")
+        with pytest.raises(CommandError, match="It died again, of the same failure: RuntimeError") as stopped:
             dlq("replay", "--all", "--canary", "2")
         assert stopped.value.returncode == 3
         assert Outgoing.objects.count() == 1  # the canary, which is not tried again before it tells
         assert DeadLetter.objects.filter(status="replayed").count() == 1
         assert DeadLetter.objects.filter(status="dead").count() == 4
 
-    def test_that_lives_lets_the_rest_follow(self, die: Any, carrier: Any, counted: Any, healed: Any) -> None:
+    def test_that_lives_lets_the_rest_follow(self, make_dead: Any, carrier: Any, counted: Any, repaired: Any) -> None:
         for number in range(4):
-            die(f"o-{number}")
-        healed()
+            make_dead(f"o-{number}")
+        repaired()
         assert json.loads(dlq("replay", "--all", "--canary", "2", "--json")) == {"replayed": 4, "refused": {}}
         deadline = time.monotonic() + 120
         while len(counted()) < 4 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert len(counted()) == len(set(counted())) == 4
 
-    def test_without_an_answer_stops_the_rest(self, die: Any) -> None:
-        die("o-1")
-        die("o-2")
-        with pytest.raises(CommandError, match="no answer in time"):
-            dlq("replay", "--all", "--canary", "1", "--patience", "1s")
+    def test_without_an_answer_stops_the_rest(self, make_dead: Any) -> None:
+        make_dead("o-1")
+        make_dead("o-2")
+        with pytest.raises(CommandError, match="not answered in time"):
+            dlq("replay", "--all", "--canary", "1", "--timeout", "1s")
         assert DeadLetter.objects.filter(status="dead").count() == 1
 
 
 @pytest.mark.django_db
 class TestTheCommand:
-    def test_lists_groups_and_letters(self, die: Any) -> None:
+    def test_lists_groups_and_dead_letters(self, make_dead: Any) -> None:
         assert dlq("list") == "no dead letters\n"
-        dead = die()
+        dead = make_dead()
         assert dead.fingerprint in dlq("list")
         (group,) = json.loads(dlq("list", "--json", "--service", SERVICE, "--type", "tests.count"))
-        assert (group["letters"], group["fingerprint"], group["service"]) == (1, dead.fingerprint, SERVICE)
+        assert (group["dead_letters"], group["fingerprint"], group["service"]) == (1, dead.fingerprint, SERVICE)
         (line,) = json.loads(dlq("list", "--each", "--json", "--order", "o-1"))
         assert (line["id"], line["subject"], line["service"]) == (str(dead.pk), "o-1", SERVICE)
         assert str(dead.pk) in dlq("list", "--each")
         assert json.loads(dlq("list", "--json", "--older-than", "1h")) == []
 
-    def test_shows_the_whole_story(self, die: Any) -> None:
-        dead = die()
+    def test_shows_everything(self, make_dead: Any) -> None:
+        dead = make_dead()
         replay(dead)
-        story = json.loads(dlq("show", str(dead.pk), "--json"))
-        assert json.loads(story["body"])["id"] == str(dead.message_id)
-        assert "stage.py" in story["traceback"]
-        assert [action["by"] for action in story["actions"]] == ["eve"]
+        shown = json.loads(dlq("show", str(dead.pk), "--json"))
+        assert json.loads(shown["body"])["id"] == str(dead.message_id)
+        assert "examples.py" in shown["traceback"]
+        assert [action["by"] for action in shown["actions"]] == ["eve"]
         assert "told to fail" in dlq("show", str(dead.pk))
 
-    def test_previews(self, die: Any) -> None:
-        dead = die()
+    def test_previews(self, make_dead: Any) -> None:
+        dead = make_dead()
         assert "the same failure again" in dlq("preview", str(dead.pk))
         assert json.loads(dlq("preview", str(dead.pk), "--json"))["same_failure"] is True
 
-    def test_replays_by_filter_and_rate(self, die: Any) -> None:
-        letters = [die(f"o-{number}") for number in range(3)]
-        assert "would be replayed" in dlq("replay", "--fingerprint", letters[0].fingerprint, "--dry-run")
+    def test_replays_by_filter_and_rate(self, make_dead: Any) -> None:
+        dead = [make_dead(f"o-{number}") for number in range(3)]
+        assert "would be replayed" in dlq("replay", "--fingerprint", dead[0].fingerprint, "--dry-run")
         assert not Outgoing.objects.exists()
         began = time.monotonic()
         assert dlq("replay", "--all", "--limit", "2", "--rate", "10") == "2 replayed, 0 refused\n"
@@ -362,8 +360,8 @@ class TestTheCommand:
         assert [dead.status for dead in DeadLetter.objects.order_by("died_at")] == ["replayed", "replayed", "dead"]
         assert set(DeadLetterAction.objects.using(SERVICE).values_list("verb", flat=True)) == {"replay"}
 
-    def test_discards_with_a_reason(self, die: Any) -> None:
-        dead = die()
+    def test_discards_with_a_reason(self, make_dead: Any) -> None:
+        dead = make_dead()
         assert dlq("discard", str(dead.pk), "--why", "noise", "--by", "bob") == "1 discarded, 0 refused\n"
         (action,) = dead_letters.actions(dead)
         assert (action.verb, action.by, action.detail) == ("discard", "bob", {"why": "noise"})
@@ -383,9 +381,9 @@ class TestTheCommand:
             dlq(*arguments)
         assert refusal.value.returncode == code
 
-    def test_says_so_if_some_were_refused(self, die: Any, hand_over: Any) -> None:
+    def test_says_so_if_some_were_refused(self, make_dead: Any, hand_over: Any) -> None:
         hand_over({"id": 7})
-        die()
+        make_dead()
         with pytest.raises(SystemExit) as end:
             dlq("replay", "--all")
         assert end.value.code == 1

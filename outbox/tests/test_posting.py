@@ -1,23 +1,25 @@
 """What a service posts leaves with its transaction, or not at all."""
 
 import uuid
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import connections, transaction
 from django.test import override_settings
 from django.utils import timezone
 
 from outbox import context
-from outbox.checks import insist_on_rooms_keeping_together
-from outbox.consumers import model_of
+from outbox.checks import ensure_services_keep_together
+from outbox.errors import PostedOutsideTransaction, TooLarge
 from outbox.ids import floor7, time7, uuid7
 from outbox.message import MAX_BYTES
-from outbox.models import OutgoingMessage, PostedOutsideTransaction, TooLarge
-from outbox.tests.stage import SERVICE, Count
+from outbox.models import OutgoingMessage
+from outbox.services import model_of
+from outbox.tests.examples import SERVICE, Count
 
 Outgoing = model_of(SERVICE, "Outgoing")
 
@@ -29,12 +31,12 @@ class TestPostingOutside:
             Outgoing.post(Count())
         assert not Outgoing.objects.exists()
 
-    def test_this_rooms_transaction_is_an_error(self) -> None:
+    def test_another_services_transaction_is_an_error(self) -> None:
         with transaction.atomic(using="orders"), pytest.raises(PostedOutsideTransaction):
             Outgoing.post(Count())
         assert not Outgoing.objects.exists()
 
-    def test_any_room_is_an_error(self) -> None:
+    def test_any_service_is_an_error(self) -> None:
         with transaction.atomic(using=SERVICE), pytest.raises(LookupError):
             OutgoingMessage.post(Count())
 
@@ -45,6 +47,51 @@ class TestPostingOutside:
         assert not Outgoing.objects.exists()
 
 
+@pytest.mark.django_db(transaction=True)
+class TestWakingTheRelay:
+    @pytest.fixture
+    def notifications(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
+        """How many NOTIFYs were sent since the last question."""
+        sent: list[str] = []
+
+        def watch(execute: Any, sql: str, *arguments: Any) -> Any:
+            sent.extend([sql] * sql.startswith("NOTIFY"))
+            return execute(sql, *arguments)
+
+        def count() -> int:
+            number = len(sent)
+            sent.clear()
+            return number
+
+        with connections[SERVICE].execute_wrapper(watch):
+            yield count
+
+    def test_is_done_once_a_transaction(self, notifications: Callable[[], int]) -> None:
+        for _ in range(2):
+            with transaction.atomic(using=SERVICE):
+                Outgoing.post(Count())
+                with transaction.atomic(using=SERVICE):
+                    Outgoing.post(Count(), Count())
+                assert notifications() == 0
+            assert notifications() == 1
+
+    def test_is_not_done_for_what_was_rolled_back(self, notifications: Callable[[], int]) -> None:
+        with transaction.atomic(using=SERVICE):
+            Outgoing.post(Count())
+            transaction.set_rollback(True, using=SERVICE)
+        with transaction.atomic(using=SERVICE):
+            pass
+        assert notifications() == 0
+
+    def test_is_done_for_what_is_posted_after_a_rollback(self, notifications: Callable[[], int]) -> None:
+        with transaction.atomic(using=SERVICE):
+            with transaction.atomic(using=SERVICE):
+                Outgoing.post(Count())
+                transaction.set_rollback(True, using=SERVICE)
+            Outgoing.post(Count())
+        assert notifications() == 1
+
+
 @pytest.mark.django_db
 class TestAPostedMessage:
     def test_carries_what_its_context_says(self) -> None:
@@ -53,7 +100,7 @@ class TestAPostedMessage:
         before = timezone.now()
         with context.acting(cause), transaction.atomic(using=SERVICE):
             (row,) = Outgoing.post(Count(order_id="o-1", then="echo"))
-        envelope = Outgoing.objects.get(pk=row.pk).letter().envelope()
+        envelope = Outgoing.objects.get(pk=row.pk).envelope().as_dict()
         written = envelope.pop("time")
         assert before.isoformat() <= written <= timezone.now().isoformat()
         assert uuid.UUID(envelope["id"]).version == 7
@@ -76,15 +123,15 @@ class TestAPostedMessage:
         due_at = timezone.now() + timedelta(hours=1)
         with transaction.atomic(using=SERVICE):
             (row,) = Outgoing.post(Count(), due_at=due_at)
-        assert row.letter().sent_at == due_at
+        assert row.envelope().sent_at == due_at
 
-    @pytest.mark.parametrize("letter", ["x", "й"])
-    def test_is_measured_as_it_will_travel(self, letter: str) -> None:
-        each = len(letter.encode("unicode_escape"))
+    @pytest.mark.parametrize("character", ["x", "й"])
+    def test_is_measured_as_it_will_travel(self, character: str) -> None:
+        each = len(character.encode("unicode_escape"))
         with transaction.atomic(using=SERVICE), pytest.raises(TooLarge):
-            Outgoing.post(Count(padding=letter * (MAX_BYTES // each)))
+            Outgoing.post(Count(padding=character * (MAX_BYTES // each)))
         with transaction.atomic(using=SERVICE):
-            Outgoing.post(Count(padding=letter * (MAX_BYTES // each - 100)))
+            Outgoing.post(Count(padding=character * (MAX_BYTES // each - 100)))
 
 
 class TestIds:
@@ -115,7 +162,7 @@ class TestTheSystemCheck:
     def test_passes(self) -> None:
         assert [found for found in run_checks() if found.id and found.id.startswith("outbox")] == []
 
-    def test_finds_a_room_that_is_kept_in_two_databases(self) -> None:
+    def test_finds_a_service_that_is_kept_in_two_databases(self) -> None:
         with override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Services"]):
             found = [found for found in run_checks() if found.id == "outbox.E001"]
         assert {str(one.msg) for one in found} == {
@@ -126,4 +173,4 @@ class TestTheSystemCheck:
     def test_keeps_such_a_process_from_starting(self) -> None:
         astray = override_settings(DATABASE_ROUTERS=[_Astray(), "orders_project.routers.Services"])
         with astray, pytest.raises(ImproperlyConfigured, match=r"payments\.Entry is written in 'orders'"):
-            insist_on_rooms_keeping_together()
+            ensure_services_keep_together()

@@ -18,12 +18,12 @@ from django.utils import timezone
 
 from outbox import relay as relays
 from outbox.broker import Publisher
-from outbox.consumers import model_of
 from outbox.models import CHANNEL
 from outbox.relay import Relay
+from outbox.services import model_of
 from outbox.tasks import tick
+from outbox.tests.examples import SERVICE, Count
 from outbox.tests.proxy import Proxy
-from outbox.tests.stage import SERVICE, Count
 
 Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLetter")
 
@@ -44,9 +44,9 @@ def put_off(row: Any, *, by: float) -> Iterator[None]:
 
 @pytest.fixture
 def relay(channel: Any) -> Iterator[Relay]:
-    standing = Relay(SERVICE)
-    yield standing
-    standing.publisher.close()
+    relay = Relay(SERVICE)
+    yield relay
+    relay.publisher.close()
 
 
 @pytest.mark.django_db
@@ -60,7 +60,7 @@ class TestABatch:
         one = taken[0]
         assert one.properties["application_headers"]["task"] == "tests.count"
         assert (one.properties["content_type"], one.properties["delivery_mode"]) == ("application/json", 2)
-        assert json.loads(one.body)[0] == [rows[0].letter().envelope()]
+        assert json.loads(one.body)[0] == [rows[0].envelope().as_dict()]
 
     def test_leaves_what_is_not_due(self, relay: Relay, take: Any) -> None:
         due_at = timezone.now() + timedelta(minutes=1)
@@ -98,7 +98,7 @@ class TestARefusal:
         unsent = Outgoing.objects.filter(published_at=None)
         assert len(unsent) == 4  # the queue took one of five
         assert {row.to for row in unsent} == {full}
-        assert {(row.refusals, row.last_error) for row in unsent} == {(1, "nack: the broker would not take it")}
+        assert {(row.refusals, row.last_error) for row in unsent} == {(1, "nack: the broker did not accept it")}
 
     def test_puts_the_row_off_longer_each_time_until_it_is_dead(self, relay: Relay) -> None:
         (row,) = post()
@@ -112,9 +112,9 @@ class TestARefusal:
         dead = DeadLetter.objects.get()
         assert (dead.origin, dead.reason, dead.attempts, dead.queue) == ("relay", "unpublishable", 6, "tests.nowhere")
         assert dead.error == "returned: no queue for the default exchange/tests.nowhere"
-        assert dead.letter() == row.letter()
+        assert dead.envelope() == row.envelope()
 
-    def test_of_a_deleted_queue_heals(self, relay: Relay, channel: Any, take: Any) -> None:
+    def test_of_a_deleted_queue_ends_when_it_is_declared(self, relay: Relay, channel: Any, take: Any) -> None:
         channel.queue_delete(SERVICE)
         (row,) = post()
         relay.send_batch(now=timezone.now())
@@ -128,49 +128,49 @@ class TestARefusal:
 @pytest.mark.django_db
 class TestALostBroker:
     @pytest.fixture
-    def far(self, proxy: Proxy, channel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
-        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 5.0)  # in which it would say goodbye, too
-        far = Relay(SERVICE, Publisher(proxy.url))
-        far.publisher.open()
-        yield far
-        far.publisher.close()
+    def distant(self, proxy: Proxy, channel: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Relay]:
+        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 5.0)  # for closing the connection, too
+        distant = Relay(SERVICE, Publisher(proxy.url))
+        distant.publisher.open()
+        yield distant
+        distant.publisher.close()
 
-    def test_that_never_answers_kills_no_letter(
-        self, far: Relay, proxy: Proxy, take: Any, monkeypatch: pytest.MonkeyPatch
+    def test_that_never_answers_makes_no_dead_letter(
+        self, distant: Relay, proxy: Proxy, take: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (row,) = post()
         proxy.silent.set()
         monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 0.5)
-        far.send_batch(now=timezone.now())
+        distant.send_batch(now=timezone.now())
         row.refresh_from_db()
         assert (row.published_at, row.publish_attempts, row.refusals) == (None, 1, 0)
-        assert row.last_error.startswith("TimeoutError: 1 letters were not confirmed")
+        assert row.last_error.startswith("TimeoutError: 1 messages were not confirmed")
         Outgoing.objects.update(publish_attempts=1000, due_at=timezone.now())
         monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 60.0)
         proxy.silent.clear()
         proxy.cut()
-        far.send_batch(now=timezone.now())
+        distant.send_batch(now=timezone.now())
         assert not Outgoing.objects.filter(published_at=None).exists()
         assert not DeadLetter.objects.exists()
         assert {message.properties["message_id"] for message in take()} == {str(row.message_id)}
 
-    def test_that_cuts_the_connection_is_tried_again(self, far: Relay, proxy: Proxy, take: Any) -> None:
+    def test_that_cuts_the_connection_is_tried_again(self, distant: Relay, proxy: Proxy, take: Any) -> None:
         (row,) = post()
         proxy.cut()
         with put_off(row, by=1):
-            far.send_batch(now=timezone.now())
+            distant.send_batch(now=timezone.now())
         Outgoing.objects.update(due_at=timezone.now())
-        far.send_batch(now=timezone.now())
+        distant.send_batch(now=timezone.now())
         row.refresh_from_db()
         assert row.published_at is not None
         assert len(take()) == 1
 
-    def test_is_not_asked_with_rows_in_hand(self, far: Relay, proxy: Proxy) -> None:
+    def test_is_not_asked_with_rows_in_hand(self, distant: Relay, proxy: Proxy) -> None:
         post()
-        far.publisher.close()
+        distant.publisher.close()
         proxy.__exit__()
         with pytest.raises(OSError, match="refused"):
-            far.drain()
+            distant.drain()
         assert set(Outgoing.objects.values_list("publish_attempts", flat=True)) == {0}
 
 
@@ -235,8 +235,8 @@ class TestARunningRelay:
             cursor.execute(f"NOTIFY {CHANNEL}")
 
     @pytest.fixture
-    def deaf_to_time(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It doesn't poll while the test lasts."""
+    def without_polling(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The relay doesn't poll while the test runs."""
         monkeypatch.setattr(relays, "POLL", 3600.0)
         post()
         self.wait(self.sent)
@@ -258,18 +258,18 @@ class TestARunningRelay:
     def sent(self) -> bool:
         return not Outgoing.objects.filter(published_at=None).exists()
 
-    @pytest.mark.usefixtures("deaf_to_time")
+    @pytest.mark.usefixtures("without_polling")
     def test_is_woken_by_a_commit(self) -> None:
         for _ in range(5):
             post()
             self.wait(self.sent)
 
-    def test_polls_where_it_hears_nothing(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("outbox.models._Wake.__call__", lambda self: None)
+    def test_polls_where_no_notification_arrives(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("outbox.models.WakeUp.__call__", lambda self: None)
         post()
         self.wait(self.sent)
 
-    @pytest.mark.usefixtures("deaf_to_time")
+    @pytest.mark.usefixtures("without_polling")
     def test_keeps_time(self) -> None:
         due_at = timezone.now() + timedelta(seconds=1.3)
         (timer,) = post(due_at=due_at)
@@ -320,7 +320,7 @@ class TestTheTick:
             tick(SERVICE)
 
 
-def test_every_room_has_a_tick() -> None:
+def test_every_service_has_a_tick() -> None:
     assert {entry["args"] for entry in current_app.conf.beat_schedule.values() if entry["task"] == "outbox.tick"} == {
         (service,) for service in settings.SERVICES
     }

@@ -1,4 +1,4 @@
-"""What is forgotten, and what is not as long as a copy of a letter could come."""
+"""What is deleted, and what is kept as long as a copy of a message could arrive."""
 
 import threading
 from datetime import timedelta
@@ -12,17 +12,17 @@ from django.db import connections, transaction
 from django.utils import timezone
 
 from outbox import retention
-from outbox.consumers import model_of
 from outbox.ids import uuid7
 from outbox.retention import purge
-from outbox.tests.stage import SERVICE, Count
+from outbox.services import model_of
+from outbox.tests.examples import SERVICE, Count
 
 Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 LONG_AGO = settings.INBOX_RETENTION + timedelta(hours=1)
 
 
 def handled(*, ago: timedelta = LONG_AGO, subject: str = "") -> Any:
-    """A key of a letter that was handled then."""
+    """The inbox row of a message that was handled then."""
     then = timezone.now() - ago
     return Incoming.objects.create(
         message_id=uuid7(then), type="tests.count", subject=subject, received_at=then, handled_at=then
@@ -39,7 +39,7 @@ def sent(*, ago: timedelta = LONG_AGO, published: bool = True, message_id: Any =
     return row
 
 
-def buried(*, message_id: Any = None, status: str = "dead", ago: timedelta = LONG_AGO) -> Any:
+def dead_letter(*, message_id: Any = None, status: str = "dead", ago: timedelta = LONG_AGO) -> Any:
     then = timezone.now() - ago
     return DeadLetter.objects.create(
         id=uuid7(then), origin="consumer", queue=SERVICE, message_id=message_id, type="tests.count", reason="failed",
@@ -67,7 +67,7 @@ class TestOutgoingRows:
 
 
 @pytest.mark.django_db
-class TestInboxKeys:
+class TestInboxRows:
     def test_go_when_no_copy_can_come(self) -> None:
         handled()
         kept = handled(ago=settings.INBOX_RETENTION - timedelta(minutes=1))
@@ -77,7 +77,7 @@ class TestInboxKeys:
     @pytest.mark.parametrize("status", ["dead", "replayed"])
     def test_stay_while_a_dead_letter_could_bring_one(self, status: str) -> None:
         key = handled()
-        buried(message_id=key.pk, status=status, ago=timedelta(days=1))
+        dead_letter(message_id=key.pk, status=status, ago=timedelta(days=1))
         assert purged() == {}
 
     def test_stay_while_a_row_is_still_to_be_sent(self) -> None:
@@ -98,7 +98,7 @@ class TestInboxKeys:
         assert Incoming.objects.get() == key
 
     @pytest.mark.parametrize("service", settings.SERVICES)
-    def test_of_every_room_can_be_purged(self, service: str) -> None:
+    def test_of_every_service_can_be_purged(self, service: str) -> None:
         assert purge(service, now=timezone.now()) == {"published": 0, "handled": 0, "resolved": 0}
 
     def test_outlive_what_the_consumer_would_take(self) -> None:
@@ -108,16 +108,16 @@ class TestInboxKeys:
 @pytest.mark.django_db
 class TestDeadLetters:
     def test_go_when_they_were_resolved_long_ago(self) -> None:
-        buried(status="replayed")
-        buried(status="discarded")
-        kept = [buried(), buried(status="discarded", ago=timedelta(days=1))]
+        dead_letter(status="replayed")
+        dead_letter(status="discarded")
+        kept = [dead_letter(), dead_letter(status="discarded", ago=timedelta(days=1))]
         assert purged() == {"resolved": 2}
         assert set(DeadLetter.objects.all()) == set(kept)
 
     def test_never_leave_a_key_behind_that_could_be_missed(self) -> None:
         key = handled()
-        buried(message_id=key.pk, status="replayed")
-        assert purged() == {"resolved": 1}  # the key goes after the letter, never before
+        dead_letter(message_id=key.pk, status="replayed")
+        assert purged() == {"resolved": 1}  # the inbox row goes after the dead letter, never before
         assert purged() == {"handled": 1}
 
 

@@ -14,7 +14,7 @@ class TestWhileItIsOff:
     def test_a_span_changes_nothing_and_the_traceparent_is_handed_on(self) -> None:
         with context.acting(HERE), tracing.span("work", kind="server", some__thing=1) as span:
             span.rename("other")
-            span.say(status=200)
+            span.set_attributes(status=200)
             assert context.current() is HERE
 
     def test_an_error_passes_through(self) -> None:

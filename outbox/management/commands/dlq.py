@@ -4,7 +4,7 @@ import getpass
 import json
 import re
 import time
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -12,27 +12,27 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
-from common.errors import Refusal
 from outbox import dead_letters
-from outbox.dead_letters import Outcome, Selection
+from outbox.dead_letters import CANARY_TIMEOUT, Outcome, Selection
+from outbox.errors import OutboxError
 from outbox.models import DeadLetter
 from outbox.preview import preview
+from outbox.services import services_here
 
-EXIT = "Exit codes: 0 done; 1 refused, in part or wholly; 3 a canary died again or gave no answer; 4 nothing matched."
+EXIT = "Exit codes: 0 done; 1 refused, in part or wholly; 3 a canary died again or got no answer; 4 nothing matched."
 REFUSED, CANARY_DIED, NOTHING_MATCHED = 1, 3, 4
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def age(text: str) -> timedelta:
-    """An age as people write it: 90s, 15m, 2h, 7d."""
+def duration(text: str) -> timedelta:
+    """Return the duration that a person writes as 90s, 15m, 2h or 7d."""
     match = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is no age: write 90s, 15m, 2h or 7d")
+        raise ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 2h or 7d")
     return timedelta(seconds=int(match[1]) * UNITS[match[2]])
 
 
@@ -47,174 +47,178 @@ class Command(BaseCommand):
     help = f"List, show, preview, replay and discard dead letters. {EXIT}"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="list|show|preview|replay|discard")
-        for verb, help_text in (
-            ("list", "by what they died of; with --each, one by one"),
-            ("show", "one letter: its story, body and headers"),
-            ("preview", "what handling it would do: row changes and messages, all rolled back"),
-            ("replay", "let letters come again"),
-            ("discard", "give letters up"),
+        commands = parser.add_subparsers(dest="action", required=True, metavar="list|show|preview|replay|discard")
+        for action, help_text in (
+            ("list", "dead letters grouped by failure, or with --each one by one"),
+            ("show", "everything about one dead letter, with its body and headers"),
+            ("preview", "what a replay would do: row changes and messages, all rolled back"),
+            ("replay", "send the messages again"),
+            ("discard", "give the messages up"),
         ):
-            one = verbs.add_parser(verb, help=help_text, description=f"{help_text}. {EXIT}")
+            one = commands.add_parser(action, help=help_text, description=f"{help_text}. {EXIT}")
             one.add_argument("--json", action="store_true", help="write JSON")
-            if verb in ("show", "preview"):
+            if action in ("show", "preview"):
                 one.add_argument("ids", type=UUID, nargs=1, metavar="ID")
                 continue
             one.add_argument("ids", type=UUID, nargs="*", metavar="ID")
-            one.add_argument("--service", choices=settings.SERVICES_HERE, action="append", dest="services")
-            one.add_argument("--type", default="", help="message type, such as payments.charge")
-            one.add_argument("--reason", default="", help="why they died, such as failed or unknown_type")
+            one.add_argument("--service", choices=services_here(), action="append", dest="services")
+            one.add_argument("--room", choices=services_here(), action="append", dest="services", help=SUPPRESS)
+            one.add_argument("--type", default="", help="message type, such as shop.reserve")
+            one.add_argument("--reason", default="", help="such as failed or unknown_type")
             one.add_argument("--fingerprint", default="", help="of the failure, as `list` shows it")
-            one.add_argument("--order", default="", dest="subject", help="order id")
-            one.add_argument("--older-than", type=age, metavar="AGE", help="90s, 15m, 2h, 7d")
-            one.add_argument("--younger-than", type=age, metavar="AGE")
-            one.add_argument("--limit", type=int, help="so many at most, the oldest first")
-            if verb == "list":
-                one.add_argument("--each", action="store_true", help="one line a letter")
+            one.add_argument("--subject", "--order", default="", help="what the message is about, such as an order id")
+            one.add_argument("--older-than", type=duration, metavar="AGE", help="90s, 15m, 2h, 7d")
+            one.add_argument("--younger-than", type=duration, metavar="AGE")
+            one.add_argument("--limit", type=int, help="at most this many, the oldest first")
+            if action == "list":
+                one.add_argument("--each", action="store_true", help="one line for each dead letter")
                 one.add_argument("--status", default=DeadLetter.Status.DEAD, choices=DeadLetter.Status.values)
                 continue
             one.add_argument("--all", action="store_true", help="without any filter")
-            one.add_argument("--dry-run", action="store_true", help="only say what would be done")
-            one.add_argument("--by", default="", help="who does it, for the record; your login name if left out")
-            if verb == "discard":
+            one.add_argument("--dry-run", action="store_true", help="only show what would be done")
+            one.add_argument("--by", default="", help="who does it, for the record (default: your login name)")
+            if action == "discard":
                 one.add_argument("--why", default="", help="for the record")
                 continue
-            one.add_argument("--rate", type=positive, help="letters a second, at most")
-            one.add_argument("--canary", type=int, default=0, metavar="N", help="N first; stop if one dies again")
-            one.add_argument("--patience", type=age, default=timedelta(minutes=1), help="with a canary (1m)")
+            one.add_argument("--rate", type=positive, help="at most this many per second")
+            one.add_argument(
+                "--canary", type=int, default=0, metavar="N", help="first N of them; stop if one dies again"
+            )
+            for option, help_text in (("--timeout", "for the answer to a canary (1m)"), ("--patience", SUPPRESS)):
+                one.add_argument(option, type=duration, default=CANARY_TIMEOUT, dest="timeout", help=help_text)
 
-    def handle(self, *args: Any, verb: str, **options: Any) -> None:
+    def handle(self, *args: Any, action: str, **options: Any) -> None:
         self.options = options
-        getattr(self, f"_{verb}")()
+        getattr(self, f"_{action}")()
 
-    # The verbs
+    # The actions
 
     def _list(self) -> None:
         now, services, limit = timezone.now(), self._services(), self.options["limit"] or 100
         if self.options["each"]:
-            letters = list(islice(self._letters(), limit))
+            found = list(islice(self._found(), limit))
             self._write(
-                [_line(letter) for letter in letters],
-                *(f"{one.pk}  {one._state.db:<10}  {one.died_at:%Y-%m-%d %H:%M:%S}  {one}" for one in letters),
+                [_line(one) for one in found],
+                *(f"{one.pk}  {_service(one):<10}  {one.died_at:%Y-%m-%d %H:%M:%S}  {one}" for one in found),
             )
             return
-        found = dead_letters.groups(services, self._selection(), now=now)[:limit]
+        groups = dead_letters.groups(services, self._selection(), now=now)[:limit]
         self._write(
-            [asdict(group) for group in found],
+            [asdict(group) for group in groups],
             *(
-                f"{group.letters:>6}  {group.fingerprint}  {group.service:<10}  {group.type or '?'}: {group.reason}"
-                f"  (newest {group.newest:%Y-%m-%d %H:%M:%S})\n        {group.error[:160]}"
-                for group in found
+                f"{group.dead_letters:>6}  {group.fingerprint}  {group.service:<10}  {group.type or '?'}: "
+                f"{group.reason}  (newest {group.newest:%Y-%m-%d %H:%M:%S})\n        {group.error[:160]}"
+                for group in groups
             ),
         )
 
     def _show(self) -> None:
-        letter = self._one()
-        story: dict[str, Any] = _line(letter) | {
-            "traceback": letter.traceback,
-            "headers": letter.headers,
-            "body": bytes(letter.body).decode(errors="backslashreplace"),
-            "replayable": dead_letters.is_replayable(letter),
-            "actions": list(dead_letters.actions(letter).values("verb", "by", "at", "detail")),
+        dead_letter = self._one()
+        shown: dict[str, Any] = _line(dead_letter) | {
+            "traceback": dead_letter.traceback,
+            "headers": dead_letter.headers,
+            "body": bytes(dead_letter.body).decode(errors="backslashreplace"),
+            "replayable": dead_letters.is_replayable(dead_letter),
+            "actions": list(dead_letters.actions(dead_letter).values("verb", "by", "at", "detail")),
         }
-        self._write(story, *(f"{name + ':':<13}{_readable(value)}" for name, value in story.items()))
+        self._write(shown, *(f"{name + ':':<13}{_readable(value)}" for name, value in shown.items()))
 
     def _preview(self) -> None:
-        letter = self._one()
+        dead_letter = self._one()
         try:
-            shown = preview(letter)
-        except Refusal as refusal:
+            shown = preview(dead_letter)
+        except OutboxError as refusal:
             raise CommandError(str(refusal), returncode=REFUSED) from refusal
         verdict = "the same failure again" if shown.same_failure else shown.error or "it would be handled"
         self._write(
             shown.as_json(),
-            f"{letter}\n  {verdict}",
+            f"{dead_letter}\n  {verdict}",
             *(f"  note: {note}" for note in shown.notes),
             *(f"  {_change(change.before, change.after)} {change.table}" for change in shown.changes),
-            *(f"  says {said['type']} to {said['to']}: {json.dumps(said['data'])}" for said in shown.messages),
+            *(f"  sends {row['type']} to {row['to']}: {json.dumps(row['data'])}" for row in shown.messages),
             shown.traceback,
         )
 
     def _replay(self) -> None:
-        letters = self._chosen()
-        if self.options["canary"] and not self.options["dry_run"]:
-            self._send_canaries(letters[: self.options["canary"]])
-            letters = letters[self.options["canary"] :]
+        chosen, canaries = self._chosen(), self.options["canary"]
+        if canaries and not self.options["dry_run"]:
+            self._replay_canaries(chosen[:canaries])
+            chosen = chosen[canaries:]
         pause = 1 / self.options["rate"] if self.options["rate"] else 0.0
 
-        def one(letter: DeadLetter) -> None:
-            dead_letters.replay(letter=letter, by=self._by(), now=timezone.now())
+        def replay(dead_letter: DeadLetter) -> None:
+            dead_letters.replay(dead_letter, by=self._by(), now=timezone.now())
             time.sleep(pause)
 
-        self._each(letters, one, done="replayed", before=self.options["canary"])
+        self._each(chosen, replay, done="replayed", before=canaries)
 
     def _discard(self) -> None:
-        def one(letter: DeadLetter) -> None:
-            dead_letters.discard(letter=letter, by=self._by(), now=timezone.now(), why=self.options["why"])
+        def discard(dead_letter: DeadLetter) -> None:
+            why = self.options["why"]
+            dead_letters.discard(dead_letter, by=self._by(), now=timezone.now(), why=why)
 
-        self._each(self._chosen(), one, done="discarded")
+        self._each(self._chosen(), discard, done="discarded")
 
     # Their parts
 
-    def _send_canaries(self, letters: list[DeadLetter]) -> None:
+    def _replay_canaries(self, chosen: list[DeadLetter]) -> None:
+        canaries = dead_letters.replay_canaries(chosen, by=self._by(), timeout=self.options["timeout"])
         try:
-            for letter, answer in dead_letters.canary(
-                letters=letters, by=self._by(), patience=self.options["patience"]
-            ):
-                self.stderr.write(f"canary {letter.pk}: {answer}")
-                if answer is not Outcome.HANDLED:
-                    again = dead_letters.died_again(letter)
-                    how = "of the same" if again and again.fingerprint == letter.fingerprint else "of something else"
-                    said = f"It died again, {how}: {again.error}" if again else "It gave no answer in time."
-                    raise CommandError(f"{said} Nothing else was replayed.", returncode=CANARY_DIED)
-        except Refusal as refusal:
-            raise CommandError(f"The canary can't fly: {refusal}", returncode=REFUSED) from refusal
+            for canary, outcome in canaries:
+                self.stderr.write(f"canary {canary.pk}: {outcome}")
+                if outcome is not Outcome.HANDLED:
+                    again = dead_letters.died_again(canary)
+                    how = (
+                        "of the same failure" if again and again.fingerprint == canary.fingerprint else "of another one"
+                    )
+                    text = f"It died again, {how}: {again.error}" if again else "It was not answered in time."
+                    raise CommandError(f"{text} Nothing else was replayed.", returncode=CANARY_DIED)
+        except OutboxError as refusal:
+            raise CommandError(f"The canary can't be replayed: {refusal}", returncode=REFUSED) from refusal
 
-    def _each(
-        self, letters: list[DeadLetter], act: Callable[[DeadLetter], None], *, done: str, before: int = 0
-    ) -> None:
-        refused: dict[str, str] = {}
-        said_at = time.monotonic()
+    def _each(self, chosen: list[DeadLetter], act: Callable[[DeadLetter], None], *, done: str, before: int = 0) -> None:
         if self.options["dry_run"]:
             self._write(
-                {"would_be": done, "letters": [str(letter.pk) for letter in letters]},
-                *(f"would be {done}: {letter.pk} {letter}" for letter in letters),
+                {"would_be": done, "dead_letters": [str(one.pk) for one in chosen]},
+                *(f"would be {done}: {one.pk} {one}" for one in chosen),
             )
             return
-        for number, letter in enumerate(letters, start=1):
+        refused: dict[str, str] = {}
+        reported_at = time.monotonic()
+        for number, dead_letter in enumerate(chosen, start=1):
             try:
-                act(letter)
-            except Refusal as refusal:
-                refused[str(letter.pk)] = str(refusal)
-                self.stderr.write(f"{letter.pk}: {refusal}")
-            if time.monotonic() - said_at >= 1:
-                said_at = time.monotonic()
-                self.stderr.write(f"{number} of {len(letters)}")
-        total = len(letters) - len(refused) + before
+                act(dead_letter)
+            except OutboxError as refusal:
+                refused[str(dead_letter.pk)] = str(refusal)
+                self.stderr.write(f"{dead_letter.pk}: {refusal}")
+            if time.monotonic() - reported_at >= 1:
+                reported_at = time.monotonic()
+                self.stderr.write(f"{number} of {len(chosen)}")
+        total = len(chosen) - len(refused) + before
         self._write({done: total, "refused": refused}, f"{total} {done}, {len(refused)} refused")
         if refused:
             raise SystemExit(REFUSED)
 
     def _chosen(self) -> list[DeadLetter]:
         if not (self._selection().is_narrow or self.options["services"] or self.options["all"]):
-            raise CommandError("Say which letters: by id, by a filter, or --all.", returncode=REFUSED)
-        letters = list(islice(self._letters(), self.options["limit"]))
-        if not letters:
-            raise CommandError("No dead letter is like that.", returncode=NOTHING_MATCHED)
-        return letters
+            raise CommandError("Choose dead letters: by id, by a filter, or --all.", returncode=REFUSED)
+        chosen = list(islice(self._found(), self.options["limit"]))
+        if not chosen:
+            raise CommandError("No dead letter matches.", returncode=NOTHING_MATCHED)
+        return chosen
 
-    def _letters(self) -> Iterator[DeadLetter]:
+    def _found(self) -> Iterator[DeadLetter]:
         for service in self._services():
             yield from self._selection().of(service, now=timezone.now()).iterator(chunk_size=500)
 
     def _one(self) -> DeadLetter:
-        for service in settings.SERVICES_HERE:
-            for letter in Selection(ids=self.options["ids"], status="").of(service, now=timezone.now()):
-                return letter
+        for service in services_here():
+            for dead_letter in Selection(ids=self.options["ids"], status="").of(service, now=timezone.now()):
+                return dead_letter
         raise CommandError("There is no such dead letter.", returncode=NOTHING_MATCHED)
 
     def _services(self) -> tuple[str, ...]:
-        return tuple(self.options["services"] or settings.SERVICES_HERE)
+        return tuple(self.options["services"] or services_here())
 
     def _selection(self) -> Selection:
         names = ("ids", "type", "reason", "fingerprint", "subject", "older_than", "younger_than", "status")
@@ -231,12 +235,18 @@ class Command(BaseCommand):
                 self.stdout.write(line)
 
 
-def _line(letter: DeadLetter) -> dict[str, Any]:
+def _service(dead_letter: DeadLetter) -> str:
+    return dead_letter._meta.app_label
+
+
+def _line(dead_letter: DeadLetter) -> dict[str, Any]:
     names = (
         "status", "origin", "queue", "type", "subject", "message_id", "reason", "error", "fingerprint", "attempts",
         "replays", "worker", "died_at", "resolved_at",
     )  # fmt: skip
-    return {"id": str(letter.pk), "service": letter._state.db} | {name: getattr(letter, name) for name in names}
+    return {"id": str(dead_letter.pk), "service": _service(dead_letter)} | {
+        name: getattr(dead_letter, name) for name in names
+    }
 
 
 def _readable(value: Any) -> str:
@@ -245,6 +255,6 @@ def _readable(value: Any) -> str:
 
 def _change(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
     if before is None or after is None:
-        return f"{'new' if before is None else 'gone'} {json.dumps(after or before)} in"
+        return f"{'inserts' if before is None else 'deletes'} {json.dumps(after or before)} in"
     changed = {name: [before.get(name), value] for name, value in after.items() if before.get(name) != value}
-    return f"changed {json.dumps(changed)} in"
+    return f"changes {json.dumps(changed)} in"

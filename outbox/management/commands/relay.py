@@ -6,11 +6,11 @@ import threading
 from argparse import ArgumentParser
 from typing import Any
 
-from django.conf import settings
 from django.core.management.base import BaseCommand
-from django.utils.module_loading import import_string
 
+from outbox import conf
 from outbox.relay import Relay
+from outbox.services import all_services, services_here
 
 logger = logging.getLogger(__name__)
 
@@ -19,16 +19,17 @@ class Command(BaseCommand):
     help = "Send what the services have posted to the broker, until stopped. Several may run side by side."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
+        names = ", ".join(all_services())
         parser.add_argument(
-            "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(settings.SERVICES)}; all if left out"
+            "services", nargs="*", metavar="SERVICE", help=f"one of {names}; without any, those of this process"
         )
 
     def handle(self, *args: Any, services: list[str], **options: Any) -> None:
-        import_string(settings.ON_START)("relay")
+        conf.call("ON_START", "relay")
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
-        relays = [Relay(service) for service in services or settings.SERVICES_HERE]
+        relays = [Relay(service) for service in services or services_here()]
         threads = [threading.Thread(target=relay.run, args=(stop,), name=relay.service) for relay in relays]
         for thread in threads:
             thread.start()

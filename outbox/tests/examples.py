@@ -1,4 +1,4 @@
-"""Messages made for the tests, their consumers, and a table in which every effect leaves a row."""
+"""Messages of the tests, their handlers, and a table in which every effect leaves a row."""
 
 import os
 import signal
@@ -9,14 +9,15 @@ from typing import Any
 from django.db import connections
 
 from outbox import context
-from outbox.consumers import consumes, model_of
+from outbox.consumers import consumes
 from outbox.message import Message
+from outbox.services import model_of
 
-SERVICE = "payments"  # whose mailbox and database the tests use
+SERVICE = "payments"  # whose outbox and database the tests use
 
 
 class Count(Message, name="tests.count", to=SERVICE):
-    """Leave a row in `counted`, then behave as told."""
+    """Leaves a row in `counted`, then behaves as `then` says."""
 
     order_id: str = ""
     then: str = ""
@@ -24,13 +25,13 @@ class Count(Message, name="tests.count", to=SERVICE):
 
 
 class Echo(Message, name="tests.echo", to=SERVICE):
-    """What `Count` answers if it is told to echo."""
+    """The reply to a `Count` with `then="echo"`."""
 
     order_id: str = ""
 
 
 class CountAfter(Message, name="tests.count_after", to=SERVICE):
-    """A count that asks a foreign service first."""
+    """A count whose handler needs the answer of a foreign service."""
 
     order_id: str = ""
 
@@ -43,14 +44,14 @@ def _kill(message: Count) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-BEHAVIOURS: dict[str, Callable[[Count], Any]] = {
+BEHAVIORS: dict[str, Callable[[Count], Any]] = {
     "": lambda message: None,
     "echo": lambda message: model_of(SERVICE, "Outgoing").post(Echo(order_id=message.order_id)),
     "fail": _fail,
     "kill": _kill,
     "sleep": lambda message: time.sleep(0.3),
 }
-ASKED: list[str] = []  # what the foreign service was asked
+CALLS: list[str] = []  # of the foreign service
 
 
 def leave_a_row() -> None:
@@ -58,27 +59,22 @@ def leave_a_row() -> None:
         cursor.execute("INSERT INTO counted (message_id) VALUES (%s)", [context.current().causation_id])
 
 
+@consumes(Count)
 def count(message: Count) -> None:
     leave_a_row()
-    BEHAVIOURS[message.then](message)
+    BEHAVIORS[message.then](message)
 
 
+@consumes(Echo)
 def echo(message: Echo) -> None:
     leave_a_row()
 
 
-def ask(message: CountAfter) -> str:
-    ASKED.append(message.order_id)
+def call_foreign_service(message: CountAfter) -> str:
+    CALLS.append(message.order_id)
     return "yes"
 
 
+@consumes(CountAfter, first=call_foreign_service)
 def count_after(message: CountAfter, answer: str) -> None:
     leave_a_row()
-
-
-# They act for a service, so they say that they live there.
-for _handler in (count, echo, count_after):
-    _handler.__module__ = f"{SERVICE}.tests"
-consumes(Count)(count)
-consumes(Echo)(echo)
-consumes(CountAfter, first=ask)(count_after)

@@ -1,0 +1,44 @@
+"""
+The settings of the outbox, all of them Django settings. A project needs `AMQP_URL`, and a queue for each service.
+
+AMQP_URL              where RabbitMQ is
+OUTBOX_SERVICES       the services of this process: which relays and dead letters it has (default: all of the project)
+OUTBOX_SUBJECT_FIELD  the field of a message that holds what it is about, such as "order_id" (default: none)
+OUTBOX_RETENTION      how long a row is kept after it was published
+INBOX_RETENTION       how long an inbox row or a resolved dead letter is kept
+DEDUPE_HORIZON        a message that was sent longer ago is never handled unseen: shorter than INBOX_RETENTION
+BROKER_TOPOLOGY       a function that declares exchanges and queues, called when one is missing (default: none)
+ON_START              a function called with the name of the process by `manage.py relay` (default: none)
+HEARTBEAT_FILE        a file that a living process touches (default: none)
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from django.conf import settings
+from django.utils.module_loading import import_string
+
+DEFAULTS: dict[str, Any] = {
+    "AMQP_URL": "amqp://guest:guest@localhost:5672//",
+    "OUTBOX_SERVICES": None,
+    "OUTBOX_SUBJECT_FIELD": "",
+    "OUTBOX_RETENTION": timedelta(days=7),
+    "INBOX_RETENTION": timedelta(days=14),
+    "DEDUPE_HORIZON": timedelta(days=13),
+    "BROKER_TOPOLOGY": None,
+    "ON_START": None,
+    "HEARTBEAT_FILE": "",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in DEFAULTS:
+        raise AttributeError(name)
+    return getattr(settings, name, DEFAULTS[name])
+
+
+def call(hook: str, *arguments: Any) -> None:
+    """Call the function whose path is in this setting, if there is one."""
+    path = __getattr__(hook)
+    if path:
+        import_string(path)(*arguments)

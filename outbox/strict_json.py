@@ -1,0 +1,62 @@
+"""JSON as it travels: written without spaces, read as annotated types and as nothing else."""
+
+import functools
+import json
+import types
+import typing
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from .errors import Unreadable
+
+hints = functools.cache(typing.get_type_hints)
+
+
+def write(value: object) -> bytes:
+    """Return this value as JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def read(kind: Any, value: object, *, where: str) -> Any:
+    """
+    Return a plain JSON value as the annotated type: nothing is coerced and nothing is ignored.
+
+    :param where: what the value is called in an error
+    :raises Unreadable: if the value is of another type, or lacks fields, or has unknown ones
+    """
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(kind)
+        if value is None and type(None) in options:
+            return None
+        (kind,) = (option for option in options if option is not type(None))
+        return read(kind, value, where=where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise Unreadable("malformed", f"{where} is not a list.")
+        return tuple(read(typing.get_args(kind)[0], item, where=f"{where}[{n}]") for n, item in enumerate(value))
+    if is_dataclass(kind):
+        return _read_object(kind, value, where=where)
+    if type(value) is not kind:
+        raise Unreadable("malformed", f"{where} is not {kind.__name__}.")
+    if isinstance(value, str) and not is_storable(value):
+        raise Unreadable("malformed", f"{where} has characters that no text has.")
+    return value
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store this text: JSON can express NUL and half a surrogate pair, text can't."""
+    return "\0" not in text and (text.isascii() or text.encode(errors="ignore").decode() == text)
+
+
+def _read_object(kind: Any, value: object, *, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise Unreadable("malformed", f"{where} is not an object.")
+    types_of = hints(kind)
+    known = {field.name: field for field in fields(kind)}
+    if unknown := value.keys() - known.keys():
+        raise Unreadable("malformed", f"{where} has unknown fields: {', '.join(sorted(map(str, unknown)))}.")
+    missing = [name for name, field in known.items() if name not in value and field.default is MISSING]
+    if missing:
+        raise Unreadable("malformed", f"{where} lacks {', '.join(missing)}.")
+    return kind(**{name: read(types_of[name], item, where=f"{where}.{name}") for name, item in value.items()})
