@@ -1,5 +1,5 @@
 """
-Runs a program of the system that also knows the messages of outbox/tests/stage.py, and may die at a chosen point:
+Runs a program of the system that also knows the messages of outbox/tests/examples.py, and may die at a chosen point:
 
     python -m orders_project.tests.on_stage POINT PROGRAM ARGUMENTS…
 
@@ -34,7 +34,7 @@ def die_after(work: Callable[..., Any]) -> Callable[..., Any]:
 def main(point: str, program: str, *arguments: str) -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
     django.setup()
-    import outbox.tests.stage  # noqa: F401 - its consumers
+    import outbox.tests.examples  # noqa: F401 - its consumers
     from outbox import consumers
     from outbox.broker import Publisher
 

@@ -2,7 +2,7 @@
 What the mailbox survives, with real servers and processes: after each bad day every message had its effect once.
 
 Letters go from the outbox of orders to payments, where each leaves a row in the table `counted`
-(outbox/tests/stage.py) and some are answered by another letter, which leaves a row as well.
+(outbox/tests/examples.py) and some are answered by another letter, which leaves a row as well.
 """
 
 import json
@@ -18,8 +18,8 @@ import pytest
 
 from orders_project.tests.house import House
 from outbox import broker
+from outbox.envelope import Envelope
 from outbox.ids import uuid7
-from outbox.message import Letter
 from outbox.tests.counted import CREATE
 
 pytestmark = pytest.mark.processes
@@ -161,7 +161,7 @@ def test_a_queue_is_deleted_while_rows_are_pending(stage: Stage) -> None:
 
 def test_each_message_is_delivered_ten_times(stage: Stage) -> None:
     letters = [
-        Letter(
+        Envelope(
             id=str(uuid7()), source="/orders", type="tests.count", subject="o", time=datetime.now(UTC).isoformat(),
             schemaversion=1, correlationid="c", data={"then": "echo"},
         )

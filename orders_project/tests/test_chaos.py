@@ -30,7 +30,7 @@ from orders_project.audit import audit
 from orders_project.tests.carrier import Carrier
 from orders_project.tests.invariants import broken, unfinished
 from orders_project.tests.orderings import forgotten
-from outbox.message import Letter
+from outbox.envelope import Envelope
 from payments import services as money
 from processing import services as stock
 from processing.tasks import expire_holds
@@ -52,7 +52,7 @@ class Chaos(RuleBasedStateMachine):
         self.stack.enter_context(override_settings(PROCESSING_SUCCESS_RATE=1, HOLD_TTL=timedelta(minutes=10)))
         self.stack.enter_context(forgotten())
         self.carrier = Carrier()
-        self.waiting: list[tuple[str, Letter]] = []
+        self.waiting: list[tuple[str, Envelope]] = []
         self.copies = 0
 
     @initialize()
