@@ -21,15 +21,17 @@ def becomes(step: Step) -> tuple[Status, ...]:
     return (Status.CANCELED, Status.FAILED)
 
 
-def said(step: Step) -> str:
+def command_of(step: Step) -> str:
+    """The name of the command that a step sends; empty if it sends none."""
     return step.says.__name__ if step.says is not None else ""
 
 
 def decision(status: Status, event: type[Event]) -> str:
     """What happens to an order in this status at this event."""
     if step := STEPS.get((status, event)):
-        way = [str(step.through)] if step.through else []
-        return " → ".join([*way, " or ".join(becomes(step))]) + (f", says {said(step)}" if said(step) else "")
+        statuses = [*([str(step.through)] if step.through else []), " or ".join(becomes(step))]
+        command = command_of(step)
+        return " → ".join(statuses) + (f", says {command}" if command else "")
     if status in ALREADY[event]:
         return "old news"
     return f"refused: {REFUSED[event][status]}"
@@ -47,7 +49,7 @@ def mermaid() -> str:
     arrows: dict[tuple[str, str], list[str]] = {}
     for (status, event), step in STEPS.items():
         for target in becomes(step):
-            label = name(event) + (f" / {said(step)}" if said(step) else "")
+            label = name(event) + (f" / {command_of(step)}" if command_of(step) else "")
             arrows.setdefault((str(status), str(target)), []).append(label)
     begins = {"pending": ["free lines"], "reserved": ["stock held"]}
     return state_diagram.mermaid(begins=begins, arrows=arrows, ends=[str(one) for one in Status if one in ENDS])

@@ -132,8 +132,8 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
     return None
 
 
-# Note [Two ways to find an order by its key]: its id is made from the key, unless the request named an id of its own;
-# then the answer to that request, stored under the key, tells it.
+# Note [Two ways to find an order by its key]: its id is derived from the key, unless the request named an id itself;
+# then it is in the answer to that request, which is stored under the key.
 PLACED_UNDER = """
 WHERE order_id IN (
     SELECT unnest(%s::text[]) UNION ALL SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s

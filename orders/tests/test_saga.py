@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from common.state_diagram import with_diagram
 from orders import saga
-from orders.diagram import becomes, decision, mermaid, said
+from orders.diagram import becomes, command_of, decision, mermaid
 from orders.history import initial_data, rebuild, state
 from orders.messages import DeliverWebhook, Overdue
 from orders.models import ENDS, Order, OrderEvent, Outgoing, Status
@@ -87,7 +87,7 @@ def test_an_end_is_never_left(status: Status) -> None:
 def test_no_order_waits_for_ever(status: Status) -> None:
     """Every open status has a timeout, after which the order sends a command."""
     assert TIMEOUTS[status]().total_seconds() > 0
-    assert said(STEPS[status, Overdue])
+    assert command_of(STEPS[status, Overdue])
 
 
 def test_only_open_orders_wait() -> None:
@@ -120,19 +120,19 @@ class Route:
 
     status: Status
     made: frozenset[tuple[Status, type[Event]]] = frozenset()
-    heard: tuple[type[Event], ...] = ()
-    said: tuple[str, ...] = ()
+    events: tuple[type[Event], ...] = ()
+    commands: tuple[str, ...] = ()
 
     def onward(self) -> Iterator["Route"]:
         for event, step, target in steps_from(self.status):
-            asked = event not in ANSWERS or ANSWERS[event] & set(self.said)
+            asked = event not in ANSWERS or ANSWERS[event] & set(self.commands)
             if asked and (pair := (self.status, event)) not in self.made:
                 yield replace(
                     self,
                     status=target,
                     made=self.made | {pair},
-                    heard=(*self.heard, event),
-                    said=(*self.said, said(step)),
+                    events=(*self.events, event),
+                    commands=(*self.commands, command_of(step)),
                 )
 
 
@@ -152,15 +152,15 @@ def test_no_route_ends_with_stock_or_money_kept() -> None:
     for route in routes():
         ends.add(route.status)
         if route.status == Status.DONE:
-            assert stock.OrderProcessed in route.heard
-            assert money.PaymentSucceeded in route.heard
+            assert stock.OrderProcessed in route.events
+            assert money.PaymentSucceeded in route.events
             continue
-        assert "release" in route.said
-        assert stock.StockReleased in route.heard
-        paid = [place for place, event in enumerate(route.heard) if event is money.PaymentSucceeded]
+        assert "release" in route.commands
+        assert stock.StockReleased in route.events
+        paid = [place for place, event in enumerate(route.events) if event is money.PaymentSucceeded]
         if paid:
-            after = route.heard[paid[-1] :]
-            assert {"refund", "void"} & set(route.said[paid[-1] :]), route
+            after = route.events[paid[-1] :]
+            assert {"refund", "void"} & set(route.commands[paid[-1] :]), route
             assert {money.PaymentRefunded, money.PaymentVoided, money.PaymentFailed} & set(after), route
     assert ends == ENDS
 
@@ -215,7 +215,7 @@ def test_an_order_does_as_the_table_says(status: Status, event: type[Event]) -> 
     assert after.version == len(history) == (3 if step.through else 2)
     assert [one.status for one in history[1:]] == [*([step.through] if step.through else []), after.status]
     assert {one.actor for one in history[1:]} == {"bob"}
-    assert posted() == ([said(step)] if said(step) else [])
+    assert posted() == ([command_of(step)] if command_of(step) else [])
     facts = [row.data["status"] for row in Outgoing.objects.filter(to="events").order_by("id")]
     assert facts == ([one.status for one in history[1:]] if after.status != status else [])
 

@@ -187,8 +187,8 @@ def signed_with_the_public_key() -> str:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     header = encoded(json.dumps({"alg": "HS256", "typ": "at+jwt", "kid": keys.current()[0].kid}).encode())
-    said = f"{header}.{forged().split('.')[1]}"
-    return f"{said}.{encoded(hmac.new(public, said.encode(), hashlib.sha256).digest())}"
+    unsigned = f"{header}.{forged().split('.')[1]}"
+    return f"{unsigned}.{encoded(hmac.new(public, unsigned.encode(), hashlib.sha256).digest())}"
 
 
 class TestAToken:
@@ -271,8 +271,8 @@ class TestOwnership:
             method, path.format(order="nope", user="nope"), '{"amount": 1}', "application/json",
             headers=bearer("another", *self.BOTH),
         )  # fmt: skip
-        told = [{**answer.json(), "correlation_id": ""} for answer in (another, missing)]
-        assert told[0]["code"] == told[1]["code"], "another's must look like nobody's"
+        problems = [{**answer.json(), "correlation_id": ""} for answer in (another, missing)]
+        assert problems[0]["code"] == problems[1]["code"], "another's must look like nobody's"
         assert nothing.status_code == 404
         assert knock(bearer("owner", *self.BOTH)).status_code in (status, 200)
 

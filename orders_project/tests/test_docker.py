@@ -159,9 +159,9 @@ class TestKubernetes:
         kubernetes_validate.validate(document, "1.33", strict=True)
 
     def test_only_operators_that_are_documented_are_needed(self) -> None:
-        told = (PROJECT / "docs" / "operations.md").read_text()
+        manual = (PROJECT / "docs" / "operations.md").read_text()
         for version in {document["apiVersion"] for document in BASE + DEV} - set(BUILTIN):
-            assert f"`{version}`" in told, version
+            assert f"`{version}`" in manual, version
 
     def test_every_secret_and_configuration_that_is_used_exists(self) -> None:
         secrets = {f"{name}-app": {"uri"} for name in named("Cluster")} | GIVEN
@@ -182,9 +182,9 @@ class TestKubernetes:
                 assert volume.get("configMap", {}).get("name", "common") in configs
 
     def test_every_secret_is_in_the_documentation(self) -> None:
-        told = (PROJECT / "docs" / "operations.md").read_text()
+        manual = (PROJECT / "docs" / "operations.md").read_text()
         for name, keys in GIVEN.items():
-            assert all(f"`{word}`" in told for word in (name, *keys)), name
+            assert all(f"`{word}`" in manual for word in (name, *keys)), name
 
     def test_every_name_refers_to_something(self) -> None:
         deployments, services = named("Deployment"), named("Service")

@@ -100,9 +100,9 @@ class TestTheLimit:
 
     def test_says_how_many_are_left_and_when_to_try_again(self) -> None:
         with time_machine.travel(timezone.now(), tick=False) as clock:
-            said = [count_order(email="ann@example.com") for _ in range(5)]
-            assert said[0]["RateLimit-Policy"] == '"email";q=5;w=60'
-            assert [each["RateLimit"] for each in said] == [f'"email";r={left};t=60' for left in (4, 3, 2, 1, 0)]
+            headers = [count_order(email="ann@example.com") for _ in range(5)]
+            assert headers[0]["RateLimit-Policy"] == '"email";q=5;w=60'
+            assert [each["RateLimit"] for each in headers] == [f'"email";r={left};t=60' for left in (4, 3, 2, 1, 0)]
             clock.shift(20)
             with pytest.raises(TooManyOrders) as refused:
                 count_order(email="ann@example.com")
@@ -165,7 +165,7 @@ class TestTheAddress:
         ("peer", "forwarded", "address"),
         [
             ("192.0.2.1", [], "192.0.2.1"),
-            ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),  # not a proxy of ours: what it says is not believed
+            ("192.0.2.1", ["198.51.100.7"], "192.0.2.1"),  # not a proxy of ours: its header is not trusted
             ("127.0.0.1", ["198.51.100.7"], "198.51.100.7"),
             ("127.0.0.1", ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),  # the caller made up the first one
             ("127.0.0.1", ["198.51.100.7, 127.0.0.2"], "198.51.100.7"),

@@ -68,7 +68,7 @@ class TestALine:
 
 class TestASecret:
     @pytest.mark.parametrize(
-        ("said", "shown"),
+        ("text", "shown"),
         [
             ("the secret is correct-horse", "the secret is ***"),
             ("battery/staple and battery%2Fstaple", "*** and ***"),
@@ -86,8 +86,8 @@ class TestASecret:
             ("a monkey, 12 tokens, order o-1", "a monkey, 12 tokens, order o-1"),
         ],
     )
-    def test_in_a_text_is_hidden(self, lines: Any, said: str, shown: str) -> None:
-        logger.info("%s", said)
+    def test_in_a_text_is_hidden(self, lines: Any, text: str, shown: str) -> None:
+        logger.info("%s", text)
         assert lines()[0]["message"] == shown
 
     def test_in_a_field_or_an_error_is_hidden(self, lines: Any) -> None:

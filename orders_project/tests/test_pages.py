@@ -22,8 +22,8 @@ def http() -> Client:
 
 
 def described(http: Client) -> dict[str, Any]:
-    said: dict[str, Any] = json.loads(http.get("/schema", headers={"Accept": "application/json"}).content)
-    return said
+    description: dict[str, Any] = json.loads(http.get("/schema", headers={"Accept": "application/json"}).content)
+    return description
 
 
 class TestTheDescription:
@@ -31,12 +31,12 @@ class TestTheDescription:
         call_command("spectacular", "--validate", "--fail-on-warn", stdout=StringIO())
 
     def test_has_every_endpoint(self, http: Client) -> None:
-        said = described(http)
-        assert said["openapi"] == "3.1.0"
+        description = described(http)
+        assert description["openapi"] == "3.1.0"
         listed = {path.partition("?")[0] for path in ENDPOINTS.values()}
-        assert set(said["paths"]) <= listed
+        assert set(description["paths"]) <= listed
         others = {"/admin/", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
-        assert listed - set(said["paths"]) == others | {"/.well-known/jwks.json"}
+        assert listed - set(description["paths"]) == others | {"/.well-known/jwks.json"}
 
     def test_shows_errors_examples_and_scopes(self, http: Client) -> None:
         place = described(http)["paths"]["/orders"]["post"]
@@ -47,14 +47,15 @@ class TestTheDescription:
         assert {"clients": ["orders:write"]} in place["security"]
 
     def test_is_as_strict_as_the_endpoints(self, http: Client) -> None:
-        said = described(http)
-        new = {name: schema for name, schema in said["components"]["schemas"].items() if name.endswith("Request")}
+        description = described(http)
+        schemas = description["components"]["schemas"]
+        new = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
         assert len(new) == 5
         assert not [name for name, schema in new.items() if schema["additionalProperties"]]
         order = new["NewOrderRequest"]
         assert (order["properties"]["items"]["minItems"], order["properties"]["items"]["maxItems"]) == (1, 100)
-        check = Draft202012Validator({**order, "components": said["components"]})
-        for example in said["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"][
+        check = Draft202012Validator({**order, "components": description["components"]})
+        for example in description["paths"]["/orders"]["post"]["requestBody"]["content"]["application/json"][
             "examples"
         ].values():
             check.validate(example["value"])

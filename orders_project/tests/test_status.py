@@ -40,21 +40,21 @@ class TestTheScreen:
         )
         Outgoing.objects.filter(to="payments").update(due_at=timezone.now() - timedelta(seconds=90))
         Order.objects.update(updated_at=timezone.now() - timedelta(hours=1))
-        said, code = show()
+        output, code = show()
         assert code == 1
-        service, queue = [line.split() for line in said.splitlines() if line.startswith("orders  ")]
+        service, queue = [line.split() for line in output.splitlines() if line.startswith("orders  ")]
         assert (service[1], queue[1:]) == ("2", ["0", "0"])
-        assert "orders under way    pending 1 (1 stuck)" in said
-        behind = re.search(r"! the relay of orders is (\d+) s behind", said)
+        assert "orders under way    pending 1 (1 stuck)" in output
+        behind = re.search(r"! the relay of orders is (\d+) s behind", output)
         assert behind is not None
         assert 90 <= int(behind[1]) < 90 + 60
-        assert "! 1 orders are stuck" in said
-        assert "! no worker consumes the queue payments" in said  # no worker runs in this test
-        assert "payments.dlq" in said
+        assert "! 1 orders are stuck" in output
+        assert "! no worker consumes the queue payments" in output  # no worker runs in this test
+        assert "payments.dlq" in output
 
     def test_shows_the_same_as_json(self) -> None:
-        said, code = show("--json")
-        found = json.loads(said)
+        output, code = show("--json")
+        found = json.loads(output)
         assert code == 1
         assert [service["name"] for service in found["services"]] == ["orders", "payments", "processing"]
         assert found["services"][0]["pending"] == 0
@@ -62,14 +62,14 @@ class TestTheScreen:
 
     def test_without_a_broker_still_shows_the_services(self, settings: Any) -> None:
         settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
-        said, code = show()
+        output, code = show()
         assert code == 1
-        assert "! the broker cannot be reached: ConnectionRefusedError" in said
-        assert "nothing" not in said
+        assert "! the broker cannot be reached: ConnectionRefusedError" in output
+        assert "nothing" not in output
 
     def test_succeeds_when_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
         working = [status.Queue(service, waiting=0, consumers=2) for service in status.SERVICES]
         monkeypatch.setattr(status, "_queues", lambda: (working, ""))
-        said, code = show()
+        output, code = show()
         assert code == 0
-        assert "All is well." in said
+        assert "All is well." in output
