@@ -1,4 +1,4 @@
-"""Carries letters between the services without a broker: once, twice, shuffled."""
+"""Delivers messages between the services without a broker: once, twice, shuffled."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from django.conf import settings
 from django.utils import timezone
 
-from outbox.consumers import model_of, receive
-from outbox.message import Letter
+from outbox.consumers import receive
+from outbox.envelope import Envelope
 from outbox.models import OutgoingMessage
+from outbox.services import model_of
 
 
 @dataclass(frozen=True)
-class Errand:
-    """Something else that happens once, at some moment between letters: a customer cancels, time passes."""
+class Interruption:
+    """Something else that happens once, at some moment between messages: a customer cancels, time passes."""
 
     run: Callable[[], object]
     services: tuple[str, ...] = tuple(settings.SERVICES)
@@ -22,15 +23,15 @@ class Errand:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A letter or an errand whose turn has not come; `number` counts them as they turned up."""
+    """A message or an interruption that is still to come; `number` counts them as they were found."""
 
     number: int
     services: tuple[str, ...]
-    errand: Errand | None = None
-    letter: Letter | None = None
+    interruption: Interruption | None = None
+    envelope: Envelope | None = None
 
     def meets(self, other: "Waiting") -> bool:
-        """Whether it can matter which of the two comes first: no service looks into another's database."""
+        """Return whether it can matter which of the two comes first: no service reads the database of another."""
         return bool(set(self.services) & set(other.services))
 
 
@@ -41,14 +42,14 @@ class Carrier:
     times: int = 1
     shuffle: random.Random | None = None
     choose: Callable[[Sequence[Waiting]], int] | None = None
-    errands: list[Errand] = field(default_factory=list)
-    facts: list[Letter] = field(default_factory=list)
-    delivered: list[Letter] = field(default_factory=list)
-    passes_over: Callable[[Letter], bool] = lambda letter: False
+    interruptions: list[Interruption] = field(default_factory=list)
+    facts: list[Envelope] = field(default_factory=list)
+    delivered: list[Envelope] = field(default_factory=list)
+    passes_over: Callable[[Envelope], bool] = lambda envelope: False
     seen: int = 0
 
-    def collect(self, services: Sequence[str] = tuple(settings.SERVICES)) -> list[tuple[str, Letter]]:
-        """Take the letters that are due now, as (service, letter); facts told to the world are kept in `facts`."""
+    def collect(self, services: Sequence[str] = tuple(settings.SERVICES)) -> list[tuple[str, Envelope]]:
+        """Take the messages that are due now, as (service, envelope); facts for the outside are kept in `facts`."""
         taken = []
         for service in services:
             outgoing = model_of(service, "Outgoing").objects
@@ -57,38 +58,38 @@ class Carrier:
             )
             if rows:
                 outgoing.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
-            taken += [(row.to, row.letter()) for row in rows]
-        self.facts += [letter for to, letter in taken if to not in settings.SERVICES]
-        return [(to, letter) for to, letter in taken if to in settings.SERVICES and not self.passes_over(letter)]
+            taken += [(row.to, row.envelope()) for row in rows]
+        self.facts += [envelope for to, envelope in taken if to not in settings.SERVICES]
+        return [(to, envelope) for to, envelope in taken if to in settings.SERVICES and not self.passes_over(envelope)]
 
-    def deliver(self, service: str, letter: Letter) -> None:
-        """Hand one letter over, as the broker would."""
-        self.delivered.append(letter)
-        receive(service, letter.envelope(), headers={}, worker="carrier")
+    def deliver(self, service: str, envelope: Envelope) -> None:
+        """Deliver one message, as the broker would."""
+        self.delivered.append(envelope)
+        receive(service, envelope.as_dict(), headers={}, worker="carrier")
 
     def run(self, *, most: int = 1000) -> "Carrier":
         """Deliver until nothing is due."""
-        waiting = [self._waiting(errand.services, errand=errand) for errand in self.errands]
-        self.errands = []
+        waiting = [self._waiting(one.services, interruption=one) for one in self.interruptions]
+        self.interruptions = []
         touched: Sequence[str] = settings.SERVICES
         for _ in range(most):
-            for service, letter in self.collect(touched):
-                waiting += [self._waiting((service,), letter=letter) for _ in range(self.times)]
+            for service, envelope in self.collect(touched):
+                waiting += [self._waiting((service,), envelope=envelope) for _ in range(self.times)]
             if not waiting:
                 return self
             one = waiting.pop(self._next(waiting))
             touched = one.services
-            if one.errand is not None:
-                one.errand.run()
-            elif one.letter is not None:
-                self.deliver(one.services[0], one.letter)
-        raise AssertionError(f"Letters go round in circles: {waiting}")
+            if one.interruption is not None:
+                one.interruption.run()
+            elif one.envelope is not None:
+                self.deliver(one.services[0], one.envelope)
+        raise AssertionError(f"The messages never end: {waiting}")
 
     def _waiting(
-        self, services: tuple[str, ...], *, errand: Errand | None = None, letter: Letter | None = None
+        self, services: tuple[str, ...], *, interruption: Interruption | None = None, envelope: Envelope | None = None
     ) -> Waiting:
         self.seen += 1
-        return Waiting(self.seen, services, errand, letter)
+        return Waiting(self.seen, services, interruption, envelope)
 
     def _next(self, waiting: Sequence[Waiting]) -> int:
         if self.choose is not None:

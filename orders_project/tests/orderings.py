@@ -1,9 +1,9 @@
 """
-Every order in which letters can arrive.
+Every order in which messages can arrive.
 
-# Note [Orders that make no difference]: two letters to different services have the same effect whichever comes first,
-since no service looks into another's database. Of the orders that differ only so, one is tried (sleep sets): when a choice
-has been tried, its siblings' branches leave it asleep until something happens in the same service.
+# Note [Orders that make no difference]: two messages to different services have the same effect whichever comes
+first, since no service reads the database of another. Of the orders that differ only so, one is tried (sleep sets):
+when a choice has been tried, its siblings' branches leave it asleep until something happens in the same service.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,7 @@ class Redundant(Exception):
 
 @dataclass
 class Ordering:
-    """One order, as far as it is decided: the numbers of what came, and what is asleep after it."""
+    """One order, as far as it is decided: the numbers of what was delivered, and what is asleep after it."""
 
     decided: list[int] = field(default_factory=list)
     asleep: list[Waiting] = field(default_factory=list)
@@ -57,9 +57,11 @@ class Ordering:
 
 def in_every_order(journey: Callable[[Carrier], T], *, most: int) -> list[T]:
     """
-    What this journey answers in every order of its letters and errands that can make a difference.
+    Return what this journey returns in each order of its messages and interruptions that can make a difference.
 
-    Each run finds where it could have gone on otherwise. There may be no more than `most`.
+    Each run finds the points where it could have continued differently.
+
+    :raises AssertionError: if there are more than `most` orders
     """
     answers: list[T] = []
     waiting = [Ordering()]
@@ -75,7 +77,7 @@ def in_every_order(journey: Callable[[Carrier], T], *, most: int) -> list[T]:
 
 @contextmanager
 def forgotten() -> Iterator[None]:
-    """Whatever happens inside has not happened afterwards."""
+    """Roll back whatever happens inside."""
     with ExitStack() as stack:
         for service in settings.SERVICES:
             stack.enter_context(transaction.atomic(using=service))

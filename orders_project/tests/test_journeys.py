@@ -1,8 +1,8 @@
 """
-Whole journeys of an order, each with every letter delivered once, twice and in every order.
+Whole journeys of an order, each with every message delivered once, twice and in every order.
 
-To add one, add a `Journey` to `JOURNEYS`: how it begins, what else happens on the way (at any moment: each is tried
-between any two letters), and where it may end.
+To add one, add a `Journey` to `JOURNEYS`: how it begins, what interrupts it (each interruption is tried between any two
+messages), and how it may end.
 """
 
 import random
@@ -19,10 +19,10 @@ from django.utils import timezone
 
 from orders import saga, services
 from orders.models import Order, OrderEvent
-from orders_project.tests.carrier import Carrier, Errand
+from orders_project.tests.carrier import Carrier, Interruption
 from orders_project.tests.invariants import broken, unfinished
 from orders_project.tests.orderings import in_every_order
-from outbox.message import Letter
+from outbox.envelope import Envelope
 from payments import services as money
 from payments.models import Account, Entry
 from processing import services as stock
@@ -39,7 +39,7 @@ BEGIN = timezone.now().replace(microsecond=0)
 
 
 def buys_a_lamp(*, funds: int | None = 2000) -> None:
-    """Ann orders a lamp for 12.00; her account has so much, or she has none."""
+    """Ann orders a lamp for 12.00; her account holds `funds`, or she has no account."""
     now = timezone.now()
     lamp = stock.make_product(name="Lamp", sku="lamp", price=1200, stock=3, actor="test", now=now)
     if funds is not None:
@@ -61,30 +61,30 @@ def place(line: services.Line) -> Order:
     return services.place_order(new=new, now=timezone.now())[0]
 
 
-# What happens on the way --------------------------------------------------------------------------------------------
+# What happens in between --------------------------------------------------------------------------------------------
 
 
 def customer_cancels() -> None:
-    """The customer cancels; refused when it is too late."""
+    """The customer cancels, which is refused when it is too late."""
     with suppress(saga.OutOfTurn), transaction.atomic(using="orders"):
         services.cancel_order(order_id=ORDER, now=timezone.now())
 
 
-CANCELS = Errand(customer_cancels, services=("orders",))
+CANCELS = Interruption(customer_cancels, services=("orders",))
 
 
 @dataclass
 class Clock:
-    """Time as the journey has it."""
+    """The time of the journey."""
 
     travel: Any
 
-    def passes(self, span: timedelta) -> Errand:
-        def errand() -> None:
+    def passes(self, span: timedelta) -> Interruption:
+        def interruption() -> None:
             self.travel.move_to(timezone.now() + span, tick=False)
             expire_holds()
 
-        return Errand(errand)
+        return Interruption(interruption)
 
 
 # The journeys -------------------------------------------------------------------------------------------------------
@@ -92,14 +92,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class Journey:
-    """How an order begins, what else happens to it, and where it may end, as (status, fail_reason)."""
+    """How an order begins, what interrupts it, and how it may end, as (status, fail_reason)."""
 
     begin: Callable[[], object]
     ends: set[tuple[str, str]]
-    errands: Callable[[Clock], list[Errand]] = lambda clock: []
-    loses: Callable[[Letter], bool] = lambda letter: False
+    interruptions: Callable[[Clock], list[Interruption]] = lambda clock: []
+    loses: Callable[[Envelope], bool] = lambda envelope: False
     settings: Mapping[str, object] = field(default_factory=dict)
-    orders: int = 200  # at most; 0 where they are too many, and shuffles must do
+    orders: int = 200  # the most orders of messages that are tried; 0 if there are too many, and shuffles must do
 
 
 DONE = ("done", "")
@@ -108,8 +108,8 @@ REFUSED = ("failed", "processing_refused")
 refusing = {"PROCESSING_SUCCESS_RATE": 0}
 
 
-def loses(kind: str) -> Callable[[Letter], bool]:
-    return lambda letter: letter.type == kind
+def loses(kind: str) -> Callable[[Envelope], bool]:
+    return lambda envelope: envelope.type == kind
 
 
 JOURNEYS = {
@@ -168,13 +168,13 @@ def journey(request: Any, settings: Any) -> Journey:
 
 
 def travel(journey: Journey, carrier: Carrier) -> tuple[str, str]:
-    """Go on this journey, with all that must be true on the way and at its end; where it ended."""
+    """Run this journey, check all that must be true at its end, and return how it ended."""
     with time_machine.travel(timezone.now(), tick=False) as clock:
         journey.begin()
         carrier.passes_over = journey.loses
-        carrier.errands = [*carrier.errands, *journey.errands(Clock(clock))]
+        carrier.interruptions = [*carrier.interruptions, *journey.interruptions(Clock(clock))]
         carrier.run()
-        for _ in range(3):  # what waits for its time
+        for _ in range(3):  # for messages that are due later
             clock.shift(timedelta(minutes=16))
             carrier.run()
     order = Order.objects.get()
@@ -185,7 +185,7 @@ def travel(journey: Journey, carrier: Carrier) -> tuple[str, str]:
 
 
 def assert_all_is_back(order: Order) -> None:
-    """The exact counts of stock and money, by where the order ended."""
+    """Check the exact counts of stock and money for how the order ended."""
     done = order.status == "done"
     for lamp in Product.objects.all():
         assert (lamp.available, lamp.held, lamp.sold) == ((2, 0, 1) if done else (3, 0, 0))
@@ -198,18 +198,18 @@ def assert_all_is_back(order: Order) -> None:
 
 @pytest.mark.parametrize("journey", [name for name in JOURNEYS if JOURNEYS[name].orders], indirect=True)
 def test_in_every_order(journey: Journey) -> None:
-    """Every letter once, and whatever can happen in another order does."""
+    """Every message once, in every order that can make a difference."""
     seen = in_every_order(lambda carrier: travel(journey, carrier), most=journey.orders)
     assert set(seen) == journey.ends
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
 def test_with_copies(journey: Journey, times: int) -> None:
-    """Every letter so many times, one after the other."""
+    """Every message this many times, one after the other."""
     travel(journey, Carrier(times=times))
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_with_copies_shuffled(journey: Journey, seed: int) -> None:
-    """Every letter twice; a copy may come long after, and before what came first."""
+    """Every message twice, in a random order."""
     travel(journey, Carrier(times=2, shuffle=random.Random(seed)))
