@@ -64,13 +64,13 @@ ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
 
 
 def announce(payment: Payment, details: Details) -> None:
-    """Tell orders the status of the payment. While the gateway is being asked, nothing is told."""
+    """Announce the status of the payment to orders. Nothing is announced while the payment is being withdrawn."""
     if (announcement := ANNOUNCEMENTS.get(Status(payment.status))) is not None:
         Outgoing.post(announcement(payment))
 
 
 def announce_refund(payment: Payment, details: Details) -> None:
-    """Tell orders that the money is back, unless orders was told before that none came in."""
+    """Announce that the money is back, unless it was announced before that none came in."""
     if not payment.fail_reason:
         announce(payment, details)
 

@@ -144,13 +144,6 @@ ANSWERS = {
     GatewayStatus.CANCELED: Event.UNPAID,
     GatewayStatus.REFUNDED: Event.UNPAID,
 }
-WEBHOOKS = {
-    GatewayStatus.PENDING: Event.WEBHOOK_PENDING,
-    GatewayStatus.SUCCEEDED: Event.WEBHOOK_PAID,
-    GatewayStatus.FAILED: Event.WEBHOOK_UNPAID,
-    GatewayStatus.CANCELED: Event.WEBHOOK_UNPAID,
-    GatewayStatus.REFUNDED: Event.WEBHOOK_REFUNDED,
-}
 
 
 def record(*, order_id: str, reply: GatewayReply | None, now: datetime) -> None:

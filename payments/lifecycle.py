@@ -49,7 +49,7 @@ class Event(StrEnum):
     PAID = "reply paid"
     UNPAID = "reply not paid"  # failed, canceled, or refunded: the gateway has no money for us
     DIFFERENT = "reply different"  # another order, payment, amount or currency than ours
-    UNKNOWN = "reply unknown"  # the gateway knows no such payment, and won't
+    UNKNOWN = "reply unknown"  # the gateway knows no such payment, and had time to learn of it
     REFUSED = "reply refused"
     NO_REPLY = "no reply"
     OUTDATED = "reply outdated"  # the payment has changed since the call
@@ -114,7 +114,7 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (VOIDING,   E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway)),
     (REFUNDING, E.UNPAID):          Step(REFUNDED,  (return_money, announce_refund)),
 
-    # late news: orders was told that no money came in, so it goes back by itself
+    # late news: it was announced that no money came in, so it goes back by itself
     (FAILED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
     (VOIDED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
 
@@ -211,7 +211,7 @@ def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", so
     """
     Store the payment of an order, with what follows, and return it.
 
-    If the order has a payment already, that one is returned, and orders is told its status again. Call it in a
+    If the order has a payment already, that one is returned, and its status is announced again. Call it in a
     transaction of payments.
     """
     step, details = STEPS[NEW, event], Details(now=now, reason=reason, source=source)

@@ -16,17 +16,25 @@ from outbox import metrics
 from outbox.errors import Undeliverable
 
 from . import gateways, lifecycle
-from .gateway_calls import WEBHOOKS as WEBHOOK_EVENTS
 from .gateway_calls import mismatch
 from .gateways.base import GatewayRefused, RefundRequest
 from .gateways.base import Status as GatewayStatus
+from .lifecycle import Event
 from .messages import HandleWebhook, RefundReceipt
 from .metrics import WEBHOOKS
 from .models import Outgoing, Payment, WebhookReceipt
 
 Status = WebhookReceipt.Status
 KEPT_HEADERS = ("content-type", "user-agent", "x-correlation-id", "traceparent", "stripe-signature")
-OPEN = (Status.UNMATCHED, Status.QUARANTINED)
+OPEN = (Status.UNMATCHED, Status.QUARANTINED)  # kept for a person to decide
+
+EVENTS = {
+    GatewayStatus.PENDING: Event.WEBHOOK_PENDING,
+    GatewayStatus.SUCCEEDED: Event.WEBHOOK_PAID,
+    GatewayStatus.FAILED: Event.WEBHOOK_UNPAID,
+    GatewayStatus.CANCELED: Event.WEBHOOK_UNPAID,
+    GatewayStatus.REFUNDED: Event.WEBHOOK_REFUNDED,
+}
 
 
 class WebhookIdReused(Refusal):
@@ -138,7 +146,7 @@ def _judge(receipt: WebhookReceipt, payment: Payment | None) -> tuple[Status, st
 
 def _apply(receipt: WebhookReceipt, payment: Payment, *, now: datetime) -> tuple[Status, str]:
     try:
-        lifecycle.advance(payment, WEBHOOK_EVENTS[GatewayStatus(receipt.says)], now=now)
+        lifecycle.advance(payment, EVENTS[GatewayStatus(receipt.says)], now=now)
     except lifecycle.Contradiction as contradiction:
         return Status.QUARANTINED, contradiction.code
     return Status.APPLIED, ""

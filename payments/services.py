@@ -149,10 +149,10 @@ class Money:
 @transaction.atomic(using="payments", savepoint=False)
 def charge_account(*, order_id: str, user_id: str | None, money: Money, now: datetime, principal: str = "") -> Payment:
     """
-    Take the money of an order from its customer's account, once, tell orders, and return the payment.
+    Take the money of an order from its customer's account, once, announce the result, and return the payment.
 
-    If the order has a payment already, that one is returned and told again. The payment fails if the customer has no
-    account in this currency, or not enough money on it. An account of another principal counts as none.
+    If the order has a payment already, that one is returned, and its status is announced again. The payment fails if
+    the customer has no account in this currency, or too little money on it. Another principal's account counts as none.
     """
     payment = Payment(
         order_id=order_id, method="account", user_id=user_id or "", amount=money.amount, currency=money.currency
@@ -178,7 +178,7 @@ def charge_gateway(*, order_id: str, money: Money, now: datetime) -> Payment:
     """
     Begin to take the money of an order through the gateway, and return the payment.
 
-    If the order has a payment already, that one is returned and told to orders again.
+    If the order has a payment already, that one is returned, and its status is announced again.
     """
     event = Event.CHARGE_GATEWAY if money.amount else Event.NOTHING_TO_PAY
     if (stored := Payment.lock(order_id)) is not None:
@@ -199,7 +199,7 @@ def give_back(*, order_id: str, now: datetime) -> Payment:
     Make sure that no money of this order stays in, and return the payment: it is never taken, or it is returned, once.
 
     An order without a payment gets a voided one, so that a charge that comes later takes nothing. A payment that the
-    gateway may know is withdrawn there, which begins here. Orders is told how the payment stands.
+    gateway may know is withdrawn there, which begins here. The status is announced once it is settled.
     """
     payment = Payment.lock(order_id)
     if payment is None:

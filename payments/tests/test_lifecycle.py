@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from common.audit import Scope
 from common.state_diagram import with_diagram
-from payments import audit, diagram, effects, gateway_calls, lifecycle
+from payments import audit, diagram, effects, gateway_calls, lifecycle, receipts
 from payments.gateways.base import Status as GatewayStatus
 from payments.ledger import CASH, capture, hand_back, system_account
 from payments.lifecycle import ASK_AT, NEW, OTHERWISE, SETTLED, STEPS, Event, Otherwise, Status
@@ -59,7 +59,7 @@ def test_the_gateway_is_asked_about_all_that_is_not_settled() -> None:
 
 
 def test_whatever_the_gateway_says_is_an_event() -> None:
-    assert set(gateway_calls.ANSWERS) == set(gateway_calls.WEBHOOKS) == set(GatewayStatus)
+    assert set(gateway_calls.ANSWERS) == set(receipts.EVENTS) == set(GatewayStatus)
 
 
 @pytest.mark.parametrize(("status", "event"), PAIRS)

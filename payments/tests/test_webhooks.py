@@ -18,7 +18,7 @@ from common import signing
 from outbox.models import OutgoingMessage
 from outbox.services import model_of
 from payments import gateway_calls, lifecycle, receipts, services
-from payments.gateway_calls import WEBHOOKS, GatewayReply
+from payments.gateway_calls import GatewayReply
 from payments.gateways.base import Answer
 from payments.gateways.base import Status as GatewayStatus
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt
@@ -323,7 +323,7 @@ class TestAnOperator:
 
 class TestMoneyThatComesInLate:
     def test_goes_back_without_an_announcement(self) -> None:
-        """Orders was told that no money came in, and that is true again."""
+        """It was announced that no money came in, and that is true again."""
         pending()
         send(event(outcome="failed"), webhook_id="evt_1")
         send(event(), webhook_id="evt_2")
@@ -338,7 +338,7 @@ class TestMoneyThatComesInLate:
 @pytest.mark.parametrize("status", list(Payment.Status))
 @pytest.mark.parametrize("says", [GatewayStatus.SUCCEEDED, GatewayStatus.FAILED, GatewayStatus.CANCELED])
 def test_a_webhook_contradicts_a_payment_only_if_its_money_came_in(status: Payment.Status, says: GatewayStatus) -> None:
-    event = WEBHOOKS[says]
+    event = receipts.EVENTS[says]
     contradicts = (status, event) not in lifecycle.STEPS and lifecycle.otherwise(
         status, event
     ) == "refused as a contradiction"
