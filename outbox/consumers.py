@@ -160,7 +160,7 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message) -> bool:
     Returns whether it was handled now.
     """
     received_at = timezone.now()
-    attributes = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
+    attributes: dict[str, Any] = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
     with context.acting(envelope.context), tracing.span(envelope.type, kind="consumer", **attributes):
         answer: tuple[Any, ...] = ()
         if consumer.first is not None:

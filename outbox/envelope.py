@@ -5,7 +5,8 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 
-from . import context, strict_json
+from . import strict_json
+from .context import Context
 from .errors import Unreadable
 from .message import REGISTRY, Message
 
@@ -103,9 +104,9 @@ class Envelope:
         return due
 
     @property
-    def context(self) -> context.Context:
+    def context(self) -> Context:
         """The context in which the message is handled."""
-        return context.Context(
+        return Context(
             correlation_id=self.correlationid,
             causation_id=self.id,
             traceparent=self.traceparent,

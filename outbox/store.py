@@ -95,7 +95,8 @@ class Rows:
 
     def update_all(self, kind: type[models.Model], keys: Sequence[Any], **values: Any) -> Statement:
         """Store these values in the rows with these primary keys."""
-        columns = ", ".join(f'"{kind._meta.get_field(name).column}" = %s' for name in values)  # type: ignore[union-attr]
+        fields: list[Any] = [kind._meta.get_field(name) for name in values]
+        columns = ", ".join(f'"{field.column}" = %s' for field in fields)
         return Statement(f'UPDATE "{kind._meta.db_table}" SET {columns} {_with_keys(kind)}', [*values.values(), keys])
 
     def delete_all(self, kind: type[models.Model], keys: Sequence[Any]) -> Statement:

@@ -336,6 +336,12 @@ class TestTheCommand:
         assert str(dead.pk) in dlq("list", "--each")
         assert json.loads(dlq("list", "--json", "--older-than", "1h")) == []
 
+    def test_accepts_the_former_names_of_options(self, make_dead: Any) -> None:
+        make_dead()
+        former = ("--room", SERVICE, "--order", "o-1")
+        assert len(json.loads(dlq("list", "--each", "--json", *former))) == 1
+        assert "1 replayed" in dlq("replay", *former, "--patience", "5s")
+
     def test_shows_everything(self, make_dead: Any) -> None:
         dead = make_dead()
         replay(dead)

@@ -14,10 +14,12 @@ from django.utils import timezone
 
 from outbox import context
 from outbox.checks import ensure_services_keep_together
+from outbox.envelope import MAX_LENGTHS
 from outbox.errors import PostedOutsideTransaction, TooLarge
 from outbox.ids import floor7, time7, uuid7
 from outbox.message import MAX_BYTES
 from outbox.models import OutgoingMessage
+from outbox.preview import MESSAGE_COLUMNS
 from outbox.services import model_of
 from outbox.tests.examples import SERVICE, Count
 
@@ -132,6 +134,13 @@ class TestAPostedMessage:
             Outgoing.post(Count(padding=character * (MAX_BYTES // each)))
         with transaction.atomic(using=SERVICE):
             Outgoing.post(Count(padding=character * (MAX_BYTES // each - 100)))
+
+
+def test_an_envelope_fits_into_the_table() -> None:
+    names = {"correlationid": "correlation_id", "causationid": "causation_id"}
+    columns = {name: OutgoingMessage._meta.get_field(names.get(name, name)) for name in MAX_LENGTHS}
+    assert {name: column.max_length for name, column in columns.items()} == MAX_LENGTHS
+    assert set(MESSAGE_COLUMNS) <= {field.column for field in OutgoingMessage._meta.concrete_fields}
 
 
 class TestIds:
