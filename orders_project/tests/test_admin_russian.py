@@ -43,8 +43,12 @@ def catalog() -> Catalog:
 
 
 def texts(catalog: Catalog) -> dict[Any, Any]:
-    """The translations of a catalog by their texts."""
-    return {message.id: message.string for message in catalog if message.id}
+    """The translations of a catalog by their texts; the forms of a plural are tuples."""
+
+    def plain(text: Any) -> Any:
+        return text if isinstance(text, str) else tuple(text)
+
+    return {plain(message.id): plain(message.string) for message in catalog if message.id}
 
 
 def test_every_text_has_a_translation_and_none_is_left_over(catalog: Catalog) -> None:

@@ -34,7 +34,7 @@ def test_products_live(desk: Desk) -> None:
     desk.open("/admin/processing/product/")
     desk.press("Add a product")
     desk.send(name=NASTY, price="3", stock="1", sku="nasty")
-    assert "is in the catalogue" in desk.told()
+    assert "has been added to the catalog" in desk.told()
     desk.follow("#result_list tbody tr:first-child th a")
     desk.press("Receive stock")
     desk.send(quantity="9", reason="delivery")
@@ -53,7 +53,7 @@ def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
     before = desk.house.query("orders", dead)
     desk.open("/admin/dead-letters/")
     desk.follow(desk.page.get_by_role("link", name="See what a replay would do").first)
-    assert "It would die of the same failure again" in desk.page.inner_text("#content")
+    assert "It would fail again with the same error" in desk.page.inner_text("#content")
     desk.press("Replay as a canary")
     desk.send()
     assert desk.house.query("orders", replayed) == [(1,)]
@@ -62,14 +62,14 @@ def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
     desk.follow(desk.page.get_by_role("link", name=re.compile("^Replay \\(")).first)
     desk.send()
     desk.page.wait_for_selector(".errornote, .success")
-    assert "canary died again" in desk.page.inner_text("#content")
+    assert "canary failed again" in desk.page.inner_text("#content")
     assert desk.house.query("orders", dead) == before
     while desk.open("/admin/dead-letters/") and desk.page.query_selector("article.group"):
         desk.follow(desk.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
         desk.send()
         desk.page.wait_for_selector(".success")
     assert desk.house.query("orders", dead) == [(0,)]
-    assert "No dead letters" in desk.page.inner_text("#content")
+    assert "no dead letters" in desk.page.inner_text("#content")
     desk.is_well()
 
 
@@ -79,17 +79,17 @@ def test_an_order_is_helped_on_its_way(desk: Desk, waiting: str) -> None:
     assert "is a worker of processing running?" in desk.page.inner_text(".stuck")
     desk.press("Retry the step")
     desk.send()
-    assert "asked again: processing.process" in desk.told()
+    assert "processing.process has been sent again" in desk.told()
     desk.house.start("processing")
     desk.house.until(lambda: screenshots.status_of(desk.house, waiting) == "done")
     desk.open(path)
-    assert "come to its end" in desk.page.inner_text(".stuck")
+    assert "it has ended" in desk.page.inner_text(".stuck")
     desk.house.stop("payments")
     held = screenshots.place(desk.house, user_id="demo-rich", amount=7)
     desk.open(f"/admin/orders/order/{held}/change/")
     desk.press("Cancel")
     desk.send(reason=f"by phone {NASTY}")
-    assert "on its way back" in desk.told()
+    assert "being canceled" in desk.told()
     false_claim = screenshots.place(desk.house, user_id="demo-rich", amount=8)
     desk.open(f"/admin/orders/order/{false_claim}/change/")
     desk.press("Resolve with evidence")
@@ -108,11 +108,11 @@ def test_a_second_person_approves(desk: Desk, bob: Desk) -> None:
     dear = screenshots.place(house, user_id="demo-rich", amount=1500)
     house.until(lambda: screenshots.status_of(house, dear) == "paid")
     desk.open(f"/admin/orders/order/{dear}/change/")
-    desk.press("Compensate from here")
+    desk.press("Cancel and refund")
     desk.send(reason="fraud")
     assert "second person" in desk.told()
     approve(desk, dear)
-    assert "you asked for it" in desk.page.inner_text("[role=alert]")
+    assert "you requested this" in desk.page.inner_text("[role=alert]")
     approve(bob, dear)
     # Two letters wait for processing: process it, and release it. Whichever is handled first decides, and an acceptance
     # would end in "done"; so the processor refuses.
@@ -129,6 +129,6 @@ def test_every_verb_is_on_record(desk: Desk) -> None:
     for verb in (
         "Deposit.", "Correct the balance.", "Add a product.", "Receive stock.", "Correct the stock.", "Edit.",
         "Replay as a canary.", "replay:", "discard:", "Retry the step.", "Cancel.", "Resolve with evidence.",
-        "Compensate from here.", "Approve.",
+        "Cancel and refund.", "Approve.",
     ):  # fmt: skip
         assert verb in said, f"{verb} is not in the log"

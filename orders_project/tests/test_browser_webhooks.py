@@ -79,7 +79,7 @@ class TestWebhooksIn:
         desk.open(f"/admin/payments/webhookreceipt/{receipt}/change/")
         desk.press("Refund")
         desk.send(reason="nobody's")
-        assert "asked to give the money back" in desk.told()
+        assert "asked to return the money" in desk.told()
         desk.house.until(lambda: self.status(desk.house, receipt) == "refunded")
         assert self.truth(desk.house, payment) == "refunded"
         desk.is_well()
@@ -92,7 +92,7 @@ class TestWebhooksIn:
         assert "second person" in desk.told()
         assert (self.status(desk.house, receipt), self.truth(desk.house, payment)) == ("unmatched", "succeeded")
         approve(desk, receipt)
-        assert "you asked for it" in desk.page.inner_text("[role=alert]")
+        assert "you requested this" in desk.page.inner_text("[role=alert]")
         approve(bob, receipt)
         desk.house.until(lambda: self.status(desk.house, receipt) == "refunded")
         assert self.truth(desk.house, payment) == "refunded"
@@ -162,7 +162,7 @@ class TestEndpoints:
     def test_are_registered_given_secrets_switched_and_sent_to_again(self, desk: Desk, receiver: Receiver) -> None:
         house = desk.house
         desk.open("/admin/orders/webhookendpoint/")
-        desk.press("Register an address")
+        desk.press("Register an endpoint")
         desk.send(url="ftp://nowhere.example")
         assert desk.page.inner_text(".errornote")
         desk.send(url=receiver.url)
@@ -172,7 +172,7 @@ class TestEndpoints:
 
         desk.follow("#result_list tbody tr:first-child th a")
         endpoint = desk.page.url
-        desk.press("New secret")
+        desk.press("Rotate the secret")
         desk.send()
         second = self.secret(desk)
         headers, body = self.hear(desk, receiver, screenshots.place(house, user_id="demo-rich", amount=2))
@@ -180,13 +180,13 @@ class TestEndpoints:
             Webhook(secret).verify(body, headers)
 
         desk.page.goto(endpoint)
-        desk.press("Switch off")
+        desk.press("Disable")
         desk.send(reason="on holiday")
         unheard = screenshots.place(house, user_id="demo-rich", amount=3)
         house.until(lambda: screenshots.status_of(house, unheard) == "done")
         told = "SELECT count(*) FROM orders_webhookdelivery WHERE order_id = %s"
         assert house.query("orders", told, unheard) == [(0,)]
-        desk.press("Switch on")
+        desk.press("Enable")
         desk.send()
         heard = screenshots.place(house, user_id="demo-rich", amount=4)
         self.hear(desk, receiver, heard)
@@ -205,7 +205,7 @@ def test_every_verb_is_on_record(desk: Desk) -> None:
     written = desk.house.query("default", "SELECT change_message FROM django_admin_log")
     said = " ".join(message for (message,) in written)
     for verb in (
-        "Match with an order.", "Refund.", "Discard.", "Approve.", "Register an address.", "New secret.", "Switch off.",
-        "Switch on.", "Resend.",
+        "Match with an order.", "Refund.", "Discard.", "Approve.", "Register an endpoint.", "Rotate the secret.",
+        "Disable.", "Enable.", "Resend.",
     ):  # fmt: skip
         assert verb in said, f"{verb} is not in the log"
