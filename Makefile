@@ -59,7 +59,7 @@ imports: venv ## check that no room reaches where it must not
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 
 locks: venv ## write requirements/*.txt anew from *.in; ARGS=--upgrade takes the newest versions
-	@for set in base dev; do \
+	@for set in uv pip base dev postgres; do \
 	  UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make locks" $(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
 	    --generate-hashes $(ARGS) --output-file requirements/$$set.txt requirements/$$set.in || exit 1; \
 	done
