@@ -58,4 +58,7 @@ def _attempt(name: str, download: Callable[[], object]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:  # the installation beside us was given up
+        raise SystemExit(130) from None
