@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import DATABASES, variable
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ
 
-DATABASES = ("default", "orders", "payments", "processing")
-
-
-def variable(database: str) -> str:
-    """The name of the environment variable with the address of this database."""
-    return "DATABASE_URL" if database == "default" else f"DATABASE_URL_{database.upper()}"
+__all__ = ["DATABASES", "Services", "provide", "variable"]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from orders_project import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 ROOMS = ("ORDERS", "PAYMENTS", "PROCESSING")
-NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "POSTGRES_SOURCE", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
 def documented() -> dict[str, str]:

@@ -1,6 +1,8 @@
 """manage.py wait: hold a process back until what it needs is there."""
 
+import errno
 import os
+import shutil
 import signal
 import sys
 from argparse import REMAINDER
@@ -44,7 +46,10 @@ class Command(BaseCommand):
         try:
             os.execvp(command[0], command)  # noqa: S606 - the command is this process's own
         except OSError as error:
-            raise CommandError(f"{command[0]} can't be run: {error.strerror}") from None
+            # A folder on the PATH that is closed to us counts more for exec than that nothing was found in the others.
+            is_there = shutil.which(command[0], mode=os.F_OK)
+            reason = error.strerror if is_there else os.strerror(errno.ENOENT)
+            raise CommandError(f"{command[0]} can't be run: {reason}") from None
 
 
 def _leave(number: int, frame: object) -> NoReturn:
