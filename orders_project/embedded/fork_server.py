@@ -237,6 +237,7 @@ def _prctl(option: int, value: int | bytes) -> None:
 def main(*arguments: str) -> None:
     """Serve on the socket that is our standard input; in what is forked, run the program that it was forked for."""
     control = socket.socket(fileno=os.dup(0))
+    _prctl(PR_SET_NAME, b"fork server")
     for name in LIBRARIES:
         importlib.import_module(name)
     if arguments:
@@ -307,8 +308,8 @@ def _begin(job: Mapping[str, Any], answer: int, *standard: int) -> None:
 
 
 def _title(argv: Sequence[str]) -> str:
-    """What `ps` and `top` show: the program, by its first words that say something."""
-    return " ".join(word for word in argv if word[:1] != "-")[:15]
+    """What `ps` and `top` show of it: its first words that tell it from others."""
+    return " ".join(word for word in argv if word[:1] != "-" and word not in {"manage.py", "orders_project"})[:15]
 
 
 def run(argv: Sequence[str]) -> None:

@@ -178,7 +178,7 @@ def programs(env: Mapping[str, str], *, data: Path, password: Path) -> list[Prog
                 "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(THREADS),
             ],
             after=[*migrate, broker],
-            ready=_is_healthy(port),
+            ready=_is_alive(port),
         ),
     ]  # fmt: skip
 
@@ -196,11 +196,11 @@ def worker(name: str, queues: str, *, after: Sequence[str], processes: int) -> P
     )  # fmt: skip
 
 
-def _is_healthy(port: int) -> Callable[[], bool]:
+def _is_alive(port: int) -> Callable[[], bool]:
     def ask() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", "/health/live")
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False

@@ -56,7 +56,7 @@ class Command(BaseCommand):
             )
         executor.check_replacements()
 
-    def _progress(self, action: str, migration: Any = None, fake: bool = False) -> None:
+    def _progress(self, action: str, migration: Any | None = None, fake: bool | None = False, /) -> None:
         if action == "apply_success":
             self._say(f"  {migration} is applied")
 
