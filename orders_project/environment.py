@@ -135,13 +135,8 @@ class Environment:
         return secrets
 
     def finish(self) -> None:
-        """
-        End the start, with one line a problem, if there are any.
-
-        `manage.py up` goes on: it is what provides the missing addresses, to the processes that it starts,
-        and the first of these will tell what else is wrong.
-        """
-        if self.problems and sys.argv[1:2] != ["up"]:
+        """End the start, with one line a problem, if there are any."""
+        if self.problems:
             _end(self.problems)
 
 

@@ -11,6 +11,8 @@ from celery.signals import (
     worker_process_init,
     worker_process_shutdown,
 )
+from django.conf import settings
+from django.db import connections
 
 from outbox import heartbeat, tracing
 
@@ -34,6 +36,10 @@ def in_the_worker(sender: str, **kwargs: Any) -> None:
 
 @worker_process_init.connect
 def in_a_child(**kwargs: Any) -> None:
+    """A child handles one message after the other on connections that it keeps: a pool would only cost it time."""
+    for database in connections.settings.values():
+        if database.get("OPTIONS", {}).pop("pool", None):
+            database["CONN_MAX_AGE"] = settings.CONNECTION_AGE
     tracing.begin(_name)
 
 
