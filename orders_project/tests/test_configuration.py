@@ -67,12 +67,14 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
+@pytest.mark.processes
 def test_production_is_clean(production: dict[str, str]) -> None:
     done = run(production, "manage.py", "check", "--deploy", "--fail-level", "WARNING")
     assert done.returncode == 0, done.stderr
     assert "no issues" in done.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -94,17 +96,20 @@ def test_what_is_dangerous_ends_the_start(production: dict[str, str], changes: d
     assert (done.returncode, why in done.stderr) == (78, True), done.stderr
 
 
+@pytest.mark.processes
 def test_open_doors_can_be_meant(production: dict[str, str]) -> None:
     meant = production | {"API_AUTH": "open", "API_AUTH_OPEN_ACKNOWLEDGED": "true"}
     assert run(meant, "-c", "import orders_project.settings").returncode == 0
 
 
+@pytest.mark.processes
 def test_the_web_does_not_start_without_keys(production: dict[str, str]) -> None:
     done = run(production | {"JWT_KEY_FILES": ""}, "-c", "import orders_project.wsgi")
     assert done.returncode == 1
     assert "JWT_KEY_FILES is missing" in done.stderr
 
 
+@pytest.mark.processes
 def test_a_room_lets_callers_in_without_the_back_office(production: dict[str, str]) -> None:
     """The web of one room proves tokens by the key alone: it has no other database to ask."""
     room = {name: value for name, value in production.items() if not name.startswith("DATABASE_URL")}

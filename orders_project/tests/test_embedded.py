@@ -25,6 +25,8 @@ from orders_project.embedded.rabbitmq import RabbitMQ
 from orders_project.embedded.services import DATABASES, provide, variable
 from orders_project.embedded.supervisor import Program, SetupFailed, Supervisor
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:

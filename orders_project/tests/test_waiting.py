@@ -14,6 +14,8 @@ from orders_project.embedded import processes
 
 from .compose import PROJECT
 
+pytestmark = pytest.mark.processes
+
 NOBODY = "postgres://app:secret-word@127.0.0.1:1/payments"
 
 
