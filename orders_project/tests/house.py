@@ -126,6 +126,8 @@ class House:
         processes.end(self.running.pop(name), grace=60)
 
     def stop_all(self) -> None:
+        for process in self.running.values():
+            process.terminate()
         for name in list(self.running):
             self.stop(name)
 
