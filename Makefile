@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test fuzz bench bench-relay screenshots translations lint format types imports locks clean venv protos
+.PHONY: help run manage test check fuzz bench bench-relay screenshots translations lint format types imports locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -26,6 +26,10 @@ manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq 
 test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
 	@requirements/bootstrap base dev
 	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+check: ## while writing: style, types, imports and every test that starts no process; ARGS="-k saga"
+	@requirements/bootstrap base dev
+	@PY=$(PY) exec .ci/check $(ARGS)
 
 EXAMPLES ?= 300
 fuzz: ## ask every door at random, for minutes; EXAMPLES=300 of each operation and caller
@@ -65,7 +69,7 @@ imports: venv ## check that no room reaches where it must not
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 
 locks: venv ## write requirements/*.txt anew from *.in; ARGS=--upgrade takes the newest versions
-	@for set in base dev; do \
+	@for set in uv pip base dev postgres; do \
 	  UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make locks" $(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
 	    --generate-hashes $(ARGS) --output-file requirements/$$set.txt requirements/$$set.in || exit 1; \
 	done

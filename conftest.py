@@ -7,11 +7,14 @@ The servers start when this file is loaded, before Django's settings are: those 
 import atexit
 import os
 import secrets
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import django
 import pytest
+from pytest_django.plugin import blocking_manager_key
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from orders_project.embedded import places
 from orders_project.embedded.services import DATABASES, provide, variable
@@ -33,7 +36,8 @@ def _start_services() -> list[str]:
 
     atexit.register(stop)
     os.environ.update(services.env)
-    os.environ.setdefault("ORDERS_TEST_RUN", secrets.token_hex(4))
+    os.environ["ORDERS_TEST_RUN"] = secrets.token_hex(4)
+    os.environ["ORDERS_TEST_HOME"] = str(home)
     if services.rabbitmq is not None:
         workers = ["main", *(f"gw{n}" for n in range(MOST_WORKERS))]
         services.rabbitmq.add_vhosts(*workers)
@@ -54,12 +58,15 @@ django.setup()
 
 from django.conf import settings  # noqa: E402 - needs what was set above
 
+from orders_project.tests import databases  # noqa: E402 - needs settings
 from outbox import broker  # noqa: E402 - needs settings
 
 # A busy machine is no lost server.
 broker.CONNECT_TIMEOUT = broker.CONFIRM_TIMEOUT = 60.0
 for database in settings.DATABASES.values():
     database["OPTIONS"]["connect_timeout"] = 60
+# What makes a password slow to guess makes a test that logs in slow.
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Parallel workers must not find it set: pytest-django would read the settings before this file has said where
 # the worker's own virtual host is.
 del os.environ["DJANGO_SETTINGS_MODULE"]
@@ -70,29 +77,48 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def django_db_modify_db_settings() -> None:
-    """Test databases named for this run and worker, so that runs on one server don't collide."""
-    from django.db import connections
-
-    for alias, database in settings.DATABASES.items():
-        name = f"test_{os.environ['ORDERS_TEST_RUN']}_{WORKER}_{alias}"
-        for where in (database, connections[alias].settings_dict):
-            where.setdefault("TEST", {})["NAME"] = name
+def turn(django_db_blocker: Any) -> Iterator[IO[str]]:
+    """Held while this worker makes its test databases."""
+    with django_db_blocker.unblock():
+        held = databases.take_turn()
+    with held:
+        yield held
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """As pytest-django has it; sessions that a server's threads left behind don't keep their database at the end."""
-    yield
-    from django.db import connections
+def django_db_modify_db_settings(turn: IO[str]) -> None:
+    """As pytest-django asks for it: the names of the test databases are set."""
 
+
+@pytest.fixture(scope="session")
+def django_db_setup(turn: IO[str], django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """As pytest-django has it, but migrated once for all workers."""
     with django_db_blocker.unblock():
-        for connection in connections.all():
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
+        databases.keep()
+    turn.close()
+    yield
+    with django_db_blocker.unblock():
+        databases.end_sessions()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not IS_WORKER and session.config.getoption("numprocesses"):
+        with session.config.stash[blocking_manager_key].unblock():
+            databases.forget()
+
+
+SYSTEM = "orders_project/tests/system"
+
+
+class Dealing(LoadFileScheduling):
+    """The tests of a file stay together, and those of the running system do."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SYSTEM if nodeid.startswith(SYSTEM) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Dealing:
+    return Dealing(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -103,6 +129,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
     # Whole systems first: they take longest, and no parallel worker shall be left alone with them.
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+
+
+# Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.
+WITHOUT = "not processes"
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
+_running: list[pytest.Item] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr == WITHOUT:
+        sys.addaudithook(_notice)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    _running.append(item)
+    try:
+        return (yield)
+    finally:
+        _running.pop()
+
+
+def _notice(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in STARTS and _running and _running[-1].get_closest_marker("processes") is None:
+        raise AssertionError(f"{_running[-1].nodeid} starts a process and is not marked by pytest.mark.processes")
 
 
 @pytest.fixture(autouse=True)
@@ -119,12 +170,3 @@ def post(db: Any) -> Any:
     from orders_project.tests.carrier import Carrier
 
     return Carrier()
-
-
-@pytest.fixture(scope="module")
-def house() -> Iterator[Any]:
-    """The whole system as real processes on servers of its own: see orders_project/tests/house.py."""
-    from orders_project.tests.house import House
-
-    with House() as standing:
-        yield standing

@@ -6,6 +6,11 @@ import sys
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["up"]:  # no command of Django's: it only starts others, and has no use for their imports
+        from orders_project.embedded.up import main as up
+
+        up()
+        return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
     from django.core.management import execute_from_command_line
 

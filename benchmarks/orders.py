@@ -20,10 +20,18 @@ from typing import Any
 import psycopg
 
 from benchmarks.load import PRODUCTS, USERS
-from orders_project.embedded.postgres import binaries
 from orders_project.tests.house import PROJECT, House
 
 TICK = os.sysconf("SC_CLK_TCK")
+UUIDV7_SINCE = 18
+UUIDV7 = """
+CREATE FUNCTION uuidv7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+    SELECT encode(set_bit(set_bit(overlay(
+        uuid_send(gen_random_uuid())
+        PLACING substring(int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6
+    ), 52, 1), 53, 1), 'hex')::uuid
+$$
+"""
 SEED = """
 from django.utils import timezone
 from payments import ledger, services as money
@@ -120,35 +128,43 @@ def measure(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
 
 
 def copy_tables(house: House) -> str:
-    """Copy the tables of all services into one database, for the bare transactions; its address."""
-    assert house.services.postgres is not None
-    url = house.services.postgres.url("limit")
-    house.services.postgres.create_database("limit")
+    """Copy the tables of all services into one database, for the bare transactions, and return its address."""
+    postgres = house.services.postgres
+    assert postgres is not None
+    url = postgres.url("limit")
+    postgres.create_database("limit")
     for service in ("orders", "payments", "processing"):
-        dump = subprocess.run(
-            [binaries() / "pg_dump", house.env[f"DATABASE_URL_{service.upper()}"]],
-            capture_output=True, check=True,
-        )  # fmt: skip
-        # The outbox tables are the same in every service: the second and third time they stand already.
-        subprocess.run([binaries() / "psql", "-q", url], input=dump.stdout, capture_output=True, check=True)
+        dump = run_tool(house, "pg_dump", house.env[f"DATABASE_URL_{service.upper()}"])
+        # The outbox tables are the same in every service: the second and third time they exist already.
+        run_tool(house, "psql", "-q", url, given=dump)
     with psycopg.connect(url, autocommit=True) as connection:
+        if postgres.installation.version < UUIDV7_SINCE:
+            connection.execute(UUIDV7)
         connection.execute("VACUUM ANALYZE")
     return url
 
 
-def limit(url: str, *, how_long: tuple[str, str]) -> float:
+def run_tool(house: House, name: str, *arguments: str | Path, given: str = "") -> str:
+    """What a program of PostgreSQL prints; of the server's own version."""
+    assert house.services.postgres is not None
+    tools = house.services.postgres.installation
+    done = subprocess.run(
+        [tools.programs / name, *arguments],
+        env=os.environ | tools.env, input=given, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def limit(house: House, url: str, *, how_long: tuple[str, str]) -> float:
     """Orders a second of the bare transactions: 16 clients, prepared.
 
     `how_long` is pgbench's own: ("-T", seconds) or ("-t", transactions of each client).
     """
     script = PROJECT / "benchmarks" / "limit.sql"
-    done = subprocess.run(
-        [binaries() / "pgbench", "-n", "-M", "prepared", "-c", "16", "-j", "2", *how_long, "-f", script, url],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    found = re.search(r"tps = ([0-9.]+)", done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert found is not None, done.stdout
+    said = run_tool(house, "pgbench", "-n", "-M", "prepared", "-c", "16", "-j", "2", *how_long, "-f", script, url)
+    found = re.search(r"tps = ([0-9.]+)", said)
+    assert found is not None, said
     return float(found[1])
 
 
@@ -162,7 +178,7 @@ def main() -> None:
         house.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
         # A machine shared with others drifts within minutes: the limit is taken before and after.
         tables, half = copy_tables(house), ("-T", str(max(1, arguments.seconds // 2)))
-        bare = [limit(tables, how_long=half)]
+        bare = [limit(house, tables, how_long=half)]
         house.start_all()
         load(house, rate=10, seconds=3)
         finish(house)
@@ -170,7 +186,7 @@ def main() -> None:
         gentle["accepted_to_done"] = latency(house, last=gentle["finished"])
         full = measure(house, rate=arguments.rate, seconds=arguments.seconds)
         house.stop_all()
-        bare.append(limit(tables, how_long=half))
+        bare.append(limit(house, tables, how_long=half))
     result = {"limit": bare, "gentle": gentle, "full": full, "ratio": full["finished_per_second"] / fmean(bare)}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2))

@@ -11,6 +11,8 @@ from celery.signals import (
     worker_process_init,
     worker_process_shutdown,
 )
+from django.conf import settings
+from django.db import connections
 
 from outbox import heartbeat, tracing
 
@@ -34,6 +36,10 @@ def on_worker_start(sender: str, **kwargs: Any) -> None:
 
 @worker_process_init.connect
 def on_child_start(**kwargs: Any) -> None:
+    """Keep one connection per database in a child of the pool: it handles one message at a time."""
+    for database in connections.settings.values():
+        if database.get("OPTIONS", {}).pop("pool", None):
+            database["CONN_MAX_AGE"] = settings.CONNECTION_AGE
     tracing.begin(_name)
 
 

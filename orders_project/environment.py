@@ -141,13 +141,8 @@ class Environment:
         return secrets
 
     def finish(self) -> None:
-        """
-        If there are problems, print each in one line and end the process.
-
-        `manage.py up` continues: it provides the missing addresses to the processes that it starts, and the first of
-        these reports what else is wrong.
-        """
-        if self.problems and sys.argv[1:2] != ["up"]:
+        """Print each problem in one line and end the process, if there are any."""
+        if self.problems:
             _end(self.problems)
 
 

@@ -46,13 +46,14 @@ for service in SERVICES:
     if service in SERVICES_HERE or env.text(f"DATABASE_URL_{service.upper()}"):
         DATABASES[service] = env.database(f"DATABASE_URL_{service.upper()}", database=service)
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
-DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; 0 for prefork workers
+DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
+CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
     database["OPTIONS"] = database.get("OPTIONS", {}) | {"connect_timeout": 5}
     if DATABASE_POOL:
-        database["OPTIONS"]["pool"] = {"min_size": 1, "max_size": DATABASE_POOL, "timeout": 10}
+        database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:
-        database["CONN_MAX_AGE"] = 60
+        database["CONN_MAX_AGE"] = CONNECTION_AGE
         database["CONN_HEALTH_CHECKS"] = False
 DATABASE_ROUTERS = ["orders_project.routers.Services"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,5 +1,5 @@
 """
-The servers that a run brings along: PostgreSQL from a wheel, RabbitMQ from wherever one can be had.
+The servers that a run brings along: PostgreSQL and RabbitMQ from wherever they can be had.
 
 `make run` and the tests use the same code. Nothing here needs root, an installer or Django, nothing
 listens beyond the loopback interface, and nothing outlives the process that started it.
@@ -10,3 +10,11 @@ class CannotRun(RuntimeError):
     """Something that a run needs cannot be had here; the message says what, and what to do."""
 
     code = "cannot_run"
+
+
+DATABASES = ("default", "orders", "payments", "processing")
+
+
+def variable(database: str) -> str:
+    """The name of the environment variable with the address of this database."""
+    return "DATABASE_URL" if database == "default" else f"DATABASE_URL_{database.upper()}"

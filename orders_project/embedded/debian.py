@@ -1,19 +1,26 @@
 """Debian's packages without root: downloaded with what they depend on and unpacked into the cache."""
 
 import contextlib
+import errno
 import os
 import platform
+import pwd
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from . import CannotRun, places
 
 # The C library belongs to the system's own loader: a newer copy beside it would not run.
 BOUND_TO_THE_SYSTEM = {"libc6", "libc-bin"}
+LISTS_LAST = 3600.0  # seconds for which what one package was planned with serves the next one too
+OFFERED = re.compile(r"^'[^']+' ([^_ ]+)_([^_ ]+)_[^_ ]+\.deb (\d+) ", re.MULTILINE)
+TELLING = re.compile(r"^(E|W: Failed to fetch|dpkg[^:]*: error):? ")
 
 
 class NoPackages(CannotRun):
@@ -22,35 +29,58 @@ class NoPackages(CannotRun):
     code = "no_packages"
 
 
-def unpack(package: str, *, into: Path | None = None, settle: Callable[[Path, Path], None] | None = None) -> Path:
+def unpack(
+    package: str,
+    *,
+    into: Path | None = None,
+    user: pwd.struct_passwd | None = None,
+    settle: Callable[[Path, Path], None] | None = None,
+    choose: Callable[[list[str]], str] | None = None,
+    without: str = "",
+    called: str = "",
+) -> Path:
     """
     The folder that holds this package and everything it needs that the system lacks.
 
     The first call downloads it, later calls find it. Calls that race wait for each other, and the folder
-    appears whole or not at all.
+    appears whole or not at all: what a killed run left half done is thrown away.
 
     :param into: a folder for unpacked packages; by default one in the cache, by system and architecture
+    :param user: who else must be able to enter that folder
     :param settle: called as settle(unpacked, final) before the folder takes its final place
+    :param choose: picks what to fetch from the names that this package, an empty one, depends on
+    :param without: a pattern of names of packages that it depends on and that nobody here needs
+    :param called: what to call it in the line that says what is being fetched; no line otherwise
     :raises NoPackages: if there is no apt here, or it cannot deliver
     """
-    shelf = places.suitable(into or places.cache() / _system())
+    shelf = _shelf(into, user)
     final = shelf / package
     if final.exists():
         return final
-    if not all(map(shutil.which, ("apt-get", "dpkg"))):
+    if not all(map(shutil.which, ("apt-get", "apt-cache", "dpkg"))):
         raise NoPackages(f"no apt-get here to download {package} with")
-    with places.lock(shelf / ".lock"):
+    with places.tellable(shelf), places.lock(shelf / f".{package}.lock") as lock:
         if final.exists():
             return final
-        with tempfile.TemporaryDirectory(dir=shelf, prefix=f".{package}-") as scratch:
-            unpacked = Path(scratch) / "root"
-            for archive in _download(package, Path(scratch)):
-                _run("dpkg", "-x", archive, unpacked)
+        scratch = shelf / f".{package}.unfinished"
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            unpacked = scratch / "root"
+            apt = _Apt(shelf, scratch, held=lock.fileno())
+            for archive in apt.download(package, choose=choose, without=without, called=called):
+                apt.run("dpkg", "-x", archive, unpacked)
             if settle is not None:
                 settle(unpacked, final)
             unpacked.chmod(0o755)
             unpacked.rename(final)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return final
+
+
+def is_unpacked(package: str, *, user: pwd.struct_passwd | None = None) -> bool:
+    """Whether `unpack` would find the package without downloading anything."""
+    return (_shelf(None, user) / package).exists()
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -63,6 +93,10 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
+def _shelf(into: Path | None, user: pwd.struct_passwd | None) -> Path:
+    return places.suitable(into or places.cache() / _system(), user=user)
+
+
 def _system() -> str:
     names = ["linux", ""]
     with contextlib.suppress(OSError):
@@ -71,48 +105,116 @@ def _system() -> str:
     return "-".join(filter(None, [*names, platform.machine()]))
 
 
-def _download(package: str, scratch: Path) -> list[Path]:
-    for folder in ("lists/partial", "cache/archives/partial", "archives"):
-        (scratch / folder).mkdir(parents=True)
-    options = [
-        f"Dir::State::lists={scratch}/lists",
-        f"Dir::Cache={scratch}/cache",
-        "Debug::NoLocking=1",  # the system's locks are not ours to take; we hold our own
-        "APT::Sandbox::User=root",  # the sandbox's user could not enter the scratch folder
-        "APT::Install-Recommends=0",
-        "Acquire::Retries=2",
-        "Acquire::http::Timeout=20",
-    ]
-    apt = ["apt-get", "-q", *(word for option in options for word in ("-o", option))]
-    _run(*apt, "update")
-    plan = [line.split() for line in _run(*apt, "install", "-s", package).splitlines()]
-    wanted = [
-        f"{name}={words[0].lstrip('(')}"
-        for verb, name, *words in (_without_installed_version(line) for line in plan if len(line) > 2)
-        if verb == "Inst" and name not in BOUND_TO_THE_SYSTEM
-    ]
-    if not wanted:
-        raise NoPackages(f"{package} is installed here already; use the system's own")
-    _run(*apt, "download", *wanted, cwd=scratch / "archives")
-    return sorted((scratch / "archives").glob("*.deb"))
+class _Apt:
+    """apt with lists of its own, which all packages on one shelf share."""
+
+    def __init__(self, shelf: Path, scratch: Path, *, held: int) -> None:
+        self._lists = shelf / ".apt"
+        self._archives = scratch / "archives"
+        self._held = [held]
+        self._troubles = ""
+        for folder in (self._lists / "lists/partial", scratch / "partial", self._archives):
+            folder.mkdir(parents=True, exist_ok=True)
+        options = [
+            f"Dir::State::lists={self._lists}/lists",
+            f"Dir::Cache={self._lists}",
+            f"Dir::Cache::archives={scratch}",
+            "Dir::Cache::pkgcache=pkgcache.bin",  # which an image for containers switches off
+            "Dir::Cache::srcpkgcache=",
+            "Debug::NoLocking=1",  # the system's locks are not ours to take; we hold our own
+            "APT::Sandbox::User=root",  # the sandbox's user could not enter the scratch folder
+            "APT::Install-Recommends=0",
+            "Acquire::Languages=none",
+            "Acquire::Retries=2",
+            "Acquire::http::Timeout=20",
+        ]
+        self._options = [word for option in options for word in ("-o", option)]
+
+    def download(
+        self, package: str, *, choose: Callable[[list[str]], str] | None, without: str, called: str
+    ) -> list[Path]:
+        """The archives of the package and of what it needs; with newer lists, if those at hand are out of date."""
+        for anew in (False, True):
+            updated = self._update(anew=anew)
+            try:
+                name = choose(self._depends(package)) if choose else package
+                plan = self.run("apt-get", *self._options, "install", "-qq", "-y", "--reinstall", "--print-uris", name)
+                offered = [
+                    (each, version, int(size))
+                    for each, version, size in OFFERED.findall(plan)
+                    if each not in BOUND_TO_THE_SYSTEM and not (without and re.fullmatch(without, each))
+                ]
+                if not offered:
+                    raise NoPackages(f"apt-get has no archive of {name}")
+                if called:
+                    megabytes = sum(size for *_, size in offered) / 1e6
+                    say(f"fetching {called} (Debian's packages, about {megabytes:.0f} MB)")
+                wanted = [f"{each}={unquote(version)}" for each, version, _ in offered]
+                self.run("apt-get", *self._options, "-q", "download", *wanted, cwd=self._archives)
+                break
+            except NoPackages:
+                if updated:
+                    raise
+        return sorted(self._archives.glob("*.deb"))
+
+    def run(self, *command: str | Path, cwd: Path | None = None) -> str:
+        """What the command says. If we are killed it keeps our locks, so that nobody interferes with it."""
+        env = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+        done = subprocess.run(
+            command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL,
+            pass_fds=self._held,
+        )  # fmt: skip
+        if done.returncode:
+            said = f"{self._troubles}\n{done.stderr}\n{done.stdout}"
+            raise NoPackages(f"{command[0]} could not deliver: {_why(done.returncode, said)}")
+        return done.stdout + done.stderr
+
+    def _depends(self, package: str) -> list[str]:
+        said = self.run("apt-cache", *self._options, "depends", "--no-recommends", "--no-suggests", package)
+        return [line.split()[1] for line in said.splitlines() if line.strip().startswith("Depends:")]
+
+    def _update(self, *, anew: bool) -> bool:
+        """Bring the lists up to date, unless they are; whether it was this call that did, or tried to."""
+        stamp = self._lists / "updated"
+        with places.lock(self._lists / "lock") as lock:
+            if not anew and stamp.exists() and 0 <= time.time() - stamp.stat().st_mtime < LISTS_LAST:
+                return False
+            self._held.append(lock.fileno())
+            try:
+                said = self.run("apt-get", "-q", *self._options, "update")
+            finally:
+                self._held.pop()
+            # apt calls it a success even if it could not reach a single server.
+            self._troubles = said
+            if re.search(r"^(Get|Hit):", said, re.MULTILINE):
+                stamp.touch()
+            return True
 
 
-def _without_installed_version(line: list[str]) -> list[str]:
-    """Of `Inst name [installed] (candidate …)`, all but the installed version."""
-    return [word for position, word in enumerate(line) if not (position == 2 and word.startswith("["))]
+def say(line: str) -> None:
+    """A line for whoever waits."""
+    sys.stderr.write(f"orders: {line}\n")
+    sys.stderr.flush()
 
 
-def _run(*command: str | Path, cwd: Path | None = None) -> str:
-    env = os.environ | {"LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        said = "\n".join((done.stdout + done.stderr).splitlines()[-8:])
-        raise NoPackages(f"{command[0]} could not deliver:\n{said}")
-    return done.stdout
+def _why(code: int, said: str) -> str:
+    """The one line of a failed command's output that tells most."""
+    if code < 0:
+        return f"it was ended by signal {-code}; start again"
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    full = next((line for line in lines if os.strerror(errno.ENOSPC) in line), None)
+    if full:
+        return f"{full} (free some space and start again)"
+    return next(filter(TELLING.search, lines), lines[-1] if lines else f"it ended with code {code}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print where a package was unpacked: debian.py PACKAGE."""
+    try:
+        print(unpack(arguments[0]))
+    except CannotRun as refusal:
+        raise SystemExit(str(refusal)) from None
 
 
 if __name__ == "__main__":
-    try:
-        print(unpack(sys.argv[1]))
-    except CannotRun as refusal:
-        raise SystemExit(str(refusal)) from None
+    main(sys.argv[1:])

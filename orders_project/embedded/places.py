@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -37,11 +39,43 @@ class ForeignFolder(CannotRun):
     code = "foreign_folder"
 
 
+class CannotWrite(CannotRun):
+    """The disk is full, or may not be written to."""
+
+    code = "cannot_write"
+
+
+WHAT_TO_DO = {
+    errno.ENOSPC: "free some space and start again",
+    errno.EDQUOT: "free some space and start again",
+    errno.EFBIG: "allow larger files (ulimit -f) and start again",
+    errno.EROFS: "name folders that can be written to by DATA and ORDERS_CACHE",
+    errno.EACCES: "name folders that can be written to by DATA and ORDERS_CACHE",
+    errno.EPERM: "name folders that can be written to by DATA and ORDERS_CACHE",
+}
+
+
+@contextlib.contextmanager
+def tellable(folder: Path) -> Iterator[None]:
+    """
+    Say in one line what to do about a folder that can't be written to.
+
+    :raises CannotWrite: in place of the system's error
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in WHAT_TO_DO:
+            raise
+        raise CannotWrite(f"{error.filename or folder}: {error.strerror}: {WHAT_TO_DO[error.errno]}") from None
+
+
 def cache() -> Path:
     """The folder of downloads: ORDERS_CACHE, or `.cache` in the project. It outlives `make clean`."""
     named = os.environ.get("ORDERS_CACHE")
     folder = Path(named).expanduser().resolve() if named else PROJECT / ".cache"
-    folder.mkdir(parents=True, exist_ok=True)
+    with tellable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -58,13 +92,14 @@ def suitable(folder: Path, *, user: pwd.struct_passwd | None = None) -> Path:
     enter every folder above its own (it cannot enter /root, nor a test's private folder).
     """
     folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(character.isspace() for character in str(folder)) or not _can_enter(folder, user):
-        replaced, folder = folder, stand_in(folder)
-        folder.mkdir(mode=0o711, exist_ok=True)
-        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise ForeignFolder(f"{folder} belongs to another user; remove it and start again")
-        (folder / STANDS_FOR).write_text(str(replaced))
+    with tellable(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(character.isspace() for character in str(folder)) or not can_enter(folder, user):
+            replaced, folder = folder, stand_in(folder)
+            folder.mkdir(mode=0o711, exist_ok=True)
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                raise ForeignFolder(f"{folder} belongs to another user; remove it and start again")
+            (folder / STANDS_FOR).write_text(str(replaced))
     return folder
 
 
@@ -91,17 +126,37 @@ def scratch(kind: str) -> Path:
     return home
 
 
-def _can_enter(folder: Path, user: pwd.struct_passwd | None) -> bool:
+def can_enter(folder: Path, user: pwd.struct_passwd | None) -> bool:
+    """Whether this user may enter the folder, or run the program."""
     if user is None:
         return True
     try:
         subprocess.run(
-            ["test", "-x", folder], check=True, cwd="/",
+            ["test", "-x", folder], check=True, cwd="/", env={"PATH": os.defpath},
             user=user.pw_uid, group=user.pw_gid, extra_groups=[],
         )  # fmt: skip
     except subprocess.CalledProcessError:
         return False
     return True
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
+    """The text in a file that nobody else may read; made at the first time, and whole or not at all."""
+    if not path.exists() or not path.stat().st_size:
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(make())
+        unfinished.rename(path)
+    return path.read_text()
+
+
+def recall(path: Path) -> list[int]:
+    """The numbers in a file; none if it is not there, or a run that was killed left it half written."""
+    try:
+        return [int(word) for word in path.read_text().split()]
+    except (FileNotFoundError, ValueError):
+        return []
 
 
 def lock(path: Path) -> IO[str]:
@@ -118,8 +173,9 @@ def claim(home: Path) -> IO[str]:
 
     :raises HomeInUse: if a living process owns it
     """
-    home.mkdir(parents=True, exist_ok=True)
-    handle = (home / "owner").open("a+")
+    with tellable(home):
+        home.mkdir(parents=True, exist_ok=True)
+        handle = (home / "owner").open("a+")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

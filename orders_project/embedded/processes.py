@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from . import CannotRun, places
 
@@ -25,6 +25,19 @@ class NotReady(CannotRun):
     code = "not_ready"
 
 
+class Process(Protocol):
+    """A child process: a `subprocess.Popen`, or one that a fork server has forked for us."""
+
+    pid: int
+    returncode: int | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def terminate(self) -> None: ...
+
+
 def spawn(
     argv: Sequence[str | Path],
     *,
@@ -34,6 +47,7 @@ def spawn(
     uid: int | None = None,
     gid: int | None = None,
     farewell: signal.Signals = signal.SIGTERM,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """
     Start a process in a session of its own: Ctrl-C reaches us alone, and we decide when it ends.
@@ -47,14 +61,14 @@ def spawn(
         [*tether, *argv],
         env=env,
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
 
 
-def end(process: subprocess.Popen[bytes], *, by: signal.Signals = signal.SIGTERM, grace: float = 20) -> None:
+def end(process: Process, *, by: signal.Signals = signal.SIGTERM, grace: float = 20) -> None:
     """Ask the process to end, wait, and take down whatever is left of its group."""
     if process.returncode is not None:
         return
@@ -67,7 +81,7 @@ def end(process: subprocess.Popen[bytes], *, by: signal.Signals = signal.SIGTERM
     process.wait()
 
 
-def _exited(process: subprocess.Popen[bytes]) -> bool:
+def _exited(process: Process) -> bool:
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return process.returncode is not None or os.waitid(os.P_PID, process.pid, flags) is not None
 
@@ -91,7 +105,7 @@ def wait_until(done: Callable[[], bool], *, timeout: float, every: float = 0.05)
 
 
 def await_ready(
-    process: subprocess.Popen[bytes],
+    process: Process,
     ready: Callable[[], bool],
     *,
     name: str,
@@ -124,7 +138,7 @@ def tail(log: Path, *, lines: int = 15) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
 
 
-def remember(process: subprocess.Popen[bytes], path: Path) -> None:
+def remember(process: Process, path: Path) -> None:
     """Note which process this is, so that a later run can tell whether it still lives."""
     path.write_text(f"{process.pid} {_birth(process.pid)}")
 

@@ -1,7 +1,6 @@
 """A private RabbitMQ node, from wherever one can be had without an installer."""
 
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -9,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from urllib.parse import quote
 from . import CannotRun, debian, places, processes
 
 USER = "app"
+PACKAGE = "rabbitmq-server"
 OLDEST = (3, 10)
 IMAGE = "rabbitmq:4"
 LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -73,10 +74,11 @@ class RabbitMQ:
         """
         self._claim = places.claim(self.home)
         try:
-            if self._source is None:
-                self._source = find_source(self.home)
-            self.port = self._remembered_port()
-            self._source.launch(port=self.port, password=self._password, log=self.log)
+            with places.tellable(self.home):
+                if self._source is None:
+                    self._source = find_source(self.home)
+                self.port = self._remembered_port()
+                self._source.launch(port=self.port, password=self._password, log=self.log)
         except BaseException:
             self.stop()
             raise
@@ -103,7 +105,7 @@ class RabbitMQ:
                     if not tries_left or source.process.poll() is None:
                         raise
                     source.end(by=signal.SIGTERM)
-                    for remembered in ("port", "node-ports.json"):
+                    for remembered in ("port", "node-ports"):
                         (self.home / remembered).unlink(missing_ok=True)
                     self.port = self._remembered_port()
                     source.launch(port=self.port, password=self._password, log=self.log)
@@ -156,15 +158,11 @@ class RabbitMQ:
 
     @property
     def _password(self) -> str:
-        path = self.home / "password"
-        if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_hex(16))
-        return path.read_text()
+        return places.kept(self.home / "password", partial(secrets.token_hex, 16))
 
     def _remembered_port(self) -> int:
         path = self.home / "port"
-        port = processes.free_port(preferred=int(path.read_text()) if path.exists() else None)
+        port = processes.free_port(preferred=next(iter(places.recall(path)), None))
         path.write_text(str(port))
         return port
 
@@ -190,7 +188,7 @@ def find_source(home: Path) -> Source:
     if installed is not None:
         return Programs(home, sbin=installed, env={"PATH": os.environ.get("PATH", os.defpath)})
     try:
-        root = debian.unpack("rabbitmq-server", settle=_relocate_erlang)
+        root = download()
     except debian.NoPackages as refusal:
         if Container.available():
             return Container(home)
@@ -206,6 +204,20 @@ def find_source(home: Path) -> Source:
     env = debian.environment(root)
     env["PATH"] = f"{root}/usr/lib/erlang/bin:{env['PATH']}"
     return Programs(home, sbin=sbin, env=env)
+
+
+def is_to_be_downloaded() -> bool:
+    """Whether `find_source` would download Debian's packages."""
+    return _installed() is None and not debian.is_unpacked(PACKAGE)
+
+
+def download() -> Path:
+    """
+    The folder with Debian's packages of the broker.
+
+    :raises NoPackages: if they are not to be had here
+    """
+    return debian.unpack(PACKAGE, settle=_relocate_erlang, called="RabbitMQ")
 
 
 def greeting(port: int) -> str:
@@ -311,10 +323,9 @@ class Programs:
         return self._home / f"{name}.pid"
 
     def _remembered_ports(self) -> list[int]:
-        path = self._home / "node-ports.json"
-        remembered = json.loads(path.read_text()) if path.exists() else [None, None]
-        ports = [processes.free_port(preferred=port) for port in remembered]
-        path.write_text(json.dumps(ports))
+        path = self._home / "node-ports"
+        ports = [processes.free_port(preferred=port) for port in [*places.recall(path), None, None][:2]]
+        path.write_text(" ".join(map(str, ports)))
         return ports
 
 

@@ -5,15 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import DATABASES, variable
 from .postgres import Postgres
-from .rabbitmq import RabbitMQ
+from .rabbitmq import RabbitMQ, greeting
 
-DATABASES = ("default", "orders", "payments", "processing")
-
-
-def variable(database: str) -> str:
-    """The name of the environment variable with the address of this database."""
-    return "DATABASE_URL" if database == "default" else f"DATABASE_URL_{database.upper()}"
+__all__ = ["DATABASES", "Services", "provide", "variable"]
 
 
 @dataclass
@@ -32,6 +28,20 @@ class Services:
             if self.rabbitmq is not None:
                 stack.callback(self.rabbitmq.stop)
 
+    def is_settled(self) -> bool:
+        """Whether `await_ready` has nothing to wait for."""
+        return self.rabbitmq is None or not self.rabbitmq.is_running or bool(greeting(self.rabbitmq.port))
+
+    def await_ready(self) -> None:
+        """
+        Wait for the broker, whose address in `env` is another one then if its port was snatched away.
+
+        :raises CannotRun: if it does not come up
+        """
+        if self.rabbitmq is not None:
+            self.rabbitmq.await_ready()
+            self.env["AMQP_URL"] = self.rabbitmq.url("/")
+
     def mend(self) -> list[str]:
         """Start again what has died meanwhile; its name for each."""
         mended = []
@@ -46,11 +56,12 @@ class Services:
         return mended
 
 
-def provide(home: Path, env: Mapping[str, str]) -> Services:
+def begin(home: Path, env: Mapping[str, str]) -> Services:
     """
     Start a private server for each part that `env` does not name, with its data under `home`.
 
-    Whoever calls this stops it; if the caller is killed, the kernel ends the servers.
+    The databases are there then; the broker is on its way, see `Services.await_ready`. Whoever calls this stops the
+    servers; if the caller is killed, the kernel ends them.
 
     :raises CannotRun: if a server cannot be had here or does not come up
     :raises HomeInUse: if another run uses the same home
@@ -61,15 +72,24 @@ def provide(home: Path, env: Mapping[str, str]) -> Services:
         if not env.get("AMQP_URL"):
             services.rabbitmq = RabbitMQ(home / "rabbitmq")
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
+            services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
             services.postgres = Postgres(home / "postgres")
             services.postgres.start()
             for database in missing:
                 services.postgres.create_database(database)
                 services.env[variable(database)] = services.postgres.url(database)
-        if services.rabbitmq is not None:
-            services.rabbitmq.await_ready()
-            services.env["AMQP_URL"] = services.rabbitmq.url("/")
+    except BaseException:
+        services.stop()
+        raise
+    return services
+
+
+def provide(home: Path, env: Mapping[str, str]) -> Services:
+    """The same, and wait for all of them."""
+    services = begin(home, env)
+    try:
+        services.await_ready()
     except BaseException:
         services.stop()
         raise

@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,17 +10,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import NoReturn
 
 from . import CannotRun, processes
 
 LONGEST_PAUSE = 30.0
 STEADY = 60.0  # a program that ran this long is forgiven its earlier deaths
+SILENCE = 3.0  # seconds of starting without a line of what is waited for
 LARGEST_LOG = 20 * 1024 * 1024
 
 
 class SetupFailed(CannotRun):
-    """A command that had to succeed before the programs start did not."""
+    """A command that the others wait for did not succeed."""
 
     code = "setup_failed"
 
@@ -29,14 +29,16 @@ class SetupFailed(CannotRun):
 @dataclass(frozen=True)
 class Program:
     """
-    What to run, and how to tell that it is ready: when `ready` says so, or when it printed `says`.
+    What to run, when, and how to tell that it is ready: when `ready` says so, or when it printed `says`.
 
+    It starts when all that `after` names is ready. One that runs `once` is ready when it has succeeded.
     Lines that contain `whispers` go to its log file alone and not to the terminal.
     """
 
     name: str
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)
+    after: Sequence[str] = ()
+    once: bool = False
     ready: Callable[[], bool] | None = None
     says: str = ""
     whispers: str = ""
@@ -47,53 +49,64 @@ class Supervisor:
     """
     Keeps programs running, with their output on one terminal and in a log file each.
 
-    Programs start in the order of the table and are asked to stop in reverse. All calls belong on one
-    thread, the one that lives as long as the programs should: if it dies, the kernel ends them.
+    Each program starts when what it needs is ready, and all are asked to stop in the reverse order. All calls belong
+    on one thread, the one that lives as long as the programs should: if it dies, the kernel ends them.
     """
 
-    def __init__(self, *, logs: Path, env: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, *, logs: Path, spawn: Callable[[Sequence[str]], processes.Process]) -> None:
+        """:param spawn: starts a process with this argv, its output in a pipe"""
         self.logs = logs
-        self._env = env
-        self._cwd = cwd
+        self._spawn = spawn
         self._kept: list[_Kept] = []
         self._terminal = threading.Lock()
         logs.mkdir(parents=True, exist_ok=True)
 
-    def run(self, name: str, *argv: str) -> list[str]:
-        """
-        Run a command to its end; the lines it printed.
-
-        :raises SetupFailed: if it fails
-        """
-        kept = self._launch(Program(name, argv))
-        try:
-            code = kept.process.wait()
-        finally:
-            processes.end(kept.process)
-        kept.reader.join(timeout=5)
-        if code:
-            raise SetupFailed(f"{' '.join(argv[1:])} failed with code {code}; see {kept.log}")
-        return kept.lines
-
-    def start(self, programs: Sequence[Program], *, timeout: float = 300) -> None:
+    def start(
+        self,
+        programs: Sequence[Program],
+        *,
+        parts: Mapping[str, Callable[[], bool]] | None = None,
+        timeout: float = 600,
+    ) -> None:
         """
         Start all programs and wait until every one is ready.
 
+        :param parts: what else programs come after, by its name: whether it is ready
         :raises NotReady: if one ends or takes too long
+        :raises SetupFailed: if one that runs once fails
         """
-        deadline = time.monotonic() + timeout
-        for program in programs:
-            self._kept.append(self._launch(program))
-        for kept in self._kept:
-            left = max(1.0, deadline - time.monotonic())
-            processes.await_ready(
-                kept.process,
-                kept.is_ready,
-                name=kept.program.name,
-                log=kept.log,
-                timeout=left,
-                hear_out=partial(kept.reader.join, timeout=5),
-            )
+        began = said_at = time.monotonic()
+        asked: dict[str, Callable[[], bool]] = dict(parts or {})
+        waiting, ready = list(programs), set[str]()
+        while waiting or asked:
+            now = time.monotonic()
+            for name in [name for name, is_ready in asked.items() if is_ready()]:
+                del asked[name]
+                ready.add(name)
+                self.say("up", f"{name} is ready after {time.monotonic() - began:.1f} s")
+            for program in [program for program in waiting if ready.issuperset(program.after)]:
+                waiting.remove(program)
+                kept = self._launch(program)
+                self._kept.append(kept)
+                asked[program.name] = partial(self._is_ready, kept)
+            if now - began > timeout:
+                raise processes.NotReady(f"not ready within {timeout:g} s: {', '.join(asked)}")
+            if now - said_at > SILENCE:
+                self.say("up", f"waiting for {', '.join(asked)} ({now - began:.0f} s)")
+                said_at = now
+            time.sleep(0.02)
+        self._kept = [kept for kept in self._kept if not kept.program.once]
+
+    def _is_ready(self, kept: "_Kept") -> bool:
+        program, code = kept.program, kept.process.poll()
+        if code is None:
+            return not program.once and kept.is_ready()
+        processes.end(kept.process)
+        kept.reader.join(timeout=5)
+        if program.once and code == 0:
+            return True
+        failed = f"{program.name} ended with code {code}. The end of {kept.log}:\n{processes.tail(kept.log)}"
+        raise SetupFailed(failed) if program.once else processes.NotReady(failed)
 
     def watch(self, *, also: Callable[[], None]) -> NoReturn:
         """Restart what dies, with growing pauses, until a signal ends us; `also` is called at every look."""
@@ -124,8 +137,7 @@ class Supervisor:
         log = self.logs / f"{program.name}.log"
         if log.exists() and log.stat().st_size > LARGEST_LOG:
             log.replace(log.with_suffix(".log.1"))
-        process = processes.spawn(program.argv, env={**self._env, **program.env}, output=subprocess.PIPE, cwd=self._cwd)
-        kept = _Kept(program=program, process=process, log=log, deaths=deaths)
+        kept = _Kept(program=program, process=self._spawn(program.argv), log=log, deaths=deaths)
         kept.reader = threading.Thread(target=self._relay_output, args=[kept], daemon=True)
         kept.reader.start()
         return kept
@@ -140,10 +152,15 @@ class Supervisor:
             self.say(dead.program.name, f"ended with code {dead.process.returncode}; starts again in {pause:g} s")
         if time.monotonic() < dead.revive_at:
             return dead
-        return self._launch(dead.program, deaths=dead.deaths + 1)
+        try:
+            return self._launch(dead.program, deaths=dead.deaths + 1)
+        except CannotRun as refusal:
+            self.say(dead.program.name, f"can't be started, trying again in {LONGEST_PAUSE:g} s: {refusal}")
+            dead.revive_at = time.monotonic() + LONGEST_PAUSE
+            return dead
 
     def _relay_output(self, kept: "_Kept") -> None:
-        source: IO[bytes] | None = kept.process.stdout
+        source = kept.process.stdout
         assert source is not None
         with source, kept.log.open("ab") as log:
             for raw in source:
@@ -158,18 +175,15 @@ class Supervisor:
 @dataclass
 class _Kept:
     program: Program
-    process: subprocess.Popen[bytes]
+    process: processes.Process
     log: Path
     deaths: int
     born: float = field(default_factory=time.monotonic)
     revive_at: float | None = None
-    lines: list[str] = field(default_factory=list)
     spoke: bool = False
     reader: threading.Thread = field(default_factory=threading.Thread)
 
     def hear(self, line: str) -> None:
-        del self.lines[:-500]
-        self.lines.append(line)
         self.spoke = self.spoke or (bool(self.program.says) and self.program.says in line)
 
     def is_ready(self) -> bool:

@@ -1,23 +1,27 @@
 """The embedded run: everything on one machine, by one command."""
 
+import argparse
 import contextlib
 import http.client
+import os
 import secrets
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-from orders_project.auth.authentication import keys
+from orders_project.environment import Environment
 
-from . import places, processes
-from .services import Services, provide
+from . import CannotRun, places, processes
+from .fork_server import ForkServer
+from .services import DATABASES, Services, begin
 from .supervisor import Program, Supervisor, stopping_on_signals
 
-WORKERS = {"orders": "orders", "webhooks": "orders.webhooks", "payments": "payments", "processing": "processing"}
-MANAGE = (sys.executable, "manage.py")
-WEB_THREADS = 4
-GRPC_THREADS = 4
+CELERY = ("-m", "celery", "-q", "-A", "orders_project")
+THREADS = 3  # of the web, and of gRPC
 QUIET = "[info "  # how a line of the log that tells of nothing unusual begins, after its time
 
 EXAMPLE = '{"user_id": "demo-rich", "amount": "19.99", "description": "A lamp"}'
@@ -40,33 +44,64 @@ WELCOME = """
 """
 
 
+def main() -> None:
+    """
+    `manage.py up`.
+
+    :raises SystemExit: if a part cannot be had or does not come up
+    """
+    about = "Run everything on this machine, with private servers for whatever the environment does not name."
+    argparse.ArgumentParser(prog="manage.py up", description=about).parse_args(sys.argv[2:])
+    Environment(env_file=places.PROJECT / ".env")
+    try:
+        up(os.environ)
+    except CannotRun as refusal:
+        raise SystemExit(f"up: {refusal}") from None
+
+
 def up(given: Mapping[str, str]) -> None:
     """
     Start everything that the environment `given` does not name, keep it running, and stop it on a signal.
 
     :raises CannotRun: if a part cannot be had or does not come up
     """
+    began = time.monotonic()
     data = Path(given.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
     with stopping_on_signals(), contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(places.claim(data))
         ours = environment(given, data=data)
         env = {**given, **ours}
-        supervisor = Supervisor(logs=data / "logs", env=env, cwd=places.PROJECT)
+        libraries = ForkServer.bare(env=env, cwd=places.PROJECT, log=data / "logs" / "imports.log")
+        at_the_end.callback(libraries.stop)
+        system = libraries.with_settings(env=env)
+        at_the_end.callback(system.stop)
+        supervisor = Supervisor(logs=data / "logs", spawn=partial(system.spawn, output=subprocess.PIPE))
         _say_what_moved(supervisor, given=given, env=env)
 
         supervisor.say("up", "starting the servers")
-        services = provide(data, given)
+        services = begin(data, given)
         at_the_end.callback(services.stop)
         env.update(services.env)
-        _write_env_file(data / "env", {**ours, **services.env})
         at_the_end.callback((data / "env").unlink, missing_ok=True)
 
         at_the_end.callback(supervisor.stop)
         password = data / "admin-password"
-        supervisor.run("migrate", *MANAGE, "migrate_all", "-v", "0")
-        supervisor.run("topology", *MANAGE, "declare_topology")
-        supervisor.run("demo", *MANAGE, "load_demo", "--password-file", str(password))
-        supervisor.start(programs(env, data=data))
+
+        def broker_is_ready() -> bool:
+            if not services.is_settled():
+                return False
+            services.await_ready()
+            if env["AMQP_URL"] != (address := services.env.get("AMQP_URL", env["AMQP_URL"])):
+                env["AMQP_URL"] = address
+                system.stop()  # what it has read is no longer true
+            return True
+
+        supervisor.start(
+            programs(env, data=data, password=password),
+            parts={"the code": system.is_ready, "the broker": broker_is_ready},
+        )
+        _write_env_file(data / "env", {**ours, **services.env})
+        supervisor.say("up", f"ready after {time.monotonic() - began:.1f} s")
         print(_welcome(env, data=data, password=password.read_text()), flush=True)
         supervisor.watch(also=lambda: _mend(services, supervisor))
 
@@ -89,6 +124,7 @@ def environment(given: Mapping[str, str], *, data: Path) -> dict[str, str]:
         "FAKE_GATEWAY_PORT": str(gateway),
         "GRPC_PORT": str(processes.free_port_from(int(given.get("GRPC_PORT") or 50051))),
         "FAKE_GATEWAY_URL": given.get("FAKE_GATEWAY_URL") or f"http://{here}:{gateway}",
+        "DATABASE_POOL": str(THREADS),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
         "RATE_LIMIT_FILE": str(data / "limits.sqlite3"),
         "METRICS_HOST": here,
@@ -101,53 +137,70 @@ def environment(given: Mapping[str, str], *, data: Path) -> dict[str, str]:
     }
 
 
-def programs(env: Mapping[str, str], *, data: Path) -> list[Program]:
-    """The table of what runs, in the order in which it starts."""
-    celery = (sys.executable, "-m", "celery", "-q", "-A", "orders_project")
+def programs(env: Mapping[str, str], *, data: Path, password: Path) -> list[Program]:
+    """The table of what runs, and what each waits for: all of it forked, so `argv` is what follows `python`."""
     port, gateway = int(env["PORT"]), int(env["FAKE_GATEWAY_PORT"])
+    code, broker, topology = "the code", "the broker", "topology"
+    migrate = [f"migrate {database}" for database in DATABASES]
     return [
+        *(
+            Program(name, ["manage.py", "migrate_all", "-v", "0", "--database", name.split()[1]], [code], once=True)
+            for name in migrate
+        ),
+        Program(topology, ["manage.py", "declare_topology"], after=[code, broker], once=True),
+        Program("demo", ["manage.py", "load_demo", "--password-file", str(password)], after=migrate, once=True),
         Program(
             "gateway",
-            [*MANAGE, "fake_gateway", "--port", str(gateway), "--state", str(data / "gateway")],
+            ["manage.py", "fake_gateway", "--port", str(gateway), "--state", str(data / "gateway")],
+            after=[code],
             ready=lambda: processes.answers(gateway),
         ),
-        *(
-            Program(
-                name,
-                [
-                    *celery, "worker", "-Q", queue, "-n", f"{name}@%h", "-c", "2", "-l", "INFO",
-                    "--without-gossip", "--without-mingle",
-                ],
-                says=" ready.",
-                whispers=QUIET,
-            )
-            for name, queue in WORKERS.items()
-        ),
-        Program("relay", [*MANAGE, "relay"], says="relaying"),
+        worker("worker", "orders,payments,processing", after=[*migrate, topology], processes=2),
+        worker("webhooks", "orders.webhooks", after=[*migrate, topology], processes=1),
+        Program("relay", ["manage.py", "relay"], after=[*migrate, topology], says="relaying"),
         Program(
             "beat",
-            [*celery, "beat", "-l", "INFO", "-s", str(data / "beat-schedule"), "--pidfile="],
+            [*CELERY, "beat", "-l", "INFO", "-s", str(data / "beat-schedule"), "--pidfile="],
+            after=[*migrate, topology],
             says="beat: Starting",
             whispers=QUIET,
         ),
-        Program("grpc", [*MANAGE, "grpcserver", "--threads", str(GRPC_THREADS)], says="gRPC is listening"),
+        Program(
+            "grpc",
+            ["manage.py", "grpcserver", "--threads", str(THREADS)],
+            after=[*migrate, broker],
+            says="gRPC is listening",
+        ),
         Program(
             "web",
             [
-                sys.executable, "-m", "gunicorn", "-c", "python:orders_project.gunicorn", "orders_project.wsgi",
-                "--bind", f"127.0.0.1:{port}", "--workers", "2", "--threads", str(WEB_THREADS),
+                "-m", "gunicorn", "-c", "python:orders_project.gunicorn", "orders_project.wsgi",
+                "--bind", f"127.0.0.1:{port}", "--workers", "1", "--threads", str(THREADS),
             ],
-            env={"DATABASE_POOL": str(WEB_THREADS)},
-            ready=_is_healthy(port),
+            after=[*migrate, broker],
+            ready=_is_alive(port),
         ),
     ]  # fmt: skip
 
 
-def _is_healthy(port: int) -> Callable[[], bool]:
+def worker(name: str, queues: str, *, after: Sequence[str], processes: int) -> Program:
+    return Program(
+        name,
+        [
+            *CELERY, "worker", "-Q", queues, "-n", f"{name}@%h", "-c", str(processes), "-l", "INFO",
+            "--without-gossip", "--without-mingle",
+        ],
+        after=after,
+        says=" ready.",
+        whispers=QUIET,
+    )  # fmt: skip
+
+
+def _is_alive(port: int) -> Callable[[], bool]:
     def ask() -> bool:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
-            connection.request("GET", "/health")
+            connection.request("GET", "/health/live")
             return connection.getresponse().status == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
@@ -178,6 +231,8 @@ def _kept_secret(path: Path) -> str:
 
 def _kept_key(path: Path) -> str:
     if not path.exists():
+        from orders_project import keys  # a moment's import, for the first start alone
+
         keys.make(path)
     return str(path)
 

@@ -1,15 +1,9 @@
 """An operator at a browser, on the running system."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import pytest
-
-from orders_project.embedded import CannotRun
 from orders_project.tests import screenshots
-from orders_project.tests.browser import browser
 from orders_project.tests.house import House
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
@@ -21,6 +15,12 @@ WATCH = """
 window.refused = [];
 document.addEventListener("securitypolicyviolation", (e) => window.refused.push([e.violatedDirective, e.blockedURI]));
 """
+# Whoever clicks on what still moves may miss it. A style sheet made by a script is no inline style to the policy.
+STILL = """
+const still = new CSSStyleSheet();
+still.replaceSync("*, *::before, *::after { transition: none !important; animation: none !important }");
+document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
+"""
 REFUSED = "status of 422"
 NASTY = "<img src=x onerror=alert(1)>"
 
@@ -30,8 +30,11 @@ class Desk:
 
     def __init__(self, chromium: Any, house: House, **context: Any) -> None:
         self.house = house
-        self.context = chromium.new_context(timezone_id="Asia/Tokyo", locale="en", **context)
+        self.context = chromium.new_context(
+            timezone_id="Asia/Tokyo", locale="en", reduced_motion="reduce", **context
+        )  # fmt: skip
         self.context.add_init_script(WATCH)
+        self.context.add_init_script(STILL)
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
         screenshots.arrive(self.page, house)
@@ -39,6 +42,12 @@ class Desk:
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("dialog", self._alarm)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.context.close()
 
     def _hear(self, said: Any) -> None:
         if said.type == "error" and REFUSED not in said.text:  # a form that is refused is no error of ours
@@ -85,51 +94,6 @@ class Desk:
             for broken in self.page.evaluate(RULES)["violations"]
             for node in broken["nodes"][:3]
         ]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    try:
-        with browser() as running:
-            yield running
-    except CannotRun as refusal:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI needs a browser: {refusal}")
-        pytest.skip(f"NO BROWSER HERE, the back office is not tested: {refusal}")
-
-
-@pytest.fixture(scope="module")
-def furnished() -> Iterator[tuple[House, str]]:
-    """The running system with something in it, and an order that waits because processing is down."""
-    with House() as house:
-        yield house, screenshots.furnish(house)
-
-
-@pytest.fixture(scope="module")
-def desk(chromium: Any, furnished: tuple[House, str]) -> Desk:
-    found = Desk(chromium, furnished[0])
-    screenshots.enter(found.page, furnished[0])
-    return found
-
-
-@pytest.fixture
-def waiting(furnished: tuple[House, str]) -> str:
-    return furnished[1]
-
-
-@pytest.fixture(scope="module")
-def bob(desk: Desk, chromium: Any) -> Desk:
-    """A second person: a manager at a browser of his own."""
-    code = (
-        "from django.contrib.auth.models import *\n"
-        "bob = User.objects.create_user('bob', password='a long secret', is_staff=True)\n"
-        "bob.groups.add(Group.objects.get(name='manager'))\n"
-    )
-    desk.house.manage("shell", "-v", "0", "-c", code)
-    found = Desk(chromium, desk.house)
-    found.open("/admin/login/?next=/admin/orders_project/approval/")
-    screenshots.log_in(found.page, "bob", "a long secret")
-    return found
 
 
 def approve(desk: Desk, subject: str) -> None:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from psycopg import sql
 
 from orders_project.auth import keys
-from orders_project.embedded import debian, places, postgres, processes
+from orders_project.embedded import debian, places, processes
 from orders_project.embedded.services import DATABASES, provide
 
 from . import compose
@@ -192,13 +192,14 @@ class Fleet:
                     )
             connection.execute("ALTER ROLE processing CREATEROLE")
         owner = next(url for url in self._database_urls() if url.username == "processing")
+        tools = self.servers.postgres.installation
         subprocess.run(
             [
-                postgres.binaries() / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-v",
+                tools.programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-v",
                 f"password={self.variables['ORDERS_HOLDING_PASSWORD']}", "-f",
                 compose.DOCKER / "postgres" / "orders_holding.sql", owner.geturl(),
             ],
-            check=True,
+            env=os.environ | tools.env, check=True,
         )  # fmt: skip
 
     def _database_urls(self) -> list[Any]:

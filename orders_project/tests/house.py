@@ -1,19 +1,20 @@
 """The whole system as real processes on private servers: start, kill and restart any part of it."""
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import psycopg
 import requests
 
 from orders_project.embedded import places, processes
-from orders_project.embedded.services import provide
+from orders_project.embedded.fork_server import ForkServer
+from orders_project.embedded.services import begin
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,7 @@ class House:
     def __init__(self, **environment: str) -> None:
         self.home = places.scratch("house")
         self.environment = environment
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, processes.Process] = {}
         self.port = processes.free_port()
         self.commands: dict[str, list[str]] = {
             "web": ["-m", "gunicorn", "-c", "python:orders_project.gunicorn", "orders_project.wsgi",
@@ -48,20 +49,33 @@ class House:
 
     def __enter__(self) -> Self:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "AMQP_URL"))}
-        self.services = provide(self.home, clean)
-        self.env = clean | self.services.env | {
+        self.env = clean | {
             "EMBEDDED": "1", "API_AUTH": "open", "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "FAKE_PAYMENT_SUCCESS_RATE": "1", "PROCESSING_SUCCESS_RATE": "1", "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"),
         } | self.environment  # fmt: skip
-        self.manage("migrate_all")
-        self.manage("declare_topology")
+        with contextlib.ExitStack() as stack:
+            stack.callback(places.forget, self.home)
+            # Imports what all processes need, while the servers start.
+            self._libraries = ForkServer.bare(env=self.env, cwd=PROJECT, log=self.home / "imports.log")
+            stack.callback(self._libraries.stop)
+            self.services = begin(self.home, clean)
+            stack.callback(self.services.stop)
+            self.env |= self.services.env
+            self._system = self._libraries.with_settings(env=self.env)
+            stack.callback(self._system.stop)
+            stack.callback(self.stop_all)
+            self.manage("migrate_all")
+            self.services.await_ready()
+            if self.env["AMQP_URL"] != self.services.env["AMQP_URL"]:
+                self.env |= self.services.env
+                self._system.stop()  # it starts anew
+            self.manage("declare_topology")
+            self._at_the_end = stack.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.stop_all()
-        self.services.stop()
-        places.forget(self.home)
+        self._at_the_end.close()
 
     def manage(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Run a manage.py command to its end, which must be a good one; what it printed."""
@@ -71,23 +85,32 @@ class House:
 
     def ask(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, int]:
         """Run a manage.py command to its end; what it printed (also of what went wrong, if something did), its code."""
-        done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=PROJECT, env=self.env | dict(env or {}), capture_output=True, text=True, timeout=300, check=False,
-        )  # fmt: skip
-        return done.stdout + (done.stderr if done.returncode else ""), done.returncode
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            process = self._spawn(["manage.py", *arguments], output=output, errors=errors, env=env)
+            try:
+                code = process.wait(timeout=300)
+            finally:
+                processes.end(process, grace=0)
+            output.seek(0)
+            errors.seek(0)
+            return (output.read() + (errors.read() if code else b"")).decode(), code
 
     def start(self, *names: str, env: Mapping[str, str] | None = None, command: list[str] | None = None) -> None:
         """Start processes by name; each name once at a time. `command` starts another one under a name of its own."""
         for name in names:
             assert name not in self.running, f"{name} is running already"
             with self.log(name).open("ab") as log:
-                self.running[name] = processes.spawn(
-                    [sys.executable, *(command or self.commands[name])],
-                    env=self.env | dict(env or {}), output=log, cwd=PROJECT,
-                )  # fmt: skip
+                self.running[name] = self._spawn(command or self.commands[name], output=log, env=env)
         if "web" in names:
             self.until(self._web_answers)
+
+    def _spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None, output: IO[bytes], errors: IO[bytes] | None = None
+    ) -> processes.Process:
+        """Run `python ARGV…`, which reads the settings anew where it has an environment of its own."""
+        if env:
+            return self._libraries.spawn(argv, env=self.env | dict(env), output=output, errors=errors)
+        return self._system.spawn(argv, output=output, errors=errors)
 
     def _web_answers(self) -> bool:
         try:
@@ -103,6 +126,8 @@ class House:
         processes.end(self.running.pop(name), grace=60)
 
     def stop_all(self) -> None:
+        for process in self.running.values():
+            process.terminate()
         for name in list(self.running):
             self.stop(name)
 

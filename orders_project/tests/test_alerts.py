@@ -52,11 +52,13 @@ def test_every_query_uses_metrics_that_exist(query: str) -> None:
     assert names_in(query) <= shown()
 
 
+@pytest.mark.processes
 def test_prometheus_accepts_its_configuration_and_its_rules() -> None:
     promtool("check", "config", "prometheus.yml", cwd=PROMETHEUS)
     assert f"{len(RULES)} rules found" in promtool("check", "rules", "rules.yml", cwd=PROMETHEUS)
 
 
+@pytest.mark.processes
 def test_every_alert_fires_when_it_should_and_only_then() -> None:
     promtool("test", "rules", "rules.test.yml", cwd=PROMETHEUS)
     stories = {story["name"] for story in yaml.safe_load((PROMETHEUS / "rules.test.yml").read_text())["tests"]}

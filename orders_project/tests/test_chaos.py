@@ -13,7 +13,7 @@ from django.conf import settings as django_settings
 from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
-from hypothesis import HealthCheck, settings, strategies
+from hypothesis import strategies
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
@@ -27,6 +27,7 @@ from common.errors import Refusal
 from orders import saga, services
 from orders.models import Order
 from orders_project.audit import audit
+from orders_project.tests import efforts
 from orders_project.tests.carrier import Carrier
 from orders_project.tests.invariants import broken, unfinished
 from orders_project.tests.orderings import forgotten
@@ -162,13 +163,5 @@ class Chaos(RuleBasedStateMachine):
 
 @pytest.mark.django_db
 def test_no_chaos_breaks_a_promise() -> None:
-    run_state_machine_as_test(
-        Chaos,
-        settings=settings(
-            max_examples=12,
-            stateful_step_count=25,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    """As many lives of the shop as the profile says: see efforts.py."""
+    run_state_machine_as_test(Chaos, settings=efforts.SETTINGS)

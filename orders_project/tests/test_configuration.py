@@ -14,7 +14,7 @@ from orders_project.auth import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
-NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "POSTGRES_SOURCE", "OTEL_EXPORTER_OTLP_ENDPOINT"}
 
 
 def documented() -> dict[str, str]:
@@ -67,12 +67,14 @@ def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProce
     )  # fmt: skip
 
 
+@pytest.mark.processes
 def test_production_starts_without_problems(production: dict[str, str]) -> None:
     done = run(production, "manage.py", "check", "--deploy", "--fail-level", "WARNING")
     assert done.returncode == 0, done.stderr
     assert "no issues" in done.stdout
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
@@ -94,17 +96,20 @@ def test_dangerous_values_end_the_process(production: dict[str, str], changes: d
     assert (done.returncode, why in done.stderr) == (78, True), done.stderr
 
 
+@pytest.mark.processes
 def test_an_open_api_can_be_intended(production: dict[str, str]) -> None:
     meant = production | {"API_AUTH": "open", "API_AUTH_OPEN_ACKNOWLEDGED": "true"}
     assert run(meant, "-c", "import orders_project.settings").returncode == 0
 
 
+@pytest.mark.processes
 def test_the_web_does_not_start_without_keys(production: dict[str, str]) -> None:
     done = run(production | {"JWT_KEY_FILES": ""}, "-c", "import orders_project.wsgi")
     assert done.returncode == 1
     assert "JWT_KEY_FILES is missing" in done.stderr
 
 
+@pytest.mark.processes
 def test_a_service_verifies_tokens_without_the_back_office(production: dict[str, str]) -> None:
     """The web of one service verifies tokens with the key alone: it has no other database."""
     service = {name: value for name, value in production.items() if not name.startswith("DATABASE_URL")}

@@ -33,6 +33,7 @@ def run(*command: str | Path) -> None:
 class TestTheImage:
     text = (DOCKER / "Dockerfile").read_text()
 
+    @pytest.mark.processes
     def test_passes_hadolint(self) -> None:
         run(Path(sys.executable).parent / "hadolint", DOCKER / "Dockerfile")
 
@@ -51,6 +52,7 @@ class TestTheImage:
         assert re.findall(r"^USER (\S+)", self.text, re.M) == ["10001:10001"]
         assert "--require-hashes" in self.text
 
+    @pytest.mark.processes
     def test_makes_its_static_files_without_secrets_or_servers(self, tmp_path: Path) -> None:
         env = {"PATH": str(Path(sys.executable).parent), "DEBUG": "1", "HOME": str(tmp_path)}
         script = (
@@ -63,6 +65,7 @@ class TestTheImage:
 
 
 class TestCompose:
+    @pytest.mark.processes
     def test_follows_the_compose_specification(self) -> None:
         schema = ("--builtin-schema", "vendor.compose-spec")
         run(sys.executable, "-m", "check_jsonschema", *schema, DOCKER / "compose.yaml")
@@ -233,6 +236,7 @@ class TestKubernetes:
                 assert container["resources"]["limits"]["memory"], name
             assert container["securityContext"]["readOnlyRootFilesystem"], name
 
+    @pytest.mark.processes
     @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
     @pytest.mark.parametrize("overlay", ["dev", "prod"])
     def test_the_overlays_can_be_built(self, overlay: str, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from orders_project.embedded import debian, places, processes
 from . import compose
 from .fleet import WEBS, nginx
 
+pytestmark = pytest.mark.processes
+
 PROBLEM = "application/problem+json"
 
 

@@ -55,7 +55,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait()
 
 
-@pytest.fixture(params=["memory", "file", "redis"])
+@pytest.fixture(params=["memory", "file", pytest.param("redis", marks=pytest.mark.processes)])
 def store(request: Any, settings: Any, tmp_path: Path) -> None:
     settings.RATE_LIMIT_FILE = str(tmp_path / "limits.sqlite3") if request.param == "file" else ""
     settings.REDIS_URL = ""
@@ -120,6 +120,7 @@ class TestTheLimit:
             count_order(principal="third", address="192.0.2.1")
 
 
+@pytest.mark.processes
 def test_processes_share_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "limits.sqlite3")
     script = (
@@ -140,6 +141,7 @@ def test_without_redis_each_process_counts_for_itself(settings: Any) -> None:
     assert rate_limits.FALLBACKS._value.get() == before + 1
 
 
+@pytest.mark.processes
 def test_a_redis_that_does_not_answer_is_skipped_and_tried_again_later(
     settings: Any, monkeypatch: pytest.MonkeyPatch, redis_url: str
 ) -> None:

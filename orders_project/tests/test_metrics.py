@@ -148,6 +148,7 @@ class TestCounting:
         assert [few(word) for word in ("a", "b", "c", "a", "d")] == ["a", "b", "other", "a", "other"]
 
 
+@pytest.mark.processes
 class TestSeveralProcesses:
     COUNT = (
         "import django; django.setup(); from orders.metrics import ORDERS_CREATED; from orders_project.http.middleware "

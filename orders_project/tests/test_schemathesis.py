@@ -1,7 +1,8 @@
 """
 What the API says of itself is true: generated requests, right and wrong ones, alone and in a row, to every door.
 
-A few of each, always the same, are part of every run; `make fuzz` takes as many at random as EXAMPLES says.
+A few of each, always the same, are part of every run (efforts.py says how many); `make fuzz` takes as many at random as
+EXAMPLES says.
 """
 
 import os
@@ -17,6 +18,7 @@ from schemathesis.engine import events, from_schema
 from schemathesis.generation import GenerationMode
 
 from common.principal import SCOPES
+from orders_project.tests import efforts
 from orders_project.tests.callers import bearer, new_key
 from orders_project.wsgi import application
 
@@ -26,7 +28,10 @@ FOR_EVER = 2**31
 # What JSON Schema has no words for: it can't count decimals exactly, and takes 3.0 for a whole number.
 UNDESCRIBED = re.compile(r"An amount in USD has at most 2 decimals\.|An integer is required\.|Ordered already in items.*")
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(900 + 30 * EXAMPLES)]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.timeout(900 + 30 * (EXAMPLES or efforts.EFFORT.requests)),
+]
 
 
 @schemathesis.check
@@ -44,7 +49,7 @@ def what_is_described_is_understood(context: Any, response: Any, case: Any) -> N
 
 
 CONFIGURATION = {
-    "generation": {"max-examples": EXAMPLES or 4, "deterministic": not EXAMPLES},
+    "generation": {"max-examples": EXAMPLES or efforts.EFFORT.requests, "deterministic": not EXAMPLES},
     "continue-on-failure": True,
     "workers": 1,
     # What may be ordered and where a page goes on is not in the description alone: see the check above.

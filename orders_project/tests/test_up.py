@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import requests
 
@@ -57,6 +58,16 @@ class Run:
         return self.process.wait(timeout=180)
 
 
+def address_of(data: Path, variable: str) -> str:
+    """An address of a run, as `make manage` finds it."""
+    return dict(line.split("=", 1) for line in (data / "env").read_text().splitlines())[variable]
+
+
+def title(pid: int) -> str:
+    """The name of a process, as `ps` shows it."""
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "data"
@@ -95,11 +106,14 @@ class TestUp:
         assert "done" in asked.stdout, asked.stderr
 
         second = Run(data)
-        assert f"in use by process {run.process.pid}" in second.until_it_says("CommandError")
+        assert f"in use by process {run.process.pid}" in second.until_it_says("in use")
         assert second.process.wait(timeout=180) == 1
 
         started = family(run.process.pid)
         assert len(started) > 15
+        with psycopg.connect(address_of(data, "DATABASE_URL")) as connection:
+            sessions = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+            assert connection.execute(sessions).fetchone()[0] <= 20  # type: ignore[index]
         assert run.end(signal.SIGINT) == 0
         processes.wait_until(lambda: not any(map(lives, started)), timeout=60)
 
@@ -110,6 +124,21 @@ class TestUp:
 
         started = family(again.process.pid)
         assert again.end(signal.SIGKILL) == -signal.SIGKILL
+        processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=60)
+
+    def test_heals_though_what_forks_its_parts_is_killed(self, data: Path) -> None:
+        run = Run(data, PORT=str(processes.free_port()))
+        run.until_it_says("Ctrl-C stops")
+        relay = next(pid for pid in family(run.process.pid) if title(pid) == "relay")
+        servers = [pid for pid in family(run.process.pid) if title(pid) == "fork server"]
+        assert len(servers) == 2
+        for pid in [*servers, relay]:
+            os.kill(pid, signal.SIGKILL)
+        assert "code -9" in run.until_it_says("ended with code")
+        run.until_it_says("relaying")
+        started = family(run.process.pid)
+        assert relay not in started
+        assert run.end(signal.SIGKILL) == -signal.SIGKILL
         processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=60)
 
     def test_says_in_one_line_what_is_wrong_with_a_variable(self, data: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,8 @@ import pytest
 from orders_project.embedded import processes
 
 from .compose import PROJECT
+
+pytestmark = pytest.mark.processes
 
 NOBODY = "postgres://app:secret-word@127.0.0.1:1/payments"
 
@@ -53,9 +56,19 @@ def test_then_it_becomes_the_command(command: tuple[str, ...], status: int, said
     assert ended(start(*command))[:2] == (status, said)
 
 
-def test_a_command_that_is_not_there_is_named() -> None:
-    status, _, said = ended(start("--", "no-such-command"))
+def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
+    # For exec both count as found and forbidden: a folder that we may not enter, and, for root too, a folder so named.
+    (tmp_path / "closed").mkdir(mode=0)
+    (tmp_path / "open/no-such-command").mkdir(parents=True)
+    path = os.pathsep.join([f"{tmp_path}/closed", f"{tmp_path}/open", os.environ["PATH"]])
+    status, _, said = ended(start("--", "no-such-command", PATH=path))
     assert (status, "no-such-command can't be run: No such file or directory" in said) == (1, True)
+
+
+def test_a_command_that_may_not_be_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes").touch(mode=0o644)
+    status, _, said = ended(start("--", "notes", PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert (status, "notes can't be run: Permission denied" in said) == (1, True)
 
 
 def test_a_signal_ends_it() -> None:

@@ -1,6 +1,8 @@
 """manage.py wait: wait until what a process needs is available."""
 
+import errno
 import os
+import shutil
 import signal
 import sys
 from argparse import REMAINDER
@@ -46,7 +48,10 @@ class Command(BaseCommand):
         try:
             os.execvp(command[0], command)  # noqa: S606 - the command comes from our own command line
         except OSError as error:
-            raise CommandError(f"{command[0]} cannot be run: {error.strerror}") from None
+            # A folder on the PATH that may not be entered counts more for exec than "not found" in the others.
+            is_there = shutil.which(command[0], mode=os.F_OK)
+            reason = error.strerror if is_there else os.strerror(errno.ENOENT)
+            raise CommandError(f"{command[0]} cannot be run: {reason}") from None
 
 
 def _leave(number: int, frame: object) -> NoReturn:

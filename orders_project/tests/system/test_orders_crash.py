@@ -18,9 +18,8 @@ WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_killed(house: Any, point: str) -> None:
-    if "web" not in house.running:
-        house.start("web")
+def test_killed(web: Any, point: str) -> None:
+    house = web
     made = requests.post(
         house.url("/admin/products"),
         json={"name": "The last one", "price": 5, "stock": 1},

@@ -9,29 +9,21 @@ import pytest
 import requests
 
 from orders_project.tests import screenshots
-from orders_project.tests.desk import Desk, chromium  # noqa: F401 - a fixture
+from orders_project.tests.desk import Desk
 from orders_project.tests.house import House
 
 pytestmark = pytest.mark.processes
 
 
-@pytest.fixture(scope="module")
-def house() -> Iterator[House]:
-    with House(RATE_LIMIT_ORDERS_PER_MINUTE="0") as standing:
-        standing.start("web")
-        standing.manage("load_demo", "--password-file", str(standing.home / "password"))
-        yield standing
-
-
 @pytest.fixture
-def desk(chromium: Any, house: House) -> Iterator[Desk]:  # noqa: F811
-    found = Desk(chromium, house)
+def desk(chromium: Any, web: House, demo: House) -> Iterator[Desk]:
+    found = Desk(chromium, web)
     asked: list[str] = []
     found.page.on("request", lambda request: asked.append(request.url))
     yield found
     found.is_well()
     assert asked
-    assert not [url for url in asked if not url.startswith((house.url("/"), "data:", "blob:"))]
+    assert not [url for url in asked if not url.startswith((web.url("/"), "data:", "blob:"))]
     found.context.close()
 
 
@@ -86,6 +78,7 @@ def test_an_order_is_placed_followed_and_canceled(desk: Desk) -> None:
 def test_a_list_is_filtered(desk: Desk) -> None:
     desk.open("/orders")
     desk.page.click("text=Filters")
+    desk.page.wait_for_selector("#filtersModal.in")
     desk.page.select_option("#filtersModal [name=status]", "pending")
     desk.follow("#filtersModal button[type=submit]")
     assert "status=pending" in desk.page.url

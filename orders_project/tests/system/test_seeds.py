@@ -58,13 +58,6 @@ GET_ORDER = "curl http://localhost:8000/orders/{order_id}"
 CANCEL_ORDER = "curl -X POST http://localhost:8000/orders/{order_id}/cancel"
 
 
-@pytest.fixture(scope="module")
-def web(house: Any) -> Any:
-    if "web" not in house.running:
-        house.start("web")
-    return house
-
-
 def run(house: Any, line: str, placeholders: Mapping[str, str] | None = None) -> tuple[int, Any]:
     """Run a command with our port and its placeholders filled in; return the status and the body of the answer."""
     for port in ("8000", "8001"):

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,13 +14,6 @@ pytestmark = pytest.mark.processes
 JSON = "Content-Type: application/json\r\n"
 ORDER = b'{"user_id": "ann", "amount": 1}'
 CHUNKED = JSON + "Transfer-Encoding: chunked\r\n"
-
-
-@pytest.fixture(scope="module")
-def web() -> Iterator[House]:
-    with House(RATE_LIMIT_ORDERS_PER_MINUTE="0") as house:
-        house.start("web")
-        yield house
 
 
 def asked(method: str, path: str, headers: str = "", body: bytes = b"") -> bytes:

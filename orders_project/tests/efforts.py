@@ -1,0 +1,31 @@
+"""How hard the property tests try, by HYPOTHESIS_PROFILE: `dev`, `ci` (every run, if nothing is said) or `nightly`."""
+
+import os
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, settings
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many lives of the shop are made up, of how many steps; and how many requests for each operation."""
+
+    lives: int
+    steps: int
+    requests: int
+
+
+EFFORTS = {"dev": Effort(4, 15, 1), "ci": Effort(12, 25, 4), "nightly": Effort(300, 60, 300)}
+NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
+EFFORT = EFFORTS[NAME]
+
+settings.register_profile(
+    NAME,
+    max_examples=EFFORT.lives,
+    stateful_step_count=EFFORT.steps,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+settings.load_profile(NAME)
+SETTINGS = settings.get_profile(NAME)
