@@ -41,8 +41,8 @@ LIBRARIES = (
     "psycopg_pool", "requests", "structlog", "wsgiref.simple_server",
 )  # fmt: skip
 SYSTEM = (
-    "django.db.migrations.executor", "orders_project.grpc_server", "orders_project.urls", "orders_project.web_worker",
-    "outbox.relay", "payments.gateways.server",
+    "django.db.migrations.executor", "orders_project.grpc.server", "orders_project.gunicorn_worker",
+    "orders_project.urls", "outbox.relay", "payments.gateways.server",
 )  # fmt: skip
 
 

@@ -231,7 +231,7 @@ def _kept_secret(path: Path) -> str:
 
 def _kept_key(path: Path) -> str:
     if not path.exists():
-        from orders_project import keys  # a moment's import, for the first start alone
+        from orders_project.auth import keys  # a moment's import, for the first start alone
 
         keys.make(path)
     return str(path)

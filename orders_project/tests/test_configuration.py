@@ -116,7 +116,7 @@ def test_a_service_verifies_tokens_without_the_back_office(production: dict[str,
     service |= {"SERVICES": "payments", "DATABASE_URL_PAYMENTS": production["DATABASE_URL_PAYMENTS"]}
     script = (
         "from orders_project.wsgi import application; from django.test import Client; import time;"
-        "from orders_project import keys; now = int(time.time());"
+        "from orders_project.auth import keys; now = int(time.time());"
         "token = keys.sign({'sub': 'shop', 'scope': 'orders:read', 'iat': now, 'exp': now + 60});"
         "ask = lambda token: Client().get('/accounts/ann/balance', secure=True, headers={'host': 'shop.example',"
         " 'authorization': 'Bearer ' + token}).status_code;"

@@ -26,7 +26,9 @@ EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "0"))  # of each operatio
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 FOR_EVER = 2**31
 # What JSON Schema has no words for: it can't count decimals exactly, and takes 3.0 for a whole number.
-UNDESCRIBED = re.compile(r"An amount in USD has at most 2 decimals\.|An integer is required\.|Ordered already in items.*")
+UNDESCRIBED = re.compile(
+    r"An amount in USD has at most 2 decimals\.|An integer is required\.|Ordered already in items.*"
+)
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

@@ -1,4 +1,4 @@
-"""An order posted over HTTP crosses every room and comes back done."""
+"""An order posted over HTTP crosses every service and comes back done."""
 
 import json
 import threading
