@@ -52,7 +52,7 @@ translations: venv ## bring the translations in step with the code, and compile 
 	  --no-location --sort-output --output .cache/django.pot common orders orders_project outbox payments processing
 	@$(PY) -m babel.messages.frontend -q update --domain django --input-file .cache/django.pot --output-dir $(LOCALE) \
 	  --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --width 120
-	@$(PY) -m babel.messages.frontend -q compile --domain django --directory $(LOCALE)
+	@$(PY) -m babel.messages.frontend compile --statistics --domain django --directory $(LOCALE)
 
 lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .
