@@ -141,7 +141,7 @@ class TestEndpoints:
         """What the receiver is told of this order first."""
 
         def found() -> list[tuple[dict[str, str], bytes]]:
-            return [one for one in receiver.heard if order_id.encode() in one[1]]
+            return [one for one in receiver.requests if order_id.encode() in one[1]]
 
         desk.house.until(found)
         return found()[0]

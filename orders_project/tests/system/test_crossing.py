@@ -44,10 +44,10 @@ def test_no_order_waits_for_those_who_are_told_of_it(everything: House) -> None:
         order_id = follow(everything)
         states = "SELECT DISTINCT status FROM orders_webhookdelivery WHERE order_id = %s"
         assert everything.query("orders", states, order_id) == [("pending",)]
-        assert order_id not in str(receiver.heard)
+        assert order_id not in str(receiver.requests)
         everything.start("webhooks", command=worker("orders.webhooks"))
         everything.until(lambda: everything.query("orders", states, order_id) == [("delivered",)])
-        told = [json.loads(body) for _, body in receiver.heard]
+        told = [json.loads(body) for _, body in receiver.requests]
         receiver.shutdown()
     # A delivery may come twice; and an order that somebody else has placed here may be told of, too.
     about_it = {said["type"] for said in told if said["data"]["order_id"] == order_id}
