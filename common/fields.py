@@ -141,7 +141,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         return known
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        errors = {name: texts for rule in self.rules for name, texts in rule.errors(attrs).items()}
+        errors: dict[str, Any] = {name: texts for rule in self.rules for name, texts in rule.errors(attrs).items()}
         if errors:
             raise serializers.ValidationError(errors)
         return attrs

@@ -1,5 +1,7 @@
 """Periodic work that services share."""
 
+from typing import Any
+
 from celery import shared_task
 from django.apps import apps
 from django.conf import settings
@@ -11,8 +13,8 @@ BATCH, MAX_BATCHES = 1000, 20  # rows deleted in one statement, and statements i
 @shared_task(name="outbox.forget_answers")  # the name of a time when this task belonged to the outbox
 def forget_answers(service: str) -> None:
     """Delete the answers that a service keeps for idempotency keys which nobody will send again."""
-    answers = apps.get_model(service, "IdempotencyKey")
+    answers: Any = apps.get_model(service, "IdempotencyKey")  # a StoredAnswer
     before = timezone.now() - settings.IDEMPOTENCY_RETENTION
     for _ in range(MAX_BATCHES):
-        if answers.forget(before=before, limit=BATCH) < BATCH:  # type: ignore[attr-defined]  # see StoredAnswer
+        if answers.forget(before=before, limit=BATCH) < BATCH:
             return

@@ -118,7 +118,7 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
     """
     if new.order_id is not None:
         locks.take_turn("orders", new.order_id)
-        stored = Order.objects.filter(pk=new.order_id).prefetch_related(LOADED_LINES).first()
+        stored = with_lines(Order.objects.filter(pk=new.order_id)).first()
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
@@ -159,7 +159,8 @@ def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = F
     if not batch.touched[found]:
         return None
     order = ROWS.first(Order, PLACED_UNDER, *parameters)
-    prefetch_related_objects([order], LOADED_LINES)
+    if order is not None:
+        prefetch_related_objects([order], LOADED_LINES)
     return order
 
 
@@ -186,12 +187,17 @@ def _by_line(
     return refusal
 
 
+def with_lines(orders: QuerySet[Order]) -> QuerySet[Order]:
+    """These orders, each read with its lines."""
+    return orders.prefetch_related(LOADED_LINES)  # type: ignore[no-redef]  # the plugin declares the attribute again
+
+
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
 def orders_of(principal: Principal) -> QuerySet[Order]:
     """The orders that this principal may see, with their lines."""
-    return principal.own(Order.objects.all()).prefetch_related(LOADED_LINES)
+    return with_lines(principal.own(Order.objects.all()))
 
 
 def get_order(*, order_id: str, principal: Principal) -> Order:
@@ -237,5 +243,6 @@ def cancel_order(
     if versions is not None and order.version not in versions:
         raise saga.VersionConflict(order)
     saga.apply(saga.CancelRequested(), order, now=now, actor=principal.name if principal else "")
-    prefetch_related_objects([order], LOADED_LINES)
+    if order is not None:
+        prefetch_related_objects([order], LOADED_LINES)
     return order

@@ -84,7 +84,7 @@ class TestAnOrder:
             return str(answer.json()["order_id"])
 
         def over_grpc() -> str:
-            request = pb.CreateOrderRequest(user_id="ann", amount=1, **named)
+            request = pb.CreateOrderRequest(user_id="ann", amount=1, **named)  # type: ignore[arg-type]  # of texts
             return str(orders.CreateOrder(request, metadata=[("idempotency-key", "key-4")]).order_id)
 
         calls = (over_http, over_grpc, over_http) if http_first else (over_grpc, over_http, over_grpc)

@@ -138,7 +138,7 @@ class TestAPostedMessage:
 
 def test_an_envelope_fits_into_the_table() -> None:
     names = {"correlationid": "correlation_id", "causationid": "causation_id"}
-    columns = {name: OutgoingMessage._meta.get_field(names.get(name, name)) for name in MAX_LENGTHS}
+    columns: dict[str, Any] = {name: OutgoingMessage._meta.get_field(names.get(name, name)) for name in MAX_LENGTHS}
     assert {name: column.max_length for name, column in columns.items()} == MAX_LENGTHS
     assert set(MESSAGE_COLUMNS) <= {field.column for field in OutgoingMessage._meta.concrete_fields}
 

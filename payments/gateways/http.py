@@ -18,7 +18,8 @@ from .base import GatewayRefused, GatewayUnavailable
 MAX_ANSWER_BYTES = 256 * 1024
 REFUSALS = {400, 402, 404, 409, 410, 422}  # 401 and 403 mean that our key is wrong, and say nothing about the payment
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Measurable(Protocol):

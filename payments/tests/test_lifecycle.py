@@ -87,7 +87,10 @@ def payment_in(status: Status) -> Payment:
 
 
 def expected_messages(does: tuple[effects.Effect, ...], payment: Payment) -> list[str]:
-    types = {effects.call_gateway: "payments.turn_to_gateway", effects.announce_refund: "payment.refunded"}
+    types: dict[effects.Effect, str] = {
+        effects.call_gateway: "payments.turn_to_gateway",
+        effects.announce_refund: "payment.refunded",
+    }
     announcement = effects.ANNOUNCEMENTS.get(Status(payment.status))
     types[effects.announce] = announcement(payment).type if announcement else ""
     return [types[effect] for effect in does if types.get(effect)]
