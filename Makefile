@@ -58,7 +58,7 @@ lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-format: venv ## put the code into the house's style
+format: venv ## put the code into the system's style
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 

@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 
 from benchmarks.load import PRODUCTS, USERS
-from orders_project.tests.house import PROJECT, House
+from orders_project.tests.running_system import PROJECT, RunningSystem
 
 TICK = os.sysconf("SC_CLK_TCK")
 UUIDV7_SINCE = 18
@@ -48,7 +48,7 @@ for n in range({products}):
 """
 
 
-def cpu_by_group(house: House) -> dict[str, float]:
+def cpu_by_group(system: RunningSystem) -> dict[str, float]:
     """CPU-seconds so far of each process with its children, the servers included."""
     parents: dict[int, int] = {}
     spent: dict[int, float] = {}
@@ -58,12 +58,12 @@ def cpu_by_group(house: House) -> dict[str, float]:
         except OSError:
             continue
         parents[pid], spent[pid] = int(rest[1]), sum(map(int, rest[11:15])) / TICK
-    postgres, rabbitmq = house.services.postgres, house.services.rabbitmq
+    postgres, rabbitmq = system.services.postgres, system.services.rabbitmq
     assert postgres is not None
     assert postgres.process is not None
     assert rabbitmq is not None
     assert rabbitmq.process is not None
-    roots = {process.pid: name for name, process in house.running.items()}
+    roots = {process.pid: name for name, process in system.running.items()}
     roots |= {postgres.process.pid: "PostgreSQL", rabbitmq.process.pid: "RabbitMQ"}
     totals = dict.fromkeys(roots.values(), 0.0)
     for pid, seconds in spent.items():
@@ -75,31 +75,31 @@ def cpu_by_group(house: House) -> dict[str, float]:
     return totals
 
 
-def load(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.load", house.url(""), str(rate), str(seconds)]
+def load(system: RunningSystem, *, rate: float, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
-def count_orders(house: House, condition: str) -> int:
-    ((count,),) = house.query("orders", f"SELECT count(*) FROM orders_order WHERE {condition}")  # noqa: S608
+def count_orders(system: RunningSystem, condition: str) -> int:
+    ((count,),) = system.query("orders", f"SELECT count(*) FROM orders_order WHERE {condition}")  # noqa: S608
     return int(count)
 
 
-def open_orders(house: House) -> int:
-    ((count,),) = house.query(
+def open_orders(system: RunningSystem) -> int:
+    ((count,),) = system.query(
         "orders", "SELECT count(*) FROM orders_order WHERE status NOT IN ('done','failed','canceled')"
     )
     return int(count)
 
 
-def finish(house: House) -> None:
-    house.until(lambda: open_orders(house) == 0, timeout=300)
+def finish(system: RunningSystem) -> None:
+    system.until(lambda: open_orders(system) == 0, timeout=300)
 
 
-def latency(house: House, *, last: int) -> tuple[float, ...]:
+def latency(system: RunningSystem, *, last: int) -> tuple[float, ...]:
     """Seconds from accepted to done: p50, p95, p99 of so many last orders."""
-    ((values,),) = house.query(
+    ((values,),) = system.query(
         "orders",
         "SELECT percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY took)::float8[]"
         " FROM (SELECT extract(epoch FROM updated_at - created_at) AS took FROM orders_order WHERE status = 'done'"
@@ -109,15 +109,15 @@ def latency(house: House, *, last: int) -> tuple[float, ...]:
     return tuple(values)
 
 
-def measure(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
+def measure(system: RunningSystem, *, rate: float, seconds: float) -> dict[str, Any]:
     """One load: what came through, how fast, and what it cost."""
-    before = count_orders(house, "status = 'done'")
-    cpu, began = cpu_by_group(house), time.perf_counter()
-    sent = load(house, rate=rate, seconds=seconds)
-    finish(house)
+    before = count_orders(system, "status = 'done'")
+    cpu, began = cpu_by_group(system), time.perf_counter()
+    sent = load(system, rate=rate, seconds=seconds)
+    finish(system)
     took = time.perf_counter() - began
-    finished = count_orders(house, "status = 'done'") - before
-    spent = {name: value - cpu[name] for name, value in cpu_by_group(house).items()}
+    finished = count_orders(system, "status = 'done'") - before
+    spent = {name: value - cpu[name] for name, value in cpu_by_group(system).items()}
     return {
         **sent,
         "finished": finished,
@@ -127,16 +127,16 @@ def measure(house: House, *, rate: float, seconds: float) -> dict[str, Any]:
     }
 
 
-def copy_tables(house: House) -> str:
+def copy_tables(system: RunningSystem) -> str:
     """Copy the tables of all services into one database, for the bare transactions, and return its address."""
-    postgres = house.services.postgres
+    postgres = system.services.postgres
     assert postgres is not None
     url = postgres.url("limit")
     postgres.create_database("limit")
     for service in ("orders", "payments", "processing"):
-        dump = run_tool(house, "pg_dump", house.env[f"DATABASE_URL_{service.upper()}"])
+        dump = run_tool(system, "pg_dump", system.env[f"DATABASE_URL_{service.upper()}"])
         # The outbox tables are the same in every service: the second and third time they exist already.
-        run_tool(house, "psql", "-q", url, given=dump)
+        run_tool(system, "psql", "-q", url, given=dump)
     with psycopg.connect(url, autocommit=True) as connection:
         if postgres.installation.version < UUIDV7_SINCE:
             connection.execute(UUIDV7)
@@ -144,10 +144,10 @@ def copy_tables(house: House) -> str:
     return url
 
 
-def run_tool(house: House, name: str, *arguments: str | Path, given: str = "") -> str:
+def run_tool(system: RunningSystem, name: str, *arguments: str | Path, given: str = "") -> str:
     """What a program of PostgreSQL prints; of the server's own version."""
-    assert house.services.postgres is not None
-    tools = house.services.postgres.installation
+    assert system.services.postgres is not None
+    tools = system.services.postgres.installation
     done = subprocess.run(
         [tools.programs / name, *arguments],
         env=os.environ | tools.env, input=given, capture_output=True, text=True, check=False,
@@ -156,13 +156,13 @@ def run_tool(house: House, name: str, *arguments: str | Path, given: str = "") -
     return done.stdout
 
 
-def limit(house: House, url: str, *, how_long: tuple[str, str]) -> float:
+def limit(system: RunningSystem, url: str, *, how_long: tuple[str, str]) -> float:
     """Orders a second of the bare transactions: 16 clients, prepared.
 
     `how_long` is pgbench's own: ("-T", seconds) or ("-t", transactions of each client).
     """
     script = PROJECT / "benchmarks" / "limit.sql"
-    said = run_tool(house, "pgbench", "-n", "-M", "prepared", "-c", "16", "-j", "2", *how_long, "-f", script, url)
+    said = run_tool(system, "pgbench", "-n", "-M", "prepared", "-c", "16", "-j", "2", *how_long, "-f", script, url)
     found = re.search(r"tps = ([0-9.]+)", said)
     assert found is not None, said
     return float(found[1])
@@ -174,19 +174,19 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=150, help="orders a second that are more than it can take")
     parser.add_argument("--json", type=Path, help="write the result here too")
     arguments = parser.parse_args()
-    with House() as house:
-        house.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
+    with RunningSystem() as system:
+        system.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
         # A machine shared with others drifts within minutes: the limit is taken before and after.
-        tables, half = copy_tables(house), ("-T", str(max(1, arguments.seconds // 2)))
-        bare = [limit(house, tables, how_long=half)]
-        house.start_all()
-        load(house, rate=10, seconds=3)
-        finish(house)
-        gentle = measure(house, rate=10, seconds=arguments.seconds)
-        gentle["accepted_to_done"] = latency(house, last=gentle["finished"])
-        full = measure(house, rate=arguments.rate, seconds=arguments.seconds)
-        house.stop_all()
-        bare.append(limit(house, tables, how_long=half))
+        tables, half = copy_tables(system), ("-T", str(max(1, arguments.seconds // 2)))
+        bare = [limit(system, tables, how_long=half)]
+        system.start_all()
+        load(system, rate=10, seconds=3)
+        finish(system)
+        gentle = measure(system, rate=10, seconds=arguments.seconds)
+        gentle["accepted_to_done"] = latency(system, last=gentle["finished"])
+        full = measure(system, rate=arguments.rate, seconds=arguments.seconds)
+        system.stop_all()
+        bare.append(limit(system, tables, how_long=half))
     result = {"limit": bare, "gentle": gentle, "full": full, "ratio": full["finished_per_second"] / fmean(bare)}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2))

@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.ids import uuid7
 from outbox.tests.counted import CREATE
@@ -43,13 +43,13 @@ FILL_INBOX = f"""
 """  # noqa: S608
 
 
-class Bench(House):
-    """A house whose payments worker knows the tests' messages and notifies of each that it has handled."""
+class Bench(RunningSystem):
+    """A system whose payments worker knows the tests' messages and notifies of each that it has handled."""
 
     def __init__(self) -> None:
         super().__init__(LOG_LEVEL="WARNING")
         self.commands["payments"] = [
-            "-m", "orders_project.tests.on_stage", "nowhere", *self.commands["payments"][1:-1], "WARNING",
+            "-m", "orders_project.tests.crash_points", "nowhere", *self.commands["payments"][1:-1], "WARNING",
         ]  # fmt: skip
 
     def __enter__(self) -> "Bench":

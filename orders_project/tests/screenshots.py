@@ -7,7 +7,7 @@ from typing import Any
 import requests
 
 from orders_project.tests.browser import browser
-from orders_project.tests.house import PROJECT, House
+from orders_project.tests.running_system import PROJECT, RunningSystem
 
 WIDTH, HEIGHT = 1280, 860
 
@@ -15,11 +15,11 @@ WIDTH, HEIGHT = 1280, 860
 def take(folder: Path, *, only: str = "") -> list[Path]:
     """Start everything, give it something to show, and take the pictures into this folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    with House() as house, browser() as chromium:
-        stuck = furnish(house)
+    with RunningSystem() as system, browser() as chromium:
+        stuck = furnish(system)
         page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, timezone_id="Europe/Berlin", locale="en")
-        arrive(page, house)
-        enter(page, house)
+        arrive(page, system)
+        enter(page, system)
         pages = {
             "dashboard": "/admin/",
             "order": f"/admin/orders/order/{stuck}/change/",
@@ -28,22 +28,22 @@ def take(folder: Path, *, only: str = "") -> list[Path]:
         taken = []
         for name, path in pages.items():
             if only in name:
-                page.goto(house.url(path))
+                page.goto(system.url(path))
                 page.screenshot(path=folder / f"{name}.png", full_page=name == "order")
                 taken.append(folder / f"{name}.png")
         return taken
 
 
-def arrive(page: Any, house: House) -> None:
+def arrive(page: Any, system: RunningSystem) -> None:
     """Come to the back office for the first time: its page loads once more, with the times of the browser's zone."""
-    page.goto(house.url("/admin/login/"))
+    page.goto(system.url("/admin/login/"))
     page.wait_for_selector("#zone:not(:text-is('UTC'))")
 
 
-def enter(page: Any, house: House) -> None:
+def enter(page: Any, system: RunningSystem) -> None:
     """Log in as the admin of the demo."""
-    page.goto(house.url("/admin/"))
-    log_in(page, "admin", (house.home / "password").read_text())
+    page.goto(system.url("/admin/"))
+    log_in(page, "admin", (system.home / "password").read_text())
 
 
 def log_in(page: Any, name: str, password: str) -> None:
@@ -54,36 +54,36 @@ def log_in(page: Any, name: str, password: str) -> None:
         page.press("#id_password", "Enter")
 
 
-def furnish(house: House) -> str:
+def furnish(system: RunningSystem) -> str:
     """Something to look at: orders of every fate, dead letters, an order that waits. The id of that one."""
-    house.start_all()
-    house.manage("load_demo", "--password-file", str(house.home / "password"))
+    system.start_all()
+    system.manage("load_demo", "--password-file", str(system.home / "password"))
     wanted = [("demo-rich", 12_50), ("demo-rich", 99), ("demo-poor", 5000), ("nobody", 3)]
-    placed = [place(house, user_id=user, amount=amount / 100) for _ in range(6) for user, amount in wanted]
-    house.until(lambda: all(status_of(house, one) in ("done", "failed", "canceled") for one in placed))
+    placed = [place(system, user_id=user, amount=amount / 100) for _ in range(6) for user, amount in wanted]
+    system.until(lambda: all(status_of(system, one) in ("done", "failed", "canceled") for one in placed))
     # The oldest of them as if it had been placed through the day: the chart has 24 bars.
-    house.query(
+    system.query(
         "orders",
         "UPDATE orders_order placed SET created_at = created_at - back, updated_at = updated_at - back"
         " FROM (SELECT order_id, random() * interval '20 hours' AS back FROM orders_order WHERE random() < 0.7) moved"
         " WHERE moved.order_id = placed.order_id",
     )
-    say_the_impossible(house, *placed[:5])
+    say_the_impossible(system, *placed[:5])
     answered = (
         "SELECT message_id FROM outbox_deadletter UNION ALL"
         " SELECT message_id FROM outbox_incomingmessage WHERE type = 'processing.refused'"
     )
-    house.until(lambda: len(house.query("orders", answered)) == 5)
-    house.stop("processing")
-    waiting = str(place(house, user_id="demo-rich", amount=42))
+    system.until(lambda: len(system.query("orders", answered)) == 5)
+    system.stop("processing")
+    waiting = str(place(system, user_id="demo-rich", amount=42))
     sent = "SELECT published_at FROM outbox_outgoingmessage WHERE type = 'processing.process' AND subject = %s"
-    house.until(lambda: any(at for (at,) in house.query("orders", sent, waiting)))
+    system.until(lambda: any(at for (at,) in system.query("orders", sent, waiting)))
     return waiting
 
 
-def say_the_impossible(house: House, *order_ids: str) -> None:
+def say_the_impossible(system: RunningSystem, *order_ids: str) -> None:
     """Have processing refuse orders that have come to their end: letters that nobody can handle."""
-    house.manage(
+    system.manage(
         "shell", "-v", "0", "-c",
         "from django.db import transaction\n"
         "from processing.messages import ProcessingRefused\n"
@@ -93,16 +93,16 @@ def say_the_impossible(house: House, *order_ids: str) -> None:
     )  # fmt: skip
 
 
-def place(house: House, **order: Any) -> str:
+def place(system: RunningSystem, **order: Any) -> str:
     """Place an order by its API; its id."""
-    answer = requests.post(house.url("/orders"), json={"description": "A lamp", **order}, timeout=60)
+    answer = requests.post(system.url("/orders"), json={"description": "A lamp", **order}, timeout=60)
     answer.raise_for_status()
     return str(answer.json()["order_id"])
 
 
-def status_of(house: House, order_id: str) -> str:
+def status_of(system: RunningSystem, order_id: str) -> str:
     """Where an order stands."""
-    return str(requests.get(house.url(f"/orders/{order_id}"), timeout=60).json()["status"])
+    return str(requests.get(system.url(f"/orders/{order_id}"), timeout=60).json()["status"])
 
 
 if __name__ == "__main__":

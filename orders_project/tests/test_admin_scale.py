@@ -24,8 +24,8 @@ from django.urls import reverse
 from common.admin import pages
 from orders_project.backoffice import readings
 from orders_project.observability.metrics import STORED
-from orders_project.tests.crowd import gather
 from orders_project.tests.fill import admin_models
+from orders_project.tests.many_rows import gather
 
 pytestmark = [pytest.mark.django_db, pytest.mark.timeout(3600)]
 

@@ -16,7 +16,7 @@ import amqp
 import psycopg
 import pytest
 
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.envelope import Envelope
 from outbox.ids import uuid7
@@ -32,15 +32,15 @@ POST = """
 PENDING = "SELECT count(*) FROM outbox_outgoingmessage WHERE published_at IS NULL"
 
 
-class Stage(House):
-    """A house whose programs know the messages of the tests, and may crash at a chosen point."""
+class Stage(RunningSystem):
+    """A system whose programs know the messages of the tests, and may crash at a chosen point."""
 
     def start(self, *names: str, crash: str = "nowhere", **options: Any) -> None:
         for name in names:
             command = [word for word in self.commands[name] if word != "-m"]
             super().start(
                 name,
-                command=["-m", "orders_project.tests.on_stage", crash, *command],
+                command=["-m", "orders_project.tests.crash_points", crash, *command],
                 env={"CRASHED": str(self.home / f"crashed-{crash}")},
             )
 

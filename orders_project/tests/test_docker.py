@@ -15,7 +15,7 @@ from orders_project.celery import SERVICES, WORK
 
 from . import compose
 from .compose import DOCKER, PROJECT
-from .fleet import WEBS
+from .stack import WEBS
 
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|USER")
 

@@ -122,13 +122,13 @@ class TestPostgres:
         address = postgres.url("orders")
         with psycopg.connect(address) as connection:
             connection.execute("CREATE TABLE lamp (name text)")
-            connection.execute("INSERT INTO lamp VALUES ('desk')")
+            connection.execute("INSERT INTO lamp VALUES ('operator')")
         postgres.kill()
         assert not postgres.is_running
         postgres.start()
         assert postgres.url("orders") == address
         with psycopg.connect(address) as connection:
-            assert connection.execute("SELECT name FROM lamp").fetchall() == [("desk",)]
+            assert connection.execute("SELECT name FROM lamp").fetchall() == [("operator",)]
 
     def test_creates_a_database_once(self, postgres: Postgres) -> None:
         postgres.create_database("default")

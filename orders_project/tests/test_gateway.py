@@ -15,7 +15,7 @@ import requests
 from orders_project.embedded import debian, places, processes
 
 from . import compose
-from .fleet import WEBS, nginx
+from .stack import WEBS, nginx
 
 pytestmark = pytest.mark.processes
 

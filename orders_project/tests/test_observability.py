@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 
 from .otlp import Receiver, Span
 from .prometheus import Prometheus
@@ -38,20 +38,20 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def run(receiver: Receiver) -> Iterator[House]:
+def run(receiver: Receiver) -> Iterator[RunningSystem]:
     """A system in which an order was placed, paid and done, a product made, and errors were provoked."""
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
-    with House(ADMIN_SECRET=ADMIN_SECRET, PAYMENT_WEBHOOK_SECRET=WEBHOOK_SECRET, **traced) as house:
-        house.manage("load_demo", "--password-file", str(house.home / "password"))
+    with RunningSystem(ADMIN_SECRET=ADMIN_SECRET, PAYMENT_WEBHOOK_SECRET=WEBHOOK_SECRET, **traced) as system:
+        system.manage("load_demo", "--password-file", str(system.home / "password"))
         for name in ("payments", "relay", "beat"):
-            house.start(name, env={"HEARTBEAT_FILE": str(house.home / f"{name}.heartbeat")})
-        house.start("web", env={"DATABASE_POOL": "8"})
-        house.start_all()
-        yield house
+            system.start(name, env={"HEARTBEAT_FILE": str(system.home / f"{name}.heartbeat")})
+        system.start("web", env={"DATABASE_POOL": "8"})
+        system.start_all()
+        yield system
 
 
 @pytest.fixture(scope="module")
-def order(run: House) -> dict[str, Any]:
+def order(run: RunningSystem) -> dict[str, Any]:
     """The order, done."""
     headers = {
         "Idempotency-Key": KEY, "X-Correlation-ID": "seen-from-outside",
@@ -70,7 +70,7 @@ def order(run: House) -> dict[str, Any]:
     return found
 
 
-def lines(run: House) -> dict[str, list[dict[str, Any]]]:
+def lines(run: RunningSystem) -> dict[str, list[dict[str, Any]]]:
     """The lines of every process, parsed; without the last one, which may be incomplete."""
     return {
         name: [json.loads(line) for line in run.log(name).read_text().rpartition("\n")[0].splitlines()]
@@ -79,7 +79,7 @@ def lines(run: House) -> dict[str, list[dict[str, Any]]]:
 
 
 class TestTheLogsOfARun:
-    def test_are_one_json_object_a_line_in_every_process(self, run: House, order: Any) -> None:
+    def test_are_one_json_object_a_line_in_every_process(self, run: RunningSystem, order: Any) -> None:
         run.until(lambda: all(lines(run).values()))
         found = lines(run)
         for logged in found.values():
@@ -87,7 +87,7 @@ class TestTheLogsOfARun:
         assert any(line["logger"] == "gunicorn.error" for line in found["web"])
         assert any(line["logger"].startswith("celery") for line in found["payments"])
 
-    def test_follow_one_request_through_every_service(self, run: House, order: Any) -> None:
+    def test_follow_one_request_through_every_service(self, run: RunningSystem, order: Any) -> None:
         def about_it(name: str) -> list[dict[str, Any]]:
             return [line for line in lines(run)[name] if line.get("correlation_id") == "seen-from-outside"]
 
@@ -98,7 +98,7 @@ class TestTheLogsOfARun:
                 assert {line["order_id"] for line in about} == {order["order_id"]}
                 assert all(line["message_id"] and line["trace_id"] for line in about)
 
-    def test_hold_no_secret_and_no_whole_email(self, run: House, order: Any) -> None:
+    def test_hold_no_secret_and_no_whole_email(self, run: RunningSystem, order: Any) -> None:
         database = run.env["DATABASE_URL_ORDERS"].split(":")[2].split("@")[0]
         broker = run.env["AMQP_URL"].split(":")[2].split("@")[0]
         for name in run.running:
@@ -109,7 +109,9 @@ class TestTheLogsOfARun:
 
 class TestTheHealthOfARun:
     @pytest.mark.parametrize(("name", "role"), [("payments", "worker"), ("relay", "relay"), ("beat", "beat")])
-    def test_is_reported_by_each_process_to_its_container(self, run: House, order: Any, name: str, role: str) -> None:
+    def test_is_reported_by_each_process_to_its_container(
+        self, run: RunningSystem, order: Any, name: str, role: str
+    ) -> None:
         file = run.home / f"{name}.heartbeat"
         run.until(file.exists)
 
@@ -121,7 +123,7 @@ class TestTheHealthOfARun:
 
 
 class TestTheMetricsOfARun:
-    def test_are_shown_by_the_web_for_every_process(self, run: House, order: Any) -> None:
+    def test_are_shown_by_the_web_for_every_process(self, run: RunningSystem, order: Any) -> None:
         wanted = {
             "orders_created_total": 1, "orders_total": 1,  # counted in the web
             "orders_paid_total": 1, "orders_processed_total": 1,  # in a worker of orders
@@ -137,7 +139,7 @@ class TestTheMetricsOfARun:
 
 
 class TestTheDashboardOfARun:
-    def test_every_query_finds_something(self, run: House, order: Any) -> None:
+    def test_every_query_finds_something(self, run: RunningSystem, order: Any) -> None:
         with Prometheus(f"127.0.0.1:{run.port}", home=run.home / "prometheus") as prometheus:
             run.until(lambda: prometheus.ask("rate(orders_created_total[1m])"))
             for query in QUERIES:
@@ -146,7 +148,7 @@ class TestTheDashboardOfARun:
 
 
 @pytest.fixture(scope="module")
-def spans(run: House, receiver: Receiver, order: Any) -> list[Span]:
+def spans(run: RunningSystem, receiver: Receiver, order: Any) -> list[Span]:
     """All spans. The last ones are exported when a process ends, so this must be the last fixture that is used."""
     for name in ("web", "relay", "orders", "payments", "processing"):
         run.stop(name)

@@ -14,71 +14,71 @@ import pytest
 from orders_project.embedded import CannotRun, processes
 from orders_project.tests import screenshots
 from orders_project.tests.browser import browser
-from orders_project.tests.desk import Desk
-from orders_project.tests.house import House
+from orders_project.tests.operators import Operator
+from orders_project.tests.running_system import RunningSystem
 
 
 @pytest.fixture(scope="package")
-def house() -> Iterator[House]:
+def system() -> Iterator[RunningSystem]:
     """The whole system as real processes, and a fake payment gateway; nothing runs before a test asks for it."""
     port = processes.free_port()
-    with House(FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
+    with RunningSystem(FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
         standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         yield standing
 
 
 @pytest.fixture(scope="package")
-def demo(house: House) -> House:
+def demo(system: RunningSystem) -> RunningSystem:
     """The system with demo data, whatever of it runs."""
-    house.manage("load_demo", "--password-file", str(house.home / "password"))
-    return house
+    system.manage("load_demo", "--password-file", str(system.home / "password"))
+    return system
 
 
-def run_only(house: House, *names: str) -> None:
+def run_only(system: RunningSystem, *names: str) -> None:
     """Start and stop processes until these run, and no others."""
-    others = set(house.running) - set(names)
+    others = set(system.running) - set(names)
     for name in others:
-        house.running[name].terminate()  # all at once: each takes its time
+        system.running[name].terminate()  # all at once: each takes its time
     for name in others:
-        house.stop(name)
-    house.start(*(name for name in names if name not in house.running))
+        system.stop(name)
+    system.start(*(name for name in names if name not in system.running))
     if "gateway" in names:
-        port = urlsplit(house.env["FAKE_GATEWAY_URL"]).port
-        house.until(lambda: processes.answers(port or 80))
+        port = urlsplit(system.env["FAKE_GATEWAY_URL"]).port
+        system.until(lambda: processes.answers(port or 80))
 
 
 @pytest.fixture(scope="module")
-def web(house: House) -> House:
+def web(system: RunningSystem) -> RunningSystem:
     """The system with its web alone: orders stay as they were placed."""
-    run_only(house, "web")
-    return house
+    run_only(system, "web")
+    return system
 
 
 @pytest.fixture(scope="module")
-def everything(demo: House) -> House:
+def everything(demo: RunningSystem) -> RunningSystem:
     """The system with demo data, and all of its processes."""
     run_only(demo, *demo.commands)
     return demo
 
 
 @pytest.fixture
-def hushed(house: House) -> Iterator[None]:
+def hushed(system: RunningSystem) -> Iterator[None]:
     """Nobody who has registered in a test is told of the orders of later ones."""
     yield
-    house.query("orders", "UPDATE orders_webhookendpoint SET is_active = false")
+    system.query("orders", "UPDATE orders_webhookendpoint SET is_active = false")
 
 
 @pytest.fixture(scope="package")
-def stuck(house: House) -> str:
+def stuck(system: RunningSystem) -> str:
     """The system gets something to show; the id of an order that waits, because processing is down."""
-    return screenshots.furnish(house)
+    return screenshots.furnish(system)
 
 
 @pytest.fixture(scope="module")
-def furnished(house: House, stuck: str) -> tuple[House, str]:
+def furnished(system: RunningSystem, stuck: str) -> tuple[RunningSystem, str]:
     """The running system with something in it, and an order that waits because processing is down."""
-    run_only(house, *(name for name in house.commands if name != "processing"))
-    return house, stuck
+    run_only(system, *(name for name in system.commands if name != "processing"))
+    return system, stuck
 
 
 @pytest.fixture
@@ -98,16 +98,16 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def desk(chromium: Any, furnished: tuple[House, str]) -> Iterator[Desk]:
+def user(chromium: Any, furnished: tuple[RunningSystem, str]) -> Iterator[Operator]:
     """The admin of the demo at a browser."""
-    house, _ = furnished
-    with Desk(chromium, house) as found:
-        screenshots.enter(found.page, house)
+    system, _ = furnished
+    with Operator(chromium, system) as found:
+        screenshots.enter(found.page, system)
         yield found
 
 
 @pytest.fixture(scope="package")
-def manager(demo: House) -> tuple[str, str]:
+def manager(demo: RunningSystem) -> tuple[str, str]:
     """The name and the password of a second person."""
     code = (
         "from django.contrib.auth.models import *\n"
@@ -119,22 +119,22 @@ def manager(demo: House) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def bob(desk: Desk, chromium: Any, manager: tuple[str, str]) -> Iterator[Desk]:
+def bob(user: Operator, chromium: Any, manager: tuple[str, str]) -> Iterator[Operator]:
     """A second person: a manager at a browser of his own."""
-    with Desk(chromium, desk.house) as found:
+    with Operator(chromium, user.system) as found:
         found.open("/admin/login/?next=/admin/orders_project/approval/")
         screenshots.log_in(found.page, *manager)
         yield found
 
 
 @pytest.fixture(scope="module")
-def on_record(house: House) -> Any:
+def on_record(system: RunningSystem) -> Any:
     """Tells which verbs have been written into the log since this file began."""
     newest = "SELECT coalesce(max(id), 0) FROM django_admin_log"
-    ((before,),) = house.query("default", newest)
+    ((before,),) = system.query("default", newest)
 
     def said() -> str:
-        written = house.query("default", "SELECT change_message FROM django_admin_log WHERE id > %s", before)
+        written = system.query("default", "SELECT change_message FROM django_admin_log WHERE id > %s", before)
         return " ".join(message for (message,) in written)
 
     return said

@@ -10,10 +10,10 @@ from benchmarks.orders import SEED, copy_tables, limit
 
 
 @pytest.mark.processes
-def test_the_bare_transactions_of_an_order_run_to_its_end(house: Any) -> None:
-    house.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
-    assert limit(house, copy_tables(house), how_long=("-t", "2")) > 0
-    with psycopg.connect(house.services.postgres.url("limit")) as connection:
+def test_the_bare_transactions_of_an_order_run_to_its_end(system: Any) -> None:
+    system.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
+    assert limit(system, copy_tables(system), how_long=("-t", "2")) > 0
+    with psycopg.connect(system.services.postgres.url("limit")) as connection:
         found = connection.execute(
             "SELECT (SELECT count(*) FROM orders_order WHERE customer_id = 'bench' AND status = 'done'),"
             " (SELECT sum(sold) FROM processing_product WHERE sku LIKE 'bench-%'),"

@@ -9,15 +9,15 @@ import pytest
 import requests
 
 from orders_project.tests import screenshots
-from orders_project.tests.desk import Desk
-from orders_project.tests.house import House
+from orders_project.tests.operators import Operator
+from orders_project.tests.running_system import RunningSystem
 
 pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def desk(chromium: Any, web: House, demo: House) -> Iterator[Desk]:
-    found = Desk(chromium, web)
+def user(chromium: Any, web: RunningSystem, demo: RunningSystem) -> Iterator[Operator]:
+    found = Operator(chromium, web)
     asked: list[str] = []
     found.page.on("request", lambda request: asked.append(request.url))
     yield found
@@ -27,94 +27,94 @@ def desk(chromium: Any, web: House, demo: House) -> Iterator[Desk]:
     found.context.close()
 
 
-def answered(desk: Desk) -> tuple[int, Any]:
+def answered(user: Operator) -> tuple[int, Any]:
     """The status and the body of what a page of the API shows."""
-    shown = desk.page.inner_text(".response-info")
+    shown = user.page.inner_text(".response-info")
     status = re.search(r"HTTP (\d+)", shown)
     assert status is not None, shown
     return int(status[1]), json.loads(shown[shown.index("{") :])
 
 
-def send(desk: Desk, **fields: str) -> tuple[int, Any]:
+def send(user: Operator, **fields: str) -> tuple[int, Any]:
     """Fill in the form of the page and send it; what is answered."""
     for name, value in fields.items():
-        desk.page.fill(f"[name='{name}']", value)
-    desk.follow("#post-object-form button.btn-primary, form[enctype] button.btn-primary")
-    return answered(desk)
+        user.page.fill(f"[name='{name}']", value)
+    user.follow("#post-object-form button.btn-primary, form[enctype] button.btn-primary")
+    return answered(user)
 
 
-def test_the_documents_try_things_out(desk: Desk) -> None:
-    desk.open("/docs")
-    desk.page.click("#operations-orders-place_order .opblock-summary-control")
-    desk.page.click("#operations-orders-place_order .try-out__btn")
-    desk.page.fill("#operations-orders-place_order textarea", '{"user_id": "demo-rich", "amount": 3}')
-    desk.page.click("#operations-orders-place_order button.execute")
-    desk.page.wait_for_selector("#operations-orders-place_order .live-responses-table tr.response .response-col_status")
-    assert "201" in desk.page.inner_text(
+def test_the_documents_try_things_out(user: Operator) -> None:
+    user.open("/docs")
+    user.page.click("#operations-orders-place_order .opblock-summary-control")
+    user.page.click("#operations-orders-place_order .try-out__btn")
+    user.page.fill("#operations-orders-place_order textarea", '{"user_id": "demo-rich", "amount": 3}')
+    user.page.click("#operations-orders-place_order button.execute")
+    user.page.wait_for_selector("#operations-orders-place_order .live-responses-table tr.response .response-col_status")
+    assert "201" in user.page.inner_text(
         "#operations-orders-place_order .live-responses-table tr.response .response-col_status"
     )
 
 
-def test_the_reference_finds_things(desk: Desk) -> None:
-    desk.open("/redoc")
-    desk.page.fill("input[role=search], input[aria-label=Search]", "deposit")
-    desk.page.wait_for_selector("[data-role='search:results'] >> text=Deposit")
+def test_the_reference_finds_things(user: Operator) -> None:
+    user.open("/redoc")
+    user.page.fill("input[role=search], input[aria-label=Search]", "deposit")
+    user.page.wait_for_selector("[data-role='search:results'] >> text=Deposit")
 
 
-def test_an_order_is_placed_followed_and_canceled(desk: Desk) -> None:
-    desk.open("/")
-    desk.open("/orders")
-    status, order = send(desk, user_id="demo-rich", amount="12.50", description="<b>A lamp</b>")
+def test_an_order_is_placed_followed_and_canceled(user: Operator) -> None:
+    user.open("/")
+    user.open("/orders")
+    status, order = send(user, user_id="demo-rich", amount="12.50", description="<b>A lamp</b>")
     assert (status, order["total_amount"], order["description"]) == (201, 12.5, "<b>A lamp</b>")
-    desk.open(f"/orders/{order['order_id']}")
-    desk.follow("a:has-text('History')")
-    assert answered(desk)[1]["results"][0]["version"] == 1
-    desk.open(f"/orders/{order['order_id']}")
-    desk.follow("a:has-text('Cancel')")
-    status, canceled = send(desk)
+    user.open(f"/orders/{order['order_id']}")
+    user.follow("a:has-text('History')")
+    assert answered(user)[1]["results"][0]["version"] == 1
+    user.open(f"/orders/{order['order_id']}")
+    user.follow("a:has-text('Cancel')")
+    status, canceled = send(user)
     assert (status, canceled["status"]) == (202, "voiding")
 
 
-def test_a_list_is_filtered(desk: Desk) -> None:
-    desk.open("/orders")
-    desk.page.click("text=Filters")
-    desk.page.wait_for_selector("#filtersModal.in")
-    desk.page.select_option("#filtersModal [name=status]", "pending")
-    desk.follow("#filtersModal button[type=submit]")
-    assert "status=pending" in desk.page.url
-    status, page = answered(desk)
+def test_a_list_is_filtered(user: Operator) -> None:
+    user.open("/orders")
+    user.page.click("text=Filters")
+    user.page.wait_for_selector("#filtersModal.in")
+    user.page.select_option("#filtersModal [name=status]", "pending")
+    user.follow("#filtersModal button[type=submit]")
+    assert "status=pending" in user.page.url
+    status, page = answered(user)
     assert (status, {order["status"] for order in page["results"]}) == (200, {"pending"})
 
 
-def test_an_account_is_opened_and_filled(desk: Desk) -> None:
-    desk.open("/accounts")
-    assert send(desk, user_id="browser")[0] == 201
-    desk.open("/accounts/browser/balance")
-    desk.follow("a:has-text('Deposit')")
-    status, account = send(desk, amount="7")
+def test_an_account_is_opened_and_filled(user: Operator) -> None:
+    user.open("/accounts")
+    assert send(user, user_id="browser")[0] == 201
+    user.open("/accounts/browser/balance")
+    user.follow("a:has-text('Deposit')")
+    status, account = send(user, amount="7")
     assert (status, account["balance"]) == (200, 7.0)
 
 
-def test_products_are_kept_by_who_has_entered_the_back_office(desk: Desk) -> None:
+def test_products_are_kept_by_who_has_entered_the_back_office(user: Operator) -> None:
     """Without the secret: by the session of the back office, with the token of its forms."""
-    desk.open("/admin/products")
-    assert not desk.page.query_selector("[name=price]"), "nobody may use the form"
-    desk.follow("a:has-text('Log in')")
-    screenshots.log_in(desk.page, "admin", (desk.house.home / "password").read_text())
-    status, product = send(desk, name="Kettle", price="25.00", stock="3", sku="kettle")
+    user.open("/admin/products")
+    assert not user.page.query_selector("[name=price]"), "nobody may use the form"
+    user.follow("a:has-text('Log in')")
+    screenshots.log_in(user.page, "admin", (user.system.home / "password").read_text())
+    status, product = send(user, name="Kettle", price="25.00", stock="3", sku="kettle")
     assert (status, product["price"], product["stock"], product["is_active"]) == (201, 25.0, 3, True)
     path = f"/admin/products/{product['product_id']}"
-    desk.open(path)
-    desk.page.fill("textarea[name=_content]", '{"price": 20, "stock": 5}')
-    desk.page.click("button:has-text('PATCH')")
-    desk.page.wait_for_selector(".request-info >> text=PATCH")
-    status, changed = answered(desk)
+    user.open(path)
+    user.page.fill("textarea[name=_content]", '{"price": 20, "stock": 5}')
+    user.page.click("button:has-text('PATCH')")
+    user.page.wait_for_selector(".request-info >> text=PATCH")
+    status, changed = answered(user)
     assert (status, changed["price"], changed["stock"]) == (200, 20.0, 5)
-    movements = desk.house.query(
+    movements = user.system.query(
         "processing", "SELECT DISTINCT actor FROM processing_stockmovement WHERE actor LIKE 's%%'"
     )
     assert movements == [("staff:admin",)]
-    cookies = {cookie["name"]: cookie["value"] for cookie in desk.context.cookies()}
-    forged = requests.post(desk.house.url("/admin/products"), json={"name": "x", "price": 1, "stock": 1},
+    cookies = {cookie["name"]: cookie["value"] for cookie in user.context.cookies()}
+    forged = requests.post(user.system.url("/admin/products"), json={"name": "x", "price": 1, "stock": 1},
                            cookies=cookies, timeout=60)  # fmt: skip
     assert (forged.status_code, forged.json()["code"]) == (403, "permission_denied")

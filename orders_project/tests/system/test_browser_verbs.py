@@ -6,120 +6,120 @@ from collections.abc import Callable
 import pytest
 
 from orders_project.tests import screenshots
-from orders_project.tests.desk import NASTY, Desk, approve
+from orders_project.tests.operators import NASTY, Operator, approve
 
 pytestmark = [pytest.mark.processes, pytest.mark.usefixtures("on_record")]
 
 
-def test_a_double_click_pays_once(desk: Desk) -> None:
-    house = desk.house
-    ((account,),) = house.query("payments", "SELECT id FROM payments_account WHERE user_id = 'demo-poor'")
-    desk.open(f"/admin/payments/account/{account}/change/")
-    ((before,),) = house.query("payments", "SELECT balance FROM payments_account WHERE id = %s", account)
-    desk.press("Deposit")
-    desk.page.fill("[name=amount]", "12,50")
-    desk.page.fill("[name=reason]", f"for the poor {NASTY}")
-    desk.page.dblclick(".submit-row [type=submit]")
-    desk.page.wait_for_selector(".messagelist")
-    ((after,),) = house.query("payments", "SELECT balance FROM payments_account WHERE id = %s", account)
+def test_a_double_click_pays_once(user: Operator) -> None:
+    system = user.system
+    ((account,),) = system.query("payments", "SELECT id FROM payments_account WHERE user_id = 'demo-poor'")
+    user.open(f"/admin/payments/account/{account}/change/")
+    ((before,),) = system.query("payments", "SELECT balance FROM payments_account WHERE id = %s", account)
+    user.press("Deposit")
+    user.page.fill("[name=amount]", "12,50")
+    user.page.fill("[name=reason]", f"for the poor {NASTY}")
+    user.page.dblclick(".submit-row [type=submit]")
+    user.page.wait_for_selector(".messagelist")
+    ((after,),) = system.query("payments", "SELECT balance FROM payments_account WHERE id = %s", account)
     assert after - before == 12_50
-    assert "for the poor" in desk.page.inner_text("#content")
-    desk.press("Correct the balance")
-    desk.send(amount="-0.50", reason="a fee")
-    assert "corrected by -0.50 USD" in desk.told()
-    desk.is_well()
+    assert "for the poor" in user.page.inner_text("#content")
+    user.press("Correct the balance")
+    user.send(amount="-0.50", reason="a fee")
+    assert "corrected by -0.50 USD" in user.told()
+    user.is_well()
 
 
-def test_products_live(desk: Desk) -> None:
-    desk.open("/admin/processing/product/")
-    desk.press("Add a product")
-    desk.send(name=NASTY, price="3", stock="1", sku="nasty")
-    assert "has been added to the catalog" in desk.told()
-    desk.follow("#result_list tbody tr:first-child th a")
-    desk.press("Receive stock")
-    desk.send(quantity="9", reason="delivery")
-    desk.press("Correct the stock")
-    desk.send(quantity="-2", reason="broken")
-    desk.press("Edit")
-    desk.send(price="4.50")
-    rows = desk.house.query("processing", "SELECT price, available FROM processing_product WHERE sku = 'nasty'")
+def test_products_live(user: Operator) -> None:
+    user.open("/admin/processing/product/")
+    user.press("Add a product")
+    user.send(name=NASTY, price="3", stock="1", sku="nasty")
+    assert "has been added to the catalog" in user.told()
+    user.follow("#result_list tbody tr:first-child th a")
+    user.press("Receive stock")
+    user.send(quantity="9", reason="delivery")
+    user.press("Correct the stock")
+    user.send(quantity="-2", reason="broken")
+    user.press("Edit")
+    user.send(price="4.50")
+    rows = user.system.query("processing", "SELECT price, available FROM processing_product WHERE sku = 'nasty'")
     assert rows == [(450, 8)]
-    desk.is_well()
+    user.is_well()
 
 
-def test_dead_letters_are_previewed_replayed_and_discarded(desk: Desk) -> None:
+def test_dead_letters_are_previewed_replayed_and_discarded(user: Operator) -> None:
     dead = "SELECT count(*) FROM outbox_deadletter WHERE status = 'dead'"
     replayed = "SELECT count(*) FROM outbox_deadletter WHERE status = 'replayed'"
-    before = desk.house.query("orders", dead)
-    desk.open("/admin/dead-letters/")
-    desk.follow(desk.page.get_by_role("link", name="See what a replay would do").first)
-    assert "It would fail again with the same error" in desk.page.inner_text("#content")
-    desk.press("Replay as a canary")
-    desk.send()
-    assert desk.house.query("orders", replayed) == [(1,)]
-    desk.house.until(lambda: desk.house.query("orders", dead) == before)
-    desk.open("/admin/dead-letters/")
-    desk.follow(desk.page.get_by_role("link", name=re.compile("^Replay \\(")).first)
-    desk.send()
-    desk.page.wait_for_selector(".errornote, .success")
-    assert "canary failed again" in desk.page.inner_text("#content")
-    assert desk.house.query("orders", dead) == before
-    while desk.open("/admin/dead-letters/") and desk.page.query_selector("article.group"):
-        desk.follow(desk.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
-        desk.send()
-        desk.page.wait_for_selector(".success")
-    assert desk.house.query("orders", dead) == [(0,)]
-    assert "no dead letters" in desk.page.inner_text("#content")
-    desk.is_well()
+    before = user.system.query("orders", dead)
+    user.open("/admin/dead-letters/")
+    user.follow(user.page.get_by_role("link", name="See what a replay would do").first)
+    assert "It would fail again with the same error" in user.page.inner_text("#content")
+    user.press("Replay as a canary")
+    user.send()
+    assert user.system.query("orders", replayed) == [(1,)]
+    user.system.until(lambda: user.system.query("orders", dead) == before)
+    user.open("/admin/dead-letters/")
+    user.follow(user.page.get_by_role("link", name=re.compile("^Replay \\(")).first)
+    user.send()
+    user.page.wait_for_selector(".errornote, .success")
+    assert "canary failed again" in user.page.inner_text("#content")
+    assert user.system.query("orders", dead) == before
+    while user.open("/admin/dead-letters/") and user.page.query_selector("article.group"):
+        user.follow(user.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
+        user.send()
+        user.page.wait_for_selector(".success")
+    assert user.system.query("orders", dead) == [(0,)]
+    assert "no dead letters" in user.page.inner_text("#content")
+    user.is_well()
 
 
-def test_an_order_is_helped_on_its_way(desk: Desk, waiting: str) -> None:
+def test_an_order_is_helped_on_its_way(user: Operator, waiting: str) -> None:
     path = f"/admin/orders/order/{waiting}/change/"
-    desk.open(path)
-    assert "is a worker of processing running?" in desk.page.inner_text(".stuck")
-    desk.press("Retry the step")
-    desk.send()
-    assert "processing.process has been sent again" in desk.told()
-    desk.house.start("processing")
-    desk.house.until(lambda: screenshots.status_of(desk.house, waiting) == "done")
-    desk.open(path)
-    assert "it has ended" in desk.page.inner_text(".stuck")
-    desk.house.stop("payments")
-    held = screenshots.place(desk.house, user_id="demo-rich", amount=7)
-    desk.open(f"/admin/orders/order/{held}/change/")
-    desk.press("Cancel")
-    desk.send(reason=f"by phone {NASTY}")
-    assert "being canceled" in desk.told()
-    false_claim = screenshots.place(desk.house, user_id="demo-rich", amount=8)
-    desk.open(f"/admin/orders/order/{false_claim}/change/")
-    desk.press("Resolve with evidence")
-    desk.page.select_option("[name=truth]", "payment.failed")
-    desk.send(reason="ticket 12")
-    desk.house.until(lambda: screenshots.status_of(desk.house, false_claim) == "canceled")
-    desk.house.start("payments")
-    desk.house.until(lambda: screenshots.status_of(desk.house, held) == "canceled")
-    desk.is_well()
+    user.open(path)
+    assert "is a worker of processing running?" in user.page.inner_text(".stuck")
+    user.press("Retry the step")
+    user.send()
+    assert "processing.process has been sent again" in user.told()
+    user.system.start("processing")
+    user.system.until(lambda: screenshots.status_of(user.system, waiting) == "done")
+    user.open(path)
+    assert "it has ended" in user.page.inner_text(".stuck")
+    user.system.stop("payments")
+    held = screenshots.place(user.system, user_id="demo-rich", amount=7)
+    user.open(f"/admin/orders/order/{held}/change/")
+    user.press("Cancel")
+    user.send(reason=f"by phone {NASTY}")
+    assert "being canceled" in user.told()
+    false_claim = screenshots.place(user.system, user_id="demo-rich", amount=8)
+    user.open(f"/admin/orders/order/{false_claim}/change/")
+    user.press("Resolve with evidence")
+    user.page.select_option("[name=truth]", "payment.failed")
+    user.send(reason="ticket 12")
+    user.system.until(lambda: screenshots.status_of(user.system, false_claim) == "canceled")
+    user.system.start("payments")
+    user.system.until(lambda: screenshots.status_of(user.system, held) == "canceled")
+    user.is_well()
 
 
-def test_a_second_person_approves(desk: Desk, bob: Desk) -> None:
-    house = desk.house
-    if "processing" in house.running:
-        house.stop("processing")
-    dear = screenshots.place(house, user_id="demo-rich", amount=1500)
-    house.until(lambda: screenshots.status_of(house, dear) == "paid")
-    desk.open(f"/admin/orders/order/{dear}/change/")
-    desk.press("Cancel and refund")
-    desk.send(reason="fraud")
-    assert "second person" in desk.told()
-    approve(desk, dear)
-    assert "you requested this" in desk.page.inner_text("[role=alert]")
+def test_a_second_person_approves(user: Operator, bob: Operator) -> None:
+    system = user.system
+    if "processing" in system.running:
+        system.stop("processing")
+    dear = screenshots.place(system, user_id="demo-rich", amount=1500)
+    system.until(lambda: screenshots.status_of(system, dear) == "paid")
+    user.open(f"/admin/orders/order/{dear}/change/")
+    user.press("Cancel and refund")
+    user.send(reason="fraud")
+    assert "second person" in user.told()
+    approve(user, dear)
+    assert "you requested this" in user.page.inner_text("[role=alert]")
     approve(bob, dear)
     # Two letters wait for processing: process it, and release it. Whichever is handled first decides, and an acceptance
     # would end in "done"; so the processor refuses.
-    house.start("processing", env={"PROCESSING_SUCCESS_RATE": "0"})
-    house.until(lambda: screenshots.status_of(house, dear) == "canceled")
-    house.stop("processing")
-    house.start("processing")
+    system.start("processing", env={"PROCESSING_SUCCESS_RATE": "0"})
+    system.until(lambda: screenshots.status_of(system, dear) == "canceled")
+    system.stop("processing")
+    system.start("processing")
     bob.is_well()
 
 

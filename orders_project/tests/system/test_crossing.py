@@ -8,7 +8,7 @@ import requests
 
 from orders.tests.test_webhooks import Receiver
 from orders_project.tests import screenshots
-from orders_project.tests.house import House, worker
+from orders_project.tests.running_system import RunningSystem, worker
 
 pytestmark = pytest.mark.processes
 
@@ -19,22 +19,22 @@ webhooks.register(url="{url}", actor="a test", now=timezone.now())
 """
 
 
-def follow(house: House) -> str:
+def follow(system: RunningSystem) -> str:
     """Place an order and wait until it is done; its id."""
     order = {"user_id": "demo-rich", "amount": 12.5, "description": "x"}
-    answer = requests.post(house.url("/orders"), json=order, timeout=60)
+    answer = requests.post(system.url("/orders"), json=order, timeout=60)
     assert answer.status_code == 201, answer.text
     order_id = answer.json()["order_id"]
-    house.until(lambda: screenshots.status_of(house, order_id) == "done")
+    system.until(lambda: screenshots.status_of(system, order_id) == "done")
     return str(order_id)
 
 
-def test_an_order_crosses_every_process(everything: House) -> None:
+def test_an_order_crosses_every_process(everything: RunningSystem) -> None:
     follow(everything)
 
 
 @pytest.mark.usefixtures("hushed")
-def test_no_order_waits_for_those_who_are_told_of_it(everything: House) -> None:
+def test_no_order_waits_for_those_who_are_told_of_it(everything: RunningSystem) -> None:
     """Orders are done while nobody sends webhooks, which then go out in any case."""
     everything.stop("orders")
     everything.start("orders alone", command=worker("orders"))

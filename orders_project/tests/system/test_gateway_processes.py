@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import requests
 
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 
 pytestmark = pytest.mark.processes
 
@@ -15,7 +15,7 @@ BEHAVIOURS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def test_orders_end_with_the_truth_though_a_worker_is_killed(everything: House) -> None:
+def test_orders_end_with_the_truth_though_a_worker_is_killed(everything: RunningSystem) -> None:
     gateway = everything.env["FAKE_GATEWAY_URL"]
     for number, behaviour in enumerate(BEHAVIOURS):
         wishes: dict[str, Any] = {"order_id": f"o{number}", "outcome": "success", "delay": 0.2} | behaviour

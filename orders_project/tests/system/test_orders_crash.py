@@ -19,9 +19,9 @@ WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(web: Any, point: str) -> None:
-    house = web
+    system = web
     made = requests.post(
-        house.url("/admin/products"),
+        system.url("/admin/products"),
         json={"name": "The last one", "price": 5, "stock": 1},
         headers={"X-Admin-Secret": "dev-admin-secret"},
         timeout=60,
@@ -31,7 +31,7 @@ def test_killed(web: Any, point: str) -> None:
 
     def attempt() -> requests.Response:
         return requests.post(
-            house.url("/orders"),
+            system.url("/orders"),
             json={"user_email": email, "items": [{"product_id": product_id, "quantity": 1}]},
             headers={"Idempotency-Key": product_id},
             timeout=300,
@@ -47,26 +47,26 @@ def test_killed(web: Any, point: str) -> None:
 
     service, lock = POINTS[point]
     customer = threading.Thread(target=doomed)
-    with psycopg.connect(house.env[f"DATABASE_URL_{service.upper()}"]) as blocker:
+    with psycopg.connect(system.env[f"DATABASE_URL_{service.upper()}"]) as blocker:
         blocker.execute(lock)
         customer.start()
-        house.until(lambda: house.query(service, WAITING))
-        house.kill("web")
+        system.until(lambda: system.query(service, WAITING))
+        system.kill("web")
     customer.join(300)
     assert len(lost) == 1
 
-    house.start("web")
+    system.start("web")
     answers: list[requests.Response] = []
 
     def answered() -> bool:
         answers.append(attempt())
         return answers[-1].status_code != 409 or answers[-1].json()["code"] != "idempotency_key_in_use"
 
-    house.until(answered)
+    system.until(answered)
     assert answers[-1].status_code == 201, answers[-1].text
     again = attempt()
     assert (again.json(), again.headers["Idempotency-Replayed"]) == (answers[-1].json(), "true")
-    product = requests.get(house.url(f"/products/{product_id}"), timeout=60).json()
+    product = requests.get(system.url(f"/products/{product_id}"), timeout=60).json()
     assert (product["stock"], product["held"]) == (0, 1)
-    found = requests.get(house.url(f"/orders?user_email={email}"), timeout=60).json()["results"]
+    found = requests.get(system.url(f"/orders?user_email={email}"), timeout=60).json()["results"]
     assert [order["order_id"] for order in found] == [answers[-1].json()["order_id"]]

@@ -58,10 +58,10 @@ GET_ORDER = "curl http://localhost:8000/orders/{order_id}"
 CANCEL_ORDER = "curl -X POST http://localhost:8000/orders/{order_id}/cancel"
 
 
-def run(house: Any, line: str, placeholders: Mapping[str, str] | None = None) -> tuple[int, Any]:
+def run(system: Any, line: str, placeholders: Mapping[str, str] | None = None) -> tuple[int, Any]:
     """Run a command with our port and its placeholders filled in; return the status and the body of the answer."""
     for port in ("8000", "8001"):
-        line = line.replace(f"http://localhost:{port}/", house.url("/"))
+        line = line.replace(f"http://localhost:{port}/", system.url("/"))
     for placeholder, value in (placeholders or {}).items():
         line = line.replace(placeholder, value)
     arguments = [*shlex.split(line.replace("\\\n", " ")), "--silent", "--write-out", "\n%{http_code}"]

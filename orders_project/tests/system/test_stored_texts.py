@@ -6,7 +6,7 @@ It leaves rows that make no sense: of the tests of this folder it is the last th
 
 import pytest
 
-from orders_project.tests.desk import Desk
+from orders_project.tests.operators import Operator
 
 pytestmark = pytest.mark.processes
 
@@ -19,7 +19,7 @@ HARMFUL = (
 )
 
 
-def test_stored_texts_run_nowhere(desk: Desk) -> None:
+def test_stored_texts_run_nowhere(user: Operator) -> None:
     """The newest rows of every table hold texts that want to run: no page lets them, or has to be stopped from it."""
     code = (
         "from orders_project.tests.fill import fill, shown\n"
@@ -28,14 +28,14 @@ def test_stored_texts_run_nowhere(desk: Desk) -> None:
         "        fill(model, text)\n"
         "        print(f'/admin/{model._meta.app_label}/{model._meta.model_name}/')\n"
     )
-    lists = sorted(set(desk.house.manage("shell", "-v", "0", "-c", code).split()))
+    lists = sorted(set(user.system.manage("shell", "-v", "0", "-c", code).split()))
     assert len(lists) > 20
     for where in lists:
-        desk.open(where)
-        rows = desk.page.eval_on_selector_all("#result_list tbody th a", "all => all.map(a => a.getAttribute('href'))")
+        user.open(where)
+        rows = user.page.eval_on_selector_all("#result_list tbody th a", "all => all.map(a => a.getAttribute('href'))")
         assert len(rows) >= len(HARMFUL) - 1, where  # those that go to a page of the row
         for path in (where, *rows[: len(HARMFUL)]):
-            desk.open(path.partition("?")[0])
-            assert desk.page.evaluate("typeof harmed") == "undefined", path
-            assert desk.page.evaluate("document.body.innerText.length") > 200, path
-            desk.is_well()
+            user.open(path.partition("?")[0])
+            assert user.page.evaluate("typeof harmed") == "undefined", path
+            assert user.page.evaluate("document.body.innerText.length") > 200, path
+            user.is_well()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 
 pytestmark = pytest.mark.processes
 
@@ -20,7 +20,7 @@ def asked(method: str, path: str, headers: str = "", body: bytes = b"") -> bytes
     return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n".encode("latin-1") + body
 
 
-def spoken(web: House, said: bytes) -> tuple[int, dict[str, str], Any]:
+def spoken(web: RunningSystem, said: bytes) -> tuple[int, dict[str, str], Any]:
     """The status, headers and body of what is answered to these bytes."""
     with socket.create_connection(("127.0.0.1", web.port), timeout=60) as line:
         with contextlib.suppress(OSError):  # when it has heard enough
@@ -67,7 +67,7 @@ def chunks(*parts: bytes) -> bytes:
         (asked("GET", "/orders/%00"), 404, "not_found"),
     ],
 )
-def test_a_refusal_is_a_problem(web: House, said: bytes, status: int, code: str) -> None:
+def test_a_refusal_is_a_problem(web: RunningSystem, said: bytes, status: int, code: str) -> None:
     found, headers, body = spoken(web, said)
     assert (found, headers["content-type"]) == (status, "application/problem+json"), body
     problem = json.loads(body if "content-length" in headers else body.partition(b"\r\n")[2].partition(b"\r\n")[0])
@@ -75,12 +75,12 @@ def test_a_refusal_is_a_problem(web: House, said: bytes, status: int, code: str)
     assert problem["correlation_id"] == headers["x-correlation-id"]
 
 
-def test_a_body_in_chunks_is_a_body(web: House) -> None:
+def test_a_body_in_chunks_is_a_body(web: RunningSystem) -> None:
     status, _, body = spoken(web, asked("POST", "/orders", CHUNKED, chunks(ORDER[:9], ORDER[9:])))
     assert (status, json.loads(body)["total_amount"]) == (201, 1.0)
 
 
-def test_who_falls_silent_holds_nobody_up(web: House) -> None:
+def test_who_falls_silent_holds_nobody_up(web: RunningSystem) -> None:
     """More callers than threads stop in the middle of a body: each is sent away, and everybody else is served."""
     begun = asked("POST", "/orders", JSON + "Content-Length: 100\r\n", b"{")
     lines = [socket.create_connection(("127.0.0.1", web.port), timeout=120) for _ in range(9)]

@@ -1,7 +1,7 @@
 """
 Runs a program of the system that also knows the messages of outbox/tests/examples.py, and may die at a chosen point:
 
-    python -m orders_project.tests.on_stage POINT PROGRAM ARGUMENTS…
+    python -m orders_project.tests.crash_points POINT PROGRAM ARGUMENTS…
 
 It dies by kill -9, with all of its children, the first time that any process gets there: the file CRASHED notes it.
 """

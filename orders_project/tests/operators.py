@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orders_project.tests import screenshots
-from orders_project.tests.house import House
+from orders_project.tests.running_system import RunningSystem
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 RULES = """
@@ -25,11 +25,11 @@ REFUSED = "status of 422"
 NASTY = "<img src=x onerror=alert(1)>"
 
 
-class Desk:
+class Operator:
     """An operator's browser that notes whatever goes wrong."""
 
-    def __init__(self, chromium: Any, house: House, **context: Any) -> None:
-        self.house = house
+    def __init__(self, chromium: Any, system: RunningSystem, **context: Any) -> None:
+        self.system = system
         self.context = chromium.new_context(
             timezone_id="Asia/Tokyo", locale="en", reduced_motion="reduce", **context
         )  # fmt: skip
@@ -37,7 +37,7 @@ class Desk:
         self.context.add_init_script(STILL)
         self.context.set_default_timeout(120_000)
         self.page = self.context.new_page()
-        screenshots.arrive(self.page, house)
+        screenshots.arrive(self.page, system)
         self.errors: list[str] = []
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -58,7 +58,7 @@ class Desk:
         dialog.dismiss()
 
     def open(self, path: str) -> Any:
-        answer = self.page.goto(self.house.url(path))
+        answer = self.page.goto(self.system.url(path))
         assert answer.status < 400, f"{path}: {answer.status}"
         return answer
 
@@ -96,9 +96,9 @@ class Desk:
         ]
 
 
-def approve(desk: Desk, subject: str) -> None:
+def approve(user: Operator, subject: str) -> None:
     """Go to what was asked for this, and approve it."""
-    desk.open(f"/admin/orders_project/approval/?q={subject}")
-    desk.follow("#result_list tbody tr:first-child th a")
-    desk.press("Approve")
-    desk.send()
+    user.open(f"/admin/orders_project/approval/?q={subject}")
+    user.follow("#result_list tbody tr:first-child th a")
+    user.press("Approve")
+    user.send()

@@ -35,11 +35,11 @@ http {{
 """
 
 
-class Fleet:
+class Stack:
     """Servers stand on entering; services are started by their names in compose.yaml."""
 
     def __init__(self) -> None:
-        self.home = places.scratch("fleet")
+        self.home = places.scratch("stack")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._end = ExitStack()
         self._ports: dict[str, int] = {}

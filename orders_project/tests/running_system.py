@@ -28,11 +28,11 @@ def worker(name: str, *aside: str) -> list[str]:
     ]  # fmt: skip
 
 
-class House:
+class RunningSystem:
     """Servers, databases and topology stand on entering; processes are started by name."""
 
     def __init__(self, **environment: str) -> None:
-        self.home = places.scratch("house")
+        self.home = places.scratch("system")
         self.environment = environment
         self.running: dict[str, processes.Process] = {}
         self.port = processes.free_port()
