@@ -32,21 +32,21 @@ check: ## while writing: style, types, imports and every test that starts no pro
 	@PY=$(PY) exec .ci/check $(ARGS)
 
 EXAMPLES ?= 300
-fuzz: ## ask every door at random, for minutes; EXAMPLES=300 of each operation and caller
+fuzz: ## send random requests to every endpoint, for minutes; EXAMPLES=300 of each operation and caller
 	@requirements/bootstrap base dev
 	@exec env SCHEMATHESIS_EXAMPLES=$(EXAMPLES) $(PY) -m pytest -n 0 orders_project/tests/test_schemathesis.py $(ARGS)
 
 bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
 	@exec $(PY) -m benchmarks.orders $(ARGS)
 
-bench-relay: venv ## measure the mailbox: relay, latency, idle, full tables; ARGS="latency"
+bench-relay: venv ## measure the outbox: relay, latency, idle, full tables; ARGS="latency"
 	@exec $(PY) -m benchmarks.relay $(ARGS)
 
 screenshots: venv ## take the pictures in docs/images of the running system
 	@exec $(PY) -m orders_project.tests.screenshots $(ARGS)
 
 LOCALE := orders_project/locale
-translations: venv ## bring the translations in step with the code, and compile them
+translations: venv ## update the translations from the code, and compile them
 	@mkdir -p .cache
 	@$(PY) -m babel.messages.frontend -q extract --mapping $(LOCALE)/babel.cfg --keyword _g --keyword gettext_noop \
 	  --no-location --sort-output --output .cache/django.pot common orders orders_project outbox payments processing
@@ -58,17 +58,17 @@ lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 
-format: venv ## put the code into the system's style
+format: venv ## format the code
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
 types: venv ## check the types
 	@DEBUG=1 $(PY) -m mypy .
 
-imports: venv ## check that no room reaches where it must not
+imports: venv ## check that packages import only what they may
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 
-locks: venv ## write requirements/*.txt anew from *.in; ARGS=--upgrade takes the newest versions
+locks: venv ## recompile requirements/*.txt from *.in; ARGS=--upgrade takes the newest versions
 	@for set in uv pip base dev postgres; do \
 	  UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make locks" $(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
 	    --generate-hashes $(ARGS) --output-file requirements/$$set.txt requirements/$$set.in || exit 1; \
@@ -77,8 +77,8 @@ locks: venv ## write requirements/*.txt anew from *.in; ARGS=--upgrade takes the
 venv: ## install everything into .venv
 	@requirements/bootstrap base dev
 
-clean: ## forget the data of `make run`; downloads stay in .cache
+clean: ## delete the data of `make run`; downloads stay in .cache
 	@if [ -x $(PY) ]; then exec $(PY) -m orders_project.embedded.places "$(DATA)"; else rm -rf "$(DATA)"; fi
 
-protos: venv ## write the gRPC stubs anew from orders/protos/*.proto
+protos: venv ## regenerate the gRPC stubs from orders/protos/*.proto
 	@$(PY) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. orders/protos/order_service.proto

@@ -166,7 +166,7 @@ def empty_rate_limits() -> None:
 
 @pytest.fixture
 def post(db: Any) -> Any:
-    """Carries letters between the services in this process: see orders_project/tests/carrier.py."""
+    """Delivers messages between the services in this process: see orders_project/tests/carrier.py."""
     from orders_project.tests.carrier import Carrier
 
     return Carrier()

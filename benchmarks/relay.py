@@ -70,7 +70,7 @@ class Bench(RunningSystem):
             connection.cursor().executemany(POST, [{"id": uuid7(), "data": DATA} for _ in range(number)])
 
     def drain(self, number: int, *, how: str) -> float:
-        """Letters a second that a relay of its own sends."""
+        """Messages per second that a relay of its own sends."""
         self.post(number)
         said = self.manage("shell", "-v", "0", "-c", DRAIN.format(how=how))
         connection = broker.connect(self.env["AMQP_URL"])

@@ -1,10 +1,10 @@
 """
-Do the data of all services add up? Each service brings the rules about its own tables; those between them are here.
+Do the data of all services add up? Each service has the rules about its own tables; those between them are here.
 
-# Note [Work in flight is not a finding]: the databases need not agree about an order at one moment, because each is
-# read at another time and messages are under way. So a rule skips what has changed within `grace`. What then seems to
-# break it is dropped if messages about that order are under way, and is checked again a little later. Only what breaks
-# the rule both times is a finding.
+# Note [Work in flight is not a finding]: the databases need not agree about an order at one moment: each is read at
+# another time, and messages are under way. So a rule skips what has changed within `grace`; what then seems to break it
+# is dropped if messages about that order are under way, and is looked at again a little later. Only what breaks the
+# rule both times is a finding.
 """
 
 import time

@@ -19,7 +19,7 @@ from .postgres_sources import NoPostgres
 
 USER = "app"
 PORT_TRIES = 3
-# The same sorting, by bytes, and the same letters on every system, whatever locales it has.
+# The same sort order, by bytes, and the same upper and lower case on every system, whatever locales it has.
 BUILTIN_LOCALE_SINCE = 17
 BUILTIN_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 SYSTEM_LOCALE = ("--locale=C", "--lc-ctype=C.UTF-8")

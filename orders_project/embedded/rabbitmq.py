@@ -97,7 +97,7 @@ class RabbitMQ:
             for tries_left in reversed(range(PORT_TRIES)):
                 try:
                     processes.await_ready(
-                        source.process, self._greeted, name="RabbitMQ", log=self.log, timeout=source.patience
+                        source.process, self._greeted, name="RabbitMQ", log=self.log, timeout=source.start_timeout
                     )
                     break
                 except processes.NotReady:
@@ -171,7 +171,7 @@ class Source(Protocol):
     """A way to run one node."""
 
     process: subprocess.Popen[bytes] | None
-    patience: float
+    start_timeout: float
 
     def launch(self, *, port: int, password: str, log: Path) -> None: ...
     def end(self, *, by: signal.Signals) -> None: ...
@@ -246,7 +246,7 @@ def refuse_old(version: str) -> None:
 class Programs:
     """RabbitMQ's own programs with ports, folders and an epmd that no other node shares."""
 
-    patience = 180.0
+    start_timeout = 180.0
 
     def __init__(self, home: Path, *, sbin: Path, env: dict[str, str]) -> None:
         self.process: subprocess.Popen[bytes] | None = None
@@ -332,7 +332,7 @@ class Programs:
 class Container:
     """RabbitMQ's official image under a Docker engine, its data in a named volume."""
 
-    patience = 300.0  # the first run pulls the image
+    start_timeout = 300.0  # the first run pulls the image
 
     def __init__(self, home: Path) -> None:
         self.process: subprocess.Popen[bytes] | None = None

@@ -1,4 +1,4 @@
-"""A handful of programs under one roof: started, watched, restarted and stopped together."""
+"""A few programs that are started, watched, restarted and stopped together."""
 
 import contextlib
 import signal

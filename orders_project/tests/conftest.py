@@ -1,4 +1,4 @@
-"""What tests of the roof share."""
+"""Fixtures of the tests of the project package."""
 
 from collections.abc import Iterator
 

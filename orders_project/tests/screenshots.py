@@ -82,7 +82,7 @@ def furnish(system: RunningSystem) -> str:
 
 
 def say_the_impossible(system: RunningSystem, *order_ids: str) -> None:
-    """Have processing refuse orders that have come to their end: letters that nobody can handle."""
+    """Let processing refuse orders that have ended: messages that cannot be handled."""
     system.manage(
         "shell", "-v", "0", "-c",
         "from django.db import transaction\n"

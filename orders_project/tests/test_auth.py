@@ -155,7 +155,11 @@ class TestKeys:
             )
         )
         (tmp_path / "no.pem").write_text("no key")
-        for name, why in (("weak.pem", "1024 bits"), ("no.pem", "no RSA key"), ("missing.pem", "No such file")):
+        for name, why in (
+            ("weak.pem", "1024 bits"),
+            ("no.pem", "does not contain an RSA key"),
+            ("missing.pem", "No such file"),
+        ):
             settings.JWT_KEY_FILES = [str(tmp_path / name)]
             with pytest.raises(SystemExit, match=why):
                 auth.prepare()

@@ -1,8 +1,8 @@
 """
 What the mailbox survives, with real servers and processes: after each bad day every message had its effect once.
 
-Letters go from the outbox of orders to payments, where each leaves a row in the table `counted`
-(outbox/tests/examples.py) and some are answered by another letter, which leaves a row as well.
+Messages go from the outbox of orders to payments, where each leaves a row in the table `counted`
+(outbox/tests/examples.py) and some are answered by another message, which leaves a row as well.
 """
 
 import json
@@ -160,7 +160,7 @@ def test_a_queue_is_deleted_while_rows_are_pending(stage: Stage) -> None:
 
 
 def test_each_message_is_delivered_ten_times(stage: Stage) -> None:
-    letters = [
+    envelopes = [
         Envelope(
             id=str(uuid7()), source="/orders", type="tests.count", subject="o", time=datetime.now(UTC).isoformat(),
             schemaversion=1, correlationid="c", data={"then": "echo"},
@@ -169,13 +169,13 @@ def test_each_message_is_delivered_ten_times(stage: Stage) -> None:
     ]  # fmt: skip
     publisher = broker.Publisher(stage.env["AMQP_URL"])
     for _ in range(10):
-        assert len(publisher.publish([(letter, "payments") for letter in letters]).confirmed) == 50
+        assert len(publisher.publish([(envelope, "payments") for envelope in envelopes]).confirmed) == 50
     publisher.close()
-    stage.settle([letter.id for letter in letters])
+    stage.settle([envelope.id for envelope in envelopes])
     answered = stage.query(
         "payments",
         "SELECT count(*) FROM outbox_outgoingmessage WHERE causation_id = ANY(%s)",
-        [letter.id for letter in letters],
+        [envelope.id for envelope in envelopes],
     )
     assert answered == [(50,)]
 
@@ -203,8 +203,8 @@ def test_timers_keep_time_under_load(stage: Stage) -> None:
     overtaken = {
         timer
         for timer in map(UUID, timers)
-        for letter in map(UUID, load)
-        if due[letter] >= due[timer] + timedelta(seconds=1) and rang[letter] < rang[timer]
+        for message in map(UUID, load)
+        if due[message] >= due[timer] + timedelta(seconds=1) and rang[message] < rang[timer]
     }
     assert len(overtaken) <= 2
 
@@ -225,7 +225,7 @@ class TestTheDeadLetterQueue:
     def test_takes_what_nobody_can_read(self, stage: Stage) -> None:
         task = {"task": "tests.count", "id": str(uuid7()), "lang": "py"}
         empty: dict[str, Any] = {}
-        letter = {"specversion": "1.0", "id": str(uuid7()), "data": {"padding": "x" * 300_000}}
+        envelope = {"specversion": "1.0", "id": str(uuid7()), "data": {"padding": "x" * 300_000}}
         for body, headers, content_type in (
             (b"[[{}], {}, {}]", task | {"task": "payments.chrage"}, "application/json"),
             (b"{not json", task, "application/json"),
@@ -240,7 +240,7 @@ class TestTheDeadLetterQueue:
             (b"[[{}], {}, {}]", task | {"task": {"a": 1}}, "application/json"),
             (b"[[{}], {}, {}]", task | {"eta": "soon", "timelimit": "x"}, "application/json"),
             (b"[" * 100_000, task, "application/json"),
-            (json.dumps([[letter], {}, {}]).encode(), task, "application/json"),
+            (json.dumps([[envelope], {}, {}]).encode(), task, "application/json"),
             (b"[[{}], {}, {}]", task, "application/json"),
         ):
             self.publish(stage, body, headers=headers, content_type=content_type)

@@ -1,5 +1,5 @@
 """
-Anything may happen, in any order: orders and cancellations, letters late, doubled or torn, crashes, time passing.
+Anything may happen, in any order: orders and cancellations, messages late, doubled or torn, crashes, time passing.
 
 Hypothesis makes it up. After every step every promise holds, and when all is quiet again nothing is left open.
 """
@@ -39,7 +39,7 @@ from processing.tasks import expire_holds
 MOST_ORDERS = 5
 MOST_COPIES = 20
 
-letters = strategies.integers(min_value=0, max_value=50)
+messages = strategies.integers(min_value=0, max_value=50)
 order_numbers = strategies.integers(min_value=1, max_value=MOST_ORDERS)
 
 
@@ -110,13 +110,13 @@ class Chaos(RuleBasedStateMachine):
         expire_holds()
 
     @precondition(lambda self: self.waiting or self.fetch())
-    @rule(pick=letters)
+    @rule(pick=messages)
     def letter_arrives(self, pick: int) -> None:
         self.fetch()
         self.carrier.deliver(*self.waiting.pop(pick % len(self.waiting)))
 
     @precondition(lambda self: self.copies < MOST_COPIES and (self.waiting or self.fetch()))
-    @rule(pick=letters)
+    @rule(pick=messages)
     def letter_arrives_and_will_again(self, pick: int) -> None:
         """The worker dies after its commit, before it acknowledges; or the relay before it stamps."""
         self.fetch()
@@ -124,14 +124,14 @@ class Chaos(RuleBasedStateMachine):
         self.carrier.deliver(*self.waiting[pick % len(self.waiting)])
 
     @precondition(lambda self: self.copies < MOST_COPIES and (self.waiting or self.fetch()))
-    @rule(pick=letters)
+    @rule(pick=messages)
     def worker_dies_before_its_commit(self, pick: int) -> None:
-        """Whatever the handler did is gone; the letter stays in the queue."""
+        """Whatever the handler did is gone; the message stays in the queue."""
         self.fetch()
         self.copies += 1
-        service, letter = self.waiting[pick % len(self.waiting)]
+        service, envelope = self.waiting[pick % len(self.waiting)]
         with transaction.atomic(using=service):
-            self.carrier.deliver(service, letter)
+            self.carrier.deliver(service, envelope)
             transaction.set_rollback(True, using=service)
 
     def fetch(self) -> bool:

@@ -225,9 +225,9 @@ class TestRabbitMQ:
         broker.start()
         assert broker.url("service") == address
         with Connection(address) as connection:
-            letter = queue(connection).get(no_ack=True)
-            assert letter is not None
-            assert letter.payload == {"order": "1"}
+            message = queue(connection).get(no_ack=True)
+            assert message is not None
+            assert message.payload == {"order": "1"}
 
         started = set(family(os.getpid())) - set(killed)
         assert started
@@ -413,15 +413,15 @@ class TestSupervisor:
     def test_waits_for_what_a_program_says_and_keeps_it_in_a_log(
         self, supervisor: Supervisor, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        supervisor.start([shell("bell", "echo secret INFO; echo ding; sleep 60", says="ding", whispers="INFO")])
-        assert (supervisor.logs / "bell.log").read_text() == "secret INFO\nding\n"
-        assert "      bell | ding\n" in (said := capsys.readouterr().out)
+        supervisor.start([shell("gong", "echo secret INFO; echo ding; sleep 60", says="ding", whispers="INFO")])
+        assert (supervisor.logs / "gong.log").read_text() == "secret INFO\nding\n"
+        assert "      gong | ding\n" in (said := capsys.readouterr().out)
         assert "INFO" not in said
-        assert "bell is ready after" in said
+        assert "gong is ready after" in said
 
     def test_shows_the_log_of_a_program_that_ends_before_it_is_ready(self, supervisor: Supervisor) -> None:
-        with pytest.raises(processes.NotReady, match=r"bell ended with code 3(.|\n)*the rope broke"):
-            supervisor.start([shell("bell", "echo the rope broke; exit 3", says="ding")])
+        with pytest.raises(processes.NotReady, match=r"gong ended with code 3(.|\n)*the rope broke"):
+            supervisor.start([shell("gong", "echo the rope broke; exit 3", says="ding")])
 
     def test_a_command_that_fails_ends_the_start(self, supervisor: Supervisor) -> None:
         with pytest.raises(SetupFailed, match=r"count ended with code 4(.|\n)*no such number"):
@@ -447,7 +447,7 @@ class TestSupervisor:
         script = (
             "date +%s.%N >> rings; echo rang; until [ -e heard ]; do sleep 0.05; done; date +%s.%N >> deaths; exit 1"
         )
-        supervisor.start([shell("bell", script, says="rang")])
+        supervisor.start([shell("gong", script, says="rang")])
         rings, deaths = (supervisor.logs.parent / name for name in ("rings", "deaths"))
         (supervisor.logs.parent / "heard").touch()
 

@@ -75,7 +75,7 @@ def test_an_order_is_told_as_a_cloud_event(connection: kombu.Connection) -> None
     assert datetime.fromisoformat(event["time"]).tzinfo is not None
     told = {"order_id": order.order_id, "status": "pending", "total": 1250, "version": 1}
     assert told.items() <= event["data"].items()
-    # Attributes as CloudEvents allows them: lower-case letters and digits, strings and integers.
+    # Attributes as CloudEvents allows them: lower-case a to z and digits, strings and integers.
     assert all(name.isalnum() and name.islower() for name in event)
     assert all(isinstance(value, str | int) for name, value in event.items() if name != "data")
 

@@ -124,9 +124,9 @@ def test_every_door_of_every_room_is_led_to_that_service(gateway: Gateway) -> No
     from processing import urls as processing
 
     for web, urls in {"orders-web": orders, "payments-web": payments, "processing-web": processing}.items():
-        for door in urls.urlpatterns:
-            start = str(door.pattern).lstrip("^").partition("(")[0].removesuffix("/?$")
-            assert gateway.asks(f"/{start}")["service"] == web, door
+        for endpoint in urls.urlpatterns:
+            start = str(endpoint.pattern).lstrip("^").partition("(")[0].removesuffix("/?$")
+            assert gateway.asks(f"/{start}")["service"] == web, endpoint
 
 
 class TestHeaders:

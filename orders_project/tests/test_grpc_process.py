@@ -27,7 +27,7 @@ from outbox.tests.proxy import Proxy
 from .compose import PROJECT
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
-PATIENCE = 120
+TIMEOUT = 120
 
 
 class Server:
@@ -61,7 +61,7 @@ class Server:
 
     def says(self, text: str) -> None:
         try:
-            processes.wait_until(lambda: text in self.log.read_text(), timeout=PATIENCE)
+            processes.wait_until(lambda: text in self.log.read_text(), timeout=TIMEOUT)
         except TimeoutError:
             raise AssertionError(f"{text} is not in {self.log.read_text()}") from None
 
@@ -78,7 +78,7 @@ def server(tmp_path: Path) -> Server:
 
 def code_of(call: Any, *arguments: Any, **options: Any) -> grpc.StatusCode:
     try:
-        call(*arguments, timeout=PATIENCE, **options)
+        call(*arguments, timeout=TIMEOUT, **options)
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code
@@ -98,20 +98,20 @@ def test_waits_for_its_database_and_survives_its_loss(server: Server) -> None:
             health = health_pb2_grpc.HealthStub(channel)
             for service in ("", SERVICE):
                 asked = health_pb2.HealthCheckRequest(service=service)
-                answer = health.Check(asked, timeout=PATIENCE, wait_for_ready=True)
+                answer = health.Check(asked, timeout=TIMEOUT, wait_for_ready=True)
                 assert answer.status == health_pb2.HealthCheckResponse.SERVING
             question = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
             listed = next(reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(question))
             assert SERVICE in [service.name for service in listed.list_services_response.service]
             orders = OrderServiceStub(channel)
-            made = orders.CreateOrder(an_order("before"), timeout=PATIENCE)
+            made = orders.CreateOrder(an_order("before"), timeout=TIMEOUT)
             assert (made.order_id, made.total_amount, made.status) == ("before", 19.99, "pending")
         asked = pb.GetOrderRequest(order_id="before")
         assert code_of(orders.GetOrder, asked) is grpc.StatusCode.UNAVAILABLE
         with server.proxy():
-            processes.wait_until(lambda: code_of(orders.GetOrder, asked) is grpc.StatusCode.OK, timeout=PATIENCE)
-            assert orders.CreateOrder(an_order("after"), timeout=PATIENCE).order_id == "after"
-            assert orders.GetOrder(asked, timeout=PATIENCE) == made
+            processes.wait_until(lambda: code_of(orders.GetOrder, asked) is grpc.StatusCode.OK, timeout=TIMEOUT)
+            assert orders.CreateOrder(an_order("after"), timeout=TIMEOUT).order_id == "after"
+            assert orders.GetOrder(asked, timeout=TIMEOUT) == made
 
 
 def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> None:
@@ -120,20 +120,20 @@ def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> Non
     with server.proxy(), server.runs() as process, server.channel() as channel, ThreadPoolExecutor(6) as crowd:
         orders = OrderServiceStub(channel)
         server.says("gRPC is listening on")
-        orders.CreateOrder(an_order("first"), timeout=PATIENCE, wait_for_ready=True)
+        orders.CreateOrder(an_order("first"), timeout=TIMEOUT, wait_for_ready=True)
         with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
             for order_id in slow:
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [order_id])
-            calls = [orders.CreateOrder.future(an_order(order_id), timeout=PATIENCE) for order_id in slow]
-            processes.wait_until(lambda: waiting() == len(slow), timeout=PATIENCE)
+            calls = [orders.CreateOrder.future(an_order(order_id), timeout=TIMEOUT) for order_id in slow]
+            processes.wait_until(lambda: waiting() == len(slow), timeout=TIMEOUT)
             load = [crowd.submit(until_turned_away, orders, f"load-{number}") for number in range(6)]
-            processes.wait_until(lambda: Order.objects.filter(pk__startswith="load-").count() > 20, timeout=PATIENCE)
+            processes.wait_until(lambda: Order.objects.filter(pk__startswith="load-").count() > 20, timeout=TIMEOUT)
             process.send_signal(signal.SIGTERM)
-            made = [order_id for one in load for order_id in one.result(timeout=PATIENCE)]
+            made = [order_id for one in load for order_id in one.result(timeout=TIMEOUT)]
             assert not [call for call in calls if call.done()]
             assert process.poll() is None
         assert [call.result().order_id for call in calls] == slow
-        assert process.wait(timeout=GRACE + PATIENCE) == 0
+        assert process.wait(timeout=GRACE + TIMEOUT) == 0
     assert "gRPC has stopped" in server.log.read_text()
     assert set(Order.objects.values_list("pk", flat=True)) == {"first", *slow, *made}
 
@@ -169,8 +169,8 @@ def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
         server.says("gRPC is listening on")
         with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('stuck', 0))")
-            call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 2 * PATIENCE, wait_for_ready=True)
-            processes.wait_until(lambda: waiting() == 1, timeout=PATIENCE)
+            call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 2 * TIMEOUT, wait_for_ready=True)
+            processes.wait_until(lambda: waiting() == 1, timeout=TIMEOUT)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=GRACE + PATIENCE) == 0
+            assert process.wait(timeout=GRACE + TIMEOUT) == 0
             assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)

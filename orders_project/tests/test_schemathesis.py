@@ -1,5 +1,5 @@
 """
-What the API says of itself is true: generated requests, right and wrong ones, alone and in a row, to every door.
+What the API says of itself is true: generated requests, right and wrong ones, alone and in a row, to every endpoint.
 
 A few of each, always the same, are part of every run (efforts.py says how many); `make fuzz` takes as many at random as
 EXAMPLES says.

@@ -40,7 +40,7 @@ class TestAnAccountOrder:
         assert (order.status, order.fail_reason) == ("failed", "insufficient_funds")
 
     def test_that_waits_too_long_is_voided(self, post: Any) -> None:
-        post.passes_over = lambda letter: letter.type == "payments.charge"
+        post.passes_over = lambda envelope: envelope.type == "payments.charge"
         order = place("nobody")
         post.run()
         with time_machine.travel(timezone.now() + timedelta(minutes=16)):

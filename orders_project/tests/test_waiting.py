@@ -84,9 +84,9 @@ import socket, sys, threading
 def pipe(one, other):
     while data := one.recv(65536):
         other.sendall(data)
-door = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 while True:
-    near, _ = door.accept()
+    near, _ = server.accept()
     far = socket.create_connection((sys.argv[2], int(sys.argv[3])))
     for ends in ((near, far), (far, near)):
         threading.Thread(target=pipe, args=ends, daemon=True).start()
