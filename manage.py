@@ -11,6 +11,11 @@ def main() -> None:
 
         up()
         return
+    if sys.argv[1:] in (["version"], ["--version"]):  # Django would print its own
+        from orders_project import __version__
+
+        sys.stdout.write(f"{__version__}\n")
+        return
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
     from django.core.management import execute_from_command_line
 

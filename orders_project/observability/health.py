@@ -20,6 +20,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, JsonResponse
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from orders_project import __version__
 from outbox import broker, gauges, heartbeat
 
 TIMEOUT = 3.0  # seconds for all checks together
@@ -164,4 +165,5 @@ def _page(checks: Mapping[str, Check]) -> JsonResponse:
     findings = examine(checks)
     healthy = not any(finding.trouble for finding in findings)
     parts = {f.part: f"failed: {f.trouble}" if f.trouble else "ok" for f in findings}
-    return JsonResponse({"status": "ok" if healthy else "failed", "parts": parts}, status=200 if healthy else 503)
+    answer = {"status": "ok" if healthy else "failed", "version": __version__, "parts": parts}
+    return JsonResponse(answer, status=200 if healthy else 503)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from orders_project import __version__
 from orders_project.auth import keys
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -124,3 +125,11 @@ def test_a_service_verifies_tokens_without_the_back_office(production: dict[str,
     )
     done = run(service, "-c", script)
     assert done.stdout.split() == ["401", "403"], done.stderr
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("argument", ["version", "--version"])
+def test_manage_py_shows_the_version_of_the_project(argument: str) -> None:
+    done = run(dict(os.environ), "manage.py", argument)
+    assert (done.returncode, done.stdout.strip()) == (0, __version__)
+    assert f"## {__version__} - " in (PROJECT / "CHANGELOG.md").read_text()

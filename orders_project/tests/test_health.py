@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from orders import services
 from orders.models import Outgoing
+from orders_project import __version__
 from orders_project.observability import health
 from outbox import heartbeat
 
@@ -42,6 +43,7 @@ class TestThePages:
         answer = client.get(path)
         assert (answer.status_code, answer.json()["status"]) == (200, "ok")
         assert answer.json()["parts"] == dict.fromkeys(EVERYTHING, "ok")
+        assert answer.json()["version"] == __version__
 
     def test_without_the_broker_it_fails_and_orders_are_still_served(self, client: Client, no_broker: None) -> None:
         answer = client.get("/health")

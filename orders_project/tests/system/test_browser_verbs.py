@@ -114,7 +114,7 @@ def test_a_second_person_approves(user: Operator, bob: Operator) -> None:
     approve(user, dear)
     assert "you requested this" in user.page.inner_text("[role=alert]")
     approve(bob, dear)
-    # Two messages wait for processing: process it, and release it. Whichever is handled first decides, and an acceptance
+    # Two messages wait for processing: process it, and release it. The first one handled decides, and an acceptance
     # would end in "done"; so the processor refuses.
     system.start("processing", env={"PROCESSING_SUCCESS_RATE": "0"})
     system.until(lambda: screenshots.status_of(system, dear) == "canceled")
