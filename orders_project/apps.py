@@ -10,7 +10,7 @@ class OrdersProjectConfig(AppConfig):
     def ready(self) -> None:
         from outbox.checks import ensure_services_keep_together
 
-        from . import celery  # noqa: F401 - registers the tasks and signals of this app in every process
+        from . import celery, celery_signals  # noqa: F401 - tasks and signals of this app, in every process
         from .backoffice import roles
 
         ensure_services_keep_together()
