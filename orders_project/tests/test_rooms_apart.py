@@ -45,7 +45,7 @@ def fleet() -> Iterator[Fleet]:
             lambda: all("has migrations to run" in fleet.said(name) for name in fleet.ours if SERVICES_OF[name])
         )
         fleet.deploy()
-        fleet.until(lambda: all("everything needed is there" in fleet.said(name) for name in fleet.ours))
+        fleet.until(lambda: all("everything is available" in fleet.said(name) for name in fleet.ours))
         for web in WEBS:
             fleet.until(lambda web=web: fleet.answers("/health/ready", service=web, port=8000))
         for address in ("gateway:8080", "grpc:50051", "fake-gateway:8900"):
@@ -89,7 +89,7 @@ class TestStarting:
     def test_every_process_says_what_it_waits_for_and_that_it_has_come(self, fleet: Fleet) -> None:
         for name in fleet.ours:
             lines = [line for line in fleet.said(name).splitlines() if line.startswith("wait: ")]
-            assert "everything needed is there" in lines[-1], name
+            assert "everything is available" in lines[-1], name
             assert len(lines) <= 6, f"{name} repeats itself: {lines}"
 
     def test_the_clock_waits_for_no_database(self, fleet: Fleet) -> None:
