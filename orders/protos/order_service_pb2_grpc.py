@@ -56,21 +56,21 @@ class OrderServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def CreateOrder(self, request, context):
-        """Places an order. The same request under the same order_id or idempotency-key answers the order that stands.
+        """Places an order. A repeated request with the same order_id or idempotency-key returns the stored order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetOrder(self, request, context):
-        """One order of the caller's.
+        """Returns one order of the client.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """The caller's newest orders, a hundred at most; GET /orders turns the pages further back.
+        """Returns the newest orders of the client, at most a hundred; GET /orders has pages with all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

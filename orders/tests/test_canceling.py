@@ -55,7 +55,7 @@ def test_an_order_that_does_not_exist(client: Client) -> None:
 
 
 @pytest.mark.parametrize("etag", ['"2"', 'W/"1"', "1", '"x"', ""])
-def test_another_version_than_the_caller_believes(client: Client, etag: str) -> None:
+def test_at_another_version_than_if_match_says(client: Client, etag: str) -> None:
     order = factories.order()
     answer = cancel(client, order.order_id, **{"If-Match": etag})
     assert (answer.status_code, answer.json()["code"]) == (412, "version_conflict")
@@ -64,7 +64,7 @@ def test_another_version_than_the_caller_believes(client: Client, etag: str) -> 
 
 
 @pytest.mark.parametrize("etag", ['"1"', "*", '"7", "1"'])
-def test_the_version_that_the_caller_believes(client: Client, etag: str) -> None:
+def test_at_the_version_that_if_match_says(client: Client, etag: str) -> None:
     assert cancel(client, factories.order().order_id, **{"If-Match": etag}).status_code == 202
 
 

@@ -101,13 +101,13 @@ class Staff(SessionAuthentication):
             return None
         self.enforce_csrf(request)
         granted = frozenset(scope for scope, permission in OF_STAFF.items() if user.has_perm(permission))
-        caller = Principal(
+        principal = Principal(
             name=f"staff:{user.get_username()}"[:MAX_NAME],
             scopes=granted | unauthenticated().scopes,
             sees_all=True,
             is_staff=True,
         )
-        return caller, None
+        return principal, None
 
 
 class HasScope(BasePermission):

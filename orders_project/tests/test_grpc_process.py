@@ -94,7 +94,7 @@ def test_waits_for_its_database_and_survives_its_loss(server: Server) -> None:
         server.says("wait: waiting for database orders (")
         with server.proxy():
             server.says("gRPC is listening on")
-            assert "wait: everything needed is there" in server.log.read_text()
+            assert "wait: everything is available" in server.log.read_text()
             health = health_pb2_grpc.HealthStub(channel)
             for service in ("", SERVICE):
                 asked = health_pb2.HealthCheckRequest(service=service)

@@ -45,7 +45,7 @@ def stack() -> Iterator[Stack]:
             lambda: all("has migrations to run" in stack.said(name) for name in stack.ours if SERVICES_OF[name])
         )
         stack.deploy()
-        stack.until(lambda: all("everything needed is there" in stack.said(name) for name in stack.ours))
+        stack.until(lambda: all("everything is available" in stack.said(name) for name in stack.ours))
         for web in WEBS:
             stack.until(lambda web=web: stack.answers("/health/ready", service=web, port=8000))
         for address in ("gateway:8080", "grpc:50051", "fake-gateway:8900"):
@@ -89,7 +89,7 @@ class TestStarting:
     def test_every_process_says_what_it_waits_for_and_that_it_has_come(self, stack: Stack) -> None:
         for name in stack.ours:
             lines = [line for line in stack.said(name).splitlines() if line.startswith("wait: ")]
-            assert "everything needed is there" in lines[-1], name
+            assert "everything is available" in lines[-1], name
             assert len(lines) <= 6, f"{name} repeats itself: {lines}"
 
     def test_the_clock_waits_for_no_database(self, stack: Stack) -> None:

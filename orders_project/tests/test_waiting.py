@@ -104,4 +104,4 @@ def test_a_server_that_comes_late_is_found() -> None:
             status, _, said = ended(process)
         finally:
             late.kill()
-    assert (status, "everything needed is there" in said) == (0, True)
+    assert (status, "everything is available" in said) == (0, True)
