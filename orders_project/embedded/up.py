@@ -245,13 +245,13 @@ def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Ma
 
 
 def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
-    open_doors = env["API_AUTH"] == "open"
+    is_open = env["API_AUTH"] == "open"
     return WELCOME.format(
         public=env["PUBLIC_URL"],
         password=password,
         grpc=env["GRPC_PORT"],
         gateway=env["FAKE_GATEWAY_URL"],
-        auth="Anybody may call the API in this run (API_AUTH=open)" if open_doors else "The API asks for a token",
+        auth="Anybody may call the API in this run (API_AUTH=open)" if is_open else "The API asks for a token",
         example=EXAMPLE,
         data=data,
     )

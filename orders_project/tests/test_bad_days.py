@@ -197,14 +197,14 @@ def test_timers_keep_time_under_load(stage: Stage) -> None:
     load = stage.post(80, then="echo", every=0.05)
     stage.settle(timers + load)
     due = dict(stage.query("orders", "SELECT message_id, due_at FROM outbox_outgoingmessage"))
-    rang = dict(stage.query("payments", "SELECT message_id, at FROM counted"))
-    assert all(rang[timer] >= due[timer] for timer in map(UUID, timers))
+    handled = dict(stage.query("payments", "SELECT message_id, at FROM counted"))
+    assert all(handled[timer] >= due[timer] for timer in map(UUID, timers))
     # However slow the machine is: who was due a second later comes later. Two may have been in the hands of workers.
     overtaken = {
         timer
         for timer in map(UUID, timers)
         for message in map(UUID, load)
-        if due[message] >= due[timer] + timedelta(seconds=1) and rang[message] < rang[timer]
+        if due[message] >= due[timer] + timedelta(seconds=1) and handled[message] < handled[timer]
     }
     assert len(overtaken) <= 2
 
@@ -261,9 +261,9 @@ class TestTheDeadLetterQueue:
         stage.until(lambda: len(stage.dead()) == 1)
         assert stage.dead()[0][::2] == ("killed_its_worker", UUID(killer))
         assert stage.counts([killer]) == {}
-        ((letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
-        assert json.loads(stage.manage("dlq", "show", str(letter_id), "--json"))["replayable"] is True
-        stage.manage("dlq", "discard", str(letter_id))
+        ((dead_letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
+        assert json.loads(stage.manage("dlq", "show", str(dead_letter_id), "--json"))["replayable"] is True
+        stage.manage("dlq", "discard", str(dead_letter_id))
         stage.query("payments", "DELETE FROM outbox_deadletter")
         stage.settle(fine)
 

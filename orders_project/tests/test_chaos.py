@@ -111,13 +111,13 @@ class Chaos(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting or self.fetch())
     @rule(pick=messages)
-    def letter_arrives(self, pick: int) -> None:
+    def message_arrives(self, pick: int) -> None:
         self.fetch()
         self.carrier.deliver(*self.waiting.pop(pick % len(self.waiting)))
 
     @precondition(lambda self: self.copies < MOST_COPIES and (self.waiting or self.fetch()))
     @rule(pick=messages)
-    def letter_arrives_and_will_again(self, pick: int) -> None:
+    def message_arrives_and_will_again(self, pick: int) -> None:
         """The worker dies after its commit, before it acknowledges; or the relay before it stamps."""
         self.fetch()
         self.copies += 1

@@ -118,7 +118,7 @@ def test_a_path_leads_to_its_room_unchanged(gateway: Gateway, path: str, service
     assert (said["service"], said["path"]) == (service, path)
 
 
-def test_every_door_of_every_room_is_led_to_that_service(gateway: Gateway) -> None:
+def test_every_endpoint_of_every_service_is_routed_to_that_service(gateway: Gateway) -> None:
     from orders import urls as orders
     from payments import urls as payments
     from processing import urls as processing

@@ -312,7 +312,7 @@ class TestWhatGoesWrong:
         with_standard_sets(clone)
         assert clone.bootstrap("base", "dev", **NOWHERE) == ""
 
-    def test_an_environment_of_another_python_is_made_anew_once_there_are_network_and_room(self, clone: Clone) -> None:
+    def test_an_environment_of_another_python_is_made_anew_once_there_are_network_and_space(self, clone: Clone) -> None:
         library = next((clone.folder / ".venv").glob("lib/python*"))
         library.rename(library.with_name("python3.1"))
         assert "cannot be reached" in clone.refused("base", "dev", **NOWHERE)

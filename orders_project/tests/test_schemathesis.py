@@ -85,7 +85,7 @@ def keeps_its_word(headers: dict[str, str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("caller", ["anybody", "nobody", "a client"])
-def test_every_door_keeps_its_word(
+def test_every_endpoint_behaves_as_described(
     caller: str, grpc_channel: Any, settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings.ORDER_SERVICE_GRPC = grpc_channel.target

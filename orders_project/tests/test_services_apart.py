@@ -97,7 +97,7 @@ class TestStarting:
 
 
 class TestCredentials:
-    def test_a_process_has_those_of_its_room_only(self, stack: Stack) -> None:
+    def test_a_process_has_those_of_its_service_only(self, stack: Stack) -> None:
         found = {
             name: {key[12:].removeprefix("_") for key in stack.environment(name) if key.startswith("DATABASE_URL")}
             for name in stack.ours
@@ -107,7 +107,7 @@ class TestCredentials:
     @pytest.mark.parametrize(
         "name", [name for name, services in SERVICES_OF.items() if "" not in services and services]
     )
-    def test_they_open_no_other_rooms_database(self, stack: Stack, name: str) -> None:
+    def test_they_open_no_other_services_database(self, stack: Stack, name: str) -> None:
         environment = stack.environment(name)
         for url in (value for key, value in environment.items() if key.startswith("DATABASE_URL")):
             server, _, own = url.rpartition("/")
@@ -164,7 +164,7 @@ class TestTheWholeWay:
         [("orders-web", "/products"), ("orders-web", "/admin/login/"), ("payments-web", "/orders"),
          ("processing-web", "/accounts"), ("processing-web", "/oauth/token")],
     )  # fmt: skip
-    def test_a_room_serves_no_other_rooms_doors(self, stack: Stack, web: str, path: str) -> None:
+    def test_a_service_serves_no_endpoint_of_another(self, stack: Stack, web: str, path: str) -> None:
         answer = requests.get(stack.url(path, service=web, port=8000), timeout=60)
         assert answer.status_code == 404
 
@@ -190,7 +190,7 @@ class TestHealth:
         url = stack.url("/metrics", service=name, port=9100)
         stack.until(lambda: number in requests.get(url, timeout=60).text)
 
-    def test_a_room_shows_nothing_of_the_others(self, stack: Stack) -> None:
+    def test_a_service_shows_nothing_of_the_others(self, stack: Stack) -> None:
         url = stack.url("/metrics", service="orders-web", port=8000)
         up = re.compile(r'database_up\{database="(\w+)"\} (\S+)')
         stack.until(lambda: ("orders", "1.0") in up.findall(requests.get(url, timeout=60).text))
