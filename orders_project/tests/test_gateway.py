@@ -113,7 +113,7 @@ def behind_a_proxy(folder: Path) -> Iterator[Gateway]:
         ("/ordersheet", "back-office"), ("/admin/productsx", "back-office"),
     ],
 )  # fmt: skip
-def test_a_path_leads_to_its_room_unchanged(gateway: Gateway, path: str, service: str) -> None:
+def test_a_path_leads_to_its_service_unchanged(gateway: Gateway, path: str, service: str) -> None:
     said = gateway.asks(path)
     assert (said["service"], said["path"]) == (service, path)
 
@@ -166,11 +166,11 @@ class TestRefusals:
         assert answer.json()["code"] == "too_large"
         assert answer.json()["correlation_id"] == answer.headers["X-Correlation-ID"]
 
-    def test_a_rooms_own_refusal_stays_as_it_is(self, gateway: Gateway) -> None:
+    def test_a_services_own_refusal_stays_as_it_is(self, gateway: Gateway) -> None:
         answer = requests.get(gateway.url("/orders/refused"), timeout=60)
         assert (answer.status_code, answer.json()["service"]) == (413, "orders-web")
 
-    def test_a_room_that_is_away_is_a_problem_and_the_others_go_on(self, gateway: Gateway) -> None:
+    def test_a_service_that_is_away_is_a_problem_and_the_others_go_on(self, gateway: Gateway) -> None:
         gateway.servers["processing-web"].shutdown()
         gateway.servers["processing-web"].server_close()
         answer = requests.get(gateway.url("/products"), headers={"X-Correlation-ID": "mine"}, timeout=60)

@@ -222,7 +222,7 @@ class TestHealing:
         server.stop()
         assert not left.exists()
 
-    def test_a_disk_without_room_is_told_in_a_line_and_the_next_try_succeeds(self, shelf: Path) -> None:
+    def test_a_disk_without_space_is_told_in_a_line_and_the_next_try_succeeds(self, shelf: Path) -> None:
         script = """
             import resource, sys
             from pathlib import Path

@@ -242,7 +242,7 @@ class TestTheDatabase:
         assert not Outgoing.objects.exists()
         assert not DeadLetter.objects.exists()
 
-    def test_that_stays_lost_gets_the_letter_sent_back(
+    def test_that_stays_lost_gets_the_message_sent_back(
         self, posted: Any, hand_over: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(consumers, "DATABASE_TIMEOUT", timedelta(0))
@@ -278,7 +278,7 @@ class TestConsuming:
         assert consumers.unhandled() == []
 
 
-def test_a_letter_survives_the_way() -> None:
+def test_an_envelope_survives_the_way() -> None:
     envelope = Envelope(
         id=str(uuid7()), source="/x", type="t", subject="й", time=timezone.now().isoformat(), schemaversion=1,
         correlationid="c", data={"a": [1, None, "☃"]}, attempt=3,
