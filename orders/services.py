@@ -243,6 +243,5 @@ def cancel_order(
     if versions is not None and order.version not in versions:
         raise saga.VersionConflict(order)
     saga.apply(saga.CancelRequested(), order, now=now, actor=principal.name if principal else "")
-    if order is not None:
-        prefetch_related_objects([order], LOADED_LINES)
+    prefetch_related_objects([order], LOADED_LINES)
     return order

@@ -1,7 +1,7 @@
 """
 Download what a run will need and does not have yet, while its Python packages are being installed.
 
-Usage: PYTHONPATH=orders_project python3 -m embedded.prefetch [DATA]
+Usage: python3 -m orders_project.embedded.prefetch [DATA]
 with the folder of the run's data, if it has one. It needs Python 3.11 and no packages, says nothing if nothing is
 missing, and never fails: what can't be had is said again, with what to do, by the run that needs it.
 """

@@ -386,9 +386,9 @@ class TestDebian:
 class TestPrefetch:
     def run(self, env: Mapping[str, str]) -> list[str]:
         """What it prints with a bare Python, without any package."""
-        base = {"PYTHONPATH": "orders_project", "PATH": os.environ["PATH"], "ENV_FILE": "no-such-file"}
+        base = {"PATH": os.environ["PATH"], "ENV_FILE": "no-such-file"}
         done = subprocess.run(
-            [sys.executable, "-S", "-m", "embedded.prefetch"],
+            [sys.executable, "-S", "-m", "orders_project.embedded.prefetch"],
             cwd=places.PROJECT, env=base | dict(env), capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (0, ""), done.stderr

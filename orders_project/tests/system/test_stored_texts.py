@@ -22,9 +22,9 @@ HARMFUL = (
 def test_stored_texts_run_nowhere(user: Operator) -> None:
     """The newest rows of every table hold texts that want to run: no page lets them, or has to be stopped from it."""
     code = (
-        "from orders_project.tests.fill import fill, shown\n"
+        "from orders_project.tests.fill import admin_models, fill\n"
         f"for text in {HARMFUL!r}:\n"
-        "    for model in shown():\n"
+        "    for model in admin_models():\n"
         "        fill(model, text)\n"
         "        print(f'/admin/{model._meta.app_label}/{model._meta.model_name}/')\n"
     )
