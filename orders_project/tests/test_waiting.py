@@ -62,13 +62,13 @@ def test_a_command_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "open/no-such-command").mkdir(parents=True)
     path = os.pathsep.join([f"{tmp_path}/closed", f"{tmp_path}/open", os.environ["PATH"]])
     status, _, said = ended(start("--", "no-such-command", PATH=path))
-    assert (status, "no-such-command can't be run: No such file or directory" in said) == (1, True)
+    assert (status, "no-such-command cannot be run: No such file or directory" in said) == (1, True)
 
 
 def test_a_command_that_may_not_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes").touch(mode=0o644)
     status, _, said = ended(start("--", "notes", PATH=f"{tmp_path}:{os.environ['PATH']}"))
-    assert (status, "notes can't be run: Permission denied" in said) == (1, True)
+    assert (status, "notes cannot be run: Permission denied" in said) == (1, True)
 
 
 def test_a_signal_ends_it() -> None:
