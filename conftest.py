@@ -17,7 +17,7 @@ from pytest_django.plugin import blocking_manager_key
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from orders_project.embedded import places
-from orders_project.embedded.services import DATABASES, provide, variable
+from orders_project.embedded.services import provide
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -25,9 +25,8 @@ MOST_WORKERS = 8
 
 
 def _start_services() -> list[str]:
-    """Provide what the environment doesn't name; what there is to say of it."""
+    """Provide the servers that the environment doesn't name, and return a line on each."""
     home = places.scratch("test")
-    named = [name for name in ("AMQP_URL", *map(variable, DATABASES)) if os.environ.get(name)]
     services = provide(home, os.environ)
 
     def stop() -> None:
@@ -42,9 +41,11 @@ def _start_services() -> list[str]:
         workers = ["main", *(f"gw{n}" for n in range(MOST_WORKERS))]
         services.rabbitmq.add_vhosts(*workers)
         os.environ.update({f"AMQP_URL_{worker}": services.rabbitmq.url(worker) for worker in workers})
+    postgres, rabbitmq = services.postgres, services.rabbitmq
+    found = postgres and postgres.installation
     return [
-        f"PostgreSQL: {'as named in the environment' if variable('default') in named else 'private'}",
-        f"RabbitMQ: {'as named in the environment' if 'AMQP_URL' in named else 'private'}",
+        f"PostgreSQL: {f'private, {found.version} from {found.source}' if found else 'as named in the environment'}",
+        f"RabbitMQ: {f'private, {rabbitmq.version}' if rabbitmq else 'as named in the environment'}",
     ]
 
 
