@@ -35,9 +35,7 @@ from .services import all_services, database_of, model_of
 logger = logging.getLogger(__name__)
 
 CONNECTION_LOST = ("08", "57P", "53300")  # connection exceptions, server shutting down, too many connections
-DATABASE_TIMEOUT = timedelta(
-    minutes=20
-)  # to wait for a lost database; the broker takes a message back after 30 minutes
+DATABASE_TIMEOUT = timedelta(minutes=20)  # for a lost database; the broker takes a message back after 30 minutes
 
 
 @dataclass(frozen=True)
