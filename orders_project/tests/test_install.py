@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 PROJECT = Path(__file__).resolve().parents[2]
 PIP = f"pip-{importlib.metadata.version('pip')}-py3-none-any.whl"
 UV = f"uv-{importlib.metadata.version('uv')}-py3-none-any.whl"

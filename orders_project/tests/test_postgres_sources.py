@@ -19,6 +19,8 @@ from orders_project.embedded.postgres import Postgres
 from orders_project.embedded.postgres_sources import NoPostgres, OtherVersion
 from orders_project.embedded.services import DATABASES, variable
 
+pytestmark = pytest.mark.processes
+
 NAMED = {"AMQP_URL": "amqp://elsewhere", **{variable(name): "postgres://elsewhere" for name in DATABASES}}
 
 

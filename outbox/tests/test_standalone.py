@@ -15,6 +15,8 @@ from psycopg import sql
 from outbox import broker
 from outbox.tests.examples import SERVICE
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"outbox"}
 
