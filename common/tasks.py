@@ -7,10 +7,13 @@ from django.apps import apps
 from django.conf import settings
 from django.utils import timezone
 
+from outbox.sqlstates import skip_while_unavailable
+
 BATCH, MAX_BATCHES = 1000, 20  # rows deleted in one statement, and statements in one call: no lock is held for long
 
 
 @shared_task(name="outbox.forget_answers")  # the name of a time when this task belonged to the outbox
+@skip_while_unavailable
 def forget_answers(service: str) -> None:
     """Delete the answers that a service keeps for idempotency keys which nobody will send again."""
     answers: Any = apps.get_model(service, "IdempotencyKey")  # a StoredAnswer

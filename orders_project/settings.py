@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from .database_limits import Limits
 from .environment import Environment
 from .observability import logs
 
@@ -48,8 +49,15 @@ for service in SERVICES:
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
+DATABASE_LIMITS = Limits(
+    lock=env.seconds("DATABASE_LOCK_TIMEOUT", default=5),
+    statement=env.seconds("DATABASE_STATEMENT_TIMEOUT", default=30),
+    idle=env.seconds("DATABASE_IDLE_TIMEOUT", default=10),
+    host=env.seconds("DATABASE_HOST_TIMEOUT", default=20),
+)
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
-    database["OPTIONS"] = database.get("OPTIONS", {}) | {"connect_timeout": 5}
+    given = database.get("OPTIONS", {})
+    database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
     if DATABASE_POOL:
         database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:

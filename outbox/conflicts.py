@@ -6,18 +6,14 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from django.db import OperationalError, connections
+from django.db import Error, connections
+
+from .sqlstates import Verdict, verdict_on
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-LOST_TO_ANOTHER = {"40001", "40P01"}  # serialization failure, deadlock
 ATTEMPTS = 5
-
-
-def lost_to_another(error: BaseException) -> bool:
-    """Whether the database ended this transaction in favor of another, so that it can simply be run again."""
-    return getattr(error.__cause__, "sqlstate", None) in LOST_TO_ANOTHER
 
 
 def retry_on_conflict(work: Callable[P, R]) -> Callable[P, R]:
@@ -28,11 +24,11 @@ def retry_on_conflict(work: Callable[P, R]) -> Callable[P, R]:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return work(*args, **kwargs)
-            except OperationalError as error:
+            except Error as error:
                 inside_another = any(
                     connection.in_atomic_block for connection in connections.all(initialized_only=True)
                 )
-                if attempt == ATTEMPTS or inside_another or not lost_to_another(error):
+                if attempt == ATTEMPTS or inside_another or verdict_on(error) is not Verdict.REPEAT:
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("unreachable")

@@ -20,7 +20,7 @@ from typing import Any
 
 from celery import shared_task
 from celery.exceptions import Reject
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import Error, transaction
 from django.utils import timezone
 
 from . import conf, context, metrics, strict_json, tracing
@@ -31,11 +31,13 @@ from .errors import CodedError, Unreadable
 from .message import EVENTS, MAX_BYTES, REGISTRY, Message
 from .models import DeadLetter, IncomingMessage
 from .services import all_services, database_of, model_of
+from .sqlstates import Verdict, is_unavailable, note, verdict_on
 
 logger = logging.getLogger(__name__)
 
-CONNECTION_LOST = ("08", "57P", "53300")  # connection exceptions, server shutting down, too many connections
-DATABASE_TIMEOUT = timedelta(minutes=20)  # for a lost database; the broker takes a message back after 30 minutes
+DATABASE_TIMEOUT = timedelta(
+    minutes=20
+)  # for an unavailable database; the broker takes a message back after 30 minutes
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,22 @@ def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) 
     Handle a message that arrived for this service, once however often it arrives.
 
     :param raw: its envelope as it arrived
-    :raises Reject: to have the broker deliver it again, if the database is lost for longer than `DATABASE_TIMEOUT`
+    :raises Reject: to have the broker deliver it again, after waiting for the database for `DATABASE_TIMEOUT`
     """
     give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds()
     pause = 0.5
     while True:
         try:
             return _receive(service, raw, headers=headers, worker=worker)
-        except (OperationalError, InterfaceError) as error:
+        except Error as error:
+            if not is_unavailable(error):
+                raise
             metrics.WORKER_ERRORS.inc()
-            # Note [A lost database is not the message's fault]: sent back, the message would use up the broker's
-            # delivery limit within milliseconds; so it waits here, unacknowledged, until the database is back.
+            # Note [An unavailable database is not the message's fault]: sent back, the message would use up the
+            # broker's delivery limit within milliseconds; so it waits here, unacknowledged, until it is back.
             if time.monotonic() > give_up_at:
                 raise Reject(str(error), requeue=True) from error
-            database = database_of(service)
-            logger.warning("The database %s does not answer, waiting: %s", database, error)
-            connections[database].close()
+            note(error, where=f"{service}, waiting")
             time.sleep(pause * random.uniform(0.75, 1.25))
             pause = min(pause * 2, 5)
 
@@ -136,7 +138,7 @@ def _receive(service: str, raw: object, *, headers: dict[str, Any], worker: str)
         with context.acting(envelope.context) if envelope else contextlib.nullcontext():
             _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)
     except Exception as error:
-        if _lost_connection(error) or envelope is None:
+        if verdict_on(error) is Verdict.WAIT or envelope is None:
             raise
         with context.acting(envelope.context):
             _try_again(service, raw, envelope, error, headers=headers, worker=worker)
@@ -221,14 +223,6 @@ def alike(error: Exception) -> tuple[str, str]:
     """Return what makes two errors of handlers the same failure: the class, and the function that raised it."""
     last = traceback.extract_tb(error.__traceback__)[-1:]
     return type(error).__name__, f"{Path(last[0].filename).name}:{last[0].name}" if last else ""
-
-
-def _lost_connection(error: BaseException) -> bool:
-    """Whether a database was lost, rather than the handler having failed."""
-    if not isinstance(error, OperationalError | InterfaceError):
-        return False
-    state = getattr(error.__cause__, "sqlstate", None)
-    return state is None or state.startswith(CONNECTION_LOST)
 
 
 def _headers(request: Any) -> dict[str, Any]:

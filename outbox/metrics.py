@@ -58,6 +58,9 @@ EVENTS_PUBLISHED = counter("events_published_total", "Events that the broker has
 EVENTS_FAILED = counter("events_failed_total", "Attempts to publish an event that failed.")
 EVENTS_MOVED_TO_DLQ = counter("events_moved_to_dlq_total", "Events that have become dead letters.")
 WORKER_ERRORS = counter("worker_errors_total", "Messages that a worker failed to handle, and losses of its database.")
+DATABASE_ERRORS = counter(
+    "database_errors_total", "Errors for which a database was to blame: it was waited for, or asked again.", "sqlstate"
+)
 
 RELAY_BATCH = histogram(
     "relay_batch_letters", "Messages sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import psycopg
-from django.db import InterfaceError, OperationalError, connections, transaction
+from django.db import Error, OperationalError, connections, transaction
 from django.utils import timezone
 
 from . import conf, heartbeat, metrics, tracing
@@ -23,6 +23,7 @@ from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .models import CHANNEL, DeadLetter, OutgoingMessage
 from .services import database_of, model_of
+from .sqlstates import is_unavailable, note
 from .store import Rows
 
 logger = logging.getLogger(__name__)
@@ -161,7 +162,11 @@ class Relay:
                     notified = listener.wait(wait)
                 except BrokerTooOld:
                     raise
-                except (*LOST, OperationalError, InterfaceError) as error:
+                except (*LOST, Error) as error:
+                    if isinstance(error, Error):
+                        if not is_unavailable(error):
+                            raise
+                        note(error, where=f"relay {self.service}")
                     pause = backoff(failures, spread=random.random()).total_seconds()
                     failures = min(failures + 1, MAX_PAUSE)
                     logger.warning("%s: trying again in %.1f s: %s", self.service, pause, error)
@@ -198,7 +203,7 @@ class _Listener:
             return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
             self._close()
-            raise OperationalError(str(error)) from error
+            raise OperationalError(str(error)) from error  # its SQLSTATE stays with its cause
 
     def _listen(self) -> psycopg.Connection[Any]:
         parameters = dict(connections[self.database].get_connection_params())

@@ -9,6 +9,7 @@ from . import metrics, retention
 from .broker import LOST
 from .collector import collect as collect_dead_letters
 from .relay import OVERDUE, Relay
+from .sqlstates import skip_while_unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,7 @@ _relays: dict[str, Relay] = {}
 
 
 @shared_task(name="outbox.tick")
+@skip_while_unavailable
 def tick(service: str) -> None:
     """
     Send what a running relay would have sent by now.
@@ -30,6 +32,7 @@ def tick(service: str) -> None:
 
 
 @shared_task(name="outbox.collect")
+@skip_while_unavailable
 def collect(service: str) -> None:
     """Store what the broker has dead-lettered in the service's table. Every few seconds."""
     taken = collect_dead_letters(service)
@@ -38,6 +41,7 @@ def collect(service: str) -> None:
 
 
 @shared_task(name="outbox.purge")
+@skip_while_unavailable
 def purge(service: str) -> None:
     """Delete what the service need not keep any longer. Every minute."""
     purged = retention.purge(service, now=timezone.now())

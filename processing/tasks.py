@@ -4,12 +4,15 @@ from celery import shared_task
 from django.db import transaction
 from django.utils import timezone
 
+from outbox.sqlstates import skip_while_unavailable
+
 from . import services
 from .messages import HoldExpired
 from .models import Outgoing
 
 
 @shared_task(name="processing.expire_holds")
+@skip_while_unavailable
 def expire_holds() -> None:
     """Tell orders of each hold that has expired."""
     with transaction.atomic(using="processing"):

@@ -23,9 +23,10 @@ from orders.limits import address_of
 from orders.protos import order_service_pb2, order_service_pb2_grpc
 from outbox import context, tracing
 from outbox.metrics import Few, histogram
+from outbox.sqlstates import note
 
 from ..auth import authentication as auth
-from ..http.errors import INTERNAL, CallFailed, Problem, problem_of
+from ..http.errors import INTERNAL, UNAVAILABLE, CallFailed, Problem, problem_of
 from .status import status_of
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ def _problem(error: Exception, call: grpc.ServicerContext) -> Problem:
     if problem is None:
         logger.error("A call failed", exc_info=error)
         return INTERNAL
+    if problem is UNAVAILABLE:
+        note(error, where="gRPC")
     late = problem.status == HTTPStatus.SERVICE_UNAVAILABLE and _time_left(call) <= 0
     return TOO_LATE if late else problem
 

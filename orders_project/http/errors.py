@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.exceptions import ValidationError as ModelValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
 from django.views import defaults
@@ -24,6 +24,7 @@ from common.errors import Refusal
 from orders.limits import TooManyOrders
 from outbox import context
 from outbox.errors import OutboxError
+from outbox.sqlstates import is_unavailable, note
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The body did not arrive in time.")
         case SuspiciousOperation():
             return Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
-        case OperationalError() | InterfaceError():
+        case DatabaseError() if is_unavailable(error):
             return UNAVAILABLE
     return None
 
@@ -196,6 +197,8 @@ def handle(error: Exception, where: dict[str, Any]) -> HttpResponseBase | None:
     if problem is None:
         return None
     set_rollback()
+    if problem is UNAVAILABLE:
+        note(error, where=str(where["request"].path) if where.get("request") else "http")
     renderer = getattr(where.get("request"), "accepted_renderer", None)
     if renderer is not None and renderer.format == "api":
         return Response(problem.body(), status=problem.status, headers=dict(problem.headers))
@@ -237,11 +240,29 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     return _or_html(request, lambda: html_csrf_failure(request, reason=reason), problem)
 
 
+def _unavailable_page(request: HttpRequest) -> HttpResponseBase:
+    page = defaults.server_error(request)
+    page.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+    for name, value in UNAVAILABLE.headers.items():
+        page[name] = value
+    return page
+
+
 class ErrorBodies:
-    """Middleware that gives a body to the errors that plain views answer with an empty one, such as a 405."""
+    """
+    Middleware that gives a body to the errors that plain views answer with an empty one, such as a 405.
+
+    It also answers for a plain view whose database is unavailable.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        if not is_unavailable(exception):
+            return None
+        note(exception, where=request.path)
+        return _or_html(request, lambda: _unavailable_page(request), UNAVAILABLE)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)

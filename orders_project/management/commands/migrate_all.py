@@ -6,6 +6,7 @@ then turns most operations into nothing: most of its time goes into models witho
 that is kept away from a database altogether are recorded as applied, after its own have run. The result is the same.
 """
 
+import time
 from argparse import ArgumentParser
 from typing import Any
 
@@ -13,13 +14,22 @@ from django.apps import apps
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
-from django.db import connections, router
+from django.db import OperationalError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DEFAULT_DB_ALIAS
 
+from orders_project import database_limits
+from outbox.sqlstates import sqlstate_of
+
+LOCKED = "55P03"
+TRIES, PAUSE = 12, 5.0  # seconds between two of them
+
 
 class Command(BaseCommand):
-    help = "Migrate every configured database, each with its own tables."
+    help = (
+        "Migrate every configured database, each with its own tables, and make the limits of this process (see "
+        "DATABASE_LOCK_TIMEOUT) the defaults of all sessions there."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -30,7 +40,27 @@ class Command(BaseCommand):
         self.verbosity = verbosity
         for alias in database or settings.DATABASES_HERE:
             self._say(self.style.MIGRATE_HEADING(f"database {alias}"))
-            self._migrate(alias)
+            database_limits.without_limits_of_statements(alias)
+            self._migrate_unless_locked(alias)
+            if not database_limits.make_default(alias, settings.DATABASE_LIMITS.of_server()):
+                self.stderr.write(f"database {alias}: only its owner can make the limits of sessions its defaults.")
+
+    def _migrate_unless_locked(self, alias: str) -> None:
+        """
+        Migrate; while somebody uses a table that a migration needs for itself, try again.
+
+        # Note [Why not wait for the lock]: everybody else would wait behind a migration that waits.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                self._migrate(alias)
+            except OperationalError as error:
+                if sqlstate_of(error) != LOCKED or attempt == TRIES:
+                    raise
+                self._say(f"  a table is in use, trying again in {PAUSE:g} s")
+                time.sleep(PAUSE)
+            else:
+                break
 
     def _migrate(self, alias: str) -> None:
         connections[alias].prepare_database()
