@@ -1,4 +1,8 @@
-"""Locks for work that has no row to lock yet."""
+"""Locks for work that has no row to lock yet, and how long threads wait for locks."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from django.db import connections
 
@@ -14,3 +18,26 @@ def take_turn(using: str, name: str) -> None:
     """Wait for the lock of this name in the database `using`, and hold it until the transaction ends."""
     with connections[using].cursor() as cursor:
         cursor.execute(*turn(name))
+
+
+BRIEFLY = "250ms"
+
+
+class LongWaits:
+    """Lets so many threads of this process wait for locks at a time; the others wait `BRIEFLY`."""
+
+    def __init__(self, most: int) -> None:
+        self._free = threading.Semaphore(most)
+
+    @contextmanager
+    def one(self, using: str) -> Iterator[None]:
+        """Call it in a transaction: when all the others wait, its locks are waited for only briefly."""
+        is_free = self._free.acquire(blocking=False)
+        try:
+            if not is_free:
+                with connections[using].cursor() as cursor:
+                    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [BRIEFLY])
+            yield
+        finally:
+            if is_free:
+                self._free.release()

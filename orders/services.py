@@ -5,6 +5,8 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -15,12 +17,13 @@ from common import locks
 from common.errors import Refusal
 from common.idempotency import KeyReused
 from common.principal import Principal
-from outbox import ids
+from outbox import clock, ids
 from outbox.store import Statement
 from processing import services as stock
+from processing.messages import GiveBack
 
 from . import saga
-from .models import LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Status, new_order_id
+from .models import LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_order_id
 from .pricing import Line, price
 
 __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "get_order", "orders_of", "place_order"]
@@ -55,7 +58,12 @@ class NewOrder:
 # Placing ------------------------------------------------------------------------------------------------------------
 
 
-@transaction.atomic(using="orders")
+class PlacedTooSlowly(Refusal):
+    """So much time has passed since the stock was held that the hold may expire before the order is stored."""
+
+    code = "placed_too_slowly"
+
+
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:
     """
     Hold the stock of an order, store it and start its saga. Return it, with its lines, and whether it is new.
@@ -67,8 +75,10 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     :raises processing.services.InsufficientStock: naming the lines
     """
     # Note [The hold is made first]: stock is held, and committed, in the database of processing before the order
-    # commits here. A crash in between leaves a hold without an order. It expires; and if the customer tries again
-    # before that, the new attempt takes its place, because it has the same order id.
+    # commits here, and before a transaction begins here, which would be kept waiting for a popular product. A crash in
+    # between leaves a hold without an order. It expires; and if the customer tries again before that, the hold is the
+    # answer to the new attempt, because it has the same order id.
+    began = clock.ticks()
     stored = _stored(new, key=key, now=now)
     if stored is not None:
         return stored, False
@@ -104,28 +114,44 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     )
     for position, line in enumerate(lines, start=1):
         line.order, line.position = order, position
-    saga.begin(order, lines, actor=actor)
+    with transaction.atomic(using="orders"):
+        if (stored := _stored(new, key=key, now=now, exclusive=True)) is not None:
+            _give_back_another(hold_id, stored)
+            return stored, False
+        saga.begin(order, lines, actor=actor)
+        # Note [Stored within half of the hold's time]: whoever was frozen since would otherwise store an order whose
+        # hold has been given back. From here on the limit of an idle transaction ends what takes longer.
+        if clock.ticks() - began > settings.HOLD_TTL.total_seconds() / 2:
+            raise PlacedTooSlowly("Placing the order took too long. Try again.", extra={"retry_after": 1})
     order.loaded_lines = lines
     return order, True
 
 
-def _stored(new: NewOrder, *, key: str | None, now: datetime) -> Order | None:
+def _give_back_another(hold_id: UUID | None, stored: Order) -> None:
+    """Give back what was held here although another attempt has placed the order, whose hold has ended since."""
+    if hold_id is not None and hold_id != stored.hold_id:
+        Outgoing.post(GiveBack(order_id=stored.order_id, hold_id=str(hold_id)))
+
+
+def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = False) -> Order | None:
     """
-    The order that was placed under the same id or key. Waits for one that is being placed at this moment.
+    The order that was placed under the same id or key.
+
+    An `exclusive` call waits for one that is being placed at this moment; until its transaction ends, nobody else
+    places one.
 
     :raises OrderExists: if another order has the id
     :raises KeyReused: if another order was placed under the key
     """
     if new.order_id is not None:
-        locks.take_turn("orders", new.order_id)
-        stored = with_lines(Order.objects.filter(pk=new.order_id)).first()
+        stored = _found("WHERE order_id = %s", new.order_id, turn=new.order_id if exclusive else "")
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
             )
         return stored
     if key is not None:
-        stored = placed_under(key, principal=new.principal, now=now, exclusive=True)
+        stored = placed_under(key, principal=new.principal, now=now, exclusive=exclusive)
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise KeyReused("This key was already used for another request.")
         return stored
@@ -151,14 +177,19 @@ def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = F
     since = now - settings.IDEMPOTENCY_RETENTION
     days = (now.date() - since.date()).days
     order_ids = [id_under(key, principal=principal, day=now.date() - timedelta(days)) for days in range(days + 1)]
-    parameters = [order_ids, principal, key, principal, since]
+    turn = f"order under {principal!r} {key!r}" if exclusive else ""
+    return _found(PLACED_UNDER, order_ids, principal, key, principal, since, turn=turn)
+
+
+def _found(where: str, *parameters: Any, turn: str) -> Order | None:
+    """The order, with its lines, that this finds; with a `turn`, after waiting for the lock of this name."""
     with ROWS.batch() as batch:
-        if exclusive:
-            batch.add(locks.turn(f"order under {principal!r} {key!r}"))
-        found = batch.add(Statement(f"SELECT FROM orders_order {PLACED_UNDER}", parameters))
+        if turn:
+            batch.add(locks.turn(turn))
+        found = batch.add(Statement(f"SELECT FROM orders_order {where}", parameters))
     if not batch.touched[found]:
         return None
-    order = ROWS.first(Order, PLACED_UNDER, *parameters)
+    order = ROWS.first(Order, where, *parameters)
     if order is not None:
         prefetch_related_objects([order], LOADED_LINES)
     return order

@@ -6,8 +6,10 @@ from .models import Hold
 
 HOLDS = f"""
 SELECT count(*) AS stock_holds_open,
-       count(*) FILTER (WHERE expires_at < statement_timestamp() - interval '1 minute') AS stock_holds_late
-FROM (SELECT expires_at FROM processing_hold
+       count(*) FILTER (
+           WHERE greatest(expires_at, asked_at) < statement_timestamp() - interval '1 minute'
+       ) AS stock_holds_late
+FROM (SELECT expires_at, asked_at FROM processing_hold
       WHERE status = '{Hold.Status.HELD}' ORDER BY expires_at LIMIT %(most)s) hold
 """  # noqa: S608 - the status is ours
 

@@ -93,6 +93,7 @@ class Hold(models.Model):
     created_at = models.DateTimeField(_("created at"))
     expires_at = models.DateTimeField(_("expires at"))
     ended_at = models.DateTimeField(_("ended at"), null=True)
+    asked_at = models.DateTimeField(_("asked at"), null=True, editable=False)  # what becomes of it, as it has expired
 
     quantities: dict[str, int]  # by product; only set by queries that select them
 

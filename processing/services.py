@@ -1,5 +1,6 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -8,9 +9,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
+from common import locks
 from common.errors import Refusal
 from outbox.store import Statement
 
@@ -32,6 +35,12 @@ class InsufficientStock(Refusal):
             extra={"lacking": [asdict(one) for one in lacking]},
         )
         self.lacking = list(lacking)
+
+
+class HeldOtherwise(Refusal):
+    """Stock is held for this order already, but not what is asked for now."""
+
+    code = "held_otherwise"
 
 
 class SkuTaken(Refusal):
@@ -85,20 +94,51 @@ WHERE product.product_id = wanted.product_id AND product.available >= wanted.qua
 """
 
 
-@transaction.atomic(using="processing")
+# Note [Half of the threads]: while somebody who has locked a popular product is frozen, all its buyers wait. They must
+# not take all the threads, of which others need some for reading.
+_waits = locks.LongWaits(settings.DATABASE_POOL // 2 or 1000)
+
+
 def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     """
     Reserve stock for an order that is about to be stored, all or nothing, and return the id of the hold.
 
-    A hold that a crashed attempt of the same order left behind is released in the same transaction.
+    A hold of the same stock that is there already is the answer, and lasts longer from now on: it was left by an
+    attempt that crashed, or another attempt is placing the order at this moment, or has placed it. An expired one is
+    replaced.
 
+    :param now: the time before it was looked whether the order is stored
     :raises InsufficientStock: if a product lacks; the error names every such product
+    :raises HeldOtherwise: if there is a hold for other quantities
     """
-    left_behind = _open_hold("order_id", order_id)
-    if left_behind is not None:
-        _lock_products({*map(UUID, quantities), *map(UUID, left_behind.quantities)})
-        _end(left_behind, status=Hold.Status.RELEASED, now=now)
-    new = Hold(order_id=order_id, created_at=now, expires_at=now + settings.HOLD_TTL)
+    for is_last in (False, True):
+        try:
+            with transaction.atomic(using="processing"), _waits.one("processing"):
+                return _hold(order_id=order_id, quantities=quantities, now=now)
+        except IntegrityError:
+            if is_last or not Hold.objects.filter(order_id=order_id, status=Hold.Status.HELD).exists():
+                raise  # else another attempt was faster
+    raise AssertionError("unreachable")
+
+
+def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
+    expires_at = now + settings.HOLD_TTL
+    if (known := _open_hold("order_id", order_id)) is not None:
+        # Note [Whose hold is ended here]: no stored order's. A stored order is one that was not there when the caller
+        # looked, after `now`. Its hold was made or prolonged at most half of its time before (`orders.services`), so it
+        # has not expired by `now`.
+        if known.expires_at > now:
+            if known.quantities != quantities:
+                raise HeldOtherwise(
+                    _g("Other stock is held for the order %(order)s.") % {"order": order_id},
+                    extra={"retry_after": math.ceil((known.expires_at - now).total_seconds())},
+                )
+            known.expires_at = max(known.expires_at, expires_at)
+            ROWS.run(ROWS.update(known, "expires_at"))
+            return known.hold_id
+        _lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
+        _end(known, status=Hold.Status.RELEASED, now=now)
+    new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
     lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
     moved = _moved(new, quantities, kind=StockMovement.Kind.HELD, now=now)
     # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
@@ -341,8 +381,8 @@ def expired_holds(*, now: datetime, limit: int = 500) -> list[Hold]:
     """Return open holds that have expired. Each is returned again after a minute while it stays open."""
     holds = list(
         Hold.objects.select_for_update(skip_locked=True)
-        .filter(status=Hold.Status.HELD, expires_at__lte=now)
+        .filter(Q(asked_at=None) | Q(asked_at__lte=now - ASK_AGAIN_AFTER), status=Hold.Status.HELD, expires_at__lte=now)
         .order_by("expires_at")[:limit]
     )
-    Hold.objects.filter(pk__in=[held.pk for held in holds]).update(expires_at=now + ASK_AGAIN_AFTER)
+    Hold.objects.filter(pk__in=[held.pk for held in holds]).update(asked_at=now)
     return holds

@@ -47,6 +47,7 @@ STATUS: dict[str, HTTPStatus] = {
     "malformed_webhook": HTTPStatus.BAD_REQUEST,
     "version_conflict": HTTPStatus.PRECONDITION_FAILED,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 # Codes of Django and DRF that get a clearer name.
