@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import IO, Any
 
 import django
@@ -63,12 +64,15 @@ django.setup()
 from django.conf import settings  # noqa: E402 - needs what was set above
 
 from orders_project.tests import databases  # noqa: E402 - needs settings
-from outbox import broker  # noqa: E402 - needs settings
+from outbox import broker, clock  # noqa: E402 - needs settings
 
 # A busy machine is no lost server.
 broker.CONNECT_TIMEOUT = broker.CONFIRM_TIMEOUT = 60.0
 for database in settings.DATABASES.values():
     database["OPTIONS"]["connect_timeout"] = 60
+# Tests travel in time, and their databases can't follow. Those of the clocks themselves ask for `true_clock`.
+_compare = clock._compare
+clock._compare = lambda using: clock._Comparison.of(timedelta(0))
 # What makes a password slow to guess makes a test that logs in slow.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Parallel workers must not find it set: pytest-django would read the settings before this file has said where
@@ -166,6 +170,13 @@ def empty_rate_limits() -> None:
     from common import rate_limits
 
     rate_limits._local.cache_clear()
+
+
+@pytest.fixture
+def true_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is that of the databases, as outside of tests."""
+    monkeypatch.setattr(clock, "_compare", _compare)
+    monkeypatch.setattr(clock, "_comparisons", {})
 
 
 @pytest.fixture

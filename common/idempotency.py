@@ -13,7 +13,6 @@ from typing import Any
 
 from django.db import DatabaseError, connections, models, router, transaction
 from django.http import HttpResponse
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.exceptions import ValidationError
@@ -21,6 +20,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+
+from outbox import clock
 
 from .errors import Refusal
 
@@ -123,7 +124,7 @@ def answer_once(
                 answer_status=response.status_code,
                 answer=answer,
                 answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
-                created_at=timezone.now(),
+                created_at=clock.now(using),
                 **extra_fields(_parsed(answer)),
             )
     return response

@@ -5,8 +5,9 @@ from typing import Any
 from celery import shared_task
 from django.apps import apps
 from django.conf import settings
-from django.utils import timezone
+from django.db import router
 
+from outbox import clock
 from outbox.sqlstates import skip_while_unavailable
 
 BATCH, MAX_BATCHES = 1000, 20  # rows deleted in one statement, and statements in one call: no lock is held for long
@@ -17,7 +18,7 @@ BATCH, MAX_BATCHES = 1000, 20  # rows deleted in one statement, and statements i
 def forget_answers(service: str) -> None:
     """Delete the answers that a service keeps for idempotency keys which nobody will send again."""
     answers: Any = apps.get_model(service, "IdempotencyKey")  # a StoredAnswer
-    before = timezone.now() - settings.IDEMPOTENCY_RETENTION
+    before = clock.now(router.db_for_write(answers)) - settings.IDEMPOTENCY_RETENTION
     for _ in range(MAX_BATCHES):
         if answers.forget(before=before, limit=BATCH) < BATCH:
             return

@@ -7,7 +7,6 @@ from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.cache import get_conditional_response
 from django.utils.http import parse_etags
 from django_filters.rest_framework import DjangoFilterBackend
@@ -21,6 +20,7 @@ from rest_framework.serializers import ListSerializer
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.principal import Principal, principal_of
+from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
 from . import services
@@ -90,7 +90,7 @@ class Orders(WithForm):
         address = address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])
         self.limits = count_order(email=new.user_email, principal=principal, address=address)
         key = request.headers.get(HEADER)
-        order, is_new = services.place_order(new=new, now=timezone.now(), actor=principal, key=key)
+        order, is_new = services.place_order(new=new, now=clock.now("orders"), actor=principal, key=key)
         location = {"Location": reverse("order", args=[order.order_id])}
         return response(order, status.HTTP_201_CREATED if is_new else status.HTTP_200_OK, headers=location)
 
@@ -160,7 +160,7 @@ class Cancel(WithForm):
 
     def cancel(self, request: Request, order_id: str, principal: Principal) -> Response:
         order = services.cancel_order(
-            order_id=order_id, now=timezone.now(), principal=principal, versions=versions_in(request)
+            order_id=order_id, now=clock.now("orders"), principal=principal, versions=versions_in(request)
         )
         is_canceled = order.status == Status.CANCELED
         return response(order, status.HTTP_200_OK if is_canceled else status.HTTP_202_ACCEPTED)

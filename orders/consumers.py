@@ -1,7 +1,6 @@
 """The handlers of orders: most of them pass an event to the saga."""
 
-from django.utils import timezone
-
+from outbox import clock
 from outbox.consumers import consumes
 from outbox.message import Message
 from payments.messages import PaymentFailed, PaymentPending, PaymentRefunded, PaymentSucceeded, PaymentVoided
@@ -13,7 +12,7 @@ from .models import Order, Outgoing
 
 
 def _advance(event: Message) -> None:
-    saga.advance(order_id=event.subject, event=event, now=timezone.now())
+    saga.advance(order_id=event.subject, event=event, now=clock.now("orders"))
 
 
 for _event in (
@@ -42,10 +41,10 @@ def hold_expired(event: HoldExpired) -> None:
 @consumes(Overdue)
 def overdue(event: Overdue) -> None:
     """Turn back an order whose time is up."""
-    saga.on_timeout(order_id=event.order_id, now=timezone.now())
+    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"))
 
 
 @consumes(DeliverWebhook, first=webhooks.send)
 def deliver_webhook(message: DeliverWebhook, result: webhooks.Result | None) -> None:
     """Record the result of sending a webhook."""
-    webhooks.record(message=message, result=result, now=timezone.now())
+    webhooks.record(message=message, result=result, now=clock.now("orders"))

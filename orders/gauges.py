@@ -3,8 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from django.utils import timezone
-
+from outbox import clock
 from outbox.gauges import Reading
 
 from .models import ENDS, WebhookDelivery
@@ -38,7 +37,7 @@ FROM (SELECT 1 FROM orders_webhookdelivery
 
 
 def _parameters() -> dict[str, Any]:
-    now = timezone.now()
+    now = clock.now("orders")
     return {
         "statuses": [str(status) for status in TIMEOUTS],
         "stuck_before": [now - timeout() - GRACE for timeout in TIMEOUTS.values()],

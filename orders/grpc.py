@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
-from django.utils import timezone
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from common import money
 from common.principal import Principal
+from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
 from . import limits, services
@@ -39,7 +39,7 @@ class OrderService(stubs.OrderServiceServicer):
     scopes: ClassVar = {"CreateOrder": "orders:write", "GetOrder": "orders:read", "ListOrders": "orders:read"}
 
     def CreateOrder(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:  # noqa: N802
-        principal, now = call.principal.name, timezone.now()
+        principal, now = call.principal.name, clock.now("orders")
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)

@@ -15,12 +15,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
 from django.db import transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _g
 
 from common import signing
 from common.circuit_breaker import CircuitBreaker, CircuitOpen
 from common.errors import Refusal
+from outbox import clock
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
@@ -171,7 +171,7 @@ def send(message: DeliverWebhook) -> Result | None:
         str(endpoint.pk), CircuitBreaker(endpoint.url, failures=(outbound_http.Unreachable,), threshold=3, rest=REST)
     )
     body, began = delivery.body.encode(), time.monotonic()
-    now = timezone.now()
+    now = clock.now("orders")
     keys = [endpoint.secret]
     if endpoint.previous_until is not None and endpoint.previous_until > now:
         keys.append(endpoint.previous_secret)

@@ -9,7 +9,7 @@ The time by the clock of a database, which all hosts of a service share.
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 from django.db import connections
 from django.utils import timezone
@@ -35,7 +35,13 @@ class _Comparison:
     ahead: timedelta  # the database's clock, of this host's
     at: float  # by `ticks`
     wall: float  # this host's clock then, less `ticks`
-    seconds: float  # what it took, which bounds its error
+    seconds: float = 0.0  # what it took, which bounds its error
+
+    @classmethod
+    def of(cls, ahead: timedelta) -> Self:
+        """Return a comparison that was made now."""
+        at = ticks()
+        return cls(ahead, at, time.time() - at)
 
     @property
     def is_valid(self) -> bool:

@@ -21,9 +21,8 @@ from typing import Any
 from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
-from django.utils import timezone
 
-from . import conf, context, metrics, strict_json, tracing
+from . import clock, conf, context, metrics, strict_json, tracing
 from .attempts import ATTEMPTS, backoff, last_attempt
 from .conflicts import retry_on_conflict
 from .envelope import MAX_ENVELOPE_BYTES, Envelope
@@ -128,7 +127,7 @@ def _receive(service: str, raw: object, *, headers: dict[str, Any], worker: str)
         consumer, message = CONSUMERS.get(envelope.type), envelope.message()
         if consumer is None or consumer.service != service:
             raise Unreadable("unknown_type", f"No handler in {service} takes {envelope.type}.")
-        if timezone.now() - envelope.sent_at > conf.DEDUPE_HORIZON:
+        if clock.now(database_of(service)) - envelope.sent_at > conf.DEDUPE_HORIZON:
             # Its inbox row may have been purged, so nothing tells whether it had its effect: a person decides.
             raise Unreadable("past_dedupe_horizon", "The message is older than the inbox remembers.")
         began = time.monotonic()
@@ -159,7 +158,7 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message) -> bool:
 
     Returns whether it was handled now.
     """
-    received_at = timezone.now()
+    received_at = clock.now(consumer.database)
     attributes: dict[str, Any] = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
     with context.acting(envelope.context), tracing.span(envelope.type, kind="consumer", **attributes):
         answer: tuple[Any, ...] = ()
@@ -187,7 +186,7 @@ def _try_again(
         _record_dead_letter(service, raw, envelope, error, reason="failed", headers=headers, worker=worker)
         return
     logger.warning("%s %s failed, trying again: %s", envelope.type, envelope.id, error, exc_info=True)
-    due_at = timezone.now() + backoff(envelope.attempt % ATTEMPTS, spread=random.random())
+    due_at = clock.now(database_of(service)) + backoff(envelope.attempt % ATTEMPTS, spread=random.random())
     with transaction.atomic(using=database_of(service)):
         model_of(service, "Outgoing").post_again(envelope, attempt=envelope.attempt + 1, due_at=due_at)
 

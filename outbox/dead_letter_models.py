@@ -10,7 +10,7 @@ from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import metrics
+from . import clock, metrics
 from .attempts import ATTEMPTS, replays
 from .envelope import Envelope
 from .errors import Unreadable
@@ -85,7 +85,8 @@ class DeadLetter(models.Model):
         :param more: further fields: the origin, the queue, the error, the body …
         """
         kind = envelope.type if envelope is not None else type
-        fields: dict[str, Any] = {"type": kind, "attempts": 1, "reason": reason, "died_at": timezone.now()}
+        now = clock.now(router.db_for_write(cls))
+        fields: dict[str, Any] = {"type": kind, "attempts": 1, "reason": reason, "died_at": now}
         if envelope is not None:
             fields |= {"message_id": envelope.id, "subject": envelope.subject, "replays": replays(envelope.attempt)}
             fields["attempts"] = envelope.attempt % ATTEMPTS + 1

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Count, Max, Min, QuerySet
-from django.utils import timezone
 from django.utils.translation import gettext as _g
 
+from . import clock
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
 from .envelope import MAX_ATTEMPT, Envelope
 from .errors import OutboxError, Unreadable
@@ -188,10 +188,11 @@ def replay_canaries(
     :raises OutboxError: if one of them can't be replayed
     """
     for dead_letter in dead_letters:
-        sent_at = timezone.now()
+        database = database_of(_service(dead_letter))
+        sent_at = clock.now(database)
         replay(dead_letter, by=by, now=sent_at, canary=True)
         while (
-            found := canary_outcome(dead_letter, sent_at=sent_at, now=timezone.now(), timeout=timeout)
+            found := canary_outcome(dead_letter, sent_at=sent_at, now=clock.now(database), timeout=timeout)
         ) is Outcome.WAITING:
             time.sleep(0.1)
         yield dead_letter, found

@@ -10,10 +10,9 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from django.db import connections, models, router, transaction
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import context, strict_json
+from . import clock, context, strict_json
 from .dead_letter_models import DeadLetter as DeadLetter
 from .dead_letter_models import DeadLetterAction as DeadLetterAction
 from .envelope import Envelope
@@ -80,7 +79,7 @@ class OutgoingMessage(models.Model):
         :raises PostedOutsideTransaction: if there is no transaction in this service's database
         :raises TooLarge: if the data of one has more than `MAX_BYTES`
         """
-        now = timezone.now()
+        now = clock.now(cls.database())
         here = context.current()
         rows = [
             cls(
@@ -231,7 +230,7 @@ class IncomingMessage(models.Model):
             subject=envelope.subject,
             attempt=envelope.attempt,
             received_at=received_at,
-            handled_at=timezone.now(),
+            handled_at=clock.now(router.db_for_write(cls)),
         )
         rows = Rows(router.db_for_write(cls))
         return rows.run(rows.insert(row, or_nothing=True)) == [1]

@@ -13,10 +13,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.db import connections, transaction
-from django.utils import timezone
 from django.utils.translation import gettext as _g
 
-from . import context
+from . import clock, context
 from .consumers import CONSUMERS, Consumer, alike
 from .dead_letter_models import fingerprint
 from .envelope import Envelope
@@ -109,7 +108,7 @@ def _handler_of(dead: DeadLetter) -> tuple[Consumer, Envelope, Message]:
 def _run(consumer: Consumer, envelope: Envelope, message: Message, shown: Preview) -> None:
     try:
         with transaction.atomic(using=consumer.database), context.acting(envelope.context):
-            if not consumer.incoming.record(envelope, received_at=timezone.now()):
+            if not consumer.incoming.record(envelope, received_at=clock.now(consumer.database)):
                 shown.notes.append(_g("It has had its effect before: a replay does nothing."))
             elif consumer.first is None:
                 consumer.handle(message)

@@ -16,9 +16,8 @@ from typing import Any, Self
 
 import psycopg
 from django.db import Error, OperationalError, connections, transaction
-from django.utils import timezone
 
-from . import conf, heartbeat, metrics, tracing
+from . import clock, conf, heartbeat, metrics, tracing
 from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .models import CHANNEL, DeadLetter, OutgoingMessage
@@ -50,11 +49,14 @@ class Relay:
     def database(self) -> str:
         return database_of(self.service)
 
+    def _now(self) -> datetime:
+        return clock.now(self.database)
+
     def drain(self, *, overdue: timedelta = timedelta(0)) -> datetime | None:
         """Send everything that was due this long ago; return when the next message is due, if one waits."""
-        while (due := self.next_due()) is not None and due <= timezone.now() - overdue:
+        while (due := self.next_due()) is not None and due <= self._now() - overdue:
             self.publisher.open()
-            if not self.send_batch(now=timezone.now(), overdue=overdue):
+            if not self.send_batch(now=self._now(), overdue=overdue):
                 return None  # another relay has locked them
         return due
 
@@ -70,7 +72,7 @@ class Relay:
                 outcome = self.publisher.publish([(row.envelope(), row.to) for row in rows])
             if outcome.confirmed:
                 sent = [rows[index].pk for index in outcome.confirmed]
-                stored.run(stored.update_all(outgoing, sent, published_at=timezone.now()))
+                stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
             unsent = [
                 row
                 for index, row in enumerate(rows)
@@ -100,7 +102,7 @@ class Relay:
         if why is not None and row.refusals >= LAST_ATTEMPT:
             self._give_up(row, why=why)
             return False
-        row.due_at = timezone.now() + backoff(row.publish_attempts, spread=random.random())
+        row.due_at = self._now() + backoff(row.publish_attempts, spread=random.random())
         row.publish_attempts += 1
         row.refusals += why is not None
         row.last_error = (why or cut_off)[:500]
@@ -151,13 +153,13 @@ class Relay:
                         stop.wait(max(0.0, rested_at - time.monotonic()))
                         began, wait = time.monotonic(), QUIET
                         self.publisher.open()
-                        while self.send_batch(now=timezone.now()) == BATCH:
+                        while self.send_batch(now=self._now()) == BATCH:
                             pass
                         sent_at = time.monotonic()
                         rested_at = sent_at + min(MAX_REST, REST_FACTOR * (sent_at - began))
                     else:
                         due = self.drain()
-                        wait = POLL if due is None else min(POLL, max(0.0, (due - timezone.now()).total_seconds()))
+                        wait = POLL if due is None else min(POLL, max(0.0, (due - self._now()).total_seconds()))
                     failures, notified = 0, False
                     notified = listener.wait(wait)
                 except BrokerTooOld:

@@ -3,12 +3,12 @@
 import logging
 
 from celery import shared_task
-from django.utils import timezone
 
-from . import metrics, retention
+from . import clock, metrics, retention
 from .broker import LOST
 from .collector import collect as collect_dead_letters
 from .relay import OVERDUE, Relay
+from .services import database_of
 from .sqlstates import skip_while_unavailable
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,6 @@ def collect(service: str) -> None:
 @skip_while_unavailable
 def purge(service: str) -> None:
     """Delete what the service need not keep any longer. Every minute."""
-    purged = retention.purge(service, now=timezone.now())
+    purged = retention.purge(service, now=clock.now(database_of(service)))
     if any(purged.values()):
         logger.info("%s: purged %s", service, ", ".join(f"{number} {kind}" for kind, number in purged.items()))

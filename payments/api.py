@@ -6,7 +6,6 @@ from django.core.validators import RegexValidator
 from django.db.models import Case, F, Q, QuerySet, When
 from django.http import HttpResponse
 from django.urls import reverse
-from django.utils import timezone
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -19,6 +18,7 @@ from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
 from common.pagination import KeysetPagination
 from common.principal import principal_of
+from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
 from . import services
@@ -171,7 +171,7 @@ class Deposits(OneAccount):
         services.deposit(
             user_id=account.user_id,
             amount=asked.validated_data["amount"],
-            now=timezone.now(),
+            now=clock.now("payments"),
             actor=principal_of(self.request).name,
         )
         account.refresh_from_db()

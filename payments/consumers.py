@@ -1,7 +1,6 @@
 """What payments does with each message that it receives."""
 
-from django.utils import timezone
-
+from outbox import clock
 from outbox.consumers import consumes
 
 from . import gateway_calls, messages, receipts, services
@@ -10,7 +9,7 @@ from . import gateway_calls, messages, receipts, services
 @consumes(messages.Charge)
 def charge(command: messages.Charge) -> None:
     """Take the money from the account, or begin to take it through the gateway."""
-    now, money = timezone.now(), services.Money(command.amount, command.currency)
+    now, money = clock.now("payments"), services.Money(command.amount, command.currency)
     if command.method == "gateway":
         services.charge_gateway(order_id=command.order_id, money=money, now=now)
     else:
@@ -22,28 +21,28 @@ def charge(command: messages.Charge) -> None:
 @consumes(messages.Void)
 def void(command: messages.Void) -> None:
     """Make sure that no money of the order stays in."""
-    services.give_back(order_id=command.order_id, now=timezone.now())
+    services.give_back(order_id=command.order_id, now=clock.now("payments"))
 
 
 @consumes(messages.Refund)
 def refund(command: messages.Refund) -> None:
     """Give the money of the order back."""
-    services.give_back(order_id=command.order_id, now=timezone.now())
+    services.give_back(order_id=command.order_id, now=clock.now("payments"))
 
 
 @consumes(messages.CallGateway, first=gateway_calls.call_gateway)
 def call_gateway(message: messages.CallGateway, reply: gateway_calls.GatewayReply | None) -> None:
     """Record the gateway's reply, with what follows."""
-    gateway_calls.record(order_id=message.order_id, reply=reply, now=timezone.now())
+    gateway_calls.record(order_id=message.order_id, reply=reply, now=clock.now("payments"))
 
 
 @consumes(messages.HandleWebhook)
 def handle_webhook(message: messages.HandleWebhook) -> None:
     """Handle a webhook that was stored."""
-    receipts.handle(receipt_id=message.receipt_id, now=timezone.now())
+    receipts.handle(receipt_id=message.receipt_id, now=clock.now("payments"))
 
 
 @consumes(messages.RefundReceipt, first=receipts.refund_at_gateway)
 def refund_receipt(message: messages.RefundReceipt, refunded: bool) -> None:
     """Record that money which belongs to no order went back."""
-    receipts.refunded(receipt_id=message.receipt_id, now=timezone.now())
+    receipts.refunded(receipt_id=message.receipt_id, now=clock.now("payments"))

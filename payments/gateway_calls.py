@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.utils import timezone
+
+from outbox import clock
 
 from . import gateways, lifecycle, messages
 from .gateways.base import Answer, Gateway, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
@@ -70,7 +71,7 @@ def call_gateway(message: messages.CallGateway) -> GatewayReply | None:
 
 def _mark_as_tried(payment: Payment) -> bool:
     """Record that the gateway may have the payment from now on; return False if it was voided meanwhile."""
-    now = timezone.now()
+    now = clock.now("payments")
     requested = Payment.objects.filter(pk=payment.pk, status=Status.REQUESTED)
     return bool(requested.update(tried_at=now, updated_at=now))
 

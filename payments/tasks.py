@@ -1,8 +1,8 @@
 """The periodic tasks of payments."""
 
 from celery import shared_task
-from django.utils import timezone
 
+from outbox import clock
 from outbox.sqlstates import skip_while_unavailable
 
 from . import gateway_calls, receipts
@@ -12,5 +12,5 @@ from . import gateway_calls, receipts
 @skip_while_unavailable
 def janitor() -> None:
     """Call the gateway for payments that have waited long enough, and handle kept webhooks whose payment is known."""
-    gateway_calls.post_due_calls(now=timezone.now())
+    gateway_calls.post_due_calls(now=clock.now("payments"))
     receipts.sweep()

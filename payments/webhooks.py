@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.utils import timezone
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.exceptions import NotFound
@@ -11,6 +10,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from common.errors import Refusal
+from outbox import clock
 
 from . import gateways, metrics, receipts
 from .gateways.base import BadEvent
@@ -50,7 +50,7 @@ class Webhooks(APIView):
         if gateway not in gateways.GATEWAYS:
             raise NotFound("There is no gateway of this name.")
         try:
-            receipt = receipts.receive(gateway=gateway, headers=http.headers, body=http.body, now=timezone.now())
+            receipt = receipts.receive(gateway=gateway, headers=http.headers, body=http.body, now=clock.now("payments"))
         except (BadEvent, Refusal) as refused:
             metrics.WEBHOOKS.labels(gateway, "refused").inc()
             if isinstance(refused, BadEvent):

@@ -6,7 +6,6 @@ from typing import Any
 
 import django_filters
 from django.conf import settings
-from django.utils import timezone
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import generics, serializers
@@ -21,6 +20,7 @@ from common.field_rules import NotEmpty
 from common.html_forms import WithForm
 from common.pagination import KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
+from outbox import clock
 
 from . import services
 from .models import Product
@@ -151,7 +151,7 @@ class MakeProduct(WithForm):
     def post(self, request: Request) -> Response:
         asked = self.asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        product = services.make_product(**asked.validated_data, actor=actor(request), now=timezone.now())
+        product = services.make_product(**asked.validated_data, actor=actor(request), now=clock.now("processing"))
         return Response(ProductShown(product).data, status=201)
 
 
@@ -170,6 +170,6 @@ class ChangeProduct(WithForm):
         asked.is_valid(raise_exception=True)
         product_id = self.get_object().product_id
         changed = services.change_product(
-            product_id=product_id, **asked.validated_data, actor=actor(request), now=timezone.now()
+            product_id=product_id, **asked.validated_data, actor=actor(request), now=clock.now("processing")
         )
         return Response(ProductShown(changed).data)

@@ -1,7 +1,6 @@
 """What processing does with each message that it receives."""
 
-from django.utils import timezone
-
+from outbox import clock
 from outbox.consumers import consumes
 
 from . import messages, services
@@ -16,7 +15,8 @@ def ask_processor(command: messages.Process) -> str | None:
 @consumes(messages.Process, first=ask_processor)
 def process(command: messages.Process, refusal: str | None) -> None:
     """Record the verdict of the processor, and tell orders."""
-    verdict = services.process(order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=timezone.now())
+    now = clock.now("processing")
+    verdict = services.process(order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=now)
     if verdict.verdict == Processing.Verdict.ACCEPTED:
         Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
     else:
@@ -26,7 +26,7 @@ def process(command: messages.Process, refusal: str | None) -> None:
 @consumes(messages.Release)
 def release(command: messages.Release) -> None:
     """Give the stock back, or tell orders that it was accepted before."""
-    verdict = services.release(order_id=command.order_id, hold_id=command.hold_id, now=timezone.now())
+    verdict = services.release(order_id=command.order_id, hold_id=command.hold_id, now=clock.now("processing"))
     if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
         Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
     else:
@@ -36,4 +36,4 @@ def release(command: messages.Release) -> None:
 @consumes(messages.GiveBack)
 def give_back(command: messages.GiveBack) -> None:
     """Give back a hold that no order uses. There is no answer."""
-    services.give_back(hold_id=command.hold_id, now=timezone.now())
+    services.give_back(hold_id=command.hold_id, now=clock.now("processing"))

@@ -2,8 +2,8 @@
 
 from celery import shared_task
 from django.db import transaction
-from django.utils import timezone
 
+from outbox import clock
 from outbox.sqlstates import skip_while_unavailable
 
 from . import services
@@ -16,5 +16,5 @@ from .models import Outgoing
 def expire_holds() -> None:
     """Tell orders of each hold that has expired."""
     with transaction.atomic(using="processing"):
-        for hold in services.expired_holds(now=timezone.now()):
+        for hold in services.expired_holds(now=clock.now("processing")):
             Outgoing.post(HoldExpired(order_id=hold.order_id, hold_id=str(hold.hold_id)))

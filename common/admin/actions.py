@@ -15,14 +15,15 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
+from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone, translation
+from django.utils import translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 
+from outbox import clock
 from outbox.errors import OutboxError
 
 from ..errors import Refusal
@@ -137,11 +138,14 @@ class ActionPages:
         here: Any = self
         return reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_{page}", args=args)
 
+    def _now(self) -> datetime:
+        return clock.now(router.db_for_write(self.model))  # type: ignore[attr-defined]
+
     def _perform(self, request: HttpRequest, action: Action, row: Any, form: ConfirmationForm) -> Any:
         """Perform the action and log it, unless that was done under the number of this form; return what to show."""
         values = {name: value for name, value in form.cleaned_data.items() if name != "once"}
         number = str(form.cleaned_data["once"])
-        call = ActionCall(row, values, request.user.get_username(), timezone.now(), number)
+        call = ActionCall(row, values, request.user.get_username(), self._now(), number)
         performed = conf.performed_actions()
         with transaction.atomic(using="default"):
             if not performed.first_time(number, now=call.now):

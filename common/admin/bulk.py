@@ -5,7 +5,6 @@ Replays or discards many dead letters: in steps, with progress shown after each.
 stops; nothing continues unseen, and no unfinished task has to be found and killed.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -21,16 +20,21 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from outbox import dead_letters
+from outbox import clock, dead_letters
 from outbox.dead_letters import Outcome, Selection
 from outbox.errors import OutboxError
 from outbox.models import DeadLetter
+from outbox.services import database_of
 
 from . import conf
 
 STEP = 25  # dead letters
 MAX_IDS = 1000
 SALT = "admin.bulk_run"
+
+
+def _now(service: str) -> datetime:
+    return clock.now(database_of(service))
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,14 @@ class BulkRun:
 
     @property
     def start(self) -> datetime:
-        return datetime.fromtimestamp(self.started or time.time(), tz=timezone.get_default_timezone())
+        return datetime.fromtimestamp(
+            self.started or _now(self.service).timestamp(), tz=timezone.get_default_timezone()
+        )
 
     def remaining(self) -> QuerySet[DeadLetter]:
         """The dead letters that are still to be processed, without those that are newer than the run."""
         selection = Selection(fingerprint=self.fingerprint, ids=[UUID(one) for one in self.ids])
-        return selection.of(self.service, now=timezone.now()).filter(died_at__lte=self.start)
+        return selection.of(self.service, now=_now(self.service)).filter(died_at__lte=self.start)
 
     def sealed(self) -> str:
         return signing.dumps(asdict(self), salt=SALT)
@@ -122,7 +128,7 @@ def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]
         if run.action != name or run.service != admin.opts.app_label:
             raise Http404
         if not run.started:
-            run = replace(run, started=time.time())
+            run = replace(run, started=_now(run.service).timestamp())
             log(f"{name}: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}.")
         run = step(run, by=request.user.get_username())
         if run.finished:
@@ -164,9 +170,9 @@ def step(run: BulkRun, *, by: str) -> BulkRun:
     for dead_letter in run.remaining()[:STEP]:
         try:
             if run.action == "replay":
-                dead_letters.replay(dead_letter, by=by, now=timezone.now())
+                dead_letters.replay(dead_letter, by=by, now=_now(run.service))
             else:
-                dead_letters.discard(dead_letter, by=by, now=timezone.now(), why=f"with {run.total} others")
+                dead_letters.discard(dead_letter, by=by, now=_now(run.service), why=f"with {run.total} others")
         except dead_letters.AlreadyResolved:
             pass  # somebody else was faster
         except OutboxError as refusal:
@@ -183,19 +189,19 @@ def _with_canary(run: BulkRun, *, by: str) -> BulkRun:
     if run.done or first is None:
         return run
     try:
-        dead_letters.replay(first, by=by, now=timezone.now(), canary=True)
+        dead_letters.replay(first, by=by, now=_now(run.service), canary=True)
     except OutboxError as refusal:
         return replace(run, stopped=f"{first}: {refusal}")
-    return replace(run, canary=str(first.pk), canary_sent=time.time())
+    return replace(run, canary=str(first.pk), canary_sent=_now(run.service).timestamp())
 
 
 def _judged(run: BulkRun) -> BulkRun:
     selection = Selection(ids=[UUID(run.canary)], status=DeadLetter.Status.REPLAYED)
-    canary = selection.of(run.service, now=timezone.now()).first()
+    canary = selection.of(run.service, now=_now(run.service)).first()
     if canary is None:
         return replace(run, stopped=_g("The dead letter of the canary no longer exists."))
     sent_at = datetime.fromtimestamp(run.canary_sent, tz=timezone.get_default_timezone())
-    match dead_letters.canary_outcome(canary, sent_at=sent_at, now=timezone.now()):
+    match dead_letters.canary_outcome(canary, sent_at=sent_at, now=_now(run.service)):
         case Outcome.HANDLED:
             return replace(run, canary="", done=run.done + 1)
         case Outcome.DIED:
@@ -210,5 +216,5 @@ def _judged(run: BulkRun) -> BulkRun:
 def _same_failure_occurred(run: BulkRun) -> bool:
     if not run.fingerprint:
         return False
-    failed = Selection(fingerprint=run.fingerprint).of(run.service, now=timezone.now())
+    failed = Selection(fingerprint=run.fingerprint).of(run.service, now=_now(run.service))
     return failed.filter(died_at__gt=run.start).exists()

@@ -154,10 +154,20 @@ class TestTheSameOrderId:
         assert (answer.status_code, answer.json()["code"]) == (409, "order_exists")
         assert Order.objects.get().description == ""
 
-    def test_replaces_the_hold_that_a_crash_left_behind(self, client: Client, shop: Shop, lamp: str) -> None:
-        stock.hold(order_id="ord-001", quantities={lamp: 1}, now=timezone.now())
+    def test_uses_the_hold_that_a_crash_left_behind(self, client: Client, shop: Shop, lamp: str) -> None:
+        held = stock.hold(order_id="ord-001", quantities={lamp: 1}, now=timezone.now())
         assert place(client, self.BODY).status_code == 201
+        assert Order.objects.get().hold_id == held
         assert shop.stock(lamp) == (9, 1)
+
+    def test_with_another_basket_than_a_crash_left_behind_is_refused(
+        self, client: Client, shop: Shop, lamp: str
+    ) -> None:
+        stock.hold(order_id="ord-001", quantities={lamp: 2}, now=timezone.now())
+        answer = place(client, self.BODY)
+        assert (answer.status_code, answer.json()["code"]) == (409, "held_otherwise")
+        assert int(answer["Retry-After"]) > 0
+        assert shop.stock(lamp) == (8, 2)
 
 
 class TestWhatItCosts:
@@ -172,7 +182,7 @@ class TestWhatItCosts:
         assert answer.status_code == 201, answer.content
         return len(orders), len(processing)
 
-    @pytest.mark.parametrize(("headers", "more"), [({}, 0), ({"Idempotency-Key": "k"}, 8)])
+    @pytest.mark.parametrize(("headers", "more"), [({}, 0), ({"Idempotency-Key": "k"}, 9)])
     def test_is_the_same_for_one_line_and_for_a_hundred(
         self, client: Client, shop: Shop, headers: dict[str, str], more: int
     ) -> None:

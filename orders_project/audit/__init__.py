@@ -11,12 +11,11 @@ import time
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.utils import timezone
-
 import orders.audit
 import payments.audit
 import processing.audit
 from common.audit import Finding, Rule, Scope
+from outbox import clock
 
 from . import between_services, messages
 
@@ -56,7 +55,7 @@ def audit(
 
     What has changed within `grace` is in flight. What seems to break a rule is looked at again after `settle`.
     """
-    report = Report(timezone.now())
+    report = Report(clock.now("orders"))
     scope = Scope(now=report.began, window=window, grace=grace)
     suspects: dict[str, list[Finding]] = {}
     for name, rule in CHECKS.items():

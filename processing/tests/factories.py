@@ -1,7 +1,9 @@
 """Products and holds for tests."""
 
+from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.utils import timezone
 
 from processing import services
@@ -15,10 +17,15 @@ def product(sku: str = "lamp", *, stock: int = 10, price: int = 1000, is_active:
     )
 
 
-def hold(order_id: str, **quantities: int) -> str:
+def hold(order_id: str, *, now: datetime | None = None, **quantities: int) -> str:
     """Hold these quantities by sku, and return the id of the hold."""
     wanted = {str(Product.objects.get(sku=sku).pk): quantity for sku, quantity in quantities.items()}
-    return str(services.hold(order_id=order_id, quantities=wanted, now=timezone.now()))
+    return str(services.hold(order_id=order_id, quantities=wanted, now=now or timezone.now()))
+
+
+def when_expired() -> datetime:
+    """Return a time when what is held now has expired."""
+    return timezone.now() + settings.HOLD_TTL + timedelta(seconds=1)
 
 
 def counters(sku: str = "lamp") -> tuple[int, int, int]:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from processing import services
 from processing.models import Hold, Product, StockMovement
 
-from .factories import counters, hold, product
+from .factories import counters, hold, product, status, when_expired
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,7 +76,7 @@ def test_mixed_baskets_never_deadlock() -> None:
         order_id = f"o{number}"
         held = hold(order_id, **basket())
         if chance.random() < 0.5:
-            held = hold(order_id, **basket())  # an attempt after a crash
+            held = hold(order_id, now=when_expired(), **basket())  # an attempt after a crash
         if chance.random() < 0.2:
             services.receive_stock(
                 product_id=ids[chance.choice(skus)],
@@ -129,3 +129,10 @@ def test_either_selling_or_releasing_wins(attempt: int) -> None:
     assert counters("lamp")[1] == 0
     assert counters("lamp")[2] * 2 == answers["accepted"]
     assert (100 - counters("lamp")[0]) * 2 == answers["accepted"]
+
+
+def test_attempts_at_one_order_get_one_hold() -> None:
+    product("lamp", stock=50)
+    calls = [lambda: hold("o1", lamp=2)] * 16
+    ((held, answers),) = at_once(*calls, threads=8).items()
+    assert (answers, status(held), counters("lamp")) == (16, "held", (48, 2, 0))

@@ -16,7 +16,7 @@ from processing.messages import HoldExpired
 from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
 from processing.tasks import expire_holds
 
-from .factories import counters, hold, product, status
+from .factories import counters, hold, product, status, when_expired
 
 pytestmark = pytest.mark.django_db
 
@@ -72,11 +72,29 @@ class TestHolding:
         with pytest.raises(services.InsufficientStock):
             hold("o1", lamp=2**38)
 
-    def test_replaces_what_a_crashed_attempt_left_behind(self) -> None:
+    def test_is_answered_by_the_hold_that_stands_which_lasts_longer_then(self, settings: Any) -> None:
+        product("lamp", stock=5)
+        first, later = hold("o1", lamp=3), timezone.now() + settings.HOLD_TTL / 2
+        assert hold("o1", lamp=3, now=later) == first
+        assert hold("o1", lamp=3) == first  # whoever was frozen does not make it end earlier
+        assert Hold.objects.get().expires_at == later + settings.HOLD_TTL
+        assert counters("lamp") == (2, 3, 0)
+
+    @pytest.mark.parametrize("other", [{"lamp": 2}, {"chair": 3}, {"lamp": 3, "chair": 1}])
+    def test_of_other_stock_is_refused_while_there_is_a_hold(self, other: dict[str, int]) -> None:
+        product("lamp", stock=5)
+        product("chair", stock=5)
+        first = hold("o1", lamp=3)
+        with pytest.raises(services.HeldOtherwise) as refused:
+            hold("o1", **other)
+        assert 0 < int(str(refused.value.extra["retry_after"])) <= 1200
+        assert (status(first), counters("lamp"), counters("chair")) == ("held", (2, 3, 0), (5, 0, 0))
+
+    def test_replaces_what_a_crashed_attempt_left_behind_and_has_expired(self) -> None:
         product("lamp", stock=5)
         product("chair", stock=5)
         first = hold("o1", lamp=5)
-        second = hold("o1", lamp=2, chair=1)
+        second = hold("o1", lamp=2, chair=1, now=when_expired())
         assert (status(first), status(second)) == ("released", "held")
         assert (counters("lamp"), counters("chair")) == ((3, 2, 0), (4, 1, 0))
 
@@ -116,7 +134,7 @@ class TestProcessing:
     def test_of_a_lost_hold_is_refused(self) -> None:
         product("lamp", stock=10)
         lost = hold("o1", lamp=4)
-        hold("o1", lamp=1)
+        hold("o1", lamp=1, now=when_expired())
         assert process("o1", lost) == "refused"
         assert Processing.objects.get(pk="o1").reason == "hold_lost"
         assert counters("lamp") == (9, 1, 0)

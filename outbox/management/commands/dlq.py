@@ -16,12 +16,12 @@ from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
-from outbox import dead_letters
+from outbox import clock, dead_letters
 from outbox.dead_letters import CANARY_TIMEOUT, Outcome, Selection
 from outbox.errors import OutboxError
 from outbox.models import DeadLetter
 from outbox.preview import preview
-from outbox.services import services_here
+from outbox.services import database_of, services_here
 
 EXIT = "Exit codes: 0 done; 1 refused, in part or wholly; 3 a canary died again or got no answer; 4 nothing matched."
 REFUSED, CANARY_DIED, NOTHING_MATCHED = 1, 3, 4
@@ -147,7 +147,7 @@ class Command(BaseCommand):
         pause = 1 / self.options["rate"] if self.options["rate"] else 0.0
 
         def replay(dead_letter: DeadLetter) -> None:
-            dead_letters.replay(dead_letter, by=self._by(), now=timezone.now())
+            dead_letters.replay(dead_letter, by=self._by(), now=clock.now(database_of(_service(dead_letter))))
             time.sleep(pause)
 
         self._each(chosen, replay, done="replayed", before=canaries)
