@@ -76,6 +76,21 @@ class ExactlyOne:
 
 
 @dataclass(frozen=True)
+class AtMostOne:
+    """Not both of two fields are sent. If they are, the second is wrong."""
+
+    first: str
+    second: str
+    both_given: str | Promise
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        return {self.second: [self.both_given]} if self.first in data and self.second in data else {}
+
+    def schema(self, fields: Fields) -> Schema:
+        return {"not": {"required": [self.first, self.second]}}
+
+
+@dataclass(frozen=True)
 class AtLeastOne:
     """One or more of these fields are given. If none is, the first is wrong."""
 

@@ -8,15 +8,15 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.cache import get_conditional_response
-from django.utils.http import parse_etags
 from django_filters.rest_framework import DjangoFilterBackend
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import status
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
+from common.conditional import etags_in, if_match
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.principal import Principal, principal_of
@@ -30,13 +30,8 @@ from .models import IdempotencyKey, Order, OrderEvent, Status
 from .serializers import EventSerializer, NewOrderSerializer, OrderSerializer
 
 SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
-ETAG = re.compile(r'"[1-9][0-9]{0,9}"')
-IF_MATCH = OpenApiParameter(
-    "If-Match",
-    str,
-    OpenApiParameter.HEADER,
-    description="The ETag of the version to cancel; another version is left alone.",
-)
+VERSION = re.compile(r"[1-9][0-9]{0,9}")
+IF_MATCH = if_match("The ETag of the version to cancel; another version is left alone.")
 
 
 class Orders(WithForm):
@@ -175,7 +170,5 @@ def response(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[st
 
 def versions_in(request: Request) -> set[int] | None:
     """The versions of an order that a request names with If-Match; none if it accepts any version."""
-    header = request.headers.get("If-Match")
-    if header is None or header.strip() == "*":
-        return None
-    return {int(etag.strip('"')) for etag in parse_etags(header) if ETAG.fullmatch(etag)}
+    etags = etags_in(request)
+    return None if etags is None else {int(etag) for etag in etags if VERSION.fullmatch(etag)}

@@ -46,12 +46,16 @@ class EditProduct(ConfirmationForm):
     name = forms.CharField(label=_("Name"), max_length=200)
     price = AmountField(label=_("Price"), min_value=0)
     is_active = forms.BooleanField(label=_("For sale"), required=False)
+    seen = forms.CharField(widget=forms.HiddenInput)
 
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
-        price = display.bare_amount(row.price, row.currency)
-        super().__init__(
-            *args, row=row, initial={"name": row.name, "price": price, "is_active": row.is_active}, **kwargs
-        )
+        initial = {
+            "name": row.name,
+            "price": display.bare_amount(row.price, row.currency),
+            "is_active": row.is_active,
+            "seen": row.catalog_etag,
+        }
+        super().__init__(*args, row=row, initial=initial, **kwargs)
 
 
 class Receipt(ReasonForm):
@@ -87,7 +91,8 @@ def _create(call: ActionCall) -> str:
 
 
 def _edit(call: ActionCall) -> None:
-    services.change_product(product_id=call.row.pk, actor=call.actor, now=call.now, **call.values)
+    values = {**call.values, "seen": [call.values["seen"]]}
+    services.change_product(product_id=call.row.pk, actor=call.actor, now=call.now, **values)
 
 
 def _receive(call: ActionCall) -> None:

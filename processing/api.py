@@ -6,6 +6,8 @@ from typing import Any
 
 import django_filters
 from django.conf import settings
+from django.http.response import HttpResponseBase
+from django.utils.cache import get_conditional_response
 from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import generics, serializers
@@ -16,7 +18,8 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from common import fields, money
-from common.field_rules import NotEmpty
+from common.conditional import etags_in, if_match
+from common.field_rules import AtMostOne, NotEmpty
 from common.html_forms import WithForm
 from common.pagination import KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
@@ -26,6 +29,7 @@ from . import services
 from .models import Product
 
 MAX_STOCK = 1_000_000_000
+IF_MATCH = if_match("The ETag of the product that the change is meant for; one that has changed since is left alone.")
 
 
 class ProductShown(serializers.ModelSerializer[Product]):
@@ -56,14 +60,23 @@ class NewProduct(fields.StrictSerializer):
 
 
 class ProductChange(fields.StrictSerializer):
-    """Changes to a product. `stock` is the new available stock: a movement corrects the difference."""
+    """
+    Changes to a product.
+
+    `stock` is the new available stock, to which a movement corrects what is available; send it with `If-Match`, or it
+    overrules what happened since it was read. `stock_change` is what came in or, if negative, is missing.
+    """
 
     name = fields.Text(max_length=200, required=False)
     price = fields.Amount(required=False)
     stock = fields.Integer(max_value=MAX_STOCK, required=False)
+    stock_change = fields.Integer(min_value=-MAX_STOCK, max_value=MAX_STOCK, required=False)
     is_active = fields.Boolean(required=False)
 
-    rules = (NotEmpty("Nothing to change: name, price, stock, is_active."),)
+    rules = (
+        NotEmpty("Nothing to change: name, price, stock, stock_change, is_active."),
+        AtMostOne("stock", "stock_change", "Send stock or stock_change, not both."),
+    )
 
 
 class AdminSecretNeeded(APIException):
@@ -130,7 +143,7 @@ class Products(generics.ListAPIView[Product]):
     queryset = Product.objects.all()
 
 
-class OneProduct(generics.RetrieveAPIView[Product]):
+class OneProduct(generics.GenericAPIView[Product]):
     """One product."""
 
     scope = "products"
@@ -138,6 +151,12 @@ class OneProduct(generics.RetrieveAPIView[Product]):
     serializer_class = ProductShown
     queryset = Product.objects.all()
     lookup_field = "product_id"
+
+    @extend_schema(responses=ProductShown)
+    def get(self, request: Request, **kwargs: Any) -> HttpResponseBase:
+        """Return a product. Its ETag changes with everything of it, also with its stock."""
+        answer = response(self.get_object())
+        return get_conditional_response(request._request, etag=answer["ETag"], response=answer) or answer
 
 
 class MakeProduct(WithForm):
@@ -152,11 +171,11 @@ class MakeProduct(WithForm):
         asked = self.asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
         product = services.make_product(**asked.validated_data, actor=actor(request), now=clock.now("processing"))
-        return Response(ProductShown(product).data, status=201)
+        return response(product, status=201)
 
 
 class ChangeProduct(WithForm):
-    """Change a product. A movement corrects its stock."""
+    """Change a product. A movement changes its stock."""
 
     scope = "products"
     permission_classes = (MayWriteProducts,)
@@ -164,12 +183,21 @@ class ChangeProduct(WithForm):
     queryset = Product.objects.all()
     lookup_field = "product_id"
 
-    @extend_schema(request={"application/json": ProductChange}, responses=ProductShown)
+    @extend_schema(parameters=[IF_MATCH], request={"application/json": ProductChange}, responses=ProductShown)
     def patch(self, request: Request, **kwargs: Any) -> Response:
         asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
         product_id = self.get_object().product_id
         changed = services.change_product(
-            product_id=product_id, **asked.validated_data, actor=actor(request), now=clock.now("processing")
+            product_id=product_id,
+            **asked.validated_data,
+            seen=etags_in(request),
+            actor=actor(request),
+            now=clock.now("processing"),
         )
-        return Response(ProductShown(changed).data)
+        return response(changed)
+
+
+def response(product: Product, status: int = 200) -> Response:
+    """Return an answer with a product and its ETag."""
+    return Response(ProductShown(product).data, status, headers={"ETag": f'"{product.etag}"'})

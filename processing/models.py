@@ -1,5 +1,6 @@
 """Stock: the products, what is held of them for which order, and the movements of stock."""
 
+import hashlib
 from typing import Any
 
 from django.db import models
@@ -77,6 +78,20 @@ class Product(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} ({self.sku})"
+
+    @property
+    def catalog_etag(self) -> str:
+        """What changes whenever the product is sold in another way, and stays while its stock moves."""
+        return _digest(self.name, self.price, self.currency, self.is_active)
+
+    @property
+    def etag(self) -> str:
+        """What changes whenever anything of the product does."""
+        return _digest(self.catalog_etag, self.available, self.held, self.sold, self.received, self.updated_at)
+
+
+def _digest(*values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:20]
 
 
 class Hold(models.Model):

@@ -1,7 +1,7 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -41,6 +41,15 @@ class HeldOtherwise(Refusal):
     """Stock is held for this order already, but not what is asked for now."""
 
     code = "held_otherwise"
+
+
+class ProductChanged(Refusal):
+    """The product has changed since the caller looked at it."""
+
+    code = "version_conflict"
+
+    def __init__(self) -> None:
+        super().__init__(_g("The product has changed since you looked at it. Look at it again."))
 
 
 class SkuTaken(Refusal):
@@ -321,26 +330,35 @@ def change_product(
     price: int | None = None,
     is_active: bool | None = None,
     stock: int | None = None,
+    stock_change: int = 0,
+    seen: Collection[str] | None = None,
 ) -> Product:
     """
     Change what is given, and return the product.
 
-    `stock` is the new available stock: a movement corrects the difference.
+    :param stock: the new available stock: a movement corrects the difference to what is available at this moment
+    :param stock_change: what came in or, if it is negative, is missing
+    :param seen: change the product only if its `Product.etag` or its `Product.catalog_etag` is one of these
+    :raises ProductChanged: if neither is
+    :raises InsufficientStock: if less than nothing would be available
     """
     product = Product.objects.select_for_update(no_key=True).get(pk=product_id)
+    if seen is not None and not {product.etag, product.catalog_etag} & set(seen):
+        raise ProductChanged
     changes = {"name": name, "price": price, "is_active": is_active}
     for field, value in changes.items():
         if value is not None:
             setattr(product, field, value)
     product.save(update_fields=[*(field for field, value in changes.items() if value is not None), "updated_at"])
-    if stock is not None and stock != product.available:
+    quantity = stock_change if stock is None else stock - product.available
+    if quantity:
         receive_stock(
             product_id=product_id,
-            quantity=stock - product.available,
-            reason="stock set",
+            quantity=quantity,
+            reason="stock changed" if stock is None else "stock set",
             actor=actor,
             now=now,
-            correction=True,
+            correction=stock is not None or quantity < 0,
         )
         product.refresh_from_db()
     return product

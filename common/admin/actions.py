@@ -173,7 +173,7 @@ def _log_text(action: Action, form: ConfirmationForm) -> str:
         values = [
             f"{field.label or name}: {form[name].data}"
             for name, field in form.fields.items()
-            if name != "once" and form.cleaned_data.get(name) not in (None, "")
+            if not field.widget.is_hidden and form.cleaned_data.get(name) not in (None, "")
         ]
         return f"{action.label}." + (f" {'; '.join(values)}." if values else "")
 

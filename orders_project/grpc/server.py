@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import grpc
 from django.conf import settings
-from django.db import close_old_connections, connections
+from django.db import close_old_connections
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import HealthServicer
@@ -27,6 +27,7 @@ from outbox.sqlstates import note
 
 from ..auth import authentication as auth
 from ..http.errors import INTERNAL, UNAVAILABLE, CallFailed, Problem, problem_of
+from .deadlines import statements_end_in
 from .status import status_of
 
 logger = logging.getLogger(__name__)
@@ -176,18 +177,12 @@ def _admit(handler: grpc.RpcMethodHandler, message: Any, call: grpc.ServicerCont
     admitted = Call(principal=principal, address=address_of(_peer(call), forwarded), metadata=metadata)
     close_old_connections()
     try:
-        _limit_statements(left)
-        answer = handler.unary_unary(message, admitted)
+        with statements_end_in(left):
+            answer = handler.unary_unary(message, admitted)
     finally:
         close_old_connections()
     call.set_trailing_metadata(tuple(admitted.trailing.items()))
     return answer
-
-
-def _limit_statements(seconds: float) -> None:
-    """Let no statement of this connection run longer than the client waits."""
-    with connections["orders"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, false)", [f"{max(1, int(seconds * 1000))}ms"])
 
 
 def _metadata(call: grpc.ServicerContext) -> dict[str, str]:

@@ -128,7 +128,7 @@ class TestStock:
 
     def test_is_never_a_field_to_edit(self, manager: Client, lamp: Product) -> None:
         page = manager.get(url(lamp, "edit"))
-        assert set(page.context["form"].fields) == {"once", "name", "price", "is_active"}
+        assert set(page.context["form"].fields) == {"once", "name", "price", "is_active", "seen"}
         change = reverse("admin:processing_product_change", args=[lamp.pk])
         assert manager.post(change, {"available": 99}).status_code == 403
 
@@ -141,6 +141,20 @@ class TestStock:
         assert do(manager, chair, "edit", price="99", is_active="").status_code == 302
         chair.refresh_from_db()
         assert (chair.price, chair.is_active, chair.available) == (99_00, False, 2)
+
+    def test_an_edit_of_what_somebody_else_has_changed_meanwhile_is_refused(
+        self, manager: Client, lamp: Product
+    ) -> None:
+        form = manager.get(url(lamp, "edit")).context["form"]
+        values = {"once": str(uuid4()), "name": "Lamp", "price": "5", "seen": form["seen"].value()}
+        stock.receive_stock(product_id=lamp.pk, quantity=1, reason="", actor="", now=timezone.now())
+        stock.change_product(product_id=lamp.pk, price=700, actor="somebody", now=timezone.now())
+        refused = manager.post(url(lamp, "edit"), values)
+        assert refused.status_code == 422
+        assert "version_conflict" in refused.content.decode()
+        lamp.refresh_from_db()
+        assert lamp.price == 700
+        assert manager.post(url(lamp, "edit"), values | {"seen": lamp.catalog_etag}).status_code == 302
 
 
 class TestAnOrder:

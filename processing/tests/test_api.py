@@ -7,7 +7,7 @@ from django.test import Client
 
 from processing.models import Product, StockMovement
 
-from .factories import hold, product
+from .factories import counters, hold, product
 
 pytestmark = pytest.mark.django_db
 
@@ -35,9 +35,9 @@ def make(client: Client, body: Any, **headers: str) -> Any:
     return client.post("/admin/products", body, content_type="application/json", headers=headers or SECRET)
 
 
-def change(client: Client, one: Product, body: Any) -> Any:
+def change(client: Client, one: Product, body: Any, **headers: str) -> Any:
     path = f"/admin/products/{one.product_id}"
-    return client.patch(path, body, content_type="application/json", headers=SECRET)
+    return client.patch(path, body, content_type="application/json", headers=SECRET | headers)
 
 
 class TestMakingAProduct:
@@ -144,6 +144,50 @@ class TestChangingAProduct:
         lamp.refresh_from_db()
         assert lamp.received == 7
 
+    def test_by_what_was_seen_before_a_concurrent_hold_is_refused(self, client: Client) -> None:
+        lamp = product("lamp", stock=13)
+        etag = client.get(f"/products/{lamp.product_id}")["ETag"]
+        hold("o1", lamp=4)
+        answer = change(client, lamp, {"stock": 9}, **{"If-Match": etag})
+        assert (answer.status_code, answer.json()["code"]) == (412, "version_conflict")
+        assert counters("lamp") == (9, 4, 0)
+        now = client.get(f"/products/{lamp.product_id}")
+        assert (now["ETag"] != etag, now.json()["stock"], now.json()["held"]) == (True, 9, 4)
+        answer = change(client, lamp, {"stock": 8}, **{"If-Match": f'"other", {now["ETag"]}'})
+        assert (answer.status_code, counters("lamp")) == (200, (8, 4, 0))
+        assert answer["ETag"] == client.get(f"/products/{lamp.product_id}")["ETag"]
+
+    @pytest.mark.parametrize("header", ['"x"', "W/{etag}", "{bare}", "*"])
+    def test_needs_a_strong_etag_or_any_version(self, client: Client, header: str) -> None:
+        lamp = product("lamp", stock=13)
+        etag = client.get(f"/products/{lamp.product_id}")["ETag"]
+        given = header.format(etag=etag, bare=etag.strip('"'))
+        answer = change(client, lamp, {"price": 3}, **{"If-Match": given})
+        assert answer.status_code == (200 if header == "*" else 412)
+
+    def test_shows_an_unchanged_one_as_such(self, client: Client) -> None:
+        path = f"/products/{product('lamp').product_id}"
+        etag = client.get(path)["ETag"]
+        assert client.get(path, headers={"If-None-Match": etag}).status_code == 304
+        hold("o1", lamp=1)
+        assert client.get(path, headers={"If-None-Match": etag}).status_code == 200
+
+    @pytest.mark.parametrize(("difference", "kind"), [(5, "received"), (-3, "corrected")])
+    def test_moves_its_stock_by_a_difference_whatever_it_is(self, client: Client, difference: int, kind: str) -> None:
+        lamp = product("lamp", stock=10)
+        hold("o1", lamp=4)
+        answer = change(client, lamp, {"stock_change": difference})
+        assert (answer.status_code, answer.json()["stock"]) == (200, 6 + difference)
+        movement = StockMovement.objects.latest("at", "id")
+        assert (movement.kind, movement.quantity, movement.reason) == (kind, difference, "stock changed")
+
+    def test_never_takes_more_than_there_is(self, client: Client) -> None:
+        lamp = product("lamp", stock=10)
+        hold("o1", lamp=4)
+        answer = change(client, lamp, {"stock_change": -7})
+        assert (answer.status_code, answer.json()["code"]) == (409, "insufficient_stock")
+        assert counters("lamp") == (6, 4, 0)
+
     def test_to_the_stock_it_has_moves_nothing(self, client: Client) -> None:
         lamp = product("lamp", stock=10)
         assert change(client, lamp, {"stock": 10}).status_code == 200
@@ -168,6 +212,8 @@ class TestChangingAProduct:
             ({}, "body"),
             ({"colour": "red"}, "colour"),
             ({"stock": -1}, "stock"),
+            ({"stock": 1, "stock_change": 1}, "stock_change"),
+            ({"stock_change": "1"}, "stock_change"),
             ({"stock": 2.5}, "stock"),
             ({"price": "0.001"}, "price"),
             ({"name": "a\x07"}, "name"),

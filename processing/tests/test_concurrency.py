@@ -7,11 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
+import psycopg
 import pytest
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.models import Sum
 from django.utils import timezone
 
+from common.locks import LongWaits
 from processing import services
 from processing.models import Hold, Product, StockMovement
 
@@ -136,3 +138,27 @@ def test_attempts_at_one_order_get_one_hold() -> None:
     calls = [lambda: hold("o1", lamp=2)] * 16
     ((held, answers),) = at_once(*calls, threads=8).items()
     assert (answers, status(held), counters("lamp")) == (16, "held", (48, 2, 0))
+
+
+def test_while_one_thread_waits_long_for_a_product_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "_waits", LongWaits(1))
+    monkeypatch.setattr(services.locks, "BRIEFLY", "10ms")
+    product("lamp", stock=5)
+    parameters = connections["processing"].get_connection_params()
+    known = ("host", "port", "user", "password", "dbname")
+    with (
+        ThreadPoolExecutor(1) as pool,
+        psycopg.connect(**{name: parameters[name] for name in known if parameters.get(name)}) as frozen,
+    ):
+        frozen.execute("SELECT 1 FROM processing_product FOR UPDATE")
+        waiting = pool.submit(at_once, lambda: buy("patient", lamp=1), threads=1)
+        waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while frozen.execute(waits).fetchone() is None:
+            frozen.execute("SELECT pg_stat_clear_snapshot()")
+        with pytest.raises(OperationalError, match="lock timeout"):
+            buy("hasty", lamp=1)
+        assert not waiting.done()
+        frozen.rollback()
+        assert waiting.result() == {"held": 1}
+    assert counters("lamp") == (4, 1, 0)
+    assert Hold.objects.get().order_id == "patient"
