@@ -1,5 +1,6 @@
 """Behind PgBouncer in transaction mode: limits hold, and what is set for one client does not stay for the next."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +47,7 @@ def pooled(tmp_path: Path) -> Iterator[dict[str, Any]]:
             listen=listen, pool=1,
         )
     )  # fmt: skip
-    command = [root / "usr/sbin/pgbouncer", "-u", "nobody", configuration]
+    command = [root / "usr/sbin/pgbouncer", *(["-u", "nobody"] if os.geteuid() == 0 else []), configuration]
     with (tmp_path / "log").open("wb") as log:
         bouncer = processes.spawn(command, env=debian.environment(root), output=log)
     parameters = {"host": "127.0.0.1", "port": listen, "user": there["user"], "dbname": name}
