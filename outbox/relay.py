@@ -165,13 +165,14 @@ class Relay:
                 except BrokerTooOld:
                     raise
                 except (*LOST, Error) as error:
-                    if isinstance(error, Error):
-                        if not is_unavailable(error):
-                            raise
-                        note(error, where=f"relay {self.service}")
                     pause = backoff(failures, spread=random.random()).total_seconds()
                     failures = min(failures + 1, MAX_PAUSE)
-                    logger.warning("%s: trying again in %.1f s: %s", self.service, pause, error)
+                    if not isinstance(error, Error):
+                        logger.warning("%s: trying again in %.1f s: %s", self.service, pause, error)
+                    elif is_unavailable(error):
+                        note(error, where=f"relay {self.service}, trying again in {pause:.1f} s")
+                    else:
+                        raise
                     connections[self.database].close()
                     stop.wait(pause)
         self.publisher.close()
