@@ -1,46 +1,33 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
-from typing import Literal
+from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
-from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
-from common import locks
 from common.errors import Refusal
-from outbox.store import Statement
 
-from . import metrics
-from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement
+from .holds import (
+    HeldOtherwise,
+    InsufficientStock,
+    Lacking,
+    ask_processor,
+    expired_holds,
+    give_back,
+    hold,
+    process,
+    release,
+)
+from .models import ROWS, Product, StockMovement
 
-HOLD_LOST = "hold_lost"
-
-
-class InsufficientStock(Refusal):
-    """There is less stock than was asked for; `lacking` names the products."""
-
-    code = "insufficient_stock"
-
-    def __init__(self, lacking: Sequence["Lacking"]) -> None:
-        left = (_g("%(sku)s (%(n)d left)") % {"sku": one.sku, "n": one.available} for one in lacking)
-        super().__init__(
-            _g("Not enough stock: %(products)s.") % {"products": ", ".join(left)},
-            extra={"lacking": [asdict(one) for one in lacking]},
-        )
-        self.lacking = list(lacking)
-
-
-class HeldOtherwise(Refusal):
-    """Stock is held for this order already, but not what is asked for now."""
-
-    code = "held_otherwise"
+__all__ = [
+    "HeldOtherwise", "InsufficientStock", "Lacking", "ask_processor", "expired_holds", "give_back", "hold", "process",
+    "release",
+]  # fmt: skip
 
 
 class ProductChanged(Refusal):
@@ -56,16 +43,6 @@ class SkuTaken(Refusal):
     """Another product has this sku."""
 
     code = "sku_taken"
-
-
-@dataclass(frozen=True)
-class Lacking:
-    """A product of which there is less than was asked for."""
-
-    product_id: str
-    sku: str
-    requested: int
-    available: int
 
 
 @dataclass(frozen=True)
@@ -86,212 +63,6 @@ def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> lis
         return []
     found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
     return [Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found]
-
-
-HOLD = """
-WITH wanted AS (
-    SELECT product.product_id, asked.quantity
-    FROM processing_product product
-    JOIN unnest(%s::uuid[], %s::bigint[]) AS asked(product_id, quantity) USING (product_id)
-    ORDER BY product.product_id
-    FOR NO KEY UPDATE OF product
-)
-UPDATE processing_product product
-SET available = product.available - wanted.quantity, held = product.held + wanted.quantity, updated_at = %s
-FROM wanted
-WHERE product.product_id = wanted.product_id AND product.available >= wanted.quantity AND product.is_active
-"""
-
-
-# Note [Half of the threads]: while somebody who has locked a popular product is frozen, all its buyers wait. They must
-# not take all the threads, of which others need some for reading.
-_waits = locks.LongWaits(settings.DATABASE_POOL // 2 or 1000)
-
-
-def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
-    """
-    Reserve stock for an order that is about to be stored, all or nothing, and return the id of the hold.
-
-    A hold of the same stock that is there already is the answer, and lasts longer from now on: it was left by an
-    attempt that crashed, or another attempt is placing the order at this moment, or has placed it. An expired one is
-    replaced.
-
-    :param now: the time before it was looked whether the order is stored
-    :raises InsufficientStock: if a product lacks; the error names every such product
-    :raises HeldOtherwise: if there is a hold for other quantities
-    """
-    for is_last in (False, True):
-        try:
-            with transaction.atomic(using="processing"), _waits.one("processing"):
-                return _hold(order_id=order_id, quantities=quantities, now=now)
-        except IntegrityError:
-            if is_last or not Hold.objects.filter(order_id=order_id, status=Hold.Status.HELD).exists():
-                raise  # else another attempt was faster
-    raise AssertionError("unreachable")
-
-
-def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
-    expires_at = now + settings.HOLD_TTL
-    if (known := _open_hold("order_id", order_id)) is not None:
-        # Note [Whose hold is ended here]: no stored order's. A stored order is one that was not there when the caller
-        # looked, after `now`. Its hold was made or prolonged at most half of its time before (`orders.services`), so it
-        # has not expired by `now`.
-        if known.expires_at > now:
-            if known.quantities != quantities:
-                raise HeldOtherwise(
-                    _g("Other stock is held for the order %(order)s.") % {"order": order_id},
-                    extra={"retry_after": math.ceil((known.expires_at - now).total_seconds())},
-                )
-            known.expires_at = max(known.expires_at, expires_at)
-            ROWS.run(ROWS.update(known, "expires_at"))
-            return known.hold_id
-        _lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
-        _end(known, status=Hold.Status.RELEASED, now=now)
-    new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
-    lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
-    moved = _moved(new, quantities, kind=StockMovement.Kind.HELD, now=now)
-    # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
-    stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
-    if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
-        metrics.STOCK_HOLDS.labels("insufficient").inc()
-        raise InsufficientStock(_lacking(quantities))
-    metrics.count_hold("held")
-    return new.hold_id
-
-
-def _lock_products(product_ids: set[UUID]) -> None:
-    """Lock the products of two baskets in the order in which everybody locks, so that there is no deadlock."""
-    list(Product.objects.select_for_update(no_key=True).filter(pk__in=product_ids).order_by("product_id"))
-
-
-def _lacking(quantities: dict[str, int]) -> list[Lacking]:
-    products = {str(p.product_id): p for p in Product.objects.filter(product_id__in=list(quantities))}
-    return [
-        Lacking(product_id, products[product_id].sku, quantity, products[product_id].available)
-        for product_id, quantity in sorted(quantities.items())
-        if products[product_id].available < quantity or not products[product_id].is_active
-    ]
-
-
-QUANTITIES = """(
-    SELECT json_object_agg(line.product_id, line.quantity) FROM processing_holdline line
-    WHERE line.hold_id = processing_hold.hold_id
-)"""
-
-SETTLE = """
-WITH settled AS (
-    SELECT product.product_id, line.quantity
-    FROM processing_product product
-    JOIN processing_holdline line ON line.product_id = product.product_id AND line.hold_id = %s
-    ORDER BY product.product_id
-    FOR NO KEY UPDATE OF product
-)
-UPDATE processing_product product
-SET held = product.held - settled.quantity,
-    sold = product.sold + CASE WHEN %s THEN settled.quantity ELSE 0 END,
-    available = product.available + CASE WHEN %s THEN 0 ELSE settled.quantity END,
-    updated_at = %s
-FROM settled
-WHERE product.product_id = settled.product_id
-"""
-
-
-def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
-    """End an open, locked hold: its stock is sold or available again."""
-    sold = status == Hold.Status.SOLD
-    held.status, held.ended_at = status, now
-    kind = StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED
-    ROWS.run(
-        ROWS.update(held, "status", "ended_at"),
-        _moved(held, held.quantities, kind=kind, now=now),
-        Statement(SETTLE, [held.hold_id, sold, sold, now]),
-    )
-    metrics.count_hold(status)
-
-
-def _moved(held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime) -> Statement:
-    return ROWS.insert(
-        *(
-            StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
-            for product_id, quantity in quantities.items()
-        )
-    )
-
-
-def ask_processor(*, order_id: str) -> str | None:
-    """
-    Return why the processor refuses an order, or None if it accepts. Call it outside of transactions: it may take long.
-
-    If there is a verdict already, it is returned, and the processor is not asked.
-    """
-    verdict = ROWS.first(Processing, "WHERE order_id = %s", order_id)
-    if verdict is not None:
-        return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
-    reason: str | None = import_string(settings.PROCESSOR)(order_id)
-    return reason
-
-
-@transaction.atomic(using="processing", savepoint=False)
-def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: datetime) -> Processing:
-    """
-    Store the verdict of the processor about an order, sell its stock unless it was refused, and return the verdict.
-
-    The first verdict stands: if there is one, it is returned. An order whose hold is not open any more is refused.
-    """
-    held = _open_hold("hold_id", hold_id)
-    if hold_id is not None and held is None:
-        refusal = refusal or HOLD_LOST
-    kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
-    verdict = Processing(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
-    if (known := _first(verdict)) is not None:
-        return known
-    if refusal is None and held is not None:
-        _end(held, status=Hold.Status.SOLD, now=now)
-    return verdict
-
-
-@transaction.atomic(using="processing", savepoint=False)
-def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing | None:
-    """
-    Give held stock back, make sure that the order is never processed, and return the verdict that stands.
-
-    The verdict `accepted` means that it is too late, and that nothing was released.
-    """
-    held = _open_hold("hold_id", hold_id)
-    withdrawn = Processing(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
-    known = _first(withdrawn)
-    if known is not None and known.verdict == Processing.Verdict.ACCEPTED:
-        return known
-    if held is not None:
-        _end(held, status=Hold.Status.RELEASED, now=now)
-    return known or withdrawn
-
-
-@transaction.atomic(using="processing")
-def give_back(*, hold_id: str, now: datetime) -> None:
-    """
-    Give back a hold that no order uses, if it is still open.
-
-    No verdict is stored: an order may still be placed under the same id, with a hold of its own.
-    """
-    if (held := _open_hold("hold_id", hold_id)) is not None:
-        _end(held, status=Hold.Status.RELEASED, now=now)
-
-
-def _first(verdict: Processing) -> Processing | None:
-    """Store this verdict and return None, or return the one that is there. A second caller waits for the first."""
-    if ROWS.run(ROWS.insert(verdict, or_nothing=True)) == [1]:
-        return None
-    return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
-
-
-def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
-    """Return the hold of this id or of this order if it is open, locked and with its quantities."""
-    if value is None:
-        return None
-    return ROWS.first(
-        Hold, f"WHERE {by} = %s AND status = '{Hold.Status.HELD}' FOR UPDATE", value, quantities=QUANTITIES
-    )
 
 
 @transaction.atomic(using="processing")
@@ -389,18 +160,3 @@ def receive_stock(
     product.save(update_fields=["available", "received", "updated_at"])
     movement.save(force_insert=True)
     return movement
-
-
-ASK_AGAIN_AFTER = timedelta(minutes=1)
-
-
-@transaction.atomic(using="processing")
-def expired_holds(*, now: datetime, limit: int = 500) -> list[Hold]:
-    """Return open holds that have expired. Each is returned again after a minute while it stays open."""
-    holds = list(
-        Hold.objects.select_for_update(skip_locked=True)
-        .filter(Q(asked_at=None) | Q(asked_at__lte=now - ASK_AGAIN_AFTER), status=Hold.Status.HELD, expires_at__lte=now)
-        .order_by("expires_at")[:limit]
-    )
-    Hold.objects.filter(pk__in=[held.pk for held in holds]).update(asked_at=now)
-    return holds

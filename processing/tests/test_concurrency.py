@@ -13,8 +13,9 @@ from django.db import OperationalError, connections
 from django.db.models import Sum
 from django.utils import timezone
 
+from common import locks
 from common.locks import LongWaits
-from processing import services
+from processing import holds, services
 from processing.models import Hold, Product, StockMovement
 
 from .factories import counters, hold, product, status, when_expired
@@ -141,8 +142,8 @@ def test_attempts_at_one_order_get_one_hold() -> None:
 
 
 def test_while_one_thread_waits_long_for_a_product_the_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_waits", LongWaits(1))
-    monkeypatch.setattr(services.locks, "BRIEFLY", "10ms")
+    monkeypatch.setattr(holds, "_waits", LongWaits(1))
+    monkeypatch.setattr(locks, "BRIEFLY", "10ms")
     product("lamp", stock=5)
     parameters = connections["processing"].get_connection_params()
     known = ("host", "port", "user", "password", "dbname")
