@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
-from django.http import HttpResponseNotAllowed
+from django.db import DatabaseError, connections, transaction
+from django.http import HttpResponse, HttpResponseNotAllowed
 from django.test import Client, RequestFactory
 from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
 
 from common.errors import Refusal
 from orders_project.http import errors
 from orders_project.http.parsers import JSONParser
+from outbox import metrics
 
 
 @pytest.fixture
@@ -145,3 +147,39 @@ def test_nested_messages_are_listed_by_path() -> None:
         "items[1].tags": ["Odd."],
         "body": ["Either or."],
     }
+
+
+def refuse(state: str) -> None:
+    """Have the database of orders raise this SQLSTATE."""
+    with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
+        cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'not now' USING ERRCODE = '{state}'; END $$")
+
+
+@pytest.mark.django_db
+class TestADatabaseThatCannot:
+    @pytest.mark.parametrize("state", ["25006", "25P03", "40P01", "53100", "55P03", "57014", "57P01"])
+    def test_is_answered_as_unavailable_counted_and_logged_in_one_line(
+        self, client: Client, state: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr("orders.services.get_order", lambda **_: refuse(state))
+        counted = metrics.DATABASE_ERRORS.labels(state)._value.get()
+        answer = client.get("/orders/x")
+        assert_problem(answer, 503, "unavailable")
+        assert answer["Retry-After"] == "5"
+        assert metrics.DATABASE_ERRORS.labels(state)._value.get() == counted + 1
+        (line,) = [record for record in caplog.records if state in record.getMessage()]
+        assert (line.levelname, line.exc_info, "\n" in line.getMessage()) == ("WARNING", None, False)
+
+    def test_is_no_excuse_for_a_mistake_of_ours(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("orders.services.get_order", lambda **_: refuse("42P01"))
+        assert_problem(client.get("/orders/x"), 500, "internal")
+
+    @pytest.mark.parametrize(("path", "form"), [("/admin/orders/order/", "text/html"), ("/x", errors.MEDIA_TYPE)])
+    def test_is_a_page_in_the_admin(self, path: str, form: str) -> None:
+        with pytest.raises(DatabaseError) as caught:
+            refuse("55P03")
+        middleware = errors.ErrorBodies(lambda request: HttpResponse())
+        answer: Any = middleware.process_exception(RequestFactory().get(path), caught.value)
+        assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+        assert answer["Content-Type"].startswith(form)
+        assert middleware.process_exception(RequestFactory().get(path), ValueError()) is None

@@ -165,7 +165,7 @@ def test_everybody_else_goes_on(short_limits: None, monkeypatch: pytest.MonkeyPa
     raw = json.loads(json.dumps(envelope_of(charge)))
     with transaction.atomic(using="processing"):
         (gone,) = ProcessingOutgoing.post(StockReleased(order_id="old"))
-        ProcessingOutgoing.objects.filter(pk=gone.pk).update(pk=uuid7(long_ago), published_at=long_ago)
+        ProcessingOutgoing.objects.filter(pk=gone.pk).update(id=uuid7(long_ago), published_at=long_ago)
     dead = DeadLetter.of(None, reason="failed", type="x", origin="broker", queue="orders", error="", body=b"")
 
     def record() -> None:
