@@ -1,5 +1,7 @@
 """Limits of sessions: what a process asks for, and what the database gives everybody."""
 
+from typing import Any
+
 import psycopg
 import pytest
 from django.conf import settings
@@ -14,8 +16,10 @@ SHORT = Limits(lock=0.5, statement=7, idle=1.5, host=12)
 def session_of(alias: str, **options: str) -> dict[str, str]:
     """The settings of a new session in this database."""
     parameters = connections[alias].get_connection_params()
-    wanted = {name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters}
-    with psycopg.connect(**wanted, **options) as session:
+    wanted: dict[str, Any] = {
+        name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters
+    }
+    with psycopg.connect(**wanted | options) as session:
         return dict(session.execute(SETTINGS, [[*SHORT.of_server()]]).fetchall())
 
 

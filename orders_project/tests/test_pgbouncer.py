@@ -47,7 +47,11 @@ def pooled(tmp_path: Path) -> Iterator[dict[str, Any]]:
             listen=listen, pool=1,
         )
     )  # fmt: skip
-    command = [root / "usr/sbin/pgbouncer", *(["-u", "nobody"] if os.geteuid() == 0 else []), configuration]
+    command: list[str | Path] = [
+        root / "usr/sbin/pgbouncer",
+        *(["-u", "nobody"] if os.geteuid() == 0 else []),
+        configuration,
+    ]
     with (tmp_path / "log").open("wb") as log:
         bouncer = processes.spawn(command, env=debian.environment(root), output=log)
     parameters = {"host": "127.0.0.1", "port": listen, "user": there["user"], "dbname": name}

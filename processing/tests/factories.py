@@ -17,10 +17,15 @@ def product(sku: str = "lamp", *, stock: int = 10, price: int = 1000, is_active:
     )
 
 
-def hold(order_id: str, *, now: datetime | None = None, **quantities: int) -> str:
+def hold(order_id: str, **quantities: int) -> str:
     """Hold these quantities by sku, and return the id of the hold."""
+    return hold_at(timezone.now(), order_id, **quantities)
+
+
+def hold_at(now: datetime, order_id: str, /, **quantities: int) -> str:
+    """Hold these quantities by sku at this time, and return the id of the hold."""
     wanted = {str(Product.objects.get(sku=sku).pk): quantity for sku, quantity in quantities.items()}
-    return str(services.hold(order_id=order_id, quantities=wanted, now=now or timezone.now()))
+    return str(services.hold(order_id=order_id, quantities=wanted, now=now))
 
 
 def when_expired() -> datetime:

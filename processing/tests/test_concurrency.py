@@ -18,7 +18,7 @@ from common.locks import LongWaits
 from processing import holds, services
 from processing.models import Hold, Product, StockMovement
 
-from .factories import counters, hold, product, status, when_expired
+from .factories import counters, hold, hold_at, product, status, when_expired
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,7 +79,7 @@ def test_mixed_baskets_never_deadlock() -> None:
         order_id = f"o{number}"
         held = hold(order_id, **basket())
         if chance.random() < 0.5:
-            held = hold(order_id, now=when_expired(), **basket())  # an attempt after a crash
+            held = hold_at(when_expired(), order_id, **basket())  # an attempt after a crash
         if chance.random() < 0.2:
             services.receive_stock(
                 product_id=ids[chance.choice(skus)],

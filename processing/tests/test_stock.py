@@ -16,7 +16,7 @@ from processing.messages import HoldExpired
 from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
 from processing.tasks import expire_holds
 
-from .factories import counters, hold, product, status, when_expired
+from .factories import counters, hold, hold_at, product, status, when_expired
 
 pytestmark = pytest.mark.django_db
 
@@ -75,7 +75,7 @@ class TestHolding:
     def test_is_answered_by_the_hold_that_stands_which_lasts_longer_then(self, settings: Any) -> None:
         product("lamp", stock=5)
         first, later = hold("o1", lamp=3), timezone.now() + settings.HOLD_TTL / 2
-        assert hold("o1", lamp=3, now=later) == first
+        assert hold_at(later, "o1", lamp=3) == first
         assert hold("o1", lamp=3) == first  # whoever was frozen does not make it end earlier
         assert Hold.objects.get().expires_at == later + settings.HOLD_TTL
         assert counters("lamp") == (2, 3, 0)
@@ -94,7 +94,7 @@ class TestHolding:
         product("lamp", stock=5)
         product("chair", stock=5)
         first = hold("o1", lamp=5)
-        second = hold("o1", lamp=2, chair=1, now=when_expired())
+        second = hold_at(when_expired(), "o1", lamp=2, chair=1)
         assert (status(first), status(second)) == ("released", "held")
         assert (counters("lamp"), counters("chair")) == ((3, 2, 0), (4, 1, 0))
 
@@ -134,7 +134,7 @@ class TestProcessing:
     def test_of_a_lost_hold_is_refused(self) -> None:
         product("lamp", stock=10)
         lost = hold("o1", lamp=4)
-        hold("o1", lamp=1, now=when_expired())
+        hold_at(when_expired(), "o1", lamp=1)
         assert process("o1", lost) == "refused"
         assert Processing.objects.get(pk="o1").reason == "hold_lost"
         assert counters("lamp") == (9, 1, 0)
