@@ -58,12 +58,6 @@ class NewOrder:
 # Placing ------------------------------------------------------------------------------------------------------------
 
 
-class PlacedTooSlowly(Refusal):
-    """So much time has passed since the stock was held that the hold may expire before the order is stored."""
-
-    code = "placed_too_slowly"
-
-
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:
     """
     Hold the stock of an order, store it and start its saga. Return it, with its lines, and whether it is new.
@@ -122,7 +116,7 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         # Note [Stored within half of the hold's time]: whoever was frozen since would otherwise store an order whose
         # hold has been given back. From here on the limit of an idle transaction ends what takes longer.
         if clock.ticks() - began > settings.HOLD_TTL.total_seconds() / 2:
-            raise PlacedTooSlowly("Placing the order took too long. Try again.", extra={"retry_after": 1})
+            raise stock.PlacedTooSlowly
     order.loaded_lines = lines
     return order, True
 

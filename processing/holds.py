@@ -37,6 +37,15 @@ class InsufficientStock(Refusal):
         self.lacking = list(lacking)
 
 
+class PlacedTooSlowly(Refusal):
+    """Placing the order took so long that its hold may be given back before the order is stored."""
+
+    code = "placed_too_slowly"
+
+    def __init__(self) -> None:
+        super().__init__(_g("Placing the order took too long. Try again."), extra={"retry_after": 1})
+
+
 class HeldOtherwise(Refusal):
     """Stock is held for this order already, but not what is asked for now."""
 
@@ -84,6 +93,7 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     :param now: the time before it was looked whether the order is stored
     :raises InsufficientStock: if a product lacks; the error names every such product
     :raises HeldOtherwise: if there is a hold for other quantities
+    :raises PlacedTooSlowly: if the hold that is there has expired since `now`
     """
     for is_last in (False, True):
         try:
@@ -102,6 +112,8 @@ def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
         # looked, after `now`. Its hold was made or prolonged at most half of its time before (`orders.services`), so it
         # has not expired by `now`.
         if known.expires_at > now:
+            if known.asked_at is not None:
+                raise PlacedTooSlowly  # it has expired since, and is about to be given back
             if known.quantities != quantities:
                 raise HeldOtherwise(
                     _g("Other stock is held for the order %(order)s.") % {"order": order_id},

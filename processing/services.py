@@ -15,6 +15,7 @@ from .holds import (
     HeldOtherwise,
     InsufficientStock,
     Lacking,
+    PlacedTooSlowly,
     ask_processor,
     expired_holds,
     give_back,
@@ -25,8 +26,8 @@ from .holds import (
 from .models import ROWS, Product, StockMovement
 
 __all__ = [
-    "HeldOtherwise", "InsufficientStock", "Lacking", "ask_processor", "expired_holds", "give_back", "hold", "process",
-    "release",
+    "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ask_processor", "expired_holds", "give_back",
+    "hold", "process", "release",
 ]  # fmt: skip
 
 

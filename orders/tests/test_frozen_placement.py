@@ -17,7 +17,8 @@ from processing.models import Hold
 
 from .conftest import Shop
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("unlimited")]
+pytestmark = pytest.mark.usefixtures("unlimited")
+really = pytest.mark.django_db(transaction=True, databases=["orders", "processing"])
 
 
 def place(lamp: str, *, quantity: int = 1) -> Any:
@@ -71,6 +72,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch, lamp: str) -> Callable[..., Frozen]:
     return freeze
 
 
+@really
 def test_is_answered_with_the_order_that_stands(frozen: Any, shop: Shop, lamp: str) -> None:
     late = frozen()
     order = place(lamp)
@@ -82,6 +84,7 @@ def test_is_answered_with_the_order_that_stands(frozen: Any, shop: Shop, lamp: s
     assert shop.stock(lamp) == (9, 1)
 
 
+@really
 def test_of_another_basket_is_refused(frozen: Any, shop: Shop, lamp: str) -> None:
     late = frozen(quantity=3)
     assert place(lamp).status_code == 201
@@ -92,6 +95,7 @@ def test_of_another_basket_is_refused(frozen: Any, shop: Shop, lamp: str) -> Non
     assert shop.stock(lamp) == (9, 1)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_gives_back_what_it_holds_after_the_order_has_ended(frozen: Any, shop: Shop, lamp: str, post: Any) -> None:
     late = frozen()
     assert place(lamp).status_code == 201
@@ -103,6 +107,7 @@ def test_gives_back_what_it_holds_after_the_order_has_ended(frozen: Any, shop: S
     assert shop.stock(lamp) == (9, 0)
 
 
+@pytest.mark.django_db
 def test_that_took_half_of_the_hold_s_time_stores_no_order(
     shop: Shop, lamp: str, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,7 +22,11 @@ Outgoing = model_of(SERVICE, "Outgoing")
 NEAR = timedelta(seconds=60)  # on a busy machine
 FIVE = timedelta(minutes=5)
 
-pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("true_clock")]
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.django_db(transaction=True, databases=[SERVICE]),
+    pytest.mark.usefixtures("true_clock"),
+]
 
 
 def there() -> datetime:

@@ -16,14 +16,13 @@ SHORT = Limits(lock=0.5, statement=7, idle=1.5, host=12)
 def session_of(alias: str, **options: str) -> dict[str, str]:
     """The settings of a new session in this database."""
     parameters = connections[alias].get_connection_params()
-    wanted: dict[str, Any] = {
-        name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters
-    }
+    known = ("host", "port", "dbname", "user", "password")
+    wanted: dict[str, Any] = {name: parameters[name] for name in known if name in parameters}
     with psycopg.connect(**wanted | options) as session:
         return dict(session.execute(SETTINGS, [[*SHORT.of_server()]]).fetchall())
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db
 class TestASession:
     @pytest.mark.parametrize("alias", settings.DATABASES)
     def test_of_a_process_has_its_limits_in_every_database(self, alias: str) -> None:
@@ -38,6 +37,7 @@ class TestASession:
         options = SHORT.of_client("-c lock_timeout=9s")["options"]
         assert session_of("orders", options=options)["lock_timeout"] == "9000"
 
+    @pytest.mark.django_db(transaction=True, databases=["orders"])
     def test_has_them_without_asking_after_a_migration(self) -> None:
         name = connections["orders"].settings_dict["NAME"]
         try:

@@ -21,6 +21,13 @@ def limit_of(alias: str) -> str:
         return str(cursor.fetchone()[0])
 
 
+def ends_with_its_caller(alias: str) -> bool:
+    began = time.monotonic()
+    with statements_end_in(0.2), pytest.raises(OperationalError) as caught, connections[alias].cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(60)")
+    return sqlstate_of(caught.value) == "57014" and time.monotonic() - began < 50
+
+
 def test_each_transaction_of_a_call_has_its_limit_and_the_session_keeps_its_own() -> None:
     for alias in DATABASES:
         with statements_end_in(9):
@@ -29,24 +36,9 @@ def test_each_transaction_of_a_call_has_its_limit_and_the_session_keeps_its_own(
                 assert 0 < int(limit_of(alias)) <= 9000
                 with transaction.atomic(using=alias):
                     assert 0 < int(limit_of(alias)) <= 9000
+        with statements_end_in(3600):
+            assert limit_of(alias) == NORMAL  # no caller gets more than everybody
+        assert ends_with_its_caller(alias)
         assert limit_of(alias) == NORMAL
-
-
-def test_a_patient_caller_does_not_exceed_the_limit_of_every_session() -> None:
-    with statements_end_in(3600):
-        assert limit_of("orders") == NORMAL
-
-
-@pytest.mark.parametrize("alias", DATABASES)
-def test_a_statement_ends_with_its_caller(alias: str) -> None:
-    began = time.monotonic()
-    with statements_end_in(0.2), pytest.raises(OperationalError) as caught, connections[alias].cursor() as cursor:
-        cursor.execute("SELECT pg_sleep(60)")
-    assert sqlstate_of(caught.value) == "57014"
-    assert time.monotonic() - began < 50
-    assert limit_of(alias) == NORMAL
-
-
-def test_a_call_whose_time_is_up_runs_no_statement() -> None:
     with statements_end_in(0), pytest.raises(OperationalError), connections["orders"].cursor() as cursor:
         cursor.execute("SELECT pg_sleep(60)")

@@ -47,11 +47,8 @@ def pooled(tmp_path: Path) -> Iterator[dict[str, Any]]:
             listen=listen, pool=1,
         )
     )  # fmt: skip
-    command: list[str | Path] = [
-        root / "usr/sbin/pgbouncer",
-        *(["-u", "nobody"] if os.geteuid() == 0 else []),
-        configuration,
-    ]
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    command: list[str | Path] = [root / "usr/sbin/pgbouncer", *user, configuration]
     with (tmp_path / "log").open("wb") as log:
         bouncer = processes.spawn(command, env=debian.environment(root), output=log)
     parameters = {"host": "127.0.0.1", "port": listen, "user": there["user"], "dbname": name}
@@ -91,11 +88,12 @@ def test_the_limit_of_a_call_does_not_stay_for_the_next_client(
 ) -> None:
     connection = connections["orders"]
     connection.close()
-    for name in ("host", "port"):
-        monkeypatch.setitem(connection.settings_dict, name.upper(), pooled[name])
-    with statements_end_in(7), connection.cursor() as cursor:
-        cursor.execute(SHOW)
-        assert int(cursor.fetchone()[0]) <= 7000
-    with psycopg.connect(**pooled) as next_client:
-        assert next_client.execute(SHOW).fetchone() == ("50000",)
-    connection.close()
+    with monkeypatch.context() as there:
+        for name in ("host", "port"):
+            there.setitem(connection.settings_dict, name.upper(), pooled[name])
+        with statements_end_in(7), connection.cursor() as cursor:
+            cursor.execute(SHOW)
+            assert int(cursor.fetchone()[0]) <= 7000
+        with psycopg.connect(**pooled) as next_client:
+            assert next_client.execute(SHOW).fetchone() == ("50000",)
+        connection.close()

@@ -120,7 +120,7 @@ def _notice(record: logging.LogRecord, refused: threading.Event) -> bool:
     return True
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db(transaction=True, databases=["default", SERVICE])
 class TestAReadOnlyDatabase:
     def test_costs_a_message_no_attempt(
         self, posted: Any, hand_over: Any, counted: Any, read_only: Any, monkeypatch: pytest.MonkeyPatch

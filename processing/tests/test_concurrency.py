@@ -20,7 +20,7 @@ from processing.models import Hold, Product, StockMovement
 
 from .factories import counters, hold, hold_at, product, status, when_expired
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, databases=["processing"])
 
 
 def at_once(*calls: Callable[[], str], threads: int) -> Counter[str]:

@@ -90,6 +90,15 @@ class TestHolding:
         assert 0 < int(str(refused.value.extra["retry_after"])) <= 1200
         assert (status(first), counters("lamp"), counters("chair")) == ("held", (2, 3, 0), (5, 0, 0))
 
+    def test_by_an_attempt_that_was_frozen_until_the_hold_had_expired_is_refused(self) -> None:
+        product("lamp", stock=5)
+        first, before = hold("o1", lamp=3), timezone.now()
+        assert len(services.expired_holds(now=when_expired())) == 1  # it may be given back from now on
+        with pytest.raises(services.PlacedTooSlowly):
+            hold_at(before, "o1", lamp=3)
+        assert (status(first), counters("lamp")) == ("held", (2, 3, 0))
+        assert hold_at(when_expired(), "o1", lamp=3) != first
+
     def test_replaces_what_a_crashed_attempt_left_behind_and_has_expired(self) -> None:
         product("lamp", stock=5)
         product("chair", stock=5)
