@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from orders_project.embedded import debian
+from orders_project.embedded import CannotRun, debian
 from outbox.gauges import readings_of
 from outbox.relay import Relay
 from outbox.services import model_of
@@ -54,7 +54,10 @@ print((datetime.now(timezone.utc) - clock.now("{service}")).total_seconds())
 @pytest.fixture
 def run_at() -> Callable[[timedelta], str]:
     """Run the script in a process whose clock is wrong by this much; what it printed."""
-    root = debian.unpack("libfaketime")
+    try:
+        root = debian.unpack("libfaketime")
+    except CannotRun as error:
+        pytest.skip(str(error))
     (library,) = root.glob("usr/lib/*/faketime/libfaketime.so.1")
 
     def run(wrong_by: timedelta) -> str:

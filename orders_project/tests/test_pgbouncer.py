@@ -11,7 +11,7 @@ import pytest
 from django.db import connections
 
 from orders_project.database_limits import Limits, make_default
-from orders_project.embedded import debian, processes
+from orders_project.embedded import CannotRun, debian, processes
 from orders_project.grpc.deadlines import statements_end_in
 
 LIMITS = Limits(lock=1, statement=50, idle=2, host=60)
@@ -35,9 +35,12 @@ pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True, dat
 @pytest.fixture
 def pooled(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """How to connect to the database of orders through PgBouncer, which has one connection to it."""
-    name = connections["orders"].settings_dict["NAME"]
+    try:
+        root = debian.unpack("pgbouncer")
+    except CannotRun as error:
+        pytest.skip(str(error))
+    name, listen = connections["orders"].settings_dict["NAME"], processes.free_port()
     assert make_default("orders", LIMITS.of_server())
-    root, listen = debian.unpack("pgbouncer"), processes.free_port()
     there = connections["orders"].get_connection_params()
     tmp_path.chmod(0o755)
     configuration = tmp_path / "pgbouncer.ini"
