@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz bench bench-relay screenshots translations lint format types imports locks clean venv protos
+.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts lint format types imports locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -53,6 +53,9 @@ translations: venv ## update the translations from the code, and compile them
 	@$(PY) -m babel.messages.frontend -q update --domain django --input-file .cache/django.pot --output-dir $(LOCALE) \
 	  --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --width 120
 	@$(PY) -m babel.messages.frontend compile --statistics --domain django --directory $(LOCALE)
+
+contracts: venv ## write docs/openapi.yaml and docs/asyncapi.yaml; ARGS=--check or --release
+	@DEBUG=1 $(PY) manage.py contracts $(ARGS)
 
 lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .

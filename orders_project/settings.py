@@ -81,6 +81,7 @@ REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://u
 OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, min_value=1))
 INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, min_value=2))
 IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, min_value=24))
+UNKNOWN_MESSAGE_WAIT = timedelta(seconds=env.seconds("UNKNOWN_MESSAGE_WAIT_SECONDS", default=3600))
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
 
 # Business.

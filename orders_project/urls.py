@@ -38,6 +38,7 @@ if settings.BACK_OFFICE:
     urlpatterns += [
         path("", pages.Root.as_view(), name="root"),
         re_path(r"^schema/?$", pages.Description.as_view(), name="schema"),
+        re_path(r"^asyncapi/?$", read_only(pages.messages), name="asyncapi"),
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
         path("redoc/redoc.js", read_only(pages.redoc_script), name="redoc-script"),

@@ -9,7 +9,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
 from .consumers import unhandled
+from .message import REGISTRY
 from .services import PROXIES, all_services, database_of, services_here
+from .versions import missing_upcasters
 
 
 @register(Tags.database)
@@ -50,6 +52,18 @@ def every_message_has_a_handler(app_configs: Sequence[AppConfig] | None, **kwarg
     """A message to a service without a handler for it would only ever become a dead letter."""
     for name in unhandled():
         yield Error(f"{name} has no handler.", id="outbox.E003")
+
+
+@register(Tags.models)
+def every_version_is_read(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
+    """A version without an upcaster could not be read while a release replaces the one before."""
+    for message in REGISTRY.values():
+        for version in missing_upcasters(message):
+            yield Error(
+                f"{message.name} has no upcaster from version {version}.",
+                hint=f"Write one beside it, or give it oldest={version + 1} if none of them can be under way any more.",
+                id="outbox.E005",
+            )
 
 
 @register(Tags.database)

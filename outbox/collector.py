@@ -16,12 +16,12 @@ from amqp.exceptions import NotFound
 from django.db import connections, transaction
 from django.utils import timezone
 
-from . import broker, conf
+from . import broker, clock, conf, unknown
 from .consumers import CONSUMERS
 from .envelope import MAX_ENVELOPE_BYTES, Envelope
 from .errors import Unreadable
 from .ids import uuid7, uuid7_from
-from .message import MAX_BYTES
+from .message import MAX_BYTES, REGISTRY
 from .models import DeadLetter
 from .services import database_of, model_of
 
@@ -68,6 +68,9 @@ def _record(service: str, message: amqp.Message) -> None:
     died_at = _time(death.get("time"))
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     envelope, reason, error = _examine(service, body, properties, task=headers.get("task"), death=death)
+    is_unknown = reason == "unknown_type" and envelope is not None and envelope.type not in REGISTRY
+    if is_unknown and unknown.put_back(service, envelope, now=clock.now(database_of(service))):
+        return
     dead_letter = model_of(service, "DeadLetter").of(
         envelope,
         reason=reason,

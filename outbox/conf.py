@@ -7,6 +7,7 @@ OUTBOX_SUBJECT_FIELD  the field of a message that holds what it is about, such a
 OUTBOX_RETENTION      how long a row is kept after it was published
 INBOX_RETENTION       how long an inbox row or a resolved dead letter is kept
 DEDUPE_HORIZON        a message that was sent longer ago is never handled unseen: shorter than INBOX_RETENTION
+UNKNOWN_MESSAGE_WAIT  how long a message waits for a release that knows it before it is a dead letter
 BROKER_TOPOLOGY       a function that declares exchanges and queues, called when one is missing (default: none)
 ON_START              a function called with the name of the process by `manage.py relay` (default: none)
 HEARTBEAT_FILE        a file that a living process touches (default: none)
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_RETENTION": timedelta(days=7),
     "INBOX_RETENTION": timedelta(days=14),
     "DEDUPE_HORIZON": timedelta(days=13),
+    "UNKNOWN_MESSAGE_WAIT": timedelta(hours=1),
     "BROKER_TOPOLOGY": None,
     "ON_START": None,
     "HEARTBEAT_FILE": "",

@@ -22,11 +22,11 @@ from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
 
-from . import clock, conf, context, metrics, strict_json, tracing
+from . import clock, conf, context, metrics, strict_json, tracing, unknown
 from .attempts import ATTEMPTS, backoff, last_attempt
 from .conflicts import retry_on_conflict
 from .envelope import MAX_ENVELOPE_BYTES, Envelope
-from .errors import CodedError, Unreadable
+from .errors import CodedError, NotKnownYet, Unreadable
 from .message import EVENTS, MAX_BYTES, REGISTRY, Message
 from .models import DeadLetter, IncomingMessage
 from .services import all_services, database_of, model_of
@@ -133,6 +133,12 @@ def _receive(service: str, raw: object, *, headers: dict[str, Any], worker: str)
         began = time.monotonic()
         is_new = deliver(consumer, envelope, message)
         _log_handled(service, envelope, is_new=is_new, seconds=time.monotonic() - began)
+    except NotKnownYet as refusal:
+        assert envelope is not None, "only a message can be unknown"
+        with transaction.atomic(using=database_of(service)):
+            waits = unknown.put_back(service, envelope, now=clock.now(database_of(service)))
+        if not waits:
+            _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)
     except CodedError as refusal:
         with context.acting(envelope.context) if envelope else contextlib.nullcontext():
             _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)

@@ -5,9 +5,9 @@ from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 
-from . import strict_json
+from . import strict_json, versions
 from .context import Context
-from .errors import Unreadable
+from .errors import NotKnownYet, Unreadable
 from .message import REGISTRY, Message
 
 MAX_ENVELOPE_BYTES = 4 * 1024  # what an envelope adds to its data
@@ -31,6 +31,8 @@ class Envelope:
     traceparent: str | None = None
     attempt: int = 0
     due: str | None = None
+    compatiblefrom: int | None = None  # the oldest version whose readers understand this one; None: this one
+    waitingsince: str | None = None  # when a worker first put it back because its release did not know it
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
 
@@ -58,35 +60,42 @@ class Envelope:
         hints = strict_json.hints(Envelope)
         # Attributes that we don't know are ignored: CloudEvents allows extensions.
         values = {
-            name: raw[name] if name == "data" else strict_json.read(hints[name], raw[name], where=name)
+            name: raw[name] if name == "data" else strict_json.read(hints[name], raw[name], where=name, unknown=[])
             for name in known.keys() & raw.keys()
         }
         if too_long := [name for name, limit in MAX_LENGTHS.items() if len(values.get(name) or "") > limit]:
             raise Unreadable("malformed", f"The envelope's {', '.join(too_long)} is too long.")
-        if not 0 <= values.get("attempt", 0) <= MAX_ATTEMPT or not 0 <= values["schemaversion"] <= MAX_ATTEMPT:
+        numbers = (values.get("attempt", 0), values["schemaversion"], values.get("compatiblefrom") or 0)
+        if not all(0 <= number <= MAX_ATTEMPT for number in numbers):
             raise Unreadable("malformed", "The envelope's attempt or version is out of range.")
         envelope = cls(**values)
         try:
             uuid.UUID(envelope.id)
         except ValueError as error:
             raise Unreadable("malformed", "The envelope's id is not a UUID.") from error
-        _ = envelope.sent_at
+        _ = envelope.sent_at, envelope.waiting_since
         return envelope
 
     def message(self) -> Message:
         """
         Return the message inside.
 
-        :raises Unreadable: if its type or version is unknown here, or its data doesn't fit
+        :raises NotKnownYet: if its type or version is one that this release does not know
+        :raises Unreadable: if its data doesn't fit, or its version is no longer read
         """
         kind = REGISTRY.get(self.type)
         if kind is None:
-            raise Unreadable("unknown_type", f"No message is named {self.type!r}.")
-        if self.schemaversion != kind.version:
-            raise Unreadable(
-                "unknown_version", f"{self.type} is at version {kind.version}, this is {self.schemaversion}."
-            )
-        return kind.read(self.data)
+            raise NotKnownYet("unknown_type", f"No message is named {self.type!r}.")
+        return versions.read(kind, self.data, version=self.schemaversion, compatible_from=self.compatiblefrom)
+
+    @property
+    def waiting_since(self) -> datetime | None:
+        """
+        When the message was first put back because a release did not know it.
+
+        :raises Unreadable: if that is no time
+        """
+        return self._moment(self.waitingsince) if self.waitingsince else None
 
     @property
     def sent_at(self) -> datetime:
@@ -95,13 +104,17 @@ class Envelope:
 
         :raises Unreadable: if one of the two is no time
         """
+        written = self._moment(self.time)
+        return self._moment(self.due) if self.due else written
+
+    def _moment(self, text: str) -> datetime:
         try:
-            written, due = (datetime.fromisoformat(moment) for moment in (self.time, self.due or self.time))
+            moment = datetime.fromisoformat(text)
         except ValueError as error:
             raise Unreadable("malformed", "The envelope's time is not a time.") from error
-        if written.tzinfo is None or due.tzinfo is None:
+        if moment.tzinfo is None:
             raise Unreadable("malformed", "The envelope's time has no time zone.")
-        return due
+        return moment
 
     @property
     def context(self) -> Context:

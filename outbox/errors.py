@@ -23,6 +23,10 @@ class Unreadable(CodedError):
     """What arrived is no message that this system can handle."""
 
 
+class NotKnownYet(Unreadable):
+    """A message of a type or version that this release does not know: another one may, so it waits for a while."""
+
+
 class TooLarge(OutboxError):
     """The data of a message is larger than a message may be."""
 

@@ -47,6 +47,12 @@ FROM (SELECT due_at FROM {OutgoingMessage._meta.db_table}
       WHERE published_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
 """  # noqa: S608 - the table's name
 
+WAITING = f"""
+SELECT %(service)s AS service, count(*) AS outbox_waiting_for_release
+FROM (SELECT FROM {OutgoingMessage._meta.db_table}
+      WHERE published_at IS NULL AND waiting_since IS NOT NULL LIMIT %(most)s) waiting
+"""  # noqa: S608 - the table's name
+
 DEAD = f"""
 SELECT %(service)s AS service, type, reason, fingerprint, count(*) AS dead_letters
 FROM (SELECT type, reason, fingerprint FROM {DeadLetter._meta.db_table}
@@ -72,10 +78,12 @@ def readings_of(service: str) -> Iterator[Reading]:
         "outbox_room_pending": "Messages of a service that are due and not sent.",
         "outbox_oldest_seconds": "How long the oldest of them has been due.",
     }
+    waiting = {"outbox_waiting_for_release": "Messages put back because no worker here knows their type or version."}
     connected = {
         "database_connections": "Connections to a database.",
         "database_connections_max": "Connections that its server allows in total.",
     }
     yield Reading(database, PENDING, pending, parameters)
+    yield Reading(database, WAITING, waiting, parameters)
     yield Reading(database, DEAD, {"dead_letters": "Open dead letters, of the 20 most frequent failures."}, parameters)
     yield Reading(database, CONNECTIONS, connected, parameters)

@@ -9,7 +9,7 @@ unless it names another: work that would keep the service's other messages waiti
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from . import conf, strict_json
+from . import conf, metrics, strict_json
 
 EVENTS = "events"
 MAX_BYTES = 256 * 1024  # of a message's data, as JSON
@@ -19,16 +19,34 @@ REGISTRY: dict[str, type["Message"]] = {}
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 class Message:
-    """Write `class Reserve(Message, name="shop.reserve", to="shop")` and list the fields."""
+    """
+    Write `class Reserve(Message, name="shop.reserve", to="shop")` and list the fields.
+
+    A field that is added with a default needs no new version: readers ignore what they don't know. A change that an
+    older reader would get wrong does: count `version` up, and write an upcaster from the version before (versions.py).
+    `compatible_from` is the oldest version whose readers get it right all the same, `oldest` the oldest that is read.
+    """
 
     name: ClassVar[str]
     to: ClassVar[str]
     queue: ClassVar[str]
     version: ClassVar[int]
+    compatible_from: ClassVar[int]
+    oldest: ClassVar[int]
 
-    def __init_subclass__(cls, *, name: str, to: str, queue: str = "", version: int = 1) -> None:
+    def __init_subclass__(
+        cls,
+        *,
+        name: str,
+        to: str,
+        queue: str = "",
+        version: int = 1,
+        compatible_from: int | None = None,
+        oldest: int = 1,
+    ) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
-        cls.name, cls.to, cls.queue, cls.version = name, to, queue or to, version
+        cls.name, cls.to, cls.queue = name, to, queue or to
+        cls.version, cls.compatible_from, cls.oldest = version, compatible_from or version, oldest
         if REGISTRY.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"Two messages are named {name!r}.")
 
@@ -48,9 +66,12 @@ class Message:
     @classmethod
     def read(cls, data: object) -> Self:
         """
-        Return the message of this JSON object.
+        Return the message of this JSON object; fields that this release does not know are ignored and counted.
 
-        :raises Unreadable: if a field is missing, unknown or of another type
+        :raises Unreadable: if a field is missing or of another type
         """
-        message: Self = strict_json.read(cls, data, where="data")
+        unknown: list[str] = []
+        message: Self = strict_json.read(cls, data, where="data", unknown=unknown)
+        if unknown:
+            metrics.UNKNOWN_FIELDS.labels(cls.name).inc(len(unknown))
         return message

@@ -68,6 +68,12 @@ RELAY_BATCH = histogram(
 RELAY_LAG = histogram(
     "relay_lag_seconds", "How long a batch's oldest message was due when the batch was sent.", "service"
 )
+UNKNOWN_FIELDS = counter(
+    "message_unknown_fields_total", "Fields of messages that this release does not know, which were ignored.", "type"
+)
+PUT_BACK = counter(
+    "messages_put_back_total", "Messages of another release that wait for a worker that knows them.", "service"
+)
 INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of messages handled before, which did nothing.", "service")
 CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a message.", "type")
 LAST_TICK = gauge("clock_last_tick_seconds", "When the clock last ticked, in Unix time.", over_processes="max")

@@ -31,6 +31,7 @@ class OutgoingMessage(models.Model):
     message_id = models.UUIDField(_("message id"), editable=False)
     type = models.CharField(_("type"), max_length=100)
     version = models.PositiveSmallIntegerField(_("schema version"), default=1)
+    compatible_from = models.PositiveSmallIntegerField(_("compatible from version"), null=True)
     subject = models.CharField(_("subject"), max_length=64, blank=True)
     to = models.CharField(_("to"), max_length=40)
     data = models.JSONField(_("data"))
@@ -40,6 +41,7 @@ class OutgoingMessage(models.Model):
     attempt = models.PositiveSmallIntegerField(_("attempt"), default=0)
     created_at = models.DateTimeField(_("created at"))
     due_at = models.DateTimeField(_("due at"))
+    waiting_since = models.DateTimeField(_("waiting since"), null=True)  # for a release that knows it: see unknown.py
     publish_attempts = models.PositiveIntegerField(_("publish attempts"), default=0)
     refusals = models.PositiveSmallIntegerField(_("refusals by the broker"), default=0)
     last_error = models.CharField(_("last error"), max_length=500, blank=True)
@@ -52,6 +54,11 @@ class OutgoingMessage(models.Model):
             models.Index(fields=["due_at"], name="outgoing_unpublished", condition=models.Q(published_at__isnull=True)),
             models.Index(fields=["subject"], name="outgoing_by_subject"),
             models.Index(fields=["message_id"], name="outgoing_again", condition=models.Q(attempt__gt=0)),
+            models.Index(
+                fields=["waiting_since"],
+                name="outgoing_waiting",
+                condition=models.Q(published_at__isnull=True, waiting_since__isnull=False),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -87,6 +94,7 @@ class OutgoingMessage(models.Model):
                 message_id=message_id,
                 type=message.type,
                 version=message.version,
+                compatible_from=message.compatible_from if message.compatible_from < message.version else None,
                 subject=message.subject,
                 to=message.to,
                 data=message.data,
@@ -102,12 +110,21 @@ class OutgoingMessage(models.Model):
         return rows
 
     @classmethod
-    def post_again(cls, envelope: Envelope, *, attempt: int, due_at: datetime, to: str | None = None) -> Self:
+    def post_again(
+        cls,
+        envelope: Envelope,
+        *,
+        attempt: int,
+        due_at: datetime,
+        to: str | None = None,
+        waiting_since: datetime | None = None,
+    ) -> Self:
         """Send this message once more, as the same one: to this service itself unless `to` is given."""
         row = cls(
             message_id=envelope.id,
             type=envelope.type,
             version=envelope.schemaversion,
+            compatible_from=envelope.compatiblefrom,
             subject=envelope.subject,
             to=to or cls._meta.app_label,
             data=envelope.data,
@@ -117,6 +134,7 @@ class OutgoingMessage(models.Model):
             attempt=attempt,
             created_at=datetime.fromisoformat(envelope.time),
             due_at=due_at,
+            waiting_since=waiting_since,
         )
         cls._store([row])
         return row
@@ -154,11 +172,13 @@ class OutgoingMessage(models.Model):
             subject=self.subject,
             time=self.created_at.isoformat(),
             schemaversion=self.version,
+            compatiblefrom=self.compatible_from,
             correlationid=self.correlation_id,
             causationid=self.causation_id,
             traceparent=self.traceparent,
             attempt=self.attempt,
             due=due.isoformat() if due > self.created_at else None,
+            waitingsince=self.waiting_since.isoformat() if self.waiting_since else None,
             data=self.data,
         )
 

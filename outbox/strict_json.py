@@ -17,12 +17,13 @@ def write(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def read(kind: Any, value: object, *, where: str) -> Any:
+def read(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:
     """
-    Return a plain JSON value as the annotated type: nothing is coerced and nothing is ignored.
+    Return a plain JSON value as the annotated type: nothing is coerced.
 
     :param where: what the value is called in an error
-    :raises Unreadable: if the value is of another type, or lacks fields, or has unknown ones
+    :param unknown: takes the names of the fields that the type does not have; their values are ignored
+    :raises Unreadable: if the value is of another type, or lacks fields
     """
     origin = typing.get_origin(kind)
     if origin in (typing.Union, types.UnionType):
@@ -30,13 +31,14 @@ def read(kind: Any, value: object, *, where: str) -> Any:
         if value is None and type(None) in options:
             return None
         (kind,) = (option for option in options if option is not type(None))
-        return read(kind, value, where=where)
+        return read(kind, value, where=where, unknown=unknown)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise Unreadable("malformed", f"{where} is not a list.")
-        return tuple(read(typing.get_args(kind)[0], item, where=f"{where}[{n}]") for n, item in enumerate(value))
+        (item_kind, *_) = typing.get_args(kind)
+        return tuple(read(item_kind, item, where=f"{where}[{n}]", unknown=unknown) for n, item in enumerate(value))
     if is_dataclass(kind):
-        return _read_object(kind, value, where=where)
+        return _read_object(kind, value, where=where, unknown=unknown)
     if type(value) is not kind:
         raise Unreadable("malformed", f"{where} is not {kind.__name__}.")
     if isinstance(value, str) and not is_storable(value):
@@ -49,14 +51,18 @@ def is_storable(text: str) -> bool:
     return "\0" not in text and (text.isascii() or text.encode(errors="ignore").decode() == text)
 
 
-def _read_object(kind: Any, value: object, *, where: str) -> Any:
+def _read_object(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:
     if not isinstance(value, dict):
         raise Unreadable("malformed", f"{where} is not an object.")
     types_of = hints(kind)
     known = {field.name: field for field in fields(kind)}
-    if unknown := value.keys() - known.keys():
-        raise Unreadable("malformed", f"{where} has unknown fields: {', '.join(sorted(map(str, unknown)))}.")
+    unknown += sorted(f"{where}.{name}" for name in value.keys() - known.keys())
     missing = [name for name, field in known.items() if name not in value and field.default is MISSING]
     if missing:
         raise Unreadable("malformed", f"{where} lacks {', '.join(missing)}.")
-    return kind(**{name: read(types_of[name], item, where=f"{where}.{name}") for name, item in value.items()})
+    return kind(
+        **{
+            name: read(types_of[name], value[name], where=f"{where}.{name}", unknown=unknown)
+            for name in known.keys() & value.keys()
+        }
+    )

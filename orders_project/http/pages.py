@@ -44,6 +44,7 @@ ENDPOINTS = {
     "health": "/health",
     "metrics": "/metrics",
     "schema": "/schema",
+    "messages": "/asyncapi",
     "documents": "/docs",
     "reference": "/redoc",
 }
@@ -62,6 +63,18 @@ class Root(APIView):
 
 class Description(SpectacularAPIView):
     """The API in OpenAPI 3.1, as YAML or JSON."""
+
+
+@cache
+def _messages() -> str:
+    from orders_project import contracts  # needs all apps
+
+    return contracts.text_of(contracts.asyncapi.document())
+
+
+def messages(request: HttpRequest) -> HttpResponse:
+    """The messages and events in AsyncAPI 3, as YAML."""
+    return HttpResponse(_messages(), "application/yaml; charset=utf-8")
 
 
 class Docs(SpectacularSwaggerSplitView):

@@ -23,6 +23,7 @@ class Service:
     pending: int | None = None
     oldest_seconds: float | None = None
     dead_letters: int | None = None
+    waiting_for_release: int | None = None
     connections: int | None = None
 
 
@@ -67,6 +68,8 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
     match row:
         case {"outbox_room_pending": pending, "outbox_oldest_seconds": oldest}:
             service.pending, service.oldest_seconds = int(pending), round(float(oldest), 1)
+        case {"outbox_waiting_for_release": number}:
+            service.waiting_for_release = int(number)
         case {"dead_letters": number}:
             service.dead_letters = (service.dead_letters or 0) + int(number)
         case {"database_connections": number}:
@@ -114,6 +117,11 @@ def _troubles(status: Status) -> Iterator[str]:
             continue
         if (service.oldest_seconds or 0) > LATE:
             yield f"the relay of {service.name} is {service.oldest_seconds:.0f} s behind"
+        if service.waiting_for_release:
+            yield (
+                f"{service.name}: {service.waiting_for_release} messages wait for a worker that knows them: "
+                "is a deploy under way?"
+            )
         if service.dead_letters:
             yield f"{service.name} has {service.dead_letters} dead letters: manage.py dlq list"
     for queue in status.queues:

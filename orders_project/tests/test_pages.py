@@ -35,7 +35,7 @@ class TestTheDescription:
         assert description["openapi"] == "3.1.0"
         listed = {path.partition("?")[0] for path in ENDPOINTS.values()}
         assert set(description["paths"]) <= listed
-        others = {"/admin/", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
+        others = {"/admin/", "/asyncapi", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
         assert listed - set(description["paths"]) == others | {"/.well-known/jwks.json"}
 
     def test_shows_errors_examples_and_scopes(self, http: Client) -> None:

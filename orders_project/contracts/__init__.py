@@ -1,0 +1,68 @@
+"""
+What the system promises to those who call it and listen to it: OpenAPI and AsyncAPI, recorded for every release.
+
+`docs/openapi.yaml` and `docs/asyncapi.yaml` are written from the code. `docs/contracts/VERSION` keeps those of a
+release, which later code must not break.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from django.conf import settings
+
+from . import asyncapi, compare, openapi
+
+DOCS = Path(settings.BASE_DIR) / "docs"
+RELEASED = DOCS / "contracts"
+DOCUMENTS = {
+    "openapi.yaml": (openapi.document, compare.openapi),
+    "asyncapi.yaml": (asyncapi.document, compare.asyncapi),
+}
+
+
+def text_of(document: dict[str, Any]) -> str:
+    """Return a document as YAML, in the same words each time."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+
+
+def write(*, release: bool) -> Iterator[Path]:
+    """Write both documents from the code, and yield their paths; `release` records them as those of this version."""
+    folders = [DOCS, RELEASED / settings.SPECTACULAR_SETTINGS["VERSION"]] if release else [DOCS]
+    for name, (document, _) in DOCUMENTS.items():
+        text = text_of(document())
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+            yield folder / name
+
+
+def outdated() -> Iterator[str]:
+    """Yield what of the written documents is not as the code is."""
+    for name, (document, _) in DOCUMENTS.items():
+        path = DOCS / name
+        if not path.exists() or path.read_text() != text_of(document()):
+            yield f"docs/{name} is not what the code says: run manage.py contracts."
+
+
+def broken() -> Iterator[str]:
+    """Yield what the code breaks of what a released version promises, with the field."""
+    for path in sorted(RELEASED.glob("*/*.yaml")):
+        document, differences = DOCUMENTS[path.name]
+        for difference in differences(yaml.safe_load(path.read_text()), document()):
+            yield f"{path.parent.name}/{path.name}: {difference}"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, and everything in full."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)

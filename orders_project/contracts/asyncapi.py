@@ -1,0 +1,232 @@
+"""The messages as AsyncAPI 3: commands and events between the services, events for everybody, webhooks out."""
+
+from typing import Any
+
+from django.conf import settings
+
+from common import signing
+from orders.models import Order, Status, snapshot
+from orders.webhooks import KINDS
+from outbox import schema
+from outbox.envelope import Envelope
+from outbox.message import EVENTS, REGISTRY, Message
+from outbox.services import all_services
+
+SPECIFICATION = "3.1.0"
+DESCRIPTION = """
+What travels between the services of Orders, and what it tells the outside world.
+
+Every message is a CloudEvent. Between services it is the one argument of a Celery task, in a quorum queue; events of
+orders are published to the topic exchange `events`, where any number of subscribers bind queues of their own; the same
+events are sent as signed webhooks (Standard Webhooks) to the endpoints of clients.
+
+A message may arrive more than once, and in any order: `id` is the same in every copy, and `version` in an order's data
+says which of two events is the later one. Ignore fields that you do not know.
+""".strip()
+
+AN_ID = "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"
+A_TIME = "2026-11-28T09:30:00+00:00"
+# What fields of messages look like, by their names: a new name needs an example here.
+EXAMPLES: dict[str, Any] = {
+    "order_id": "ord-001", "hold_id": AN_ID, "payment_id": "pay_1", "receipt_id": AN_ID, "delivery_id": AN_ID,
+    "amount": 1999, "currency": "USD", "method": "account", "user_id": "ann", "principal": "client:shop",
+    "reason": "insufficient_funds", "attempt": 0, "deadline": A_TIME,
+}  # fmt: skip
+
+ID_OF_OTHERS = {"type": ["string", "null"], "maxLength": 64}
+FACT: dict[str, Any] = {
+    "description": "An order as it was at that version. Amounts are in minor units of the currency.",
+    "type": "object",
+    "required": ["order_id", "status", "version", "total", "currency", "payment_method"],
+    "properties": {
+        "order_id": {"type": "string", "maxLength": 64},
+        "customer_id": ID_OF_OTHERS,
+        "user_id": ID_OF_OTHERS,
+        "status": {"enum": Status.values},
+        "version": {"type": "integer", "minimum": 1, "description": "Rises by one with every transition."},
+        "total": {"type": "integer", "minimum": 0},
+        "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+        "payment_method": {"enum": Order.Method.values},
+        "payment_id": {"type": ["string", "null"]},
+        "fail_reason": {"type": ["string", "null"], "description": "Why it was turned back: a stable code."},
+        "updated_at": {**schema.TIME, "type": ["string", "null"]},
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    """Return the description of all messages."""
+    sent = between_services()
+    queues = {queue: [kind for kind in sent if kind.queue == queue] for queue in sorted({kind.queue for kind in sent})}
+    channels = {queue: _queue(queue, kinds) for queue, kinds in queues.items()}
+    channels |= {"events": _events(), "webhooks": _webhooks()}
+    return {
+        "asyncapi": SPECIFICATION,
+        "info": {
+            "title": "Orders", "version": settings.SPECTACULAR_SETTINGS["VERSION"], "description": DESCRIPTION,
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": {
+            **{f"handle {queue}": _operation("receive", queue, f"Handled once by {queue}.") for queue in queues},
+            "publish events": _operation("send", "events", "Published once or more often to the exchange."),
+            "send webhooks": _operation("send", "webhooks", "Sent until the endpoint answers 2xx."),
+        },
+        "components": {
+            "messages": {
+                **{kind.name: _task(kind) for kind in sent},
+                **{kind: _event(kind) for kind in KINDS},
+                **{f"webhook.{kind}": _webhook(kind) for kind in KINDS},
+            },
+            "schemas": {
+                **{_schema_name(kind.name): schema.of_message(kind) for kind in sent},
+                "Envelope": schema.of_envelope(),
+                "OrderFact": FACT,
+                "WebhookHeaders": _webhook_headers(),
+            },
+        },
+    }  # fmt: skip
+
+
+def between_services() -> list[type[Message]]:
+    """Return the messages that the services of this project send each other, by name."""
+    ours = {f"{service}.messages" for service in all_services()}
+    return [kind for _, kind in sorted(REGISTRY.items()) if kind.to != EVENTS and kind.__module__ in ours]
+
+
+# Channels -----------------------------------------------------------------------------------------------------------
+
+
+def _queue(name: str, kinds: list[type[Message]]) -> dict[str, Any]:
+    return {
+        "address": name,
+        "description": f"The quorum queue {name}: Celery tasks, each with one message.",
+        "messages": {kind.name: _ref("messages", kind.name) for kind in kinds},
+        "bindings": {"amqp": {"is": "queue", "queue": {"name": name, "durable": True, "exclusive": False}}},
+    }
+
+
+def _events() -> dict[str, Any]:
+    exchange = {"name": EVENTS, "type": "topic", "durable": True, "autoDelete": False}
+    return {
+        "address": "{type}",
+        "description": "A topic exchange; the routing key is the type of the event. Bind a queue of your own.",
+        "parameters": {"type": {"description": "The type of the event.", "enum": list(KINDS)}},
+        "messages": {kind: _ref("messages", kind) for kind in KINDS},
+        "bindings": {"amqp": {"is": "routingKey", "exchange": exchange}},
+    }
+
+
+def _webhooks() -> dict[str, Any]:
+    return {
+        "address": "{url}",
+        "description": "A POST to the URL of an endpoint, signed in the form of Standard Webhooks.",
+        "parameters": {"url": {"description": "The URL that the endpoint was registered with."}},
+        "messages": {f"webhook.{kind}": _ref("messages", f"webhook.{kind}") for kind in KINDS},
+    }
+
+
+def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
+    return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}, "summary": summary}
+
+
+def _ref(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+def _task(kind: type[Message]) -> dict[str, Any]:
+    """A message between services, as a Celery task: [[envelope], {}, options]."""
+    envelope = _envelope(kind.name, data=_ref("schemas", _schema_name(kind.name)))
+    sample = example(kind.name, data={name: EXAMPLES[name] for name in schema.of_message(kind)["properties"]})
+    sample = sample | {"schemaversion": kind.version}
+    return {
+        "name": kind.name,
+        "summary": schema.of_message(kind)["description"].partition("\n")[0],
+        "contentType": "application/json",
+        "payload": {
+            "description": "The body of a Celery task (protocol 2): its arguments, keywords and options.",
+            "type": "array",
+            "items": [
+                {"type": "array", "items": [envelope], "minItems": 1, "maxItems": 1},
+                {"type": "object", "maxProperties": 0},
+                {"type": "object"},
+            ],
+            "minItems": 3,
+        },
+        "examples": [{"payload": [[sample], {}, {}]}],
+    }
+
+
+def _envelope(type_: str, *, data: dict[str, Any]) -> dict[str, Any]:
+    return {"allOf": [_ref("schemas", "Envelope"), {"properties": {"type": {"const": type_}, "data": data}}]}
+
+
+def _event(kind: str) -> dict[str, Any]:
+    return {
+        "name": kind,
+        "summary": _told(kind),
+        "contentType": "application/cloudevents+json",
+        "payload": _envelope(kind, data=_ref("schemas", "OrderFact")),
+        "examples": [{"payload": example(kind, data=_order(kind))}],
+    }
+
+
+def _webhook(kind: str) -> dict[str, Any]:
+    return {
+        "name": f"webhook.{kind}",
+        "summary": _told(kind),
+        "contentType": "application/json",
+        "headers": _ref("schemas", "WebhookHeaders"),
+        "payload": {
+            "type": "object",
+            "required": ["type", "timestamp", "data"],
+            "properties": {"type": {"const": kind}, "timestamp": schema.TIME, "data": _ref("schemas", "OrderFact")},
+        },
+        "examples": [{"payload": {"type": kind, "timestamp": A_TIME, "data": _order(kind)}}],
+    }
+
+
+def _webhook_headers() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": ["webhook-id", "webhook-timestamp", "webhook-signature"],
+        "properties": {
+            "webhook-id": {**schema.UUID, "description": "The same in every attempt: use it to act once."},
+            "webhook-timestamp": {"type": "string", "pattern": "^[0-9]+$", "description": "Unix time, in seconds."},
+            "webhook-signature": {
+                "type": "string",
+                "description": "One or more of `v1,<base64>`: HMAC-SHA256 of `id.timestamp.body` with the secret"
+                f" (`{signing.PREFIX}…`); during a rotation one for each secret.",
+            },
+        },
+    }
+
+
+def example(type_: str, *, data: dict[str, Any]) -> dict[str, Any]:
+    """Return an example of an envelope."""
+    return Envelope(
+        id=AN_ID, source="/orders", type=type_, subject=str(data.get("order_id", "")), time=A_TIME, schemaversion=1,
+        correlationid="0f4c1c5ad5a44d58a1a4bb0f6b0f5f0e", data=data,
+    ).as_dict()  # fmt: skip
+
+
+def _order(kind: str) -> dict[str, Any]:
+    status = kind.partition(".")[2].replace("created", "pending")
+    order = Order(
+        order_id="ord-001", user_id="ann", status=status, version=1, total=1999, currency="USD",
+        payment_method="account",
+    )  # fmt: skip
+    return snapshot(order) | {"updated_at": A_TIME}
+
+
+def _told(kind: str) -> str:
+    what = kind.partition(".")[2]
+    return "An order was accepted." if what == "created" else f"An order has become {Status(what).label}."
+
+
+def _schema_name(name: str) -> str:
+    return "".join(part.title() for part in name.replace(".", "_").split("_"))

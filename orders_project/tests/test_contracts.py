@@ -1,0 +1,131 @@
+"""The written descriptions are what the code says, and no change breaks what a release has promised."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from orders_project import contracts
+from orders_project.contracts import asyncapi, compare, openapi
+from outbox.envelope import Envelope
+from outbox.message import REGISTRY
+
+OPENAPI, ASYNCAPI = openapi.document(), asyncapi.document()
+RELEASES = sorted(contracts.RELEASED.glob("*/asyncapi.yaml"))
+
+
+def test_the_written_documents_are_what_the_code_says() -> None:
+    assert list(contracts.outdated()) == []
+
+
+def test_no_released_contract_is_broken() -> None:
+    assert RELEASES
+    assert list(contracts.broken()) == []
+
+
+@pytest.mark.parametrize("path", RELEASES, ids=lambda path: path.parent.name)
+def test_the_samples_of_every_release_are_read(path: Any) -> None:
+    read = set()
+    for name, message in yaml.safe_load(path.read_text())["components"]["messages"].items():
+        for example in message["examples"]:
+            if name in REGISTRY:
+                envelope = Envelope.parse(json.loads(json.dumps(example["payload"][0][0])))
+                assert envelope.message().name == name
+                read.add(name)
+    assert read
+
+
+def test_every_message_between_services_is_described_with_a_valid_example() -> None:
+    messages = ASYNCAPI["components"]["messages"]
+    assert {kind.name for kind in asyncapi.between_services()} <= messages.keys()
+    assert {name for name in REGISTRY if not name.startswith("tests.")} <= messages.keys() | {"order.fact"}
+    for name, message in messages.items():
+        assert message["summary"], name
+        for example in message["examples"]:
+            schema = {**message["payload"], "components": ASYNCAPI["components"]}
+            jsonschema.Draft7Validator(schema).validate(example["payload"])
+
+
+# Each breaks something: what to do to a copy of the document, and the line that names it.
+BROKEN_API: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "path": (lambda d: d["paths"].pop("/orders/{order_id}"), "GET /orders/{order_id}: is gone"),
+    "method": (lambda d: d["paths"]["/orders"].pop("post"), "POST /orders: is gone"),
+    "answer": (lambda d: d["paths"]["/orders"]["post"]["responses"].pop("201"), "POST /orders 201: is gone"),
+    "field": (
+        lambda d: d["components"]["schemas"]["Order"]["properties"].pop("status"),
+        "GET /orders/{order_id} 200.status: is gone",
+    ),
+    "optional": (
+        lambda d: d["components"]["schemas"]["Order"]["required"].remove("status"),
+        "GET /orders/{order_id} 200.status: may be missing now",
+    ),
+    "type": (
+        lambda d: d["components"]["schemas"]["Order"]["properties"].update(version={"type": "string"}),
+        "GET /orders/{order_id} 200.version: can be string now",
+    ),
+    "parameter": (
+        lambda d: d["paths"]["/orders"]["get"].update(
+            parameters=[p for p in d["paths"]["/orders"]["get"]["parameters"] if p["name"] != "status"]
+        ),
+        "GET /orders query status: is gone",
+    ),
+    "required": (
+        lambda d: d["paths"]["/orders"]["get"]["parameters"].append(
+            {"in": "query", "name": "shop", "required": True, "schema": {"type": "string"}}
+        ),
+        "GET /orders query shop: is required now",
+    ),
+}
+CHARGE = "payments.charge payload[0][0].data"
+BROKEN_MESSAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "message": (lambda d: d["components"]["messages"].pop("payments.charge"), "payments.charge: is gone"),
+    "field": (
+        lambda d: d["components"]["schemas"]["PaymentsCharge"]["properties"].pop("currency"),
+        f"{CHARGE}.currency: is gone",
+    ),
+    "type": (
+        lambda d: d["components"]["schemas"]["PaymentsCharge"]["properties"].update(amount={"type": "string"}),
+        f"{CHARGE}.amount: can't be integer any more",
+    ),
+    "required": (
+        lambda d: d["components"]["schemas"]["PaymentsCharge"].update(required=["shop"]),
+        f"{CHARGE}.shop: is required now",
+    ),
+    "event": (
+        lambda d: d["components"]["schemas"]["OrderFact"]["properties"].pop("total"),
+        "order.paid payload.data.total: is gone",
+    ),
+    "status": (
+        lambda d: d["components"]["schemas"]["OrderFact"]["properties"]["status"]["enum"].remove("paid"),
+        "order.paid payload.data.status: can't be paid any more",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_API)
+def test_a_change_that_breaks_the_api_is_named(what: str) -> None:
+    change, line = BROKEN_API[what]
+    changed = copy.deepcopy(OPENAPI)
+    change(changed)
+    assert line in compare.openapi(OPENAPI, changed)
+
+
+@pytest.mark.parametrize("what", BROKEN_MESSAGES)
+def test_a_change_that_breaks_a_message_is_named(what: str) -> None:
+    change, line = BROKEN_MESSAGES[what]
+    changed = copy.deepcopy(ASYNCAPI)
+    change(changed)
+    assert line in compare.asyncapi(ASYNCAPI, changed)
+
+
+def test_what_is_added_breaks_nothing() -> None:
+    api, messages = copy.deepcopy(OPENAPI), copy.deepcopy(ASYNCAPI)
+    api["components"]["schemas"]["Order"]["properties"]["note"] = {"type": "string"}
+    api["paths"]["/orders"]["get"]["parameters"].append({"in": "query", "name": "shop", "schema": {"type": "string"}})
+    messages["components"]["schemas"]["PaymentsCharge"]["properties"]["note"] = {"type": "string"}
+    assert compare.openapi(OPENAPI, api) == []
+    assert compare.asyncapi(ASYNCAPI, messages) == []
