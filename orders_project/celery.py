@@ -1,43 +1,47 @@
 """
-The topology of the broker: exchanges, queues, dead-lettering and periodic tasks.
+The topology of the broker: exchanges, queues, dead-lettering and periodic tasks. The deployment declares it.
 
+    messages          a topic exchange for the messages to services, by <queue>.<type>: the broker limits by it what the
+                      user of a service may send
     <service>         a quorum queue for each service: its commands and the events that it handles
     orders.webhooks   a queue of its own for calls to customers, so that a slow one delays no order
     <service>.dlq     messages that a service's queues gave up on, until they are stored in its DeadLetter table
-    <service>.beat    periodic tasks: they expire after a few seconds, so that they never pile up
+    tasks             a topic exchange for the periodic tasks of beat
+    <service>.beat    those of a service: they expire after a few seconds, so that they never pile up
     events            a topic exchange for the events of orders as CloudEvents; unrouted ones go to events.unheard
 """
 
-import logging
 import os
-from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
+from celery.events.event import event_exchange
 from celery.signals import celeryd_after_setup
-from celery.worker.consumer import Consumer
 from django.conf import settings
 from kombu import Connection, Exchange, Queue
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
+from outbox.broker import binding
 
-logger = logging.getLogger(__name__)
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 
 DELIVERY_LIMIT = 5
 SERVICES = settings.SERVICES
 WORK = (*SERVICES, "orders.webhooks")
 
+MESSAGES = Exchange(settings.OUTBOX_EXCHANGE, type="topic")
 TASKS = Exchange("tasks", type="topic")
 DEAD = Exchange("dead", type="direct")
 UNROUTED = Exchange("events.unheard", type="fanout")
 EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNROUTED.name})
+WORKERS = Exchange("celeryev", type="topic")  # Celery's own events, for whoever watches workers
+event_exchange.no_declare = True
 
 
 def work_queue(name: str) -> Queue:
     return Queue(
         name,
-        TASKS,
-        routing_key=name,
+        MESSAGES,
+        routing_key=binding(name),
         queue_arguments={
             "x-queue-type": "quorum",
             "x-delivery-limit": DELIVERY_LIMIT,
@@ -75,6 +79,12 @@ UNROUTED_QUEUE = Queue(
 )
 
 
+def as_declared(queue: Queue) -> Queue:
+    """Return a queue for Celery to use, and never to declare: its user of the broker may not."""
+    queue.no_declare = True
+    return queue
+
+
 def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict[str, Any]]:
     return {
         f"{task} {service}": {
@@ -84,31 +94,6 @@ def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict
             "options": {"queue": f"{service}.beat"},
         }
     }
-
-
-class CarefulConsumer(Consumer):
-    """
-    A worker's consumer that neither loses a message nor stops because of one.
-
-    Celery itself acknowledges, and so drops, a message that it cannot decode; and a body that is not a task ends it.
-    """
-
-    def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
-        handle = super().create_task_handler(**options)
-
-        def careful(message: Any) -> None:
-            try:
-                handle(message)
-            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-                if message.acknowledged:
-                    raise
-                self.on_decode_error(message, error)
-
-        return careful
-
-    def on_decode_error(self, message: Any, exc: Exception) -> None:
-        logger.error("A message cannot be decoded: %s", exc)
-        message.reject_log_error(logger, self.connection_errors)
 
 
 app = Celery("orders_project", set_as_current=True)
@@ -123,7 +108,7 @@ app.conf.update(
     task_default_exchange_type=TASKS.type,
     task_default_queue_type="quorum",
     task_create_missing_queues=False,
-    task_queues=[*map(work_queue, WORK), *map(beat_queue, SERVICES)],
+    task_queues=[as_declared(queue) for queue in (*map(work_queue, WORK), *map(beat_queue, SERVICES))],
     task_serializer="json",
     accept_content=["json"],
     task_ignore_result=True,
@@ -134,8 +119,8 @@ app.conf.update(
     # acknowledgement.
     task_time_limit=25 * 60,
     worker_prefetch_multiplier=8,
-    worker_consumer=f"{__name__}:CarefulConsumer",
-    worker_enable_remote_control=True,
+    worker_consumer="orders_project.celery_worker:CarefulConsumer",
+    worker_enable_remote_control=False,
     worker_send_task_events=False,
     timezone="UTC",
     beat_schedule={
@@ -160,14 +145,14 @@ def consume_beat_queues(sender: str, instance: Any, **kwargs: Any) -> None:
     queues = instance.app.amqp.queues
     for service in SERVICES:
         if service in queues.consume_from and f"{service}.beat" not in queues.consume_from:
-            queues.select_add(beat_queue(service))
+            queues.select_add(as_declared(beat_queue(service)))
 
 
 def declare_topology() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
-        for exchange in (TASKS, DEAD, UNROUTED, EVENTS):
+        for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS):
             exchange(channel).declare()
         for queue in queues:
             queue(channel).declare()

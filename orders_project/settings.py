@@ -73,6 +73,7 @@ AMQP_URL = env.url(
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
+OUTBOX_EXCHANGE = "messages"
 OUTBOX_SUBJECT_FIELD = "order_id"
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 
 from . import conf, strict_json
 from .envelope import Envelope
@@ -64,6 +64,31 @@ def connect(url: str | None = None) -> amqp.Connection:
     return connection
 
 
+def address(queue: str, type: str) -> tuple[str, str]:
+    """
+    Return exchange and routing key for a message of this type that waits in this queue: see `OUTBOX_EXCHANGE`.
+
+    # Note [The type is in the routing key]: there the broker can see it, and refuse a message that this user may not
+    # send. Consumers compare it with what the message says of itself: see `type_of`.
+    """
+    return (conf.OUTBOX_EXCHANGE, f"{_word(queue)}.{type}") if conf.OUTBOX_EXCHANGE else ("", queue)
+
+
+def binding(queue: str) -> str:
+    """Return the key that binds a queue to `OUTBOX_EXCHANGE`."""
+    return f"{_word(queue)}.#"
+
+
+def type_of(exchange: object, routing_key: object) -> str | None:
+    """Return the type under which a message was sent through `OUTBOX_EXCHANGE`, or None if it came another way."""
+    is_ours = bool(conf.OUTBOX_EXCHANGE) and exchange == conf.OUTBOX_EXCHANGE
+    return str(routing_key).partition(".")[2] if is_ours else None
+
+
+def _word(queue: str) -> str:
+    return queue.replace(".", "-")  # a dot would make two words of it, and `orders.#` match `orders.webhooks` too
+
+
 def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
     """Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world."""
     common = {
@@ -89,7 +114,9 @@ def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     body = strict_json.write([[envelope.as_dict()], {}, options])
     queue = kind.queue if kind is not None and kind.to == to else to
-    return "", queue, amqp.Message(body, content_type="application/json", application_headers=headers, **common)
+    return *address(queue, envelope.type), amqp.Message(
+        body, content_type="application/json", application_headers=headers, **common
+    )
 
 
 class Publisher:
@@ -130,7 +157,28 @@ class Publisher:
                 connection.collect()
 
     def publish(self, batch: Sequence[tuple[Envelope, str]]) -> Outcome:
-        """Publish messages, each to its destination, wait for all the answers together, and return them."""
+        """
+        Publish messages, each to its destination, wait for all the answers together, and return them.
+
+        # Note [What this user may not send]: the broker then closes the channel instead of refusing that message, and
+        it doesn't say which one it was. So they are sent again one by one, and only that one is refused.
+        """
+        outcome, forbidden = self._publish(batch)
+        if not forbidden:
+            return outcome
+        if len(batch) == 1:
+            return Outcome(refused={0: outcome.cut_off})
+        whole = Outcome()
+        for index, one in enumerate(batch):
+            alone = self.publish([one])
+            whole.confirmed.update([index] if alone.confirmed else [])
+            whole.refused.update((index, why) for why in alone.refused.values())
+            whole.cut_off = whole.cut_off or alone.cut_off
+        return whole
+
+    def _publish(self, batch: Sequence[tuple[Envelope, str]]) -> tuple[Outcome, bool]:
+        """Publish and return the outcome, and whether the broker does not allow one of the messages."""
+        forbidden = False
         self._outcome, self._waiting, self._indexes = Outcome(), {}, {}
         try:
             self.open()
@@ -143,8 +191,9 @@ class Publisher:
             self._wait()
         except LOST as error:
             self._outcome.cut_off = f"{type(error).__name__}: {error}"
+            forbidden = isinstance(error, AccessRefused) and bool(self._waiting)
             self.close()
-        return self._outcome
+        return self._outcome, forbidden
 
     def _wait(self) -> None:
         assert self._connection is not None

@@ -3,6 +3,8 @@ The settings of the outbox, all of them Django settings. A project needs `AMQP_U
 
 AMQP_URL              where RabbitMQ is
 OUTBOX_SERVICES       the services of this process: which relays and dead letters it has (default: all of the project)
+OUTBOX_EXCHANGE       the topic exchange that leads messages to the queues of services by `<queue>.<type>`, so that the
+                      broker can limit what a user may send (default: none, they go to their queues directly)
 OUTBOX_SUBJECT_FIELD  the field of a message that holds what it is about, such as "order_id" (default: none)
 OUTBOX_RETENTION      how long a row is kept after it was published
 INBOX_RETENTION       how long an inbox row or a resolved dead letter is kept
@@ -22,6 +24,7 @@ from django.utils.module_loading import import_string
 DEFAULTS: dict[str, Any] = {
     "AMQP_URL": "amqp://guest:guest@localhost:5672//",
     "OUTBOX_SERVICES": None,
+    "OUTBOX_EXCHANGE": "",
     "OUTBOX_SUBJECT_FIELD": "",
     "OUTBOX_RETENTION": timedelta(days=7),
     "INBOX_RETENTION": timedelta(days=14),

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 import psycopg
+from amqp.exceptions import AccessRefused, NotFound
 from django.db import Error, OperationalError, connections, transaction
 
 from . import clock, conf, heartbeat, metrics, tracing
@@ -82,7 +83,7 @@ class Relay:
             if unsent:
                 outgoing.objects.bulk_update(unsent, ["due_at", "publish_attempts", "refusals", "last_error"])
         self._count(len(rows), outcome, lag=lag)
-        if outcome.refused:
+        if outcome.refused or outcome.cut_off.startswith(NotFound.__name__):
             self._declare_topology()
         return len(rows)
 
@@ -128,6 +129,8 @@ class Relay:
         """Declare queues again before the next attempt: they may have been deleted."""
         try:
             conf.call("BROKER_TOPOLOGY")
+        except AccessRefused:
+            logger.warning("This user of the broker may not declare queues: run manage.py declare_topology.")
         except LOST as error:
             logger.warning("The broker can't be reached: %s", error)
 

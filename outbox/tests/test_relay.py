@@ -16,6 +16,7 @@ from django.conf import settings
 from django.db import connections, transaction
 from django.utils import timezone
 
+from outbox import broker
 from outbox import relay as relays
 from outbox.broker import Publisher
 from outbox.models import CHANNEL
@@ -88,6 +89,7 @@ class TestARefusal:
             auto_delete=False,
             arguments={"x-max-length": 1, "x-overflow": "reject-publish"},
         )
+        channel.queue_bind("tests.full", settings.OUTBOX_EXCHANGE, broker.binding("tests.full"))
         yield "tests.full"
         channel.queue_delete("tests.full")
 
@@ -111,7 +113,7 @@ class TestARefusal:
         assert not Outgoing.objects.exists()
         dead = DeadLetter.objects.get()
         assert (dead.origin, dead.reason, dead.attempts, dead.queue) == ("relay", "unpublishable", 6, "tests.nowhere")
-        assert dead.error == "returned: no queue for the default exchange/tests.nowhere"
+        assert dead.error == "returned: no queue for messages/tests-nowhere.tests.count"
         assert dead.envelope() == row.envelope()
 
     def test_of_a_deleted_queue_ends_when_it_is_declared(self, relay: Relay, channel: Any, take: Any) -> None:

@@ -1,0 +1,105 @@
+"""The consumer of our Celery workers: what it accepts, and the little of Celery's own that it starts."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from amqp.exceptions import AccessRefused
+from celery.worker.consumer import Consumer
+from celery.worker.consumer.connection import Connection
+from celery.worker.consumer.consumer import Evloop
+from celery.worker.consumer.events import Events
+from celery.worker.consumer.heart import Heart
+from celery.worker.consumer.tasks import Tasks
+from kombu.exceptions import ContentDisallowed, DecodeError
+
+from outbox import broker, conf
+from outbox.consumers import CONSUMERS
+
+logger = logging.getLogger(__name__)
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+UNREADABLE = (*MALFORMED, ContentDisallowed, DecodeError)
+
+
+class NotAllowed(Exception):
+    """The sender of a message may not have this task run here."""
+
+
+class OurTasks(Tasks):
+    """Celery's step that consumes, without the step that greets other workers."""
+
+    requires = (Connection,)
+
+
+class CarefulConsumer(Consumer):
+    """
+    A worker's consumer that neither loses a message nor stops because of one, and runs nothing that its sender may not
+    ask for.
+
+    Celery itself acknowledges, and so drops, a message that it cannot decode; and a body that is not a task ends it.
+
+    # Note [Only what is used]: remote control, gossip and the queues for delayed tasks would have every worker declare
+    queues of its own, and whoever could publish to them could stop workers. Events only tell what happens.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # Celery has no types
+        default_steps = [Connection, Events, Heart, OurTasks, Evloop]
+
+    def connect(self) -> Any:
+        """Connect, and declare the queues if they may be declared by this user: they may have been deleted."""
+        connected = super().connect()
+        try:
+            conf.call("BROKER_TOPOLOGY")
+        except AccessRefused:
+            logger.debug("This user of the broker may not declare queues: the deployment does.")
+        except broker.LOST as error:
+            logger.warning("The queues could not be declared: %s", error)
+        return connected
+
+    def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(**options)
+
+        def careful(message: Any) -> None:
+            try:
+                self.check(message)
+                handle(message)
+            except NotAllowed as refusal:
+                logger.error("A message is refused: %s", refusal)
+                message.reject_log_error(logger, self.connection_errors)
+            except UNREADABLE as error:
+                if message.acknowledged:
+                    raise
+                self.on_decode_error(message, error)
+
+        return careful
+
+    def check(self, message: Any) -> None:
+        """
+        Make sure that a message does no more than the broker has allowed its sender.
+
+        The broker looks at the routing key alone. So the message must be what that says, and nothing may follow it:
+        Celery would send `callbacks` and the like in the name of this worker.
+
+        :raises NotAllowed: with the reason
+        """
+        exchange, routing_key = message.delivery_info["exchange"], message.delivery_info["routing_key"]
+        task, sent_as = message.headers["task"], broker.type_of(exchange, routing_key)
+        if sent_as is not None and sent_as != task:
+            raise NotAllowed(f"it was sent as {sent_as!r} and says that it is {task!r}")
+        # Only the deployment's user may use the default exchange, and earlier versions did.
+        is_message = task in CONSUMERS and (sent_as is not None or exchange == "")
+        is_periodic = task in self._schedule and sent_as is None
+        if task in self.app.tasks and not (is_message or is_periodic):
+            raise NotAllowed(f"{task!r} is not to be sent through the exchange {exchange!r}")
+        _args, _kwargs, follows = message.payload
+        if any(follows.values()):
+            raise NotAllowed(f"{task!r} is to be followed by other tasks")
+
+    @property
+    def _schedule(self) -> set[str]:
+        return {entry["task"] for entry in self.app.conf.beat_schedule.values()}
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        logger.error("A message cannot be decoded: %s", exc)
+        message.reject_log_error(logger, self.connection_errors)
