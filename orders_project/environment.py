@@ -83,6 +83,13 @@ class Environment:
         value = os.environ.get(name, "").strip()
         return [word.strip() for word in value.split(",") if word.strip()] if value else default
 
+    def pairs(self, name: str) -> dict[str, str]:
+        """The values that are given for names: `name=value`, separated by commas."""
+        words = [word.partition("=") for word in self.words(name, default=[])]
+        if not all(key and value for key, _, value in words):
+            self.problems.append(f"{name} is not of the form name=value,name=value.")
+        return {key: value for key, _, value in words}
+
     def services(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
         """The services that are named, by default all. "none" is for a process that serves none, such as beat."""
         words = self.words(name, default=list(of))

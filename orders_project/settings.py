@@ -75,6 +75,10 @@ BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_EXCHANGE = "messages"
 OUTBOX_SUBJECT_FIELD = "order_id"
+# What the deployment gives to the users of the broker and to the roles of the databases: see `manage.py grant`.
+RABBITMQ_MANAGEMENT_URL = env.text("RABBITMQ_MANAGEMENT_URL")
+BROKER_PASSWORDS = env.pairs("BROKER_PASSWORDS")
+DATABASE_PASSWORDS = env.pairs("DATABASE_PASSWORDS")
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
 
 # How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as

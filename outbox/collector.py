@@ -69,14 +69,17 @@ def _record(service: str, message: amqp.Message) -> None:
     death = next((death for death in headers.get("x-death") or [] if isinstance(death, dict)), {})
     died_at = _time(death.get("time"))
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
-    envelope, reason, error = _examine(service, body, properties, task=headers.get("task"), death=death)
+    sent_as = broker.type_of(death.get("exchange"), next(iter(death.get("routing-keys") or []), ""))
+    envelope, reason, error = _examine(
+        service, body, properties, task=headers.get("task"), sent_as=sent_as, death=death
+    )
     is_unknown = reason == "unknown_type" and envelope is not None and envelope.type not in REGISTRY
     if is_unknown and unknown.put_back(service, envelope, now=clock.now(database_of(service))):
         return
     dead_letter = model_of(service, "DeadLetter").of(
         envelope,
         reason=reason,
-        type=str(headers.get("task") or properties.get("type") or ""),
+        type=str(sent_as or headers.get("task") or properties.get("type") or ""),
         origin=DeadLetter.Origin.BROKER,
         queue=service,
         error=error,
@@ -96,7 +99,7 @@ def _record(service: str, message: amqp.Message) -> None:
 
 
 def _examine(
-    service: str, body: bytes, properties: dict[str, Any], *, task: object, death: dict[str, Any]
+    service: str, body: bytes, properties: dict[str, Any], *, task: object, sent_as: str | None, death: dict[str, Any]
 ) -> tuple[Envelope | None, str, str]:
     """Return the envelope if it can be read, and the reason and the error of the dead letter."""
     envelope, unreadable = None, None
@@ -104,15 +107,16 @@ def _examine(
         envelope = DeadLetter(body=body).envelope()
     except Unreadable as refusal:
         unreadable = refusal
+    for claim in (task, envelope and envelope.type):
+        if sent_as is not None and isinstance(claim, str) and claim != sent_as:
+            # Without the envelope it cannot be replayed: nobody vouches for what it says.
+            return None, "forged_type", f"It was sent as {sent_as!r} and says that it is {claim!r}."
     match death.get("reason"):
         case "delivery_limit":
             error = "Delivered to the limit and never acknowledged: its worker died each time."
             return envelope, "killed_its_worker", error
         case "expired" | "maxlen" as reason:
             return envelope, reason, f"The broker dropped it: {reason}."
-    sent_as = broker.type_of(death.get("exchange"), next(iter(death.get("routing-keys") or []), ""))
-    if sent_as is not None and sent_as != task:
-        return envelope, "forged_type", f"It was sent as {sent_as!r} and says that it is {task!r}."
     if properties.get("content_type") != "application/json":
         return envelope, "undecodable", f"Its content type is {properties.get('content_type')!r}."
     try:

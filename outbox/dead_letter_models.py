@@ -18,6 +18,8 @@ from .ids import uuid7
 
 logger = logging.getLogger(__name__)
 
+TYPE_LENGTH = 200
+
 
 class DeadLetter(models.Model):
     """A message that could not be sent or handled, with all that is known about the failure."""
@@ -37,7 +39,7 @@ class DeadLetter(models.Model):
     origin = models.CharField(_("origin"), max_length=10, choices=Origin.choices)
     queue = models.CharField(_("queue"), max_length=100)
     message_id = models.UUIDField(_("message id"), null=True, db_index=True)
-    type = models.CharField(_("type"), max_length=200, blank=True)
+    type = models.CharField(_("type"), max_length=TYPE_LENGTH, blank=True)
     subject = models.CharField(_("subject"), max_length=64, blank=True)
     reason = models.CharField(_("reason"), max_length=60)
     error = models.TextField(_("error"), blank=True)
@@ -109,7 +111,7 @@ class DeadLetter(models.Model):
         """
         Return the envelope of the message, from its original bytes.
 
-        :raises Unreadable: if they are none
+        :raises Unreadable: if they are none, or of another type than this dead letter
         """
         try:
             raw = json.loads(bytes(self.body))
@@ -118,7 +120,10 @@ class DeadLetter(models.Model):
         # What the broker dead-lettered is a whole Celery task: its arguments come first.
         while isinstance(raw, list) and raw:
             raw = raw[0]
-        return Envelope.parse(raw)
+        envelope = Envelope.parse(raw)
+        if self.type and envelope.type[:TYPE_LENGTH] != self.type:
+            raise Unreadable("forged_type", f"It says that it is {envelope.type!r}, which its sender may not send.")
+        return envelope
 
 
 class DeadLetterAction(models.Model):

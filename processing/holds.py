@@ -164,13 +164,11 @@ WITH settled AS (
     FOR NO KEY UPDATE OF product
 )
 UPDATE processing_product product
-SET held = product.held - settled.quantity,
-    sold = product.sold + CASE WHEN %s THEN settled.quantity ELSE 0 END,
-    available = product.available + CASE WHEN %s THEN 0 ELSE settled.quantity END,
-    updated_at = %s
+SET held = product.held - settled.quantity, {counter} = product.{counter} + settled.quantity, updated_at = %s
 FROM settled
 WHERE product.product_id = settled.product_id
 """
+SELL, GIVE_BACK = SETTLE.format(counter="sold"), SETTLE.format(counter="available")  # where orders holds, none is sold
 
 
 def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
@@ -181,7 +179,7 @@ def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
     ROWS.run(
         ROWS.update(held, "status", "ended_at"),
         _moved(held, held.quantities, kind=kind, now=now),
-        Statement(SETTLE, [held.hold_id, sold, sold, now]),
+        Statement(SELL if sold else GIVE_BACK, [held.hold_id, now]),
     )
     metrics.count_hold(status)
 

@@ -1,0 +1,206 @@
+"""
+The roles of the databases. Migrations are run by the owner of a database; every other process has a role that can
+neither create nor change tables, nor switch off triggers, and that touches only the tables named here.
+
+The deployment creates the roles and grants all this after each migration: see docs/security.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.apps import apps
+from django.db import models, router
+from django.db.migrations.recorder import MigrationRecorder
+from psycopg import sql
+
+READ = "SELECT"
+ADD = "SELECT, INSERT"  # append-only
+KEEP = "SELECT, INSERT, UPDATE"
+ALL = "SELECT, INSERT, UPDATE, DELETE"
+SCHEMA = sql.Identifier("public")
+
+# What the processes of a service do with its tables: by model, or by app for those that are not ours.
+OUTBOX = {
+    "outbox.OutgoingMessage": ALL,
+    "outbox.IncomingMessage": ALL,
+    "outbox.DeadLetter": ALL,
+    "outbox.DeadLetterAction": ADD,
+}
+TABLES: dict[str, dict[str, str]] = {
+    "default": {
+        "admin": ALL,
+        "auth": ALL,
+        "axes": ALL,
+        "contenttypes": ADD,
+        "oauth2_provider": ALL,
+        "sessions": ALL,
+        "orders_project.Approval": KEEP,
+        "orders_project.Client": ALL,
+        "orders_project.PerformedAction": ALL,
+    },
+    "orders": OUTBOX
+    | {
+        "orders.IdempotencyKey": ALL,
+        "orders.Order": KEEP,
+        "orders.OrderEvent": ADD,
+        "orders.OrderLine": ADD,
+        "orders.WebhookAttempt": ADD,
+        "orders.WebhookDelivery": KEEP,
+        "orders.WebhookEndpoint": ALL,
+    },
+    "payments": OUTBOX
+    | {
+        "payments.Account": KEEP,
+        "payments.Entry": ADD,
+        "payments.IdempotencyKey": ALL,
+        "payments.Payment": KEEP,
+        "payments.WebhookReceipt": KEEP,
+    },
+    "processing": OUTBOX
+    | {
+        "processing.Hold": KEEP,
+        "processing.HoldLine": ADD,
+        "processing.Processing": ADD,
+        "processing.Product": KEEP,
+        "processing.StockMovement": ADD,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows of a table a role sees, and which it may write: SQL conditions."""
+
+    visible: str = "true"
+    written: str = "true"
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role of one database: for which processes it is, and its privileges by model or app."""
+
+    name: str
+    database: str
+    used_by: str
+    tables: Mapping[str, str]
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+
+
+ROLES: tuple[Role, ...] = (
+    Role("back_office_app", "default", "back-office", TABLES["default"]),
+    Role("orders_app", "orders", "orders-web, grpc, orders-worker, orders-relay, back-office", TABLES["orders"]),
+    Role("payments_app", "payments", "payments-web, payments-worker, payments-relay, back-office", TABLES["payments"]),
+    Role(
+        "processing_app",
+        "processing",
+        "processing-web, processing-worker, processing-relay, back-office",
+        TABLES["processing"],
+    ),
+    # It calls whatever addresses strangers have registered, so it can post nothing but another try.
+    Role(
+        "orders_webhooks",
+        "orders",
+        "webhooks-worker",
+        {
+            "orders.WebhookAttempt": ADD,
+            "orders.WebhookDelivery": "SELECT, UPDATE",
+            "orders.WebhookEndpoint": "SELECT, UPDATE (is_active, disabled_because)",
+            "outbox.OutgoingMessage": "INSERT",
+            "outbox.IncomingMessage": ADD,
+            "outbox.DeadLetter": ADD,
+        },
+        rows={
+            "outbox.OutgoingMessage": Rows("false", """type = 'orders.deliver_webhook' AND "to" = 'orders'"""),
+            "outbox.DeadLetter": Rows(written="type = 'orders.deliver_webhook'"),
+        },
+    ),
+    # The one call to another service's database: stock is held while the customer waits.
+    Role(
+        "orders_holding",
+        "processing",
+        "orders-web, grpc",
+        {
+            "processing.Product": "SELECT, UPDATE (available, held, updated_at)",
+            "processing.Hold": "SELECT, INSERT, UPDATE (status, ended_at)",
+            "processing.HoldLine": ADD,
+            "processing.StockMovement": "INSERT",
+        },
+        rows={
+            "processing.Hold": Rows("status = 'held'", "status IN ('held', 'released')"),
+            "processing.StockMovement": Rows("false", "kind IN ('held', 'released')"),
+        },
+    ),
+)
+
+
+def models_of(database: str) -> list[type[models.Model]]:
+    """Return the models that have a table in a database."""
+    return [
+        model
+        for app in apps.get_app_configs()
+        if router.allow_migrate(database, app.label)
+        for model in app.get_models(include_auto_created=True)
+        if model._meta.managed and not model._meta.proxy
+    ]
+
+
+def privileges(role: Role) -> dict[str, str]:
+    """Return the privileges of a role by table."""
+    found = {
+        model._meta.db_table: role.tables.get(model._meta.label) or role.tables.get(model._meta.app_label, "")
+        for model in models_of(role.database)
+    }
+    return {table: granted for table, granted in found.items() if granted} | {
+        MigrationRecorder.Migration._meta.db_table: READ  # processes wait until the database is migrated
+    }
+
+
+def statements(database: str, *, name: str, existing: set[str], passwords: Mapping[str, str]) -> Iterator[Any]:
+    """
+    Yield the SQL that gives each role of a database exactly what is in the tables above, run by the owner.
+
+    :param name: of the database at its server
+    :param existing: the roles that are there; of the others those with a password are created
+    :param passwords: by role
+    """
+    here = [role for role in ROLES if role.database == database]
+    yield _sql("REVOKE ALL ON DATABASE {} FROM PUBLIC", sql.Identifier(name))
+    yield _sql("REVOKE ALL ON SCHEMA {} FROM PUBLIC", SCHEMA)
+    for role in here:
+        identifier, password = sql.Identifier(role.name), passwords.get(role.name)
+        if role.name not in existing:
+            if not password:
+                continue
+            yield _sql("CREATE ROLE {} LOGIN NOINHERIT", identifier)
+        if password:
+            yield _sql("ALTER ROLE {} PASSWORD {}", identifier, sql.Literal(password))
+        for kind in ("TABLES", "SEQUENCES"):  # also what an earlier release granted, and to tables to come
+            yield _sql(f"ALTER DEFAULT PRIVILEGES IN SCHEMA {{}} REVOKE ALL ON {kind} FROM {{}}", SCHEMA, identifier)
+            yield _sql(f"REVOKE ALL ON ALL {kind} IN SCHEMA {{}} FROM {{}}", SCHEMA, identifier)
+        yield _sql("REVOKE ALL ON SCHEMA {} FROM {}", SCHEMA, identifier)
+        yield _sql("REVOKE ALL ON DATABASE {} FROM {}", sql.Identifier(name), identifier)
+        yield _sql("GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), identifier)
+        yield _sql("GRANT USAGE ON SCHEMA {} TO {}", SCHEMA, identifier)
+        for table, granted in sorted(privileges(role).items()):
+            yield _sql(f"GRANT {granted} ON {{}}.{{}} TO {{}}", SCHEMA, sql.Identifier(table), identifier)
+    yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
+
+
+def _rows(roles: list[Role]) -> Iterator[Any]:
+    """Yield the policies of the tables of which one of these roles does not see or write every row."""
+    for label in sorted({label for role in roles for label in role.rows}):
+        table = sql.Identifier(apps.get_model(label)._meta.db_table)
+        yield _sql("ALTER TABLE {}.{} ENABLE ROW LEVEL SECURITY", SCHEMA, table)
+        for role in roles:
+            if label in role.tables:
+                rows, policy = role.rows.get(label, Rows()), sql.Identifier(f"rows_of_{role.name}")
+                yield _sql("DROP POLICY IF EXISTS {} ON {}.{}", policy, SCHEMA, table)
+                yield _sql(
+                    f"CREATE POLICY {{}} ON {{}}.{{}} TO {{}} USING ({rows.visible}) WITH CHECK ({rows.written})",
+                    policy, SCHEMA, table, sql.Identifier(role.name),
+                )  # fmt: skip
+
+
+def _sql(template: str, *parts: Any) -> Any:
+    return sql.SQL(template).format(*parts)  # type: ignore[arg-type]  # the templates are those above
