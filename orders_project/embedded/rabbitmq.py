@@ -139,6 +139,10 @@ class RabbitMQ:
         """Remove a virtual host with all its queues."""
         self._control("delete_vhost", name)
 
+    def import_definitions(self, path: Path) -> None:
+        """Have the node import users and permissions from a file."""
+        self._control("import_definitions", str(path))
+
     def _control(self, *arguments: str) -> None:
         assert self._source is not None, "start() comes first"
         done = self._source.control(*arguments)

@@ -90,7 +90,7 @@ def _service(service: str) -> User:
     to_itself = tuple(re.escape(address(queue, "")[1]) + ".+" for queue in own)
     outside = any(_home(kind) == service and kind.to == OUTSIDE for kind in REGISTRY.values())
     return User(
-        name=service,
+        name=f"{service}_app",
         used_by=f"{service}-worker, {service}-relay",
         reads=(service, f"{service}.beat", f"{service}.dlq"),
         sends=(
@@ -104,10 +104,10 @@ def _service(service: str) -> User:
 USERS: tuple[User, ...] = (
     *map(_service, SERVICES),
     # It calls whatever addresses strangers have registered, so it can send nothing: the relay of orders sends for it.
-    User("webhooks", "webhooks-worker", ("orders.webhooks",), ((WORKERS.name, (r"(worker|task)\..+",)),)),
+    User("orders_webhooks", "webhooks-worker", ("orders.webhooks",), ((WORKERS.name, (r"(worker|task)\..+",)),)),
     User("beat", "beat", sends=((TASKS.name, tuple(re.escape(f"{service}.beat") for service in SERVICES)),)),
     # Sees whether the broker is there and how long queues are.
-    User("monitor", "web processes, grpc, back-office, fake-gateway, KEDA"),
+    User("monitor", "orders-web, grpc, payments-web, processing-web, back-office, fake-gateway, KEDA"),
 )
 
 

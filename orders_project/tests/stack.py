@@ -1,8 +1,8 @@
 """
 docker/compose.yaml without containers: its own commands and environments as processes on this machine.
 
-The servers are private ones, and addresses, ports and paths are replaced; nothing else is. In PostgreSQL each database
-has a role of its own, and no role may so much as connect to another's.
+The servers are private ones, and addresses, ports and paths are replaced; nothing else is. All databases are
+on one server; each has an owner, who is no superuser, and the other roles are those that the service `deploy` makes.
 """
 
 import os
@@ -84,13 +84,18 @@ class Stack:
 
     def environment(self, name: str) -> dict[str, str]:
         """What the service's container would have in its environment, with the addresses of here."""
-        given = self.services[name]["environment"] | {"WAIT_SECONDS": "900"}  # nothing here starts it again
+        here = {"WAIT_SECONDS": "900", "WEBHOOKS_ALLOW_LOOPBACK": "true"}  # nothing starts it again; receivers are near
+        given = self.services[name]["environment"] | here
         return {key: self._here(name, [str(value)])[0] for key, value in given.items() if key not in NOT_HERE}
 
     def deploy(self) -> None:
-        """Run the service that migrates and declares to its end."""
+        """Run the service that migrates, declares and grants to its end. The broker has no management here."""
         self.start("deploy")
         assert self.running.pop("deploy").wait(timeout=300) == 0, self.said("deploy")
+        assert self.servers.rabbitmq is not None
+        definitions = self.home / "definitions.json"
+        definitions.write_text(self.inside("deploy", "python", "manage.py", "grant", "--definitions"))
+        self.servers.rabbitmq.import_definitions(definitions)
 
     def inside(self, name: str, *command: str) -> str:
         """Run a command as in the container of a service, which must end well; what it said."""
@@ -159,7 +164,7 @@ class Stack:
             "0.0.0.0": "127.0.0.1",  # noqa: S104 - replaced, not bound
             "/tmp/": f"{self._folder(name)}/",
             "/run/secrets/": f"{self.home}/secrets/",
-            "172.31.77.0/24": "127.0.0.0/8",
+            "172.31.77.10/32": "127.0.0.0/8",
         }
         exactly = {str(port): str(self.port(f"{name}:{port}")) for port in (9100, 8900, 50051)}
         return [exactly.get(word) or _replace(word, replaced) for word in words]
@@ -172,43 +177,25 @@ class Stack:
     # Servers --------------------------------------------------------------------------------------------------------
 
     def _make_roles(self) -> None:
-        """A role for each database, by docker/'s own script for the one that holds stock."""
+        """An owner for each database, who may create roles."""
         assert self.servers.postgres is not None
         with psycopg.connect(self.servers.postgres.url("postgres"), autocommit=True) as connection:
-            for url in self._database_urls():
-                name, role = url.path[1:], str(url.username)
-                known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone()
-                if role == "orders_holding" or known:
-                    continue
+            for url in map(urlsplit, self.database_urls("deploy")):
                 for statement in (
-                    "CREATE ROLE {role} LOGIN PASSWORD {password}",
-                    "REVOKE CONNECT ON DATABASE {database} FROM PUBLIC",
+                    "CREATE ROLE {role} LOGIN CREATEROLE PASSWORD {password}",
                     "ALTER DATABASE {database} OWNER TO {role}",
                 ):
                     connection.execute(
                         sql.SQL(statement).format(
-                            role=sql.Identifier(role), database=sql.Identifier(name), password=str(url.password)
+                            role=sql.Identifier(str(url.username)),
+                            database=sql.Identifier(url.path[1:]),
+                            password=str(url.password),
                         )
                     )
-            connection.execute("ALTER ROLE processing CREATEROLE")
-        owner = next(url for url in self._database_urls() if url.username == "processing")
-        tools = self.servers.postgres.installation
-        subprocess.run(
-            [
-                tools.programs / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-v",
-                f"password={self.variables['ORDERS_HOLDING_PASSWORD']}", "-f",
-                compose.DOCKER / "postgres" / "orders_holding.sql", owner.geturl(),
-            ],
-            env=os.environ | tools.env, check=True,
-        )  # fmt: skip
 
-    def _database_urls(self) -> list[Any]:
-        return [
-            urlsplit(value)
-            for name in (*self.ours, "deploy")
-            for key, value in self.environment(name).items()
-            if key.startswith("DATABASE_URL")
-        ]
+    def database_urls(self, name: str) -> list[str]:
+        """The databases of a service."""
+        return [value for key, value in self.environment(name).items() if key.startswith("DATABASE_URL")]
 
     def _make_keys(self) -> None:
         folder = self._folder("secrets")
@@ -219,13 +206,18 @@ class Stack:
         )
 
     def _start_redis(self) -> None:
+        """Debian's Redis for Valkey, by the command of compose.yaml."""
         root = debian.unpack("redis-server")
-        port = str(self.port("redis:6379"))
+        folder = self._folder("redis")
+        options = f"--port {self.port('redis:6379')} --bind 127.0.0.1 --dir {folder}"
         command = [
-            str(root / "usr/bin/redis-server"), "--port", port, "--bind", "127.0.0.1", "--save", "",
-            "--requirepass", self.variables["REDIS_PASSWORD"], "--dir", str(self._folder("redis")),
-        ]  # fmt: skip
-        self._spawn("redis", command, debian.environment(root))
+            word.replace("/tmp/", f"{folder}/")
+            .replace("valkey-server", f"{root}/usr/bin/redis-server")
+            .replace(" --save", f" {options} --save")
+            for word in self.services["redis"]["command"]
+        ]
+        environment = debian.environment(root) | {"REDIS_PASSWORD": self.variables["REDIS_PASSWORD"]}
+        self._spawn("redis", command, environment)
 
     # Waiting --------------------------------------------------------------------------------------------------------
 
@@ -263,7 +255,7 @@ def nginx(home: Path, variables: dict[str, str]) -> subprocess.Popen[bytes]:
 
 WEBS = ("orders-web", "payments-web", "processing-web", "back-office")
 SERVED = (*((web, 8000) for web in WEBS), ("grpc", 50051), ("fake-gateway", 8900), ("redis", 6379))
-NOT_HERE = {"OTEL_EXPORTER_OTLP_ENDPOINT"}  # nobody listens for traces here
+NOT_HERE = {"OTEL_EXPORTER_OTLP_ENDPOINT", "RABBITMQ_MANAGEMENT_URL"}  # nobody listens there
 
 
 def _replace(word: str, replaced: dict[str, str]) -> str:

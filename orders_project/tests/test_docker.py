@@ -1,20 +1,23 @@
 """The files in docker/ follow their schemas, pass linters and agree with each other. No container engine is needed."""
 
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import kubernetes_validate
 import pytest
 import yaml
 
-from orders_project.celery import SERVICES, WORK
+from orders_project.celery import SERVICES
+from orders_project.privileges import broker, database
 
 from . import compose
 from .compose import DOCKER, PROJECT
+from .confinement import is_address, is_pinned, meant_for, shows_no_secret, user_of
 from .stack import WEBS
 
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|USER")
@@ -64,6 +67,35 @@ class TestTheImage:
         assert (tmp_path / "static" / "backoffice" / "backoffice.css").exists()
 
 
+AS_ROOT = {"rabbitmq", *(f"postgres-{name}" for name in ("default", "orders", "payments", "processing"))}
+
+
+# What holds for every service but those that are named.
+COMPOSE_RULES: list[tuple[str, Callable[[Any], bool], set[str]]] = [
+    ("gains no privileges", lambda one: one.get("security_opt") == ["no-new-privileges:true"], set()),
+    ("has no capabilities", lambda one: one.get("cap_drop") == ["ALL"], AS_ROOT),  # they change their user themselves
+    ("writes to volumes only", lambda one: one.get("read_only"), {*AS_ROOT, "prometheus", "grafana", "jaeger"}),
+    (
+        "listens on loopback",
+        lambda one: all(port.startswith("127.0.0.1:") for port in one.get("ports", ())),
+        set(),
+    ),
+    ("shows no secret in its arguments", lambda one: shows_no_secret(one.get("command", [])), set()),
+    ("has a supported image of a named release", lambda one: is_pinned(one["image"]), set()),
+    ("mounts the engine's socket never", lambda one: "docker.sock" not in str(one.get("volumes")), set()),
+]
+
+
+def _parts(text: str) -> dict[str, str]:
+    """The text of each service in compose.yaml."""
+    found = re.split(r"(?m)^  ([a-z][a-z-]*):$", text[text.index("services:") : text.index("\nnetworks:")])
+    return dict(zip(found[1::2], found[2::2], strict=True))
+
+
+def _database(owner: str) -> str:
+    return owner.removesuffix("_DB_PASSWORD").lower().replace("back_office", "default")
+
+
 class TestCompose:
     @pytest.mark.processes
     def test_follows_the_compose_specification(self) -> None:
@@ -77,7 +109,7 @@ class TestCompose:
         assert insisted <= set(compose.example())
         assert not {name for name in optional if SECRET.search(name)}
         assert {name: value for name, value in compose.example().items() if SECRET.search(name) and value} == {
-            "RABBITMQ_USER": "orders"
+            "RABBITMQ_USER": "admin"
         }
 
     @pytest.mark.parametrize("missing", ["SECRET_KEY", "ORDERS_DB_PASSWORD", "RABBITMQ_PASSWORD"])
@@ -92,12 +124,45 @@ class TestCompose:
             assert name == "deploy" or service["healthcheck"]["test"], name
             assert compose.is_ours(service) or re.search(r":v?\d", service["image"]), name
 
-    def test_our_processes_have_no_privileges(self, services: Any) -> None:
+    @pytest.mark.parametrize("rule", COMPOSE_RULES, ids=lambda rule: rule[0])
+    def test_every_service_is_confined(self, services: Any, rule: Any) -> None:
+        _, holds, exempt = rule
+        assert {name for name, service in services.items() if name not in exempt and not holds(service)} == set()
+
+    def test_every_process_has_the_role_and_the_user_that_are_meant_for_it(self, services: Any) -> None:
         for name, service in services.items():
-            if compose.is_ours(service):
-                assert service["read_only"], name
-                assert service["cap_drop"] == ["ALL"], name
-                assert service["security_opt"] == ["no-new-privileges:true"], name
+            urls = [urlsplit(value) for key, value in service.get("environment", {}).items() if is_address(key)]
+            if compose.is_ours(service) and name != "deploy":
+                assert {user_of(url) for url in urls} <= meant_for(name), name
+                assert {url.username for url in urls if url.scheme == "amqp"}, name
+
+    def test_deploy_alone_has_the_owners_and_gives_everybody_else_a_password(self, services: Any) -> None:
+        given = services["deploy"]["environment"]
+        broker_users, roles = (
+            {pair.partition("=")[0] for pair in given[name].split(",")}
+            for name in ("BROKER_PASSWORDS", "DATABASE_PASSWORDS")
+        )
+        assert broker_users == {user.name for user in broker.USERS}
+        assert roles == {role.name for role in database.ROLES}
+        text = (DOCKER / "compose.yaml").read_text()
+        owners = {"BACK_OFFICE_DB_PASSWORD", *(f"{service.upper()}_DB_PASSWORD" for service in SERVICES)}
+        for owner in owners | {"RABBITMQ_PASSWORD"}:
+            holders = {name for name, part in _parts(text).items() if owner in part}
+            assert holders == {"deploy", f"postgres-{_database(owner)}" if owner in owners else "rabbitmq"}, owner
+
+    def test_the_gateway_alone_is_trusted(self, services: Any) -> None:
+        address = services["gateway"]["networks"]["default"]["ipv4_address"]
+        whole = compose.load({name: value or "x" * 60 for name, value in compose.example().items()})
+        (network,) = whole["networks"]["default"]["ipam"]["config"]
+        assert ip_address(address) not in ip_network(network["ip_range"]), "another container could get its address"
+        for web in WEBS:
+            assert services[web]["environment"]["TRUSTED_PROXIES"] == f"{address}/32"
+
+    def test_keys_are_for_their_user_alone(self, services: Any) -> None:
+        assert "chmod 400" in (DOCKER / ".env.example").read_text()
+        for service in services.values():
+            for secret in service.get("secrets", ()):
+                assert (secret["uid"], secret["mode"]) == ("10001", 0o400), secret
 
     def test_every_mounted_file_exists(self, services: Any) -> None:
         mounted = {
@@ -111,162 +176,3 @@ class TestCompose:
         targets = {target for job in jobs for static in job["static_configs"] for target in static["targets"]}
         counting = {name for name, service in services.items() if "METRICS_PORT" in service.get("environment", ())}
         assert targets == {f"{web}:8000" for web in WEBS} | {f"{name}:9100" for name in counting}
-
-
-def documents(*folders: Path) -> list[Any]:
-    return [
-        document
-        for folder in folders
-        for path in sorted(folder.glob("*.yaml"))
-        if path.name != "kustomization.yaml"
-        for document in yaml.safe_load_all(path.read_text())
-    ]
-
-
-BASE = documents(DOCKER / "kubernetes" / "base", DOCKER / "nginx")
-DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
-BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
-# What a person or a vault provides: docs/operations.md lists it.
-GIVEN = {
-    "orders": {"secret-key", "payment-webhook-secret", "admin-secret"},
-    "redis": {"url", "password"},
-    "postgres-processing-orders-holding": {"uri", "username", "password"},
-    "jwt-public": {"jwt-public.pem"},
-    "jwt-private": {"jwt-private.pem"},
-}
-
-
-def named(kind: str) -> dict[str, Any]:
-    return {document["metadata"]["name"]: document for document in BASE + DEV if document["kind"] == kind}
-
-
-def pods() -> dict[str, Any]:
-    """The specification of each pod, by the name of its controller."""
-    return {
-        name: one["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for name, one in named(kind).items()
-    }
-
-
-def variables(name: str) -> dict[str, Any]:
-    (container,) = pods()[name]["containers"]
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
-
-
-class TestKubernetes:
-    @pytest.mark.parametrize(
-        "document",
-        [document for document in BASE + DEV if document["apiVersion"] in BUILTIN],
-        ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
-    )
-    def test_every_resource_of_kubernetes_follows_its_schema(self, document: Any) -> None:
-        kubernetes_validate.validate(document, "1.33", strict=True)
-
-    def test_only_operators_that_are_documented_are_needed(self) -> None:
-        manual = (PROJECT / "docs" / "operations.md").read_text()
-        for version in {document["apiVersion"] for document in BASE + DEV} - set(BUILTIN):
-            assert f"`{version}`" in manual, version
-
-    def test_every_secret_and_configuration_that_is_used_exists(self) -> None:
-        secrets = {f"{name}-app": {"uri"} for name in named("Cluster")} | GIVEN
-        secrets |= {f"{name}-default-user": {"connection_string"} for name in named("RabbitmqCluster")}
-        configs = {name: set(one["data"]) for name, one in named("ConfigMap").items()}
-        configs["gateway"] = {"default.conf.template"}
-        for pod in pods().values():
-            for container in pod["containers"]:
-                for source in container.get("envFrom", ()):
-                    assert source["configMapRef"]["name"] in configs
-                for one in container["env"]:
-                    source = one.get("valueFrom", {})
-                    for kind, known in (("secretKeyRef", secrets), ("configMapKeyRef", configs)):
-                        if kind in source:
-                            assert source[kind]["key"] in known[source[kind]["name"]], one
-            for volume in pod.get("volumes", ()):
-                assert volume.get("secret", {}).get("secretName", "jwt-public") in secrets
-                assert volume.get("configMap", {}).get("name", "common") in configs
-
-    def test_every_secret_is_in_the_documentation(self) -> None:
-        manual = (PROJECT / "docs" / "operations.md").read_text()
-        for name, keys in GIVEN.items():
-            assert all(f"`{word}`" in manual for word in (name, *keys)), name
-
-    def test_every_name_refers_to_something(self) -> None:
-        deployments, services = named("Deployment"), named("Service")
-        for name, service in services.items():
-            assert service["spec"]["selector"] == deployments[name]["spec"]["selector"]["matchLabels"]
-            (container,) = pods()[name]["containers"]
-            ports = {port["name"] for port in container["ports"]}
-            assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
-        for name, budget in named("PodDisruptionBudget").items():
-            assert budget["spec"]["selector"] == deployments[name]["spec"]["selector"]
-        scaled_by = set()
-        for scaled in named("ScaledObject").values():
-            (trigger,) = scaled["spec"]["triggers"]
-            queue = trigger["metadata"]["queueName"]
-            (worker,) = pods()[scaled["spec"]["scaleTargetRef"]["name"]]["containers"]
-            assert worker["args"][worker["args"].index("-Q") + 1] == queue
-            scaled_by.add(queue)
-            assert trigger["authenticationRef"]["name"] in named("TriggerAuthentication")
-        assert scaled_by == set(WORK)
-        for policy in named("NetworkPolicy").values():
-            for word in re.findall(r"'([a-z]+(?:-[a-z]+)+)'", str(policy["spec"]["ingress"])):
-                assert word in {*pods(), *named("Cluster"), "cnpg-system"}, word
-        (rule,) = named("Ingress")["orders"]["spec"]["rules"]
-        assert {path["backend"]["service"]["name"] for path in rule["http"]["paths"]} <= set(services)
-        services = {key: value for key, value in variables("gateway").items() if str(value).endswith(":8000")}
-        assert {value.partition(".")[0] for value in services.values()} == set(WEBS)
-
-    def test_processes_are_those_of_compose(self, services: Any) -> None:
-        ours = {name for name, service in services.items() if compose.is_ours(service)}
-        images = {name for name, pod in pods().items() if pod["containers"][0]["image"] == "orders"}
-        assert images == ours
-        for name in ours:
-            (container,) = pods()[name]["containers"]
-            command, there = services[name]["command"], services[name]["environment"]
-            assert _same(container["args"]) == _same(command), name
-            assert container.get("command") == services[name].get("entrypoint"), name
-            here = variables(name)
-            assert here.get("SERVICES") == there.get("SERVICES"), name
-            assert _keys(here) == _keys(there), name
-
-    def test_probes_check_what_the_process_has(self) -> None:
-        for name, pod in pods().items():
-            (container,) = pod["containers"]
-            if name != "deploy":
-                assert container["livenessProbe"], name
-                assert container["resources"]["limits"]["memory"], name
-            assert container["securityContext"]["readOnlyRootFilesystem"], name
-
-    @pytest.mark.processes
-    @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
-    @pytest.mark.parametrize("overlay", ["dev", "prod"])
-    def test_the_overlays_can_be_built(self, overlay: str, tmp_path: Path) -> None:
-        shutil.copytree(DOCKER, tmp_path / "docker")
-        folder = tmp_path / "docker" / "kubernetes" / "overlays" / overlay
-        (folder / "secrets").mkdir(exist_ok=True)
-        for secret in ("orders.env", "redis.env", "orders-holding.env", "jwt-public.pem", "jwt-private.pem"):
-            (folder / "secrets" / secret).write_text("")
-        done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        built = list(yaml.safe_load_all(done.stdout))
-        assert {document["metadata"].get("namespace") for document in built} == {
-            "orders" if overlay == "prod" else "orders-dev"
-        }
-        images = {
-            container["image"]
-            for document in built
-            if document["kind"] in ("Deployment", "Job")
-            for container in document["spec"]["template"]["spec"]["containers"]
-        }
-        assert "orders" not in images
-        assert not {image for image in images if ":" not in image}
-
-
-def _keys(environment: Any) -> set[str]:
-    """The databases and the secrets that a process has access to."""
-    secret = {"ADMIN_SECRET", "PAYMENT_WEBHOOK_SECRET", "SECRET_KEY"}
-    return {name for name in environment if name.startswith("DATABASE_URL") or name in secret}
-
-
-def _same(command: list[str]) -> list[str]:
-    """A command without its numbers of threads and processes."""
-    return [word for word in command if not word.isdigit()]

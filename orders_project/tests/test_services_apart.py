@@ -1,14 +1,27 @@
 """docker/compose.yaml as processes: each service apart, started in any order, behind the gateway."""
 
+import json
 import re
-from collections.abc import Iterator
-from typing import Any
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
 
+import amqp
 import psycopg
 import pytest
 import requests
+from amqp.exceptions import AccessRefused
 
 from orders_project.embedded import processes
+from outbox import broker
+from outbox.envelope import Envelope
+from outbox.ids import uuid7
+from outbox.message import Message
+from payments.messages import PaymentSucceeded
+from processing.messages import OrderProcessed
 
 from .stack import WEBS, Stack
 
@@ -42,7 +55,7 @@ def stack() -> Iterator[Stack]:
         stack.until(lambda: all("Connection refused" in stack.said(name) for name in stack.ours if SERVICES_OF[name]))
         stack.servers.postgres.start()
         stack.until(
-            lambda: all("has migrations to run" in stack.said(name) for name in stack.ours if SERVICES_OF[name])
+            lambda: all("authentication failed" in stack.said(name) for name in stack.ours if SERVICES_OF[name])
         )
         stack.deploy()
         stack.until(lambda: all("everything is available" in stack.said(name) for name in stack.ours))
@@ -72,6 +85,10 @@ def place(stack: Stack, client: requests.Session, path: str = "/orders", **order
     answer = client.post(stack.url(path), json=order, timeout=60)
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
+
+
+def free_line(sku: str) -> dict[str, Any]:
+    return {"customer_id": "c", "items": [{"sku": sku, "quantity": 1, "price": "2"}]}
 
 
 def ends(stack: Stack, client: requests.Session, order: dict[str, Any]) -> dict[str, Any]:
@@ -115,20 +132,189 @@ class TestCredentials:
                 with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
                     psycopg.connect(f"{server}/{database}").close()
 
-    def test_who_takes_orders_in_can_hold_stock_and_destroy_nothing(self, stack: Stack) -> None:
-        url = stack.environment("orders-web")["DATABASE_URL_PROCESSING"]
-        with psycopg.connect(url, autocommit=True) as connection:
-            assert connection.execute("SELECT count(*) FROM processing_product").fetchone()
-            for statement in ("DELETE FROM processing_hold", "TRUNCATE processing_hold", "DROP TABLE processing_hold"):
-                with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                    connection.execute(statement)
+    def test_their_roles_own_nothing(self, stack: Stack) -> None:
+        urls = {url for name in stack.ours for url in stack.database_urls(name)}
+        assert urls.isdisjoint(stack.database_urls("deploy"))
+        for url in urls:
+            with psycopg.connect(url, autocommit=True) as connection:
+                for statement in (
+                    "CREATE TABLE mine (id int)",
+                    "CREATE TEMPORARY TABLE mine (id int)",
+                    "DROP TABLE django_migrations",
+                    "DELETE FROM django_migrations",
+                    "SET session_replication_role = replica",  # switches off triggers
+                    "CREATE ROLE accomplice",
+                ):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        connection.execute(statement)  # type: ignore[call-overload]  # it is a constant
 
     def test_only_the_back_office_can_sign_tokens(self, stack: Stack) -> None:
         private = {name for name in stack.ours if "jwt-private.pem" in str(stack.services[name])}
         assert private == {"back-office"}
 
 
+def channel_of(stack: Stack, name: str) -> Any:
+    """A channel with the credentials of a process."""
+    return broker.connect(stack.environment(name)["AMQP_URL"]).channel()
+
+
+def forged(message: Message, *, task: str, **embedded: Any) -> tuple[str, amqp.Message]:
+    """The id of a message, and the message as a relay publishes it, except for what is forged."""
+    envelope = Envelope(
+        id=str(uuid7()), source="/processing", type=message.type, subject=message.subject,
+        time=datetime.now(UTC).isoformat(), correlationid="c", data=message.data,
+    )  # fmt: skip
+    headers = {"lang": "py", "task": task, "id": envelope.id, "retries": 0, "timelimit": [None, None]}
+    named = {"raw": envelope.as_dict()} if "named" in embedded else {}
+    arguments: list[Any] = [] if named else [envelope.as_dict()]
+    if task.startswith("celery."):
+        arguments = [{"task": message.type, "args": [], "kwargs": {}}, [envelope.as_dict()]]
+    body = json.dumps([arguments, named, {"callbacks": embedded.get("callbacks")}])
+    return envelope.id, amqp.Message(
+        body, content_type="application/json", content_encoding="utf-8", application_headers=headers, delivery_mode=2
+    )
+
+
+MAY_NOT_SEND = [
+    *(
+        (name, exchange, key)
+        for name in ("webhooks-worker", "orders-web", "payments-web", "back-office", "fake-gateway", "beat")
+        for exchange, key in (("messages", "orders.payment.succeeded"), ("", "orders"), ("events", "order.paid"))
+    ),
+    ("webhooks-worker", "messages", "orders-webhooks.orders.deliver_webhook"),
+    ("webhooks-worker", "tasks", "orders.beat"),
+    ("webhooks-worker", "dead", "orders.dlq"),
+    ("payments-worker", "", "orders"),
+    ("payments-worker", "dead", "orders.dlq"),
+    ("payments-worker", "tasks", "orders.beat"),
+    ("payments-worker", "events", "order.paid"),
+    ("payments-relay", "messages", "orders.order.processed"),
+    ("payments-relay", "messages", "processing.processing.process"),
+    ("processing-relay", "messages", "orders.payment.succeeded"),
+    ("processing-relay", "messages", "payments.payments.refund"),
+    ("orders-relay", "messages", "payments.payments.handle_webhook"),
+    ("orders-relay", "tasks", "payments.beat"),
+    ("beat", "tasks", "orders"),
+]
+
+
+class TestTheBroker:
+    @pytest.mark.parametrize(("name", "exchange", "key"), MAY_NOT_SEND)
+    def test_refuses_what_a_process_has_no_business_to_send(
+        self, stack: Stack, name: str, exchange: str, key: str
+    ) -> None:
+        channel = channel_of(stack, name)
+        with pytest.raises(AccessRefused):
+            channel.basic_publish_confirm(amqp.Message(b"[[], {}, {}]"), exchange=exchange, routing_key=key)
+        channel.connection.close()
+
+    @pytest.mark.parametrize(
+        "attempt",
+        [
+            lambda channel: channel.queue_declare("mine"),
+            lambda channel: channel.exchange_declare("mine", "topic"),
+            lambda channel: channel.queue_delete("orders"),
+            lambda channel: channel.queue_unbind("orders", "messages", "orders.#"),
+            lambda channel: channel.queue_bind("orders", "messages", "payments.#"),
+            lambda channel: channel.exchange_delete("messages"),
+        ],
+    )
+    def test_lets_no_process_change_the_topology(self, stack: Stack, attempt: Callable[[Any], Any]) -> None:
+        for name in ("orders-worker", "payments-worker", "webhooks-worker", "beat", "orders-web"):
+            channel = channel_of(stack, name)
+            with pytest.raises(AccessRefused):
+                attempt(channel)
+            channel.connection.close()
+
+    @pytest.mark.parametrize("queue", ["orders", "orders.dlq", "payments", "processing", "events.unheard"])
+    def test_lets_the_worker_of_webhooks_read_its_own_queue_only(self, stack: Stack, queue: str) -> None:
+        channel = channel_of(stack, "webhooks-worker")
+        with pytest.raises(AccessRefused):
+            channel.basic_get(queue)
+        channel.connection.close()
+
+    def test_what_is_sent_under_a_permitted_type_can_be_nothing_else(self, stack: Stack) -> None:
+        """With the credentials of processing, which may say that an order is processed and not that it is paid."""
+        paid, processed = PaymentSucceeded(order_id="o-1", payment_id="p-1"), OrderProcessed(order_id="o-1")
+        sent_as = "order.processed"
+        forgeries = [
+            forged(paid, task=paid.type),  # in the header
+            forged(paid, task=sent_as),  # in the body
+            forged(paid, task=sent_as, named=True),
+            forged(paid, task="celery.map"),
+            forged(processed, task=sent_as, callbacks=[{"task": paid.type, "args": []}]),
+        ]
+        genuine, last = forged(processed, task=sent_as)
+        channel = channel_of(stack, "processing-relay")
+        for _, message in (*forgeries, (genuine, last)):
+            channel.basic_publish_confirm(message, exchange="messages", routing_key=f"orders.{sent_as}")
+        channel.connection.close()
+        (owner,) = (url for url in stack.database_urls("deploy") if url.endswith("/orders"))
+        with psycopg.connect(owner, autocommit=True) as connection:
+
+            def rows(what: str) -> list[Any]:
+                return connection.execute(what).fetchall()  # type: ignore[call-overload]  # they are constants
+
+            stack.until(lambda: len(rows("SELECT 1 FROM outbox_deadletter WHERE origin = 'broker'")) >= len(forgeries))
+            handled = {str(one) for (one,) in rows("SELECT message_id FROM outbox_incomingmessage")}
+            reasons = rows("SELECT reason FROM outbox_deadletter WHERE origin = 'broker' ORDER BY reason")
+            connection.execute("DELETE FROM outbox_deadletter")
+        assert genuine in handled
+        assert handled.isdisjoint(message_id for message_id, _ in forgeries)
+        assert [reason for (reason,) in reasons] == ["forged_type"] * 3 + ["malformed", "rejected"]
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """A customer's server, which is out of order at first."""
+
+    taken: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        event = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["type"]
+        self.taken.append(event)
+        self.send_response(500 if self.taken.count(event) == 1 else 204)
+        self.end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        """Quiet."""
+
+
 class TestTheWholeWay:
+    def test_a_webhook_goes_out_at_the_second_attempt(self, stack: Stack, client: requests.Session) -> None:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (owner,) = (url for url in stack.database_urls("deploy") if url.endswith("/orders"))
+        with psycopg.connect(owner, autocommit=True) as connection:
+            connection.execute(
+                "INSERT INTO orders_webhookendpoint (id, url, events, is_active, disabled_because, secret,"
+                " previous_secret, created_by, created_at)"
+                " VALUES (gen_random_uuid(), %s, %s, true, '', %s, '', '', now())",
+                [f"http://127.0.0.1:{server.server_port}/", '["order.done"]', f"whsec_{'A' * 32}"],
+            )
+            order = place(stack, client, user_email="c@example.com", **free_line("ode"))
+            assert ends(stack, client, order)["status"] == "done"
+            query = "SELECT status, attempts FROM orders_webhookdelivery WHERE order_id = %s"
+            stack.until(lambda: connection.execute(query, [order["order_id"]]).fetchone() == ("delivered", 2))
+            connection.execute("UPDATE orders_webhookendpoint SET is_active = false")
+        server.shutdown()
+        server.server_close()
+
+    def test_a_paid_order_that_is_canceled_gets_its_money_back(self, stack: Stack, client: requests.Session) -> None:
+        stack.running["processing-worker"].send_signal(signal.SIGSTOP)
+        try:
+            order = place(stack, client, user_email="d@example.com", **free_line("aria"))
+            url = stack.url(f"/orders/{order['order_id']}")
+            stack.until(lambda: client.get(url, timeout=60).json()["status"] == "paid")
+            canceled = client.post(f"{url}/cancel", timeout=60)
+            assert canceled.status_code in (200, 202), canceled.text
+        finally:
+            stack.running["processing-worker"].send_signal(signal.SIGCONT)
+        assert ends(stack, client, order)["status"] == "canceled"
+        (owner,) = (url for url in stack.database_urls("deploy") if url.endswith("/payments"))
+        with psycopg.connect(owner) as connection:
+            found = connection.execute("SELECT status FROM payments_payment WHERE order_id = %s", [order["order_id"]])
+            assert found.fetchone() == ("refunded",)
+
     def test_an_order_of_the_catalogue_goes_from_post_to_done(self, stack: Stack, client: requests.Session) -> None:
         admin = {"X-Admin-Secret": stack.variables["ADMIN_SECRET"]}
         lamp = {"name": "Lamp", "price": "39.90", "stock": 3}

@@ -3,6 +3,7 @@
 import json
 from argparse import ArgumentParser
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from django.conf import settings
@@ -68,6 +69,8 @@ class Command(BaseCommand):
         if not settings.RABBITMQ_MANAGEMENT_URL:
             self.stdout.write("broker: nothing, as RABBITMQ_MANAGEMENT_URL is not set; --definitions prints them")
             return
+        if urlsplit(settings.AMQP_URL).username in {user.name for user in broker.USERS}:
+            raise CommandError("AMQP_URL names a user whose privileges would be taken away: use an administrator")
         try:
             broker.import_into(settings.RABBITMQ_MANAGEMENT_URL, self._definitions())
         except requests.RequestException as error:

@@ -1,0 +1,55 @@
+"""The manifests in docker/kubernetes: the base with the gateway, and what the overlay `dev` adds."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orders_project.privileges import broker, database
+
+from .compose import DOCKER
+
+
+def documents(*folders: Path) -> list[Any]:
+    return [
+        document
+        for folder in folders
+        for path in sorted(folder.glob("*.yaml"))
+        if path.name != "kustomization.yaml"
+        for document in yaml.safe_load_all(path.read_text())
+    ]
+
+
+BASE = documents(DOCKER / "kubernetes" / "base", DOCKER / "nginx")
+DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
+BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
+# What a person or a vault provides: docs/operations.md lists it.
+GIVEN = {
+    "orders": {"secret-key", "payment-webhook-secret", "admin-secret"},
+    "redis": {"url", "password"},
+    "rabbitmq-users": {f"{user.name.replace('_', '-')}-{key}" for user in broker.USERS for key in ("url", "password")},
+    **{f"role-{role.name.replace('_', '-')}": {"uri", "username", "password"} for role in database.ROLES},
+    "jwt-public": {"jwt-public.pem"},
+    "jwt-private": {"jwt-private.pem"},
+}
+
+
+def named(kind: str) -> dict[str, Any]:
+    return {document["metadata"]["name"]: document for document in BASE + DEV if document["kind"] == kind}
+
+
+def pods() -> dict[str, Any]:
+    """The specification of each pod, by the name of its controller."""
+    return {
+        name: one["spec"]["template"]["spec"] for kind in ("Deployment", "Job") for name, one in named(kind).items()
+    }
+
+
+def variables(name: str) -> dict[str, Any]:
+    (container,) = pods()[name]["containers"]
+    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+def container_of(pod: Any) -> Any:
+    (container,) = pod["containers"]
+    return container
