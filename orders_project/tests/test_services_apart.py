@@ -162,7 +162,7 @@ def forged(message: Message, *, task: str, **embedded: Any) -> tuple[str, amqp.M
     """The id of a message, and the message as a relay publishes it, except for what is forged."""
     envelope = Envelope(
         id=str(uuid7()), source="/processing", type=message.type, subject=message.subject,
-        time=datetime.now(UTC).isoformat(), correlationid="c", data=message.data,
+        time=datetime.now(UTC).isoformat(), schemaversion=1, correlationid="c", data=message.data,
     )  # fmt: skip
     headers = {"lang": "py", "task": task, "id": envelope.id, "retries": 0, "timelimit": [None, None]}
     named = {"raw": envelope.as_dict()} if "named" in embedded else {}

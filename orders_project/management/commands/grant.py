@@ -62,8 +62,10 @@ class Command(BaseCommand):
                 cursor.execute(statement)
         granted = [role for role in roles if role in existing or role in settings.DATABASE_PASSWORDS]
         self.stdout.write(f"{alias}: {', '.join(granted) or 'no role'}")
-        for role in set(roles) - set(granted):
-            self.stdout.write(f"{alias}: {role} does not exist, and DATABASE_PASSWORDS does not name it")
+        if missing := [role for role in roles if role not in granted]:
+            raise CommandError(
+                f"{alias}: {', '.join(missing)} does not exist yet, and DATABASE_PASSWORDS does not name it"
+            )
 
     def _grant_at_the_broker(self) -> None:
         if not settings.RABBITMQ_MANAGEMENT_URL:
