@@ -26,6 +26,7 @@ OUTBOX = {
     "outbox.IncomingMessage": ALL,
     "outbox.DeadLetter": ALL,
     "outbox.DeadLetterAction": ADD,
+    "outbox.StartedMessage": ALL,
 }
 TABLES: dict[str, dict[str, str]] = {
     "default": {
@@ -45,9 +46,11 @@ TABLES: dict[str, dict[str, str]] = {
         "orders.Order": KEEP,
         "orders.OrderEvent": ADD,
         "orders.OrderLine": ADD,
+        "orders.PerformedAction": ALL,
         "orders.WebhookAttempt": ADD,
         "orders.WebhookDelivery": KEEP,
         "orders.WebhookEndpoint": ALL,
+        "orders.WebhookSecret": ALL,
     },
     "payments": OUTBOX
     | {
@@ -55,12 +58,14 @@ TABLES: dict[str, dict[str, str]] = {
         "payments.Entry": ADD,
         "payments.IdempotencyKey": ALL,
         "payments.Payment": KEEP,
+        "payments.PerformedAction": ALL,
         "payments.WebhookReceipt": KEEP,
     },
     "processing": OUTBOX
     | {
         "processing.Hold": KEEP,
         "processing.HoldLine": ADD,
+        "processing.PerformedAction": ALL,
         "processing.Processing": ADD,
         "processing.Product": KEEP,
         "processing.StockMovement": ADD,
@@ -106,9 +111,11 @@ ROLES: tuple[Role, ...] = (
             "orders.WebhookAttempt": ADD,
             "orders.WebhookDelivery": "SELECT, UPDATE",
             "orders.WebhookEndpoint": "SELECT, UPDATE (is_active, disabled_because)",
+            "orders.WebhookSecret": READ,
             "outbox.OutgoingMessage": "INSERT",
             "outbox.IncomingMessage": ADD,
             "outbox.DeadLetter": ADD,
+            "outbox.StartedMessage": ALL,
         },
         rows={
             "outbox.OutgoingMessage": Rows("false", """type = 'orders.deliver_webhook' AND "to" = 'orders'"""),
@@ -122,7 +129,7 @@ ROLES: tuple[Role, ...] = (
         "orders-web, grpc",
         {
             "processing.Product": "SELECT, UPDATE (available, held, updated_at)",
-            "processing.Hold": "SELECT, INSERT, UPDATE (status, ended_at)",
+            "processing.Hold": "SELECT, INSERT, UPDATE (status, ended_at, expires_at)",
             "processing.HoldLine": ADD,
             "processing.StockMovement": "INSERT",
         },

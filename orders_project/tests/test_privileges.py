@@ -194,7 +194,6 @@ def test_who_takes_orders_in_holds_stock_and_can_neither_sell_nor_receive_it() -
             "UPDATE processing_product SET received = received + 1, available = available + 1",
             "UPDATE processing_hold SET status = 'sold', ended_at = now()",
             "UPDATE processing_hold SET order_id = 'another'",
-            "UPDATE processing_hold SET expires_at = now() + interval '1 year'",
             "INSERT INTO processing_stockmovement (id, product_id, kind, quantity, reason, actor, at)"
             f" VALUES (gen_random_uuid(), '{product_id}', 'received', 100, '', '', now())",
             "INSERT INTO processing_processing VALUES ('o-1', 'accepted', '', now())",
