@@ -138,6 +138,12 @@ RATE_LIMIT_FILE = env.text("RATE_LIMIT_FILE")
 GRPC_PORT = env.whole("GRPC_PORT", default=50051, max_value=65535)
 GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1" if env.relaxed else "0.0.0.0")  # noqa: S104 - a server listens
 GRPC_THREADS = env.whole("GRPC_THREADS", default=8, min_value=1, max_value=200)
+# With TLS: the server's certificate and key, and what its callers trust.
+GRPC_TLS_CERT = env.text("GRPC_TLS_CERT")
+GRPC_TLS_KEY = env.text("GRPC_TLS_KEY")
+GRPC_TLS_CA = env.text("GRPC_TLS_CA")
+if bool(GRPC_TLS_CERT) != bool(GRPC_TLS_KEY):
+    env.problems.append("GRPC_TLS_CERT and GRPC_TLS_KEY belong together: set both, or neither.")
 ORDER_SERVICE_GRPC = env.text("ORDER_SERVICE_GRPC", default=f"127.0.0.1:{GRPC_PORT}")
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", default=["127.0.0.0/8", "::1/128"])
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024

@@ -24,6 +24,7 @@ from orders.serializers import NewOrderSerializer, OrderSerializer
 from outbox import context
 
 from ..http.errors import CallFailed
+from . import transport
 from .status import problem_in
 
 TIMEOUT = 10.0  # seconds for a call
@@ -34,7 +35,7 @@ _lock = threading.Lock()
 
 @cache
 def _stub(address: str) -> OrderServiceStub:
-    return OrderServiceStub(grpc.insecure_channel(address))
+    return OrderServiceStub(transport.channel(address))
 
 
 def stub() -> OrderServiceStub:

@@ -27,6 +27,7 @@ from outbox.sqlstates import note
 
 from ..auth import authentication as auth
 from ..http.errors import INTERNAL, UNAVAILABLE, CallFailed, Problem, problem_of
+from . import transport
 from .deadlines import statements_end_in
 from .status import status_of
 
@@ -61,7 +62,7 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.grpc)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self.grpc)
-        self.port: int = self.grpc.add_insecure_port(f"{host}:{port}")
+        self.port = transport.bind(self.grpc, f"{host}:{port}")
 
     def start(self) -> None:
         self.grpc.start()

@@ -21,6 +21,7 @@ from django.http import HttpRequest, JsonResponse
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from orders_project import __version__
+from orders_project.grpc import transport
 from outbox import broker, gauges, heartbeat
 
 TIMEOUT = 3.0  # seconds for all checks together
@@ -97,7 +98,7 @@ def _heartbeat() -> None:
 
 
 def _grpc() -> None:
-    with grpc.insecure_channel(f"127.0.0.1:{settings.GRPC_PORT}") as channel:
+    with transport.channel(f"127.0.0.1:{settings.GRPC_PORT}") as channel:
         answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise Unhealthy("not serving")

@@ -1,6 +1,7 @@
 """docker/compose.yaml as processes: each service apart, started in any order, behind the gateway."""
 
 import json
+import os
 import re
 import signal
 import threading
@@ -20,8 +21,8 @@ from outbox import broker
 from outbox.envelope import Envelope
 from outbox.ids import uuid7
 from outbox.message import Message
-from payments.messages import PaymentSucceeded
-from processing.messages import OrderProcessed
+from payments.messages import PaymentSucceeded, Refund
+from processing.messages import GiveBack, OrderProcessed
 
 from .stack import WEBS, Stack
 
@@ -158,12 +159,16 @@ def channel_of(stack: Stack, name: str) -> Any:
     return broker.connect(stack.environment(name)["AMQP_URL"]).channel()
 
 
-def forged(message: Message, *, task: str, **embedded: Any) -> tuple[str, amqp.Message]:
-    """The id of a message, and the message as a relay publishes it, except for what is forged."""
-    envelope = Envelope(
+def enveloped(message: Message) -> Envelope:
+    return Envelope(
         id=str(uuid7()), source="/processing", type=message.type, subject=message.subject,
         time=datetime.now(UTC).isoformat(), schemaversion=1, correlationid="c", data=message.data,
     )  # fmt: skip
+
+
+def forged(message: Message, *, task: str, **embedded: Any) -> tuple[str, amqp.Message]:
+    """The id of a message, and the message as a relay publishes it, except for what is forged."""
+    envelope = enveloped(message)
     headers = {"lang": "py", "task": task, "id": envelope.id, "retries": 0, "timelimit": [None, None]}
     named = {"raw": envelope.as_dict()} if "named" in embedded else {}
     arguments: list[Any] = [] if named else [envelope.as_dict()]
@@ -232,6 +237,16 @@ class TestTheBroker:
         with pytest.raises(AccessRefused):
             channel.basic_get(queue)
         channel.connection.close()
+
+    def test_refuses_one_message_of_a_batch_and_takes_the_others(self, stack: Stack) -> None:
+        fine, forbidden = GiveBack(order_id="o-1", hold_id=str(uuid7())), Refund(order_id="o-1")
+        batch = [(enveloped(one), one.to) for one in (fine, forbidden, fine)]
+        publisher = broker.Publisher(stack.environment("processing-relay")["AMQP_URL"])
+        outcome = publisher.publish(batch)
+        publisher.close()
+        assert outcome.confirmed == {0, 2}
+        assert list(outcome.refused) == [1]
+        assert "payments.payments.refund" in outcome.refused[1]
 
     def test_what_is_sent_under_a_permitted_type_can_be_nothing_else(self, stack: Stack) -> None:
         """With the credentials of processing, which may say that an order is processed and not that it is paid."""
@@ -309,7 +324,7 @@ class TestTheWholeWay:
         query = "SELECT status FROM payments_payment WHERE order_id = %s"
         worker = stack.running["orders-worker"]
         with psycopg.connect(payments, autocommit=True) as connection:
-            worker.send_signal(signal.SIGSTOP)  # so that orders does not hear of the payment before it is canceled
+            os.kill(worker.pid, signal.SIGSTOP)  # so that orders does not hear of the payment before it is canceled
             try:
                 order = place(stack, client, user_email="d@example.com", **free_line("aria"))
                 key = [order["order_id"]]
@@ -317,7 +332,7 @@ class TestTheWholeWay:
                 canceled = client.post(stack.url(f"/orders/{order['order_id']}/cancel"), timeout=60)
                 assert canceled.status_code in (200, 202), canceled.text
             finally:
-                worker.send_signal(signal.SIGCONT)
+                os.kill(worker.pid, signal.SIGCONT)
             assert ends(stack, client, order)["status"] == "canceled"
             assert connection.execute(query, key).fetchone() == ("refunded",)
 

@@ -9,7 +9,9 @@ import pytest
 from django.db import OperationalError, connections
 
 from outbox import collector
+from outbox.broker import address
 from outbox.collector import collect
+from outbox.dead_letters import NotReplayable, replay
 from outbox.services import model_of
 from outbox.tests.examples import SERVICE, Count
 
@@ -20,7 +22,7 @@ DeadLetter = model_of(SERVICE, "DeadLetter")
 
 @pytest.fixture
 def put(channel: Any) -> Any:
-    """Put something into the dead-envelope queue."""
+    """Put something into the dead-letter queue."""
 
     def publish(body: bytes = b"{not json", **headers: Any) -> None:
         message = amqp.Message(
@@ -79,6 +81,20 @@ class TestCollecting:
         dead = DeadLetter.objects.get()
         assert (str(dead.message_id), dead.subject, dead.reason) == (envelope.id, "o-1", "killed_its_worker")
         assert dead.envelope() == envelope
+
+    @pytest.mark.parametrize(("sent_as", "task"), [("tests.other", "tests.count"), ("tests.count", "tests.other")])
+    def test_lets_nobody_replay_what_is_not_of_the_type_that_it_was_sent_as(
+        self, put: Any, posted: Any, sent_as: str, task: str
+    ) -> None:
+        body = json.dumps([[posted(Count(order_id="o-1")).as_dict()], {}, {}]).encode()
+        exchange, key = address(SERVICE, sent_as)
+        put(body, task=task, **{"x-death": [{"reason": "rejected", "exchange": exchange, "routing-keys": [key]}]})
+        collect(SERVICE)
+        dead = DeadLetter.objects.get()
+        assert (dead.reason, dead.type) == ("forged_type", sent_as)
+        if sent_as != "tests.count":
+            with pytest.raises(NotReplayable):
+                replay(dead, by="ann", now=DEATH)
 
     def test_takes_many(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(collector, "BATCH", 7)
