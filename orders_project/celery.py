@@ -79,7 +79,7 @@ UNROUTED_QUEUE = Queue(
 )
 
 
-def as_declared(queue: Queue) -> Queue:
+def as_declared(queue: Any) -> Any:
     """Return a queue for Celery to use, and never to declare: its user of the broker may not."""
     queue.no_declare = True
     return queue

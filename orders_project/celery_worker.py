@@ -43,7 +43,7 @@ class CarefulConsumer(Consumer):
     queues of its own, and whoever could publish to them could stop workers. Events only tell what happens.
     """
 
-    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]  # Celery has no types
+    class Blueprint(Consumer.Blueprint):
         default_steps = [Connection, Events, Heart, OurTasks, Evloop]
 
     def connect(self) -> Any:

@@ -210,4 +210,4 @@ def _rows(roles: list[Role]) -> Iterator[Any]:
 
 
 def _sql(template: str, *parts: Any) -> Any:
-    return sql.SQL(template).format(*parts)  # type: ignore[arg-type]  # the templates are those above
+    return sql.SQL(template).format(*parts)

@@ -145,7 +145,7 @@ class TestCredentials:
                     "CREATE ROLE accomplice",
                 ):
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                        connection.execute(statement)  # type: ignore[call-overload]  # it is a constant
+                        connection.execute(statement)
 
     def test_only_the_back_office_can_sign_tokens(self, stack: Stack) -> None:
         private = {name for name in stack.ours if "jwt-private.pem" in str(stack.services[name])}
@@ -222,7 +222,7 @@ class TestTheBroker:
         with psycopg.connect(owner, autocommit=True) as connection:
 
             def rows(what: str) -> list[Any]:
-                return connection.execute(what).fetchall()  # type: ignore[call-overload]  # they are constants
+                return connection.execute(what).fetchall()
 
             stack.until(lambda: len(rows("SELECT 1 FROM outbox_deadletter WHERE origin = 'broker'")) >= len(forgeries))
             # The genuine one reaches its handler, which knows no such order.
