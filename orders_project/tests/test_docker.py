@@ -158,6 +158,17 @@ class TestCompose:
         for web in WEBS:
             assert services[web]["environment"]["TRUSTED_PROXIES"] == f"{address}/32"
 
+    def test_a_database_is_in_a_network_with_those_alone_who_have_credentials_of_it(self, services: Any) -> None:
+        whole = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+        for name, service in services.items():
+            urls = [urlsplit(value) for key, value in service.get("environment", {}).items() if is_address(key)]
+            own = {f"{url.path[1:]}-data" for url in urls if url.scheme == "postgres"}
+            if name.startswith("postgres-"):
+                assert set(service["networks"]) == {f"{name.removeprefix('postgres-')}-data"}
+                assert whole["networks"][service["networks"][0]] == {"internal": True}
+            else:
+                assert set(service.get("networks", ["default"])) == {"default", *own}, name
+
     def test_keys_are_for_their_user_alone(self, services: Any) -> None:
         assert "chmod 400" in (DOCKER / ".env.example").read_text()
         for service in services.values():
