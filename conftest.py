@@ -126,7 +126,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.
-WITHOUT = "not processes"
+WITHOUT = "not processes and not slow"
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _running: list[pytest.Item] = []
 

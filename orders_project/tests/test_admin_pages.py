@@ -82,6 +82,7 @@ def name_of(model: Any) -> str:
     return f"admin:{model._meta.app_label}_{model._meta.model_name}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", admin_models(), ids=lambda model: model._meta.label)
 class TestStoredTexts:
     def test_stay_texts(self, boss: Client, model: Any) -> None:

@@ -27,7 +27,7 @@ from orders_project.observability.metrics import STORED
 from orders_project.tests.fill import admin_models
 from orders_project.tests.many_rows import gather
 
-pytestmark = [pytest.mark.django_db, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.slow, pytest.mark.django_db, pytest.mark.timeout(3600)]
 
 ORDERS = int(os.environ.get("ORDERS_AT_SCALE", "12000"))
 MAX_ROWS_READ = 5_000  # by a query of a page, however many there are

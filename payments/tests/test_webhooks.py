@@ -228,6 +228,7 @@ def without(headers: dict[str, str], name: str) -> dict[str, str]:
     return {other: value for other, value in headers.items() if other != name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_of_ten_thousand_forged_webhooks_none_is_accepted(forgery: str) -> None:
     """A share of ten thousand for each kind of forgery."""
