@@ -27,7 +27,7 @@ test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
 	@requirements/bootstrap base dev
 	@exec $(PY) -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-check: ## while writing: style, types, imports and every test that starts no process; ARGS="-k saga"
+check: ## while writing: style, types, imports and every quick test that starts no process; ARGS="-k saga"
 	@requirements/bootstrap base dev
 	@PY=$(PY) exec .ci/check $(ARGS)
 

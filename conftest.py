@@ -10,7 +10,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import IO, Any
+from typing import Any
 
 import django
 import pytest
@@ -23,12 +23,13 @@ from orders_project.embedded.services import provide
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 MOST_WORKERS = 8
+SYSTEMS = ("system", "observability")  # running systems on the servers of the run
 
 
 def _start_services() -> list[str]:
     """Provide the servers that the environment doesn't name, and return a line on each."""
     home = places.scratch("test")
-    services = provide(home, os.environ)
+    services = provide(home, os.environ, for_tests=True)
 
     def stop() -> None:
         services.stop()
@@ -39,9 +40,9 @@ def _start_services() -> list[str]:
     os.environ["ORDERS_TEST_RUN"] = secrets.token_hex(4)
     os.environ["ORDERS_TEST_HOME"] = str(home)
     if services.rabbitmq is not None:
-        workers = ["main", *(f"gw{n}" for n in range(MOST_WORKERS))]
-        services.rabbitmq.add_vhosts(*workers)
-        os.environ.update({f"AMQP_URL_{worker}": services.rabbitmq.url(worker) for worker in workers})
+        hosts = ["main", *(f"gw{n}" for n in range(MOST_WORKERS)), *SYSTEMS]
+        services.rabbitmq.add_vhosts(*hosts)
+        os.environ.update({f"AMQP_URL_{host}": services.rabbitmq.url(host) for host in hosts})
     postgres, rabbitmq = services.postgres, services.rabbitmq
     found = postgres and postgres.installation
     return [
@@ -85,34 +86,19 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def turn(django_db_blocker: Any) -> Iterator[IO[str]]:
-    """Held while this worker makes its test databases."""
+def django_db_setup(django_test_environment: None, django_db_blocker: Any) -> Iterator[None]:
+    """In place of pytest-django's: migrated once for all workers, each database with its own tables."""
     with django_db_blocker.unblock():
-        held = databases.take_turn()
-    with held:
-        yield held
-
-
-@pytest.fixture(scope="session")
-def django_db_modify_db_settings(turn: IO[str]) -> None:
-    """As pytest-django asks for it: the names of the test databases are set."""
-
-
-@pytest.fixture(scope="session")
-def django_db_setup(turn: IO[str], django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """As pytest-django has it, but migrated once for all workers."""
-    with django_db_blocker.unblock():
-        databases.keep()
-    turn.close()
+        databases.make()
     yield
     with django_db_blocker.unblock():
-        databases.end_sessions()
+        databases.drop()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if not IS_WORKER and session.config.getoption("numprocesses"):
+    if not IS_WORKER:
         with session.config.stash[blocking_manager_key].unblock():
-            databases.forget()
+            databases.drop(databases.TEMPLATE)
 
 
 SYSTEM = "orders_project/tests/system"
@@ -140,7 +126,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 # Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.
-WITHOUT = "not processes"
+WITHOUT = "not processes and not slow"
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system"}
 _running: list[pytest.Item] = []
 

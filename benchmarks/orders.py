@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=150, help="orders a second that are more than it can take")
     parser.add_argument("--json", type=Path, help="write the result here too")
     arguments = parser.parse_args()
-    with RunningSystem() as system:
+    with RunningSystem(for_tests=False) as system:
         system.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
         # A machine shared with others drifts within minutes: the limit is taken before and after.
         tables, half = copy_tables(system), ("-T", str(max(1, arguments.seconds // 2)))

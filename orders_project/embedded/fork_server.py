@@ -293,9 +293,7 @@ def _fork_again() -> None:
 
 def _begin(job: Mapping[str, Any], answer: int, *standard: int) -> None:
     """Become a process as if it had been started by the client."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != job["parent"]:  # it has ended before the tie was made
-        os._exit(1)
+    die_with(job["parent"])
     for number, fd in enumerate(standard):
         os.dup2(fd, number)
         os.close(fd)
@@ -305,6 +303,13 @@ def _begin(job: Mapping[str, Any], answer: int, *standard: int) -> None:
     _prctl(PR_SET_NAME, _title(job["argv"]).encode())
     os.write(answer, str(os.getpid()).encode())
     os.close(answer)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when its parent ends."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended before the tie was made
+        os._exit(1)
 
 
 def _title(argv: Sequence[str]) -> str:

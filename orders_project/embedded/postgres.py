@@ -23,6 +23,7 @@ PORT_TRIES = 3
 BUILTIN_LOCALE_SINCE = 17
 BUILTIN_LOCALE = ("--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8")
 SYSTEM_LOCALE = ("--locale=C", "--lc-ctype=C.UTF-8")
+FOR_TESTS = {"fsync": "off", "full_page_writes": "off"}
 
 
 class Postgres:
@@ -30,15 +31,25 @@ class Postgres:
     One server with its data in a folder; the same folder gives the same data and, if free, the same port.
 
     It takes connections on 127.0.0.1 alone, from its superuser by a generated password. Durability is
-    PostgreSQL's own: fsync and synchronous_commit stay on.
+    PostgreSQL's own: fsync and synchronous_commit stay on, unless it is said to be `for_tests`. Then the data survive a
+    crash of the server, but not of the machine.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, for_tests: bool = False) -> None:
         self.home = home.resolve()
+        self.for_tests = for_tests
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._claim: IO[str] | None = None
         self._user = places.server_user()
+
+    @classmethod
+    def attached(cls, home: Path) -> "Postgres":
+        """The server that another process has started in this folder, and stops."""
+        server = cls(home)
+        (server.port,) = places.recall(server.home / "port")
+        server.installation = postgres_sources.find(server.home)
+        return server
 
     @property
     def log(self) -> Path:
@@ -157,6 +168,7 @@ class Postgres:
                 "jit": "off",  # of no use for short queries, and its libraries may not be there
                 "timezone": "UTC",
                 "log_timezone": "UTC",
+                **(FOR_TESTS if self.for_tests else {}),
             }
             with self.log.open("ab") as output:
                 self.process = processes.spawn(

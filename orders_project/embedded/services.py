@@ -56,13 +56,14 @@ class Services:
         return mended
 
 
-def begin(home: Path, env: Mapping[str, str]) -> Services:
+def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Services:
     """
     Start a private server for each part that `env` does not name, with its data under `home`.
 
     The databases are there then; the broker is on its way, see `Services.await_ready`. Whoever calls this stops the
     servers; if the caller is killed, the kernel ends them.
 
+    :param for_tests: whether the data need not survive a crash of the machine
     :raises CannotRun: if a server cannot be had here or does not come up
     :raises HomeInUse: if another run uses the same home
     """
@@ -74,7 +75,7 @@ def begin(home: Path, env: Mapping[str, str]) -> Services:
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
             services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
-            services.postgres = Postgres(home / "postgres")
+            services.postgres = Postgres(home / "postgres", for_tests=for_tests)
             services.postgres.start()
             for database in missing:
                 services.postgres.create_database(database)
@@ -85,9 +86,9 @@ def begin(home: Path, env: Mapping[str, str]) -> Services:
     return services
 
 
-def provide(home: Path, env: Mapping[str, str]) -> Services:
+def provide(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Services:
     """The same, and wait for all of them."""
-    services = begin(home, env)
+    services = begin(home, env, for_tests=for_tests)
     try:
         services.await_ready()
     except BaseException:

@@ -10,7 +10,7 @@ from orders_project.auth import keys
 def bearer(principal: str, *scopes: str, **claims: Any) -> dict[str, str]:
     """The Authorization header of a client with these scopes."""
     now = int(time.time())
-    standard = {"sub": principal, "scope": " ".join(scopes), "iat": now, "exp": now + 60}
+    standard = {"sub": principal, "scope": " ".join(scopes), "iat": now, "exp": now + 3600}
     return {"Authorization": f"Bearer {keys.sign(standard | claims)}"}
 
 

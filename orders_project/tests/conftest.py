@@ -1,12 +1,46 @@
 """Fixtures of the tests of the project package."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from django.db import connections
 
+from orders_project.embedded.postgres import Postgres
+from orders_project.embedded.services import Services
 from orders_project.grpc.server import Server
+from orders_project.tests import databases
+
+HOME = Path(os.environ["ORDERS_TEST_HOME"])
+
+
+@pytest.fixture(scope="session")
+def given(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[[str], Services]]:
+    """
+    For a running system of this name: a part of the servers of this run, where they are its own.
+
+    There it has databases and a virtual host for itself.
+    """
+    made = []
+
+    def part(name: str) -> Services:
+        services = Services()
+        if (HOME / "postgres").exists():
+            services.postgres = Postgres.attached(HOME / "postgres")
+            with django_db_blocker.unblock():
+                services.env |= databases.copy(services.postgres, name)
+            made.append(name)
+        if address := os.environ.get(f"AMQP_URL_{name}"):
+            services.env["AMQP_URL"] = address
+        return services
+
+    yield part
+    with django_db_blocker.unblock():
+        for name in made:
+            databases.drop(name)
 
 
 @pytest.fixture(scope="session")

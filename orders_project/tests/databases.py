@@ -1,15 +1,24 @@
-"""The databases of the tests: migrated once a run by the worker that comes first, which the others copy."""
+"""The databases of the tests: migrated once a run by the worker that comes first, and copied for each."""
 
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
+from django.core.management import call_command
 from django.db import connections
+from django.test import TransactionTestCase
 
-from orders_project.embedded import places
+from orders_project.embedded import places, variable
+from orders_project.embedded.postgres import Postgres
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+TEMPLATE = "template"
+WITH_ROWS = """
+    SELECT quote_ident(relname) FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND pg_relation_size(oid) > 0
+"""
+_migrated: dict[str, set[str]] = {}
 
 
 def name(alias: str, *, of: str) -> str:
@@ -17,45 +26,59 @@ def name(alias: str, *, of: str) -> str:
     return f"test_{os.environ['ORDERS_TEST_RUN']}_{of}_{alias}"
 
 
-def take_turn() -> IO[str]:
+def make() -> None:
+    """Make this worker's databases, with what the migrations of this code leave in them, and use them."""
+    with places.lock(Path(os.environ["ORDERS_TEST_HOME"]) / "test-databases"):
+        if not all(_is_there(name(alias, of=TEMPLATE)) for alias in connections):
+            for alias in connections:
+                _tell(alias, f'CREATE DATABASE "{name(alias, of=TEMPLATE)}"')
+                _use(alias, of=TEMPLATE)
+            call_command("migrate_all", verbosity=0)
+        for alias in connections:
+            _use(alias, of=WORKER)
+            _tell(alias, f'CREATE DATABASE "{name(alias, of=WORKER)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
+    _migrated.update({alias: _with_rows(alias) for alias in connections})
+    TransactionTestCase._fixture_teardown = _empty  # type: ignore[method-assign]
+
+
+def copy(server: Postgres, of: str) -> dict[str, str]:
+    """Make databases for others on this run's server; their addresses, as the environment names them."""
+    for alias in connections:
+        _tell(alias, f'CREATE DATABASE "{name(alias, of=of)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
+    return {variable(alias): server.url(name(alias, of=of)) for alias in connections}
+
+
+def drop(of: str = WORKER) -> None:
+    """Drop the databases of a worker, or those that were copied, whoever is still connected to them."""
+    for alias in connections:
+        connections[alias].close()
+        _tell(alias, f'DROP DATABASE IF EXISTS "{name(alias, of=of)}" WITH (FORCE)')
+
+
+def _empty(test: Any) -> None:
     """
-    Name the databases of this worker, and say where there is something to copy.
+    Empty the tables that a test with transactions of its own has written to, but for what the migrations have filled.
 
-    Closing what is returned lets the next worker go on, which copies what `keep` has kept until then.
+    Django's own way empties every table there is, and then makes all permissions anew: for each of these tests that
+    takes longer than most of them do.
     """
-    turn = places.lock(Path(os.environ["ORDERS_TEST_HOME"]) / "test-databases")
-    for alias, database in settings.DATABASES.items():
-        wanted: dict[str, Any] = {"NAME": name(alias, of=WORKER)}
-        if _is_there(name(alias, of="template")):
-            wanted |= {"TEMPLATE": name(alias, of="template"), "MIGRATE": False}
-        for where in (database, connections[alias].settings_dict):
-            where.setdefault("TEST", {}).update(wanted)
-    return turn
+    for alias in test._databases_names(include_mirrors=False):
+        if written := _with_rows(alias) - _migrated[alias]:
+            with connections[alias].cursor() as cursor:
+                cursor.execute(f"TRUNCATE {', '.join(sorted(written))} RESTART IDENTITY CASCADE")
 
 
-def keep() -> None:
-    """Keep a copy of what this worker has migrated, if there are others and they have none."""
-    for connection in connections.all():
-        test = connection.settings_dict["TEST"]
-        if WORKER != "main" and not test.get("TEMPLATE") and connection.settings_dict["NAME"] == test["NAME"]:
-            connection.close()
-            _tell(connection, f'CREATE DATABASE "{name(connection.alias, of="template")}" TEMPLATE "{test["NAME"]}"')
+def _with_rows(alias: str) -> set[str]:
+    """The tables of a database that rows have been written to since they were made or emptied."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(WITH_ROWS)
+        return {table for (table,) in cursor.fetchall()}
 
 
-def end_sessions() -> None:
-    """End the sessions that a server's threads left behind in the test databases: nobody could drop those."""
-    for connection in connections.all():
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            )
-
-
-def forget() -> None:
-    """Drop what was kept to be copied."""
-    for connection in connections.all():
-        _tell(connection, f'DROP DATABASE IF EXISTS "{name(connection.alias, of="template")}"')
+def _use(alias: str, *, of: str) -> None:
+    connections[alias].close()
+    for where in (settings.DATABASES[alias], connections[alias].settings_dict):
+        where["NAME"] = name(alias, of=of)
 
 
 def _is_there(database: str) -> bool:
@@ -64,6 +87,6 @@ def _is_there(database: str) -> bool:
         return cursor.fetchone() is not None
 
 
-def _tell(connection: Any, statement: str) -> None:
-    with connection._nodb_cursor() as cursor:
+def _tell(alias: str, statement: str) -> None:
+    with connections[alias]._nodb_cursor() as cursor:
         cursor.execute(statement)

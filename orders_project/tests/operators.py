@@ -8,9 +8,9 @@ from orders_project.tests.running_system import RunningSystem
 
 AXE = (Path(__file__).parent / "vendor" / "axe.min.js").read_text()
 RULES = """
-() => axe.run(document, {runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
-                         resultTypes: ["violations"]})
+(rules) => axe.run(document, {runOnly: rules, resultTypes: ["violations"]})
 """
+ALL, COLORS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], ["color-contrast", "link-in-text-block"]
 WATCH = """
 window.refused = [];
 document.addEventListener("securitypolicyviolation", (e) => window.refused.push([e.violatedDirective, e.blockedURI]));
@@ -86,12 +86,12 @@ class Operator:
         assert not self.errors, f"{where}: {self.errors}"
         assert not self.page.evaluate("window.refused"), where
 
-    def barriers(self) -> list[str]:
+    def barriers(self, rules: list[str] = ALL) -> list[str]:
         """What stands in somebody's way on this page."""
         self.page.evaluate(AXE)
         return [
             f"{broken['id']}: {node['target']} {node['failureSummary'][:200]}"
-            for broken in self.page.evaluate(RULES)["violations"]
+            for broken in self.page.evaluate(RULES, rules)["violations"]
             for node in broken["nodes"][:3]
         ]
 

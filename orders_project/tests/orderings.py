@@ -3,7 +3,8 @@ Every order in which messages can arrive.
 
 # Note [Orders that make no difference]: two messages to different services have the same effect whichever comes
 first, since no service reads the database of another. Of the orders that differ only so, one is tried (sleep sets):
-when a choice has been tried, its siblings' branches leave it asleep until something happens in the same service.
+when a choice has been tried, its siblings' branches leave it asleep until something happens in the same service. Of two
+interruptions that are the same, the first comes first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -39,7 +40,7 @@ class Ordering:
             self.made.append(number)
             return [one.number for one in waiting].index(number)
         asleep = {one.number for one in self.asleep}
-        awake = [one for one in waiting if one.number not in asleep]
+        awake = [one for one in waiting if one.number not in asleep and not _has_an_elder_twin(one, waiting)]
         if not awake:
             raise Redundant
         tried = [*self.asleep]
@@ -53,6 +54,13 @@ class Ordering:
         self.asleep = stays
         self.made.append(awake[0].number)
         return list(waiting).index(awake[0])
+
+
+def _has_an_elder_twin(one: Waiting, waiting: Sequence[Waiting]) -> bool:
+    """Whether the same interruption waits too, and was found before."""
+    return one.interruption is not None and any(
+        other.interruption is one.interruption and other.number < one.number for other in waiting
+    )
 
 
 def in_every_order(journey: Callable[[Carrier], T], *, most: int) -> list[T]:

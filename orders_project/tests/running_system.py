@@ -13,8 +13,8 @@ import psycopg
 import requests
 
 from orders_project.embedded import places, processes
-from orders_project.embedded.fork_server import ForkServer
-from orders_project.embedded.services import begin
+from orders_project.embedded.services import Services, begin
+from orders_project.tests import forked
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -31,8 +31,16 @@ def worker(name: str, *aside: str) -> list[str]:
 class RunningSystem:
     """Servers, databases and topology stand on entering; processes are started by name."""
 
-    def __init__(self, **environment: str) -> None:
+    def __init__(self, *, given: Services | None = None, for_tests: bool = True, **environment: str) -> None:
+        """
+        Start private servers for what is not given.
+
+        :param given: servers that run already; the databases are migrated
+        :param for_tests: whether the data need not survive a crash of the machine
+        """
         self.home = places.scratch("system")
+        self.given = given or Services()
+        self.for_tests = for_tests
         self.environment = environment
         self.running: dict[str, processes.Process] = {}
         self.port = processes.free_port()
@@ -56,16 +64,17 @@ class RunningSystem:
         } | self.environment  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.callback(places.forget, self.home)
-            # Imports what all processes need, while the servers start.
-            self._libraries = ForkServer.bare(env=self.env, cwd=PROJECT, log=self.home / "imports.log")
-            stack.callback(self._libraries.stop)
-            self.services = begin(self.home, clean)
+            self._libraries = forked.libraries()  # they are imported while the servers start
+            self.services = begin(self.home, clean | self.given.env, for_tests=self.for_tests)
             stack.callback(self.services.stop)
+            self.services.env |= self.given.env
+            self.services.postgres = self.services.postgres or self.given.postgres
             self.env |= self.services.env
             self._system = self._libraries.with_settings(env=self.env)
             stack.callback(self._system.stop)
             stack.callback(self.stop_all)
-            self.manage("migrate_all")
+            if not self.given.postgres:
+                self.manage("migrate_all")
             self.services.await_ready()
             if self.env["AMQP_URL"] != self.services.env["AMQP_URL"]:
                 self.env |= self.services.env

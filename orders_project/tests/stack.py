@@ -23,7 +23,7 @@ from orders_project.auth import keys
 from orders_project.embedded import debian, places, processes
 from orders_project.embedded.services import DATABASES, provide
 
-from . import compose
+from . import compose, forked
 
 MAIN = """
 daemon off; master_process off; error_log stderr warn; pid {home}/nginx.pid; events {{}}
@@ -40,7 +40,7 @@ class Stack:
 
     def __init__(self) -> None:
         self.home = places.scratch("stack")
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, processes.Process] = {}
         self._end = ExitStack()
         self._ports: dict[str, int] = {}
         given = compose.example()
@@ -53,7 +53,7 @@ class Stack:
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             undo.callback(places.forget, self.home)
-            self.servers = provide(self.home, {})
+            self.servers = provide(self.home, {}, for_tests=True)
             undo.callback(self.servers.stop)
             assert self.servers.postgres is not None
             password = urlsplit(self.servers.env["AMQP_URL"]).password
@@ -80,7 +80,9 @@ class Stack:
         for name in names:
             service = self.services[name]
             command = [*service.get("entrypoint", compose.entrypoint()), *service["command"]]
-            self._spawn(name, self._here(name, command), self.environment(name))
+            environment = self._outer() | self.environment(name)
+            with self.log(name).open("ab") as log:
+                self.running[name] = forked.start(self._here(name, command), env=environment, output=log)
 
     def environment(self, name: str) -> dict[str, str]:
         """What the service's container would have in its environment, with the addresses of here."""
@@ -105,11 +107,7 @@ class Stack:
 
     def ask(self, name: str, *command: str) -> tuple[str, int]:
         """Run a command as in the container of a service; what it said (of what went wrong, too), and its code."""
-        done = subprocess.run(
-            self._here(name, list(command)),
-            env=self._outer() | self.environment(name),
-            cwd=compose.PROJECT, capture_output=True, text=True, timeout=180, check=False,
-        )  # fmt: skip
+        done = forked.run(self._here(name, list(command)), env=self._outer() | self.environment(name))
         return done.stdout + (done.stderr if done.returncode else ""), done.returncode
 
     def start_gateway(self) -> None:
@@ -125,10 +123,6 @@ class Stack:
 
     def said(self, name: str) -> str:
         return self.log(name).read_text(errors="replace")
-
-    def _spawn(self, name: str, command: list[str], env: dict[str, str]) -> None:
-        with self.log(name).open("ab") as log:
-            self.running[name] = processes.spawn(command, env=self._outer() | env, output=log, cwd=compose.PROJECT)
 
     def _outer(self) -> dict[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -217,7 +211,8 @@ class Stack:
             for word in self.services["redis"]["command"]
         ]
         environment = debian.environment(root) | {"REDIS_PASSWORD": self.variables["REDIS_PASSWORD"]}
-        self._spawn("redis", command, environment)
+        with self.log("redis").open("ab") as log:
+            self.running["redis"] = processes.spawn(command, env=environment, output=log)
 
     # Waiting --------------------------------------------------------------------------------------------------------
 

@@ -160,6 +160,7 @@ class Chaos(RuleBasedStateMachine):
         assert {finding for finding in report.findings if finding.check != "unsent"} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db
 def test_no_chaos_breaks_a_promise() -> None:
     """As many lives of the shop as the profile says: see efforts.py."""

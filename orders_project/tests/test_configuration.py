@@ -5,13 +5,13 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from orders_project import __version__
 from orders_project.auth import keys
+from orders_project.tests import forked
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
@@ -62,10 +62,7 @@ def _of_services() -> list[str]:
 
 
 def run(environment: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    return forked.run(["python", *command], env=environment)
 
 
 @pytest.mark.processes

@@ -36,18 +36,20 @@ def home(tmp_path: Path) -> Iterator[Path]:
     places.forget(folder)
 
 
-@pytest.fixture
-def postgres(home: Path) -> Iterator[Postgres]:
-    server = Postgres(home / "postgres")
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A server that each test leaves running."""
+    home = tmp_path_factory.mktemp("postgres") / "a home"
+    server = Postgres(home)
     server.start()
     yield server
     server.stop()
+    places.forget(home)
 
 
 @pytest.fixture
 def broker(home: Path) -> Iterator[RabbitMQ]:
     server = RabbitMQ(home / "rabbitmq")
-    server.start()
     yield server
     server.stop()
 
@@ -170,24 +172,22 @@ class TestPostgres:
             subprocess.run([copy / PROGRAMS / program, "--version"], check=True, env={}, capture_output=True)
         shutil.rmtree(places.stand_in(home / "cache"))
 
-    def test_starts_although_a_dead_servers_pid_belongs_to_another_program_now(
-        self, postgres: Postgres, home: Path
-    ) -> None:
+    def test_starts_although_a_dead_servers_pid_belongs_to_another_program_now(self, postgres: Postgres) -> None:
         postgres.kill()
         user = places.server_user()
         with subprocess.Popen(["sleep", "60"], user=user and user.pw_uid) as stranger:
             (note,) = [
-                *home.glob("**/postmaster.pid"),
-                *places.stand_in(home / "postgres").glob("**/postmaster.pid"),
+                *postgres.home.glob("**/postmaster.pid"),
+                *places.stand_in(postgres.home).glob("**/postmaster.pid"),
             ]
             note.write_text("\n".join([str(stranger.pid), *note.read_text().splitlines()[1:]]))
             postgres.start()
             stranger.kill()
         assert postgres.is_running
 
-    def test_refuses_a_folder_that_another_run_uses_and_names_that_run(self, postgres: Postgres, home: Path) -> None:
+    def test_refuses_a_folder_that_another_run_uses_and_names_that_run(self, postgres: Postgres) -> None:
         with pytest.raises(places.HomeInUse, match=f"process {os.getpid()}"):
-            Postgres(home / "postgres").start()
+            Postgres(postgres.home).start()
         assert postgres.is_running
 
     def test_two_stand_side_by_side(self, postgres: Postgres, home: Path) -> None:
@@ -206,7 +206,10 @@ class TestPostgres:
 
 
 class TestRabbitMQ:
-    def test_keeps_its_messages_through_a_power_cut_and_leaves_no_process(self, broker: RabbitMQ) -> None:
+    def test_takes_other_ports_keeps_its_messages_through_a_power_cut_and_leaves_no_process(
+        self, broker: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.starts_though_its_port_is_snatched_away(broker, monkeypatch)
         rabbitmq.refuse_old(broker.version)
         broker.add_vhosts("service", "other")
         broker.add_vhosts("service")
@@ -234,19 +237,17 @@ class TestRabbitMQ:
         broker.stop()
         processes.wait_until(lambda: not any(map(lives, started)), timeout=60)
 
-    def test_takes_other_ports_if_its_own_are_snatched_away(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        broker = RabbitMQ(home)
+    def starts_though_its_port_is_snatched_away(self, broker: RabbitMQ, monkeypatch: pytest.MonkeyPatch) -> None:
         with socket.socket() as thief:
             thief.bind(("127.0.0.1", 0))
             thief.listen()
             snatched = thief.getsockname()[1]
-            home.mkdir(parents=True, exist_ok=True)
-            (home / "port").write_text(str(snatched))
+            broker.home.mkdir(parents=True)
+            (broker.home / "port").write_text(str(snatched))
             really_free = processes.is_free
             monkeypatch.setattr(processes, "is_free", lambda port: port == snatched or really_free(port))
             broker.start()
             assert broker.port != snatched
-        broker.stop()
 
     @pytest.mark.parametrize("version", ["3.10.8", "3.13.7", "4.0.5", "4.1.0", "10.0.0"])
     def test_takes_versions_from_3_10_on(self, version: str) -> None:
@@ -299,15 +300,14 @@ class TestServices:
             import sys, time
             from pathlib import Path
             from orders_project.embedded.services import provide
-            services = provide(Path(sys.argv[1]), {"DATABASE_URL_ORDERS": "postgres://elsewhere"})
+            given = {"AMQP_URL": "amqp://elsewhere", "DATABASE_URL_ORDERS": "postgres://elsewhere"}
+            services = provide(Path(sys.argv[1]), given)
             print(*sorted(services.env), flush=True)
             time.sleep(600)
             """,
             home,
         )
-        assert first_line(run).split() == [
-            "AMQP_URL", "DATABASE_URL", "DATABASE_URL_PAYMENTS", "DATABASE_URL_PROCESSING"
-        ]  # fmt: skip
+        assert first_line(run).split() == ["DATABASE_URL", "DATABASE_URL_PAYMENTS", "DATABASE_URL_PROCESSING"]
         servers = family(run.pid)[1:]
         assert len(servers) > 3
         kill(run)

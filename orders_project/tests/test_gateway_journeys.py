@@ -32,7 +32,7 @@ from .carrier import Carrier
 
 SERVICES = ("orders", "payments")
 UNKNOWN_CURRENCY = "XXX"  # a webhook with it is refused
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 
 @dataclass

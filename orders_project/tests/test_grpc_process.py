@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +22,7 @@ from orders_project.grpc.server import SERVICE
 from orders_project.management.commands.grpcserver import GRACE
 from outbox.tests.proxy import Proxy
 
-from .compose import PROJECT
+from . import forked
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
 TIMEOUT = 120
@@ -45,10 +43,10 @@ class Server:
         }  # fmt: skip
 
     @contextmanager
-    def runs(self) -> Iterator[subprocess.Popen[bytes]]:
-        command = [sys.executable, "manage.py", "wait", "--", sys.executable, "manage.py", "grpcserver"]
+    def runs(self) -> Iterator[processes.Process]:
+        command = ["python", "manage.py", "wait", "--", "python", "manage.py", "grpcserver"]
         with self.log.open("wb") as log:
-            process = processes.spawn(command, env=self.environment, output=log, cwd=PROJECT)
+            process = forked.start(command, env=self.environment, output=log)
         try:
             yield process
         finally:

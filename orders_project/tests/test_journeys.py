@@ -196,6 +196,7 @@ def assert_all_is_back(order: Order) -> None:
     assert versions == list(range(1, order.version + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journey", [name for name in JOURNEYS if JOURNEYS[name].orders], indirect=True)
 def test_in_every_order(journey: Journey) -> None:
     """Every message once, in every order that can make a difference."""

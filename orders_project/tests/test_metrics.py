@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from orders import services, webhooks
 from orders.models import Outgoing, WebhookDelivery, WebhookEndpoint
 from orders_project.observability import metrics
+from orders_project.tests import forked
 from outbox import metrics as counted
 from outbox.gauges import Reading
 from payments import services as money
@@ -164,7 +163,7 @@ class TestSeveralProcesses:
             "PROMETHEUS_MULTIPROC_DIR": str(folder),
             "DJANGO_SETTINGS_MODULE": "orders_project.settings",
         }
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+        done = forked.run(["python", "-c", code], env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -60,6 +60,7 @@ def assert_handled(answer: Any, what: object) -> None:
     assert "\n" not in "".join(f"{name}{value}" for name, value in answer.headers.items())
 
 
+@pytest.mark.slow
 class TestNaughtyTexts:
     @pytest.mark.parametrize("field", FIELDS)
     def test_in_an_order(self, http: Client, field: str) -> None:

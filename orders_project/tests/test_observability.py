@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 import requests
 
+from orders_project.embedded.services import Services
 from orders_project.tests.running_system import RunningSystem
 
 from .otlp import Receiver, Span
@@ -38,10 +39,11 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def run(receiver: Receiver) -> Iterator[RunningSystem]:
+def run(receiver: Receiver, given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """A system in which an order was placed, paid and done, a product made, and errors were provoked."""
+    secrets = {"ADMIN_SECRET": ADMIN_SECRET, "PAYMENT_WEBHOOK_SECRET": WEBHOOK_SECRET}
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
-    with RunningSystem(ADMIN_SECRET=ADMIN_SECRET, PAYMENT_WEBHOOK_SECRET=WEBHOOK_SECRET, **traced) as system:
+    with RunningSystem(given=given("observability"), **secrets, **traced) as system:
         system.manage("load_demo", "--password-file", str(system.home / "password"))
         for name in ("payments", "relay", "beat"):
             system.start(name, env={"HEARTBEAT_FILE": str(system.home / f"{name}.heartbeat")})

@@ -31,6 +31,7 @@ UNDESCRIBED = re.compile(
 )
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.django_db(transaction=True),
     pytest.mark.timeout(900 + 30 * (EXAMPLES or efforts.EFFORT.requests)),
 ]

@@ -72,7 +72,7 @@ def client(stack: Stack) -> requests.Session:
     said = stack.inside("back-office", "python", "manage.py", "client", "create", "shop", "--scopes", *scopes)
     secret = said.rpartition("client_secret=")[2].strip()
     answer = requests.post(
-        stack.url("/oauth/token"), data={"grant_type": "client_credentials"}, auth=("shop", secret), timeout=10
+        stack.url("/oauth/token"), data={"grant_type": "client_credentials"}, auth=("shop", secret), timeout=60
     )
     assert answer.status_code == 200, answer.text
     session = requests.Session()

@@ -77,7 +77,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.processes
 class TestUp:
-    def test_runs_everything_serves_an_order_and_leaves_no_process(self, data: Path) -> None:
+    def test_runs_everything_serves_an_order_heals_and_leaves_no_process(self, data: Path) -> None:
         port, gateway = processes.free_port(), processes.free_port()
         with socket.create_server(("127.0.0.1", port)):
             run = Run(data, PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
@@ -122,13 +122,12 @@ class TestUp:
         kept = requests.get(f"http://127.0.0.1:{port}/orders/{order.json()['order_id']}", timeout=60)
         assert kept.json()["status"] == "done"
 
+        self.heals_though_what_forks_its_parts_is_killed(again)
         started = family(again.process.pid)
         assert again.end(signal.SIGKILL) == -signal.SIGKILL
         processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=60)
 
-    def test_heals_though_what_forks_its_parts_is_killed(self, data: Path) -> None:
-        run = Run(data, PORT=str(processes.free_port()))
-        run.until_it_says("Ctrl-C stops")
+    def heals_though_what_forks_its_parts_is_killed(self, run: Run) -> None:
         relay = next(pid for pid in family(run.process.pid) if title(pid) == "relay")
         servers = [pid for pid in family(run.process.pid) if title(pid) == "fork server"]
         assert len(servers) == 2
@@ -136,10 +135,7 @@ class TestUp:
             os.kill(pid, signal.SIGKILL)
         assert "code -9" in run.until_it_says("ended with code")
         run.until_it_says("relaying")
-        started = family(run.process.pid)
-        assert relay not in started
-        assert run.end(signal.SIGKILL) == -signal.SIGKILL
-        processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=60)
+        assert relay not in family(run.process.pid)
 
     def test_says_in_one_line_what_is_wrong_with_a_variable(self, data: Path) -> None:
         run = Run(data, AMQP_URL="amqp://nobody@127.0.0.1:1//", PAYMENT_TIMEOUT_SECONDS="soon")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import time_machine
 from django.db import connections, transaction
-from django.test import Client
+from django.test import Client, RequestFactory
 from django.utils import timezone
 from standardwebhooks import Webhook
 
@@ -22,10 +22,13 @@ from payments.gateway_calls import GatewayReply
 from payments.gateways.base import Answer
 from payments.gateways.base import Status as GatewayStatus
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt
+from payments.webhooks import Webhooks
 
 SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtMTIzNA=="
 OLD_SECRET = "the-secret-before"
 CLIENT = Client()
+REQUESTS = RequestFactory()
+ENDPOINT = Webhooks.as_view()
 
 pytestmark = pytest.mark.django_db
 
@@ -54,6 +57,14 @@ def send(body: bytes, headers: dict[str, Any] | None = None, *, path: str = "/we
     return CLIENT.post(
         path, body, content_type="application/json", headers=signed(body, **how) if headers is None else headers
     )
+
+
+def send_many(number: int, body: bytes, headers: dict[str, Any]) -> Any:
+    """Every twentieth as `send` does, and the others to the endpoint alone, without what stands around it."""
+    if number % 20 == 0:
+        return send(body, headers)
+    request = REQUESTS.post("/webhooks/payments", body, content_type="application/json", headers=headers)
+    return ENDPOINT(request)
 
 
 def pending(order_id: str = "o", *, amount: int = 1000) -> Payment:
@@ -123,7 +134,7 @@ class TestASignedWebhook:
         pending()
         body = event()
         headers = signed(body)
-        assert {send(body, headers).status_code for _ in range(1000)} == {202}
+        assert {send_many(number, body, headers).status_code for number in range(1000)} == {202}
         assert WebhookReceipt.objects.count() == 1
         assert work() == ["payment.succeeded"]
         assert Entry.objects.count() == 1
@@ -217,6 +228,7 @@ def without(headers: dict[str, str], name: str) -> dict[str, str]:
     return {other: value for other, value in headers.items() if other != name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_of_ten_thousand_forged_webhooks_none_is_accepted(forgery: str) -> None:
     """A share of ten thousand for each kind of forgery."""
@@ -226,7 +238,7 @@ def test_of_ten_thousand_forged_webhooks_none_is_accepted(forgery: str) -> None:
         for number in range(10_000 // len(FORGERIES) + 1):
             body = event()
             body, headers = FORGERIES[forgery](chance, body, signed(body, webhook_id=f"evt_{number}"))
-            assert send(body, headers).status_code in (400, 401), (body, headers)
+            assert send_many(number, body, headers).status_code in (400, 401), (body, headers)
     assert not WebhookReceipt.objects.exists()
     assert Payment.objects.get().status == "pending"
 

@@ -5,13 +5,14 @@ Each file says by a fixture which of its processes run: `web`, `everything` or `
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from orders_project.embedded import CannotRun, processes
+from orders_project.embedded.services import Services
 from orders_project.tests import screenshots
 from orders_project.tests.browser import browser
 from orders_project.tests.operators import Operator
@@ -19,10 +20,10 @@ from orders_project.tests.running_system import RunningSystem
 
 
 @pytest.fixture(scope="package")
-def system() -> Iterator[RunningSystem]:
+def system(given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """The whole system as real processes, and a fake payment gateway; nothing runs before a test asks for it."""
     port = processes.free_port()
-    with RunningSystem(FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
+    with RunningSystem(given=given("system"), FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
         standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         yield standing
 
