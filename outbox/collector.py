@@ -73,8 +73,8 @@ def _record(service: str, message: amqp.Message) -> None:
     envelope, reason, error = _examine(
         service, body, properties, task=headers.get("task"), sent_as=sent_as, death=death
     )
-    is_unknown = reason == "unknown_type" and envelope is not None and envelope.type not in REGISTRY
-    if is_unknown and unknown.put_back(service, envelope, now=clock.now(database_of(service))):
+    unknown_here = envelope if envelope and reason == "unknown_type" and envelope.type not in REGISTRY else None
+    if unknown_here and unknown.put_back(service, unknown_here, now=clock.now(database_of(service))):
         return
     dead_letter = model_of(service, "DeadLetter").of(
         envelope,

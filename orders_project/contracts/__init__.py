@@ -29,7 +29,7 @@ def text_of(document: dict[str, Any]) -> str:
 
 def write(*, release: bool) -> Iterator[Path]:
     """Write both documents from the code, and yield their paths; `release` records them as those of this version."""
-    folders = [DOCS, RELEASED / settings.SPECTACULAR_SETTINGS["VERSION"]] if release else [DOCS]
+    folders = [DOCS, RELEASED / str(settings.SPECTACULAR_SETTINGS["VERSION"])] if release else [DOCS]
     for name, (document, _) in DOCUMENTS.items():
         text = text_of(document())
         for folder in folders:

@@ -38,7 +38,7 @@ def make() -> None:
             _use(alias, of=WORKER)
             _tell(alias, f'CREATE DATABASE "{name(alias, of=WORKER)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
     _migrated.update({alias: _with_rows(alias) for alias in connections})
-    TransactionTestCase._fixture_teardown = _empty  # type: ignore[method-assign]
+    TransactionTestCase._fixture_teardown = _empty  # type: ignore[attr-defined]
 
 
 def copy(server: Postgres, of: str) -> dict[str, str]:

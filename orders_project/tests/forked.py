@@ -70,7 +70,7 @@ def main(*command: str) -> None:
     if then:
         if code := _ends_with(waiting):
             raise SystemExit(code)
-        command = then
+        command = tuple(then)
     program, *arguments = command
     arguments = [*PROGRAMS[program], *arguments]
     if arguments[0] == "-c":

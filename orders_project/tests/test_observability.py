@@ -41,8 +41,8 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def run(receiver: Receiver, given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """A system in which an order was placed, paid and done, a product made, and errors were provoked."""
-    secrets = {"ADMIN_SECRET": ADMIN_SECRET, "PAYMENT_WEBHOOK_SECRET": WEBHOOK_SECRET}
-    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
+    secrets: dict[str, Any] = {"ADMIN_SECRET": ADMIN_SECRET, "PAYMENT_WEBHOOK_SECRET": WEBHOOK_SECRET}
+    traced: dict[str, Any] = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
     with RunningSystem(given=given("observability"), **secrets, **traced) as system:
         system.manage("load_demo", "--password-file", str(system.home / "password"))
         for name in ("payments", "relay", "beat"):

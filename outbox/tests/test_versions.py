@@ -155,7 +155,8 @@ class TestAMessageThatIsNotKnownYet:
 
     def test_waits_longer_each_time_and_is_dead_in_the_end(self, arrives: Any, hand_over: Any, counted: Any) -> None:
         arrives(type="tests.new")
-        pauses, row = [], Outgoing.objects.get()
+        pauses: list[float] = []
+        row = Outgoing.objects.get()
         while not DeadLetter.objects.exists():
             assert len(pauses) < 100
             row.delete()
