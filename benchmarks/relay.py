@@ -2,7 +2,7 @@
 How fast the mailbox is: ratios and times measured in one run on private servers.
 
     python -m benchmarks.relay            everything, a few minutes
-    python -m benchmarks.relay latency    one part: pipeline, latency, idle or full
+    python -m benchmarks.relay latency    one part: pipeline, latency, idle, full, snapshot or purge
 """
 
 import json
@@ -194,8 +194,63 @@ def full(bench: Bench) -> dict[str, Any]:
     }  # fmt: skip
 
 
+LOOK = """
+import statistics, time
+from datetime import timedelta
+from django.db import transaction
+from django.utils import timezone
+from outbox import due_rows
+
+def milliseconds(everywhere):
+    found = []
+    for _ in range(200):
+        due._everywhere_at = 0.0 if everywhere else float("inf")
+        with transaction.atomic(using="orders"):
+            began = time.perf_counter()
+            due.claim(until=timezone.now(), limit=200)
+            found.append(time.perf_counter() - began)
+    return 1000 * statistics.median(found)
+
+due = due_rows.DueRows("orders")
+print(milliseconds(True), milliseconds(False))
+"""
+PURGE = """
+import time
+from django.utils import timezone
+from outbox import retention
+
+began, purged = time.perf_counter(), 0
+while number := sum(retention.purge("orders", now=timezone.now()).values()):
+    purged += number
+print(purged / (time.perf_counter() - began))
+"""
+STAMPED = 50_000
+OLD = 200_000
+
+
+def snapshot(bench: Bench) -> dict[str, Any]:
+    """A look for due rows, everywhere and from where the last one ended, while a report keeps stamped ones alive."""
+    fill = FILL_OUTBOX.replace(str(FULL), str(STAMPED))
+    bench.query("orders", fill.replace("'', now()", "'', NULL"))
+    with bench.connect("orders") as report:
+        report.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT count(*) FROM outbox_outgoingmessage")
+        bench.query("orders", "UPDATE outbox_outgoingmessage SET published_at = now()")
+        everywhere, here = bench.manage("shell", "-v", "0", "-c", LOOK).split()
+    bench.query("orders", "TRUNCATE outbox_outgoingmessage")
+    return {"stamped rows": STAMPED, "everywhere ms": round(float(everywhere), 2), "now ms": round(float(here), 2)}
+
+
+def purge(bench: Bench) -> dict[str, Any]:
+    """Old rows of outbox and inbox that a worker deletes a second, in the half of its time that it takes for that."""
+    for fill in (FILL_OUTBOX, FILL_INBOX):
+        bench.query("orders", fill.replace("now()", "now() - interval '30 days'").replace(str(FULL), str(OLD)))
+    rate = float(bench.manage("shell", "-v", "0", "-c", PURGE))
+    return {"rows": 2 * OLD, "rows/s": round(rate), "rows/s in its share": round(rate / 2)}
+
+
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
-    "pipeline": pipeline, "latency": latency, "idle": idle, "full": full,
+    "pipeline": pipeline, "latency": latency, "idle": idle, "full": full, "snapshot": snapshot, "purge": purge,
 }  # fmt: skip
 
 

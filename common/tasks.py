@@ -8,9 +8,11 @@ from django.conf import settings
 from django.db import router
 
 from outbox import clock
+from outbox.pacing import rounds
 from outbox.sqlstates import skip_while_unavailable
 
-BATCH, MAX_BATCHES = 1000, 20  # rows deleted in one statement, and statements in one call: no lock is held for long
+BATCH = 1000  # rows deleted in one statement: no lock is held for long
+SECONDS = 5.0  # for one call, while there is a backlog: half of the time between two of them
 
 
 @shared_task(name="outbox.forget_answers")  # the name of a time when this task belonged to the outbox
@@ -19,6 +21,6 @@ def forget_answers(service: str) -> None:
     """Delete the answers that a service keeps for idempotency keys which nobody will send again."""
     answers: Any = apps.get_model(service, "IdempotencyKey")  # a StoredAnswer
     before = clock.now(router.db_for_write(answers)) - settings.IDEMPOTENCY_RETENTION
-    for _ in range(MAX_BATCHES):
+    for _ in rounds(SECONDS):
         if answers.forget(before=before, limit=BATCH) < BATCH:
             return

@@ -6,6 +6,7 @@ An event of an order becomes a delivery to each endpoint that wants it, in the t
 
 import base64
 import json
+import logging
 import random
 import secrets
 import time
@@ -27,6 +28,8 @@ from outbox.models import OutgoingMessage
 from . import metrics, outbound_http
 from .messages import DeliverWebhook
 from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("order.created", *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")))
 RETRY_DELAYS = tuple(
@@ -184,6 +187,10 @@ def send(message: DeliverWebhook) -> Result | None:
         return Result(0.0, resting=True)
     except FAILED as failed:
         return Result(time.monotonic() - began, error=f"{failed.code}: {failed}"[:200])
+    except Exception as unexpected:
+        # Whatever a stranger's answer does to us is an attempt that failed: the delivery goes on.
+        logger.exception("The answer of %s cannot be read", endpoint.url)
+        return Result(time.monotonic() - began, error=f"unreadable: {type(unexpected).__name__}"[:200])
     return Result(time.monotonic() - began, answer=answer)
 
 
@@ -247,9 +254,10 @@ def _requested_wait(answer: outbound_http.Answer | None, *, now: datetime) -> ti
         return min(timedelta(seconds=int(text[:9])), MAX_WAIT)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+        wait = (at if at.tzinfo else at.replace(tzinfo=UTC)) - now
+    except (ArithmeticError, LookupError, TypeError, ValueError):
         return timedelta(0)
-    return min(max((at if at.tzinfo else at.replace(tzinfo=UTC)) - now, timedelta(0)), MAX_WAIT)
+    return min(max(wait, timedelta(0)), MAX_WAIT)
 
 
 @transaction.atomic(using="orders")

@@ -7,13 +7,13 @@ Publishing with confirmation: confirms are pipelined over a batch, and messages 
 
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
-from amqp.exceptions import AccessRefused, AMQPError
+from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotFound
 
 from . import conf, strict_json
 from .envelope import Envelope
@@ -21,12 +21,36 @@ from .message import EVENTS, REGISTRY
 
 CONNECT_TIMEOUT = 3.0
 CONFIRM_TIMEOUT = 3.0
+HEARTBEAT = 30  # seconds; a broker that is silent for two of them is lost
+WINDOW = 256 * 1024  # bytes that are sent ahead of the answers
 OLDEST_BROKER = (3, 10)
 LOST = (OSError, AMQPError)  # amqp raises these when the connection or the channel is gone
 
 
+NO_EXCHANGE = "refused: there is no exchange {}"
+UNREADABLE_HEADERS = "unreadable-headers"  # the one header of a message whose properties cannot be read: why
+
+
 class BrokerTooOld(RuntimeError):
     """The broker has no quorum queues with delivery limits."""
+
+
+def _read_properties(message: amqp.Message, class_id: int, buffer: Any, offset: int) -> int:
+    """
+    Read the properties of a message, or say in a header that they cannot be read.
+
+    # Note [Headers of strangers]: the library reads the headers of a message within the connection, and what it cannot
+    # represent (a time after the year 9999, say) raises there: whoever consumes the queue would never get past it.
+    """
+    try:
+        return int(_read_properties_strictly(message, class_id, buffer, offset))
+    except Exception as error:
+        message.properties = {"application_headers": {UNREADABLE_HEADERS: f"{type(error).__name__}: {error}"}}
+        return offset
+
+
+_read_properties_strictly = amqp.Message._load_properties
+amqp.Message._load_properties = _read_properties
 
 
 @dataclass
@@ -35,10 +59,12 @@ class Outcome:
 
     confirmed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
-    cut_off: str = ""  # why there is no answer for the others
+    waiting: set[int] = field(default_factory=set)  # sent, and not answered yet
+    suspected: dict[int, str] = field(default_factory=dict)  # sent with one that this user may not send
+    cut_off: str = ""  # why these will not be answered any more
 
 
-def connect(url: str | None = None) -> amqp.Connection:
+def connect(url: str | None = None, *, heartbeat: int = 0) -> amqp.Connection:
     """
     Return an open connection to the broker.
 
@@ -55,6 +81,7 @@ def connect(url: str | None = None) -> amqp.Connection:
         connect_timeout=CONNECT_TIMEOUT,
         read_timeout=CONFIRM_TIMEOUT,
         write_timeout=CONFIRM_TIMEOUT,
+        heartbeat=heartbeat,
     )
     connection.connect()
     version = str(connection.server_properties.get("version", "0"))
@@ -110,6 +137,7 @@ def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
         "parent_id": envelope.causationid,
         "retries": 0,
         "timelimit": [None, None],
+        "argsrepr": f"({envelope.type} {envelope.subject})",  # what Celery's own tools show of it
     }
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     body = strict_json.write([[envelope.as_dict()], {}, options])
@@ -119,17 +147,83 @@ def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
     )
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A message that was published, and is not answered yet."""
+
+    outcome: Outcome
+    index: int
+    message_id: str
+    size: int
+
+
+class _Lane:
+    """A channel for one exchange, so that one that is missing, which closes the channel, stops no other message."""
+
+    def __init__(self, connection: amqp.Connection, exchange: str) -> None:
+        self.exchange = exchange
+        self.waiting: dict[int, _Sent] = {}  # by delivery tag
+        self._tag = 0
+        self._channel = connection.channel()
+        self._channel.confirm_select()
+        self._channel.events["basic_ack"].add(self._on_ack)
+        self._channel.events["basic_nack"].add(self._on_nack)
+        self._channel.events["basic_return"].add(self._on_return)
+
+    def publish(self, sent: _Sent, message: amqp.Message, *, routing_key: str) -> None:
+        # First of all it reads what has arrived, which may raise: then nothing was sent.
+        self._channel.basic_publish(message, exchange=self.exchange, routing_key=routing_key, mandatory=True)
+        self._tag += 1
+        self.waiting[self._tag] = sent
+        sent.outcome.waiting.add(sent.index)
+
+    def close(self, *, error: ChannelError) -> None:
+        """Close the channel after this error, which concerns what waits for an answer."""
+        for sent in self.waiting.values():
+            sent.outcome.waiting.discard(sent.index)
+            if isinstance(error, NotFound):
+                sent.outcome.refused[sent.index] = NO_EXCHANGE.format(self.exchange)
+            else:
+                sent.outcome.suspected[sent.index] = str(error)
+        self.waiting = {}
+        self._channel.close()
+
+    def _answered(self, tag: int, multiple: bool) -> Iterator[_Sent]:
+        for one in [t for t in self.waiting if t <= tag] if multiple else [tag]:
+            if (sent := self.waiting.pop(one, None)) is not None:
+                sent.outcome.waiting.discard(sent.index)
+                yield sent
+
+    def _on_ack(self, tag: int, multiple: bool) -> None:
+        for sent in self._answered(tag, multiple):
+            if sent.index not in sent.outcome.refused:  # a returned message is confirmed as well, after its return
+                sent.outcome.confirmed.add(sent.index)
+
+    def _on_nack(self, tag: int, multiple: bool) -> None:
+        for sent in self._answered(tag, multiple):
+            sent.outcome.refused[sent.index] = "nack: the broker did not accept it"
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
+        for sent in self.waiting.values():
+            if sent.message_id == message.properties.get("message_id"):
+                why = f"returned: no queue for {exchange or 'the default exchange'}/{routing_key}"
+                sent.outcome.refused[sent.index] = why
+
+
 class Publisher:
-    """A connection that publishes batches. Any failure closes it; the next call opens a new one."""
+    """
+    A connection that publishes batches. Any failure of it closes it; the next call opens a new one.
+
+    # Note [A slow broker gets no copies]: a message that is not answered in time stays the broker's as long as the
+    # connection lives: the answer is still added to its outcome when it comes (see `read_answers`). Only when the
+    # connection is lost, or silent for two heartbeats, is there nothing left to wait for. And no more is sent ahead of
+    # the answers than the buffers of a connection hold, so that sending never blocks on a broker that stands still.
+    """
 
     def __init__(self, url: str | None = None) -> None:
         self._url = url
         self._connection: amqp.Connection | None = None
-        self._channel: Any = None
-        self._sent = 0
-        self._waiting: dict[int, int] = {}  # delivery tag -> index in the batch
-        self._indexes: dict[str, list[int]] = {}  # message id -> indexes in the batch
-        self._outcome = Outcome()
+        self._lanes: dict[str, _Lane] = {}
 
     def open(self) -> None:
         """
@@ -137,19 +231,19 @@ class Publisher:
 
         :raises OSError, AMQPError: if none can be made
         """
-        if self._connection is not None and self._connection.connected:
-            return
-        self.close()
-        self._connection = connect(self._url)
-        self._channel = self._connection.channel()
-        self._channel.confirm_select()
-        self._sent = 0
-        self._channel.events["basic_ack"].add(self._on_ack)
-        self._channel.events["basic_nack"].add(self._on_nack)
-        self._channel.events["basic_return"].add(self._on_return)
+        if self._connection is None or not self._connection.connected:
+            self.close()
+            self._connection = connect(self._url, heartbeat=HEARTBEAT)
+        for exchange in (conf.OUTBOX_EXCHANGE, EVENTS):
+            if exchange not in self._lanes:
+                self._lanes[exchange] = _Lane(self._connection, exchange)
 
-    def close(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
+    def close(self, *, why: str = "the connection was closed") -> None:
+        """End the connection. What it has not answered will not be answered any more."""
+        connection, self._connection = self._connection, None
+        for sent in self._unanswered():
+            sent.outcome.cut_off = why
+        self._lanes = {}
         if connection is not None:
             try:
                 connection.close()
@@ -158,65 +252,103 @@ class Publisher:
 
     def publish(self, batch: Sequence[tuple[Envelope, str]]) -> Outcome:
         """
-        Publish messages, each to its destination, wait for all the answers together, and return them.
+        Publish messages, each to its destination, and wait for the answers together.
+
+        Returns what is known after `CONFIRM_TIMEOUT`. A slow broker gets only the first of them, and the outcome names
+        the others nowhere.
 
         # Note [What this user may not send]: the broker then closes the channel instead of refusing that message, and
-        it doesn't say which one it was. So they are sent again one by one, and only that one is refused.
+        # it doesn't say which one it was. So those without an answer are sent again one by one, and only that one is
+        # refused.
         """
-        outcome, forbidden = self._publish(batch)
-        if not forbidden:
-            return outcome
-        if len(batch) == 1:
-            return Outcome(refused={0: outcome.cut_off})
-        whole = Outcome()
-        for index, one in enumerate(batch):
-            alone = self.publish([one])
-            whole.confirmed.update([index] if alone.confirmed else [])
-            whole.refused.update((index, why) for why in alone.refused.values())
-            whole.cut_off = whole.cut_off or alone.cut_off
-        return whole
-
-    def _publish(self, batch: Sequence[tuple[Envelope, str]]) -> tuple[Outcome, bool]:
-        """Publish and return the outcome, and whether the broker does not allow one of the messages."""
-        forbidden = False
-        self._outcome, self._waiting, self._indexes = Outcome(), {}, {}
+        outcome, until = Outcome(), time.monotonic() + CONFIRM_TIMEOUT
         try:
             self.open()
             for index, (envelope, to) in enumerate(batch):
-                exchange, routing_key, message = encode(envelope, to=to)
-                self._indexes.setdefault(envelope.id, []).append(index)
-                self._sent += 1
-                self._waiting[self._sent] = index
-                self._channel.basic_publish(message, exchange=exchange, routing_key=routing_key, mandatory=True)
-            self._wait()
+                if not self._publish(outcome, index, envelope, to=to, until=until):
+                    break
+            self._read_until(lambda: not outcome.waiting, until)
+            for index in sorted(outcome.suspected):
+                self._publish_alone(outcome, index, *batch[index])
         except LOST as error:
-            self._outcome.cut_off = f"{type(error).__name__}: {error}"
-            forbidden = isinstance(error, AccessRefused) and bool(self._waiting)
-            self.close()
-        return self._outcome, forbidden
+            outcome.cut_off = f"{type(error).__name__}: {error}"
+            self.close(why=outcome.cut_off)
+        return outcome
 
-    def _wait(self) -> None:
-        assert self._connection is not None
-        give_up_at = time.monotonic() + CONFIRM_TIMEOUT
-        while self._waiting:
+    def _publish(self, outcome: Outcome, index: int, envelope: Envelope, *, to: str, until: float) -> bool:
+        """Publish a message; return false if the broker has not answered enough of the others in time."""
+        exchange, routing_key, message = encode(envelope, to=to)
+        sent = _Sent(outcome, index, envelope.id, len(message.body))
+        if not self._read_until(lambda: self._has_room(sent.size), until):
+            return False
+        self._send(sent, message, exchange=exchange, routing_key=routing_key)
+        return True
+
+    def _publish_alone(self, outcome: Outcome, index: int, envelope: Envelope, to: str) -> None:
+        """Publish a message that was sent with one that this user may not send, and see whether it is this one."""
+        until = time.monotonic() + CONFIRM_TIMEOUT
+        del outcome.suspected[index]
+        self.open()
+        self._publish(outcome, index, envelope, to=to, until=until)
+        self._read_until(lambda: index not in outcome.waiting, until)
+        if index in outcome.suspected:
+            outcome.refused[index] = outcome.suspected.pop(index)
+
+    def read_answers(self) -> None:
+        """Add the answers that have come since to the outcomes of earlier batches, and keep the connection alive."""
+        if self._connection is None:
+            return
+        try:
+            while self._read(until=0.0):
+                pass
+            self._connection.heartbeat_tick()
+        except LOST as error:
+            self.close(why=f"{type(error).__name__}: {error}")
+
+    def _send(self, sent: _Sent, message: amqp.Message, *, exchange: str, routing_key: str) -> None:
+        while exchange in self._lanes:
             try:
-                self._connection.drain_events(timeout=max(give_up_at - time.monotonic(), 0.001))
-            except TimeoutError:
-                text = f"{len(self._waiting)} messages were not confirmed in {CONFIRM_TIMEOUT:g} s"
-                raise TimeoutError(text) from None
+                self._lanes[exchange].publish(sent, message, routing_key=routing_key)
+            except (AccessRefused, NotFound) as error:
+                self._close_lane(error)
+            else:
+                return
+        if sent.outcome.suspected:
+            sent.outcome.suspected[sent.index] = next(iter(sent.outcome.suspected.values()))
+        else:
+            sent.outcome.refused[sent.index] = NO_EXCHANGE.format(exchange)
 
-    def _answered(self, tag: int, multiple: bool) -> list[int]:
-        tags = [t for t in self._waiting if t <= tag] if multiple else [tag]
-        return [self._waiting.pop(t) for t in tags if t in self._waiting]
+    def _close_lane(self, error: ChannelError) -> None:
+        """Close the lane whose exchange is named in this error, until the connection is used again."""
+        closed = [lane for lane in self._lanes.values() if lane.exchange and f"'{lane.exchange}'" in str(error)]
+        if not closed:
+            raise error
+        for lane in closed:
+            del self._lanes[lane.exchange]
+            lane.close(error=error)
 
-    def _on_ack(self, tag: int, multiple: bool) -> None:
-        # A returned message is confirmed as well, after it was returned.
-        self._outcome.confirmed.update(i for i in self._answered(tag, multiple) if i not in self._outcome.refused)
+    def _unanswered(self) -> Iterator[_Sent]:
+        for lane in self._lanes.values():
+            yield from lane.waiting.values()
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:
-        for index in self._answered(tag, multiple):
-            self._outcome.refused[index] = "nack: the broker did not accept it"
+    def _has_room(self, size: int) -> bool:
+        ahead = sum(sent.size for sent in self._unanswered())
+        return not ahead or ahead + size <= WINDOW
 
-    def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
-        for index in self._indexes.get(message.properties.get("message_id"), []):
-            self._outcome.refused[index] = f"returned: no queue for {exchange or 'the default exchange'}/{routing_key}"
+    def _read_until(self, done: Callable[[], bool], until: float) -> bool:
+        """Read answers until this is true; return false if it is not in time."""
+        while not done():
+            if not self._read(until=until):
+                return False
+        return True
+
+    def _read(self, *, until: float) -> bool:
+        """Read one answer; return false if none comes in time."""
+        assert self._connection is not None
+        try:
+            self._connection.drain_events(timeout=max(until - time.monotonic(), 0.0))
+        except TimeoutError:
+            return False
+        except (AccessRefused, NotFound) as error:
+            self._close_lane(error)
+        return True

@@ -22,13 +22,16 @@ from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
 
-from . import clock, conf, context, metrics, strict_json, tracing, unknown
+from . import clock, context, metrics, strict_json, tracing, unknown
 from .attempts import ATTEMPTS, backoff, last_attempt
 from .conflicts import retry_on_conflict
+from .deliveries import Delivery, StartedMessage, WorkerLost
 from .envelope import MAX_ENVELOPE_BYTES, Envelope
 from .errors import CodedError, NotKnownYet, Unreadable
 from .message import EVENTS, MAX_BYTES, REGISTRY, Message
-from .models import DeadLetter, IncomingMessage
+from .models import FORGOTTEN, DeadLetter, IncomingMessage
+from .results import REQUEST, Dead, Result
+from .retention import remembers
 from .services import all_services, database_of, model_of
 from .sqlstates import Verdict, is_unavailable, note, verdict_on
 
@@ -83,34 +86,35 @@ def consumes(
             raise TypeError(f"{message.name} has a handler already.")
         CONSUMERS[message.name] = Consumer(message, handle, first)
 
-        @shared_task(name=message.name, bind=True)
+        @shared_task(name=message.name, bind=True, throws=(Dead,), Request=REQUEST)
         @functools.wraps(handle)
         def task(self: Any, raw: object) -> None:
-            receive(message.to, raw, headers=_headers(self.request), worker=self.request.hostname or "")
+            receive(message.to, raw, headers=_headers(self.request), worker=self.request.hostname or "").tell_celery()
 
         return handle
 
     return register
 
 
-def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> None:
+def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> Result:
     """
     Handle a message that arrived for this service, once however often it arrives.
 
     :param raw: its envelope as it arrived
     :raises Reject: to have the broker deliver it again, after waiting for the database for `DATABASE_TIMEOUT`
     """
+    delivery = Delivery(service, raw, headers, worker)
     give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds()
     pause = 0.5
     while True:
         try:
-            return _receive(service, raw, headers=headers, worker=worker)
+            return _receive(delivery)
         except Error as error:
             if not is_unavailable(error):
                 raise
             metrics.WORKER_ERRORS.inc()
-            # Note [An unavailable database is not the message's fault]: sent back, the message would use up the
-            # broker's delivery limit within milliseconds; so it waits here, unacknowledged, until it is back.
+            # Note [An unavailable database is not the message's fault]: so it waits here, unacknowledged, until it is
+            # back. Sent back to the broker, it would only come again at once.
             if time.monotonic() > give_up_at:
                 raise Reject(str(error), requeue=True) from error
             note(error, where=f"{service}, waiting")
@@ -118,35 +122,36 @@ def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) 
             pause = min(pause * 2, 5)
 
 
-def _receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> None:
-    envelope = None
+def _receive(delivery: Delivery) -> Result:
+    envelope, service = None, delivery.service
     try:
-        if len(strict_json.write(raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
+        if len(strict_json.write(delivery.raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
             raise Unreadable("too_large", "The message is larger than a message may be.")
-        envelope = Envelope.parse(raw)
+        envelope = Envelope.parse(delivery.raw)
+        if not remembers(service, envelope):
+            raise Unreadable(FORGOTTEN, "The message is older than the inbox remembers: it may have been handled.")
         consumer, message = CONSUMERS.get(envelope.type), envelope.message()
         if consumer is None or consumer.service != service:
             raise Unreadable("unknown_type", f"No handler in {service} takes {envelope.type}.")
-        if clock.now(database_of(service)) - envelope.sent_at > conf.DEDUPE_HORIZON:
-            # Its inbox row may have been purged, so nothing tells whether it had its effect: a person decides.
-            raise Unreadable("past_dedupe_horizon", "The message is older than the inbox remembers.")
+        delivery.begin(envelope)
         began = time.monotonic()
-        is_new = deliver(consumer, envelope, message)
+        is_new = deliver(consumer, envelope, message, delivery)
         _log_handled(service, envelope, is_new=is_new, seconds=time.monotonic() - began)
+        return Result()
     except NotKnownYet as refusal:
         assert envelope is not None, "only a message can be unknown"
+        now = clock.now(database_of(service))
         with transaction.atomic(using=database_of(service)):
-            waits = unknown.put_back(service, envelope, now=clock.now(database_of(service)))
-        if not waits:
-            _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)
+            waits = unknown.put_back(service, envelope, now=now)
+        return Result(refusal, now) if waits else _die(delivery, envelope, refusal, reason=refusal.code)
     except CodedError as refusal:
         with context.acting(envelope.context) if envelope else contextlib.nullcontext():
-            _record_dead_letter(service, raw, envelope, refusal, reason=refusal.code, headers=headers, worker=worker)
+            return _die(delivery, envelope, refusal, reason=refusal.code)
     except Exception as error:
         if verdict_on(error) is Verdict.WAIT or envelope is None:
             raise
         with context.acting(envelope.context):
-            _try_again(service, raw, envelope, error, headers=headers, worker=worker)
+            return _fail(delivery, envelope, error)
 
 
 def _log_handled(service: str, envelope: Envelope, *, is_new: bool, seconds: float) -> None:
@@ -158,7 +163,7 @@ def _log_handled(service: str, envelope: Envelope, *, is_new: bool, seconds: flo
         logger.info("%s %s", envelope.type, outcome, extra={"seconds": round(seconds, 4)})
 
 
-def deliver(consumer: Consumer, envelope: Envelope, message: Message) -> bool:
+def deliver(consumer: Consumer, envelope: Envelope, message: Message, delivery: Delivery) -> bool:
     """
     Handle a message unless it was handled before: inbox row, effects and replies in one commit.
 
@@ -168,60 +173,78 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message) -> bool:
     attributes: dict[str, Any] = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
     with context.acting(envelope.context), tracing.span(envelope.type, kind="consumer", **attributes):
         answer: tuple[Any, ...] = ()
-        if consumer.first is not None:
-            if consumer.incoming.seen(envelope):
-                return False
+        if consumer.first is not None and not consumer.incoming.seen(envelope):
             answer = (consumer.first(message),)
-        return _commit(consumer, envelope, message, *answer, received_at=received_at)
+        return _commit(consumer, envelope, message, *answer, delivery=delivery, received_at=received_at)
 
 
 @retry_on_conflict
-def _commit(consumer: Consumer, envelope: Envelope, message: Message, *answer: Any, received_at: datetime) -> bool:
+def _commit(
+    consumer: Consumer, envelope: Envelope, message: Message, *answer: Any, delivery: Delivery, received_at: datetime
+) -> bool:
     with transaction.atomic(using=consumer.database):
-        if not consumer.incoming.record(envelope, received_at=received_at):
-            return False
-        consumer.handle(message, *answer)
-        return True
+        is_new = consumer.incoming.record(envelope, received_at=received_at)
+        if is_new:
+            consumer.handle(message, *answer)
+        delivery.end(envelope)
+        return is_new
 
 
-def _try_again(
-    service: str, raw: object, envelope: Envelope, error: Exception, *, headers: dict[str, Any], worker: str
-) -> None:
-    metrics.WORKER_ERRORS.inc()
-    if envelope.attempt >= last_attempt(envelope.attempt):
-        _record_dead_letter(service, raw, envelope, error, reason="failed", headers=headers, worker=worker)
-        return
-    logger.warning("%s %s failed, trying again: %s", envelope.type, envelope.id, error, exc_info=True)
+def take_back(service: str, raw: object, envelope: Envelope, *, headers: dict[str, Any]) -> None:
+    """
+    Send a message of this service once more that the broker has delivered to its limit.
+
+    That is a failed attempt if handling it was begun. One that was only held by workers that died is not to blame.
+    """
+    delivery = Delivery(service, raw, headers, worker="")
+    begun = StartedMessage.of(delivery.rows, envelope)
+    with context.acting(envelope.context):
+        if begun is None:
+            _post_again(service, envelope, attempt=envelope.attempt)
+            return
+        delivery.has_start, delivery.worker = True, begun.worker
+        _fail(delivery, envelope, WorkerLost("Handling it was begun, and its worker was lost each time."))
+
+
+def _post_again(service: str, envelope: Envelope, *, attempt: int) -> datetime:
     due_at = clock.now(database_of(service)) + backoff(envelope.attempt % ATTEMPTS, spread=random.random())
     with transaction.atomic(using=database_of(service)):
-        model_of(service, "Outgoing").post_again(envelope, attempt=envelope.attempt + 1, due_at=due_at)
+        model_of(service, "Outgoing").post_again(envelope, attempt=attempt, due_at=due_at)
+    return due_at
 
 
-def _record_dead_letter(
-    service: str,
-    raw: object,
-    envelope: Envelope | None,
-    error: Exception,
-    *,
-    reason: str,
-    headers: dict[str, Any],
-    worker: str,
-) -> None:
-    dead_letter = model_of(service, "DeadLetter").of(
+def _fail(delivery: Delivery, envelope: Envelope, error: Exception) -> Result:
+    """End an attempt that has failed: the message is sent again later, or it is a dead letter after the last one."""
+    metrics.WORKER_ERRORS.inc()
+    if envelope.attempt >= last_attempt(envelope.attempt):
+        reason = "killed_its_worker" if isinstance(error, WorkerLost) else "failed"
+        return _die(delivery, envelope, error, reason=reason)
+    logger.warning("%s %s failed, trying again: %s", envelope.type, envelope.id, error, exc_info=True)
+    with transaction.atomic(using=delivery.rows.using):
+        again_at = _post_again(delivery.service, envelope, attempt=envelope.attempt + 1)
+        delivery.end(envelope)
+    return Result(error, again_at)
+
+
+def _die(delivery: Delivery, envelope: Envelope | None, error: Exception, *, reason: str) -> Result:
+    dead_letter = model_of(delivery.service, "DeadLetter").of(
         envelope,
         reason=reason,
-        type=str(headers.get("task", "")),
+        type=str(delivery.headers.get("task", "")),
         alike=alike(error),
         origin=DeadLetter.Origin.CONSUMER,
-        queue=service,
+        queue=delivery.service,
         error=f"{type(error).__name__}: {error}",
         traceback="".join(traceback.format_exception(error)),
-        worker=worker or socket.gethostname(),
-        headers=headers,
-        body=strict_json.write(raw),
+        worker=delivery.worker or socket.gethostname(),
+        headers=delivery.headers,
+        body=strict_json.write(delivery.raw),
     )
-    with transaction.atomic(using=database_of(service)):
+    with transaction.atomic(using=delivery.rows.using):
         dead_letter.record()
+        if envelope is not None:
+            delivery.end(envelope)
+    return Result(error)
 
 
 def alike(error: Exception) -> tuple[str, str]:

@@ -19,6 +19,8 @@ from .ids import uuid7
 logger = logging.getLogger(__name__)
 
 TYPE_LENGTH = 200
+FORGOTTEN = "past_dedupe_horizon"  # the reason of one that may have been handled: its inbox row may have been purged
+MAX_DEPTH = 20  # of the headers that are kept
 
 
 class DeadLetter(models.Model):
@@ -144,15 +146,17 @@ class DeadLetterAction(models.Model):
         return f"{self.verb} by {self.by}"
 
 
-def storable(value: Any) -> Any:
+def storable(value: Any, *, depth: int = 0) -> Any:
     """Return this value as PostgreSQL can store it in a text or in JSON, whatever it contains."""
     match value:
         case str():
             return value.replace("\0", "\N{SYMBOL FOR NULL}").encode(errors="replace").decode()
+        case dict() | list() | tuple() if depth >= MAX_DEPTH:
+            return "…"
         case dict():
-            return {storable(str(name)): storable(one) for name, one in value.items()}
+            return {storable(str(name)): storable(one, depth=depth + 1) for name, one in value.items()}
         case list() | tuple():
-            return [storable(one) for one in value]
+            return [storable(one, depth=depth + 1) for one in value]
         case None | bool() | int():
             return value
         case bytes():

@@ -20,7 +20,7 @@ from . import clock
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
 from .envelope import MAX_ATTEMPT, Envelope
 from .errors import OutboxError, Unreadable
-from .models import DeadLetter, DeadLetterAction
+from .models import FORGOTTEN, DeadLetter, DeadLetterAction
 from .services import database_of, model_of
 
 CANARY_TIMEOUT = timedelta(minutes=1)
@@ -36,6 +36,12 @@ class NotReplayable(OutboxError):
     """The dead letter has no message that could be sent again."""
 
     code = "not_replayable"
+
+
+class MayHaveBeenHandled(OutboxError):
+    """The message is older than the inbox remembers, and nobody has said that it was never handled."""
+
+    code = "may_have_been_handled"
 
 
 class Outcome(StrEnum):
@@ -111,25 +117,35 @@ def groups(services: Iterable[str], selection: Selection, *, now: datetime) -> l
     )
 
 
-def replay(dead_letter: DeadLetter, *, by: str, now: datetime, canary: bool = False) -> None:
+def replay(
+    dead_letter: DeadLetter, *, by: str, now: datetime, canary: bool = False, never_handled: bool = False
+) -> None:
     """
     Send the message again, as the same message: once, however often this is called.
 
     It gets as many attempts as a new message. A canary gets one, so that its outcome is known soon.
 
+    :param never_handled: whoever replays it has found out that it was not handled, though the inbox can't tell
     :raises AlreadyResolved: if the dead letter has been replayed or discarded
+    :raises MayHaveBeenHandled: if the inbox can't tell, and nobody has found out
     :raises NotReplayable: if its body is no message, or it has been replayed too often
     """
     service = _service(dead_letter)
     with transaction.atomic(using=database_of(service)):
         dead = _lock(dead_letter)
         envelope = _envelope(dead)
+        if is_forgotten(dead) and not never_handled:
+            raise MayHaveBeenHandled(
+                _g("It is older than the inbox remembers, so it may have been handled already. Find out whether it was;"
+                   " then discard it, or replay it as one that was never handled.")
+            )  # fmt: skip
         attempt = last_attempt(envelope.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
         if attempt + ATTEMPTS > MAX_ATTEMPT:
             raise NotReplayable(_g("It has been replayed too often."))
         to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else service
         model_of(service, "Outgoing").post_again(envelope, attempt=attempt, due_at=now, to=to)
-        _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail={"attempt": attempt, "canary": canary})
+        detail = {"attempt": attempt, "canary": canary} | ({"never_handled": True} if never_handled else {})
+        _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail=detail)
     dead_letter.refresh_from_db()
 
 
@@ -178,7 +194,11 @@ def died_again(dead_letter: DeadLetter) -> DeadLetter | None:
 
 
 def replay_canaries(
-    dead_letters: Iterable[DeadLetter], *, by: str, timeout: timedelta = CANARY_TIMEOUT
+    dead_letters: Iterable[DeadLetter],
+    *,
+    by: str,
+    timeout: timedelta = CANARY_TIMEOUT,
+    never_handled: bool = False,
 ) -> Iterator[tuple[DeadLetter, Outcome]]:
     """
     Replay these one by one as canaries, each after the one before was handled; stop when one was not.
@@ -190,7 +210,7 @@ def replay_canaries(
     for dead_letter in dead_letters:
         database = database_of(_service(dead_letter))
         sent_at = clock.now(database)
-        replay(dead_letter, by=by, now=sent_at, canary=True)
+        replay(dead_letter, by=by, now=sent_at, canary=True, never_handled=never_handled)
         while (
             found := canary_outcome(dead_letter, sent_at=sent_at, now=clock.now(database), timeout=timeout)
         ) is Outcome.WAITING:
@@ -213,6 +233,11 @@ def is_replayable(dead_letter: DeadLetter) -> bool:
     except NotReplayable:
         return False
     return True
+
+
+def is_forgotten(dead_letter: DeadLetter) -> bool:
+    """Whether nobody but a person can tell if its message was handled: the inbox row may have been purged."""
+    return dead_letter.reason == FORGOTTEN
 
 
 def _service(dead_letter: DeadLetter) -> str:

@@ -13,8 +13,10 @@ from django.db import connections, models, router, transaction
 from django.utils.translation import gettext_lazy as _
 
 from . import clock, context, strict_json
+from .dead_letter_models import FORGOTTEN as FORGOTTEN
 from .dead_letter_models import DeadLetter as DeadLetter
 from .dead_letter_models import DeadLetterAction as DeadLetterAction
+from .deliveries import StartedMessage as StartedMessage
 from .envelope import Envelope
 from .errors import PostedOutsideTransaction, TooLarge
 from .ids import time7, uuid7
@@ -41,6 +43,7 @@ class OutgoingMessage(models.Model):
     attempt = models.PositiveSmallIntegerField(_("attempt"), default=0)
     created_at = models.DateTimeField(_("created at"))
     due_at = models.DateTimeField(_("due at"))
+    first_due_at = models.DateTimeField(_("first due at"), null=True, editable=False)  # if `due_at` is a later time
     waiting_since = models.DateTimeField(_("waiting since"), null=True)  # for a release that knows it: see unknown.py
     publish_attempts = models.PositiveIntegerField(_("publish attempts"), default=0)
     refusals = models.PositiveSmallIntegerField(_("refusals by the broker"), default=0)
@@ -135,6 +138,7 @@ class OutgoingMessage(models.Model):
             created_at=datetime.fromisoformat(envelope.time),
             due_at=due_at,
             waiting_since=waiting_since,
+            first_due_at=envelope.sent_at,
         )
         cls._store([row])
         return row
@@ -156,15 +160,27 @@ class OutgoingMessage(models.Model):
                 alone.insert(*rows)
         WakeUp.after_commit(using)
 
+    def postpone(self, to: datetime, *, why: str) -> None:
+        """Make it due later, after an attempt to publish it. Call save() or the like."""
+        self.first_due_at = self.sent_since()
+        self.due_at = to
+        self.publish_attempts += 1
+        self.last_error = why[:500]
+
+    def sent_since(self) -> datetime:
+        """Return the earliest time at which a copy of the message can have been sent: its first due time."""
+        # Without a first due time, a row that was put off is one of an earlier release.
+        return self.first_due_at or (time7(self.id) if self.publish_attempts else self.due_at)
+
     def envelope(self) -> Envelope:
         """
         Return the envelope in which the message travels.
 
         # Note [The due time of an envelope]: no copy of the message can have been sent before it, and from it the
-        # consumer reckons how long its memory must reach back. A row that was put off has lost its first due time, and
-        # an unconfirmed copy may be on its way since: then it is the time when the row was written.
+        # consumer reckons how long its memory must reach back. So it is the first due time that the message ever had,
+        # however often it was put off, tried again or replayed.
         """
-        due = time7(self.id) if self.publish_attempts else self.due_at
+        due = self.sent_since()
         return Envelope(
             id=str(self.message_id),
             source=f"/{self._meta.app_label}",

@@ -9,28 +9,28 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Self
 
-import psycopg
-from amqp.exceptions import AccessRefused, NotFound
-from django.db import Error, OperationalError, connections, transaction
+from amqp.exceptions import AccessRefused
+from django.db import Error, connections, transaction
 
 from . import clock, conf, heartbeat, metrics, tracing
 from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
-from .models import CHANNEL, DeadLetter, OutgoingMessage
+from .due_rows import DueRows
+from .listener import Listener
+from .models import DeadLetter, OutgoingMessage
 from .services import database_of, model_of
 from .sqlstates import is_unavailable, note
 from .store import Rows
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200
-DUE = f"WHERE published_at IS NULL AND due_at <= %s ORDER BY due_at, id LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
-NEXT = "WHERE published_at IS NULL ORDER BY due_at LIMIT 1"
+BATCH = 200  # messages that are with the broker at a time
+CHANGED = ("due_at", "first_due_at", "publish_attempts", "refusals", "last_error")  # of a row that is put off
+LEASE = timedelta(seconds=30)  # for rows that the broker has not answered
+ANSWERS = 0.1  # seconds between two looks for the answers of a slow broker
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
 REST_FACTOR = 3  # times as long as a batch took
 MAX_REST = 0.1  # seconds
@@ -40,11 +40,23 @@ OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
 
 
 @dataclass
+class _Batch:
+    """What was sent together: the rows of it that are not settled, by index."""
+
+    outcome: Outcome
+    rows: dict[int, OutgoingMessage]
+
+
+@dataclass
 class Relay:
     """Sends what one service has posted."""
 
     service: str
     publisher: Publisher = field(default_factory=Publisher)
+    _unanswered: list["_Batch"] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._due = DueRows(self.service)
 
     @property
     def database(self) -> str:
@@ -55,43 +67,87 @@ class Relay:
 
     def drain(self, *, overdue: timedelta = timedelta(0)) -> datetime | None:
         """Send everything that was due this long ago; return when the next message is due, if one waits."""
+        self.settle()
         while (due := self.next_due()) is not None and due <= self._now() - overdue:
+            heartbeat.beat()
             self.publisher.open()
             if not self.send_batch(now=self._now(), overdue=overdue):
-                return None  # another relay has locked them
+                return None  # another relay has locked them, or the broker has enough to answer
+            self.settle()
         return due
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
         """Lock, publish and stamp one batch; return how many messages were locked."""
-        outgoing, stored = model_of(self.service, "Outgoing"), Rows(self.database)
-        with transaction.atomic(using=stored.using):
-            rows: Sequence[OutgoingMessage] = stored.select(outgoing, DUE, now - overdue)
+        room = BATCH - sum(len(batch.rows) for batch in self._unanswered)
+        if room <= 0:
+            return 0
+        with transaction.atomic(using=self.database):
+            rows = self._due.claim(until=now - overdue, limit=room)
             if not rows:
                 return 0
             lag = now - rows[0].due_at
             with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
                 outcome = self.publisher.publish([(row.envelope(), row.to) for row in rows])
-            if outcome.confirmed:
-                sent = [rows[index].pk for index in outcome.confirmed]
-                stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
-            unsent = [
-                row
-                for index, row in enumerate(rows)
-                if index not in outcome.confirmed
-                and self._put_off(row, why=outcome.refused.get(index), cut_off=outcome.cut_off)
-            ]
-            if unsent:
-                outgoing.objects.bulk_update(unsent, ["due_at", "publish_attempts", "refusals", "last_error"])
-        self._count(len(rows), outcome, lag=lag)
-        if outcome.refused or outcome.cut_off.startswith(NotFound.__name__):
+            batch = _Batch(outcome, dict(enumerate(rows)))
+            waiting = self._record(batch)
+        metrics.RELAY_BATCH.labels(self.service).observe(len(rows))
+        metrics.RELAY_LAG.labels(self.service).observe(lag.total_seconds())
+        if waiting:
+            self._unanswered.append(_Batch(outcome, waiting))
+        if outcome.refused:
             self._declare_topology()
         return len(rows)
 
-    def _count(self, size: int, outcome: Outcome, *, lag: timedelta) -> None:
-        metrics.RELAY_BATCH.labels(self.service).observe(size)
-        metrics.RELAY_LAG.labels(self.service).observe(lag.total_seconds())
-        metrics.EVENTS_PUBLISHED.inc(len(outcome.confirmed))
-        metrics.EVENTS_FAILED.inc(size - len(outcome.confirmed))
+    def settle(self) -> None:
+        """Read what the broker has answered late, and stamp what it has confirmed."""
+        self.publisher.read_answers()
+        is_refused = any(batch.outcome.refused.keys() & batch.rows.keys() for batch in self._unanswered)
+        for batch in self._unanswered:
+            with transaction.atomic(using=self.database):
+                waiting = self._record(batch)
+            batch.rows = waiting
+        self._unanswered = [batch for batch in self._unanswered if batch.rows]
+        if is_refused:
+            self._declare_topology()
+
+    def _record(self, batch: "_Batch") -> dict[int, OutgoingMessage]:
+        """
+        Store what the broker has said about the messages of a batch; return those that it has not answered.
+
+        # Note [A lease on what is unanswered]: such a row is made due again later and later, as long as the connection
+        # lives, so that no relay sends it again meanwhile. If this relay dies, another one does when the lease is over.
+        """
+        outcome, stored = batch.outcome, Rows(self.database)
+        outgoing = model_of(self.service, "Outgoing")
+        sent, failed, waiting = [], {}, {}
+        for index, row in batch.rows.items():
+            if index in outcome.confirmed:
+                sent.append(row.pk)
+            elif index in outcome.refused or index in outcome.suspected or outcome.cut_off:
+                failed[index] = row
+            elif index in outcome.waiting:
+                waiting[index] = row
+        if sent:
+            stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
+        changed = []
+        for index, row in failed.items():
+            unknown = outcome.cut_off or outcome.suspected.get(index, "")
+            if self._put_off(row, why=outcome.refused.get(index), cut_off=unknown):
+                changed.append(row)
+        changed += [row for row in waiting.values() if self._lease(row)]
+        if changed:
+            outgoing.objects.bulk_update(changed, CHANGED)
+        metrics.EVENTS_PUBLISHED.inc(len(sent))
+        metrics.EVENTS_FAILED.inc(len(failed))
+        return waiting
+
+    def _lease(self, row: OutgoingMessage) -> bool:
+        """Make a row due later that the broker has not answered; return false if it is late enough already."""
+        now = self._now()
+        if row.publish_attempts and row.due_at > now + LEASE / 2:
+            return False
+        row.postpone(now + LEASE, why="The broker has not answered yet.")
+        return True
 
     def _put_off(self, row: OutgoingMessage, *, why: str | None, cut_off: str) -> bool:
         """
@@ -103,10 +159,9 @@ class Relay:
         if why is not None and row.refusals >= LAST_ATTEMPT:
             self._give_up(row, why=why)
             return False
-        row.due_at = self._now() + backoff(row.publish_attempts, spread=random.random())
-        row.publish_attempts += 1
         row.refusals += why is not None
-        row.last_error = (why or cut_off)[:500]
+        pause = backoff(row.publish_attempts, spread=random.random())
+        row.postpone(self._now() + pause, why=why or cut_off)
         logger.warning("%s to %s was not sent, trying again: %s", row, row.to, row.last_error)
         return True
 
@@ -136,8 +191,7 @@ class Relay:
 
     def next_due(self) -> datetime | None:
         """Return when the next message is due, if one waits."""
-        waiting: OutgoingMessage | None = Rows(self.database).first(model_of(self.service, "Outgoing"), NEXT)
-        return waiting.due_at if waiting else None
+        return self._due.next_due()
 
     def run(self, stop: threading.Event) -> None:
         """
@@ -148,10 +202,11 @@ class Relay:
         # Only when no more arrive does it ask when the next message is due.
         """
         failures, notified, rested_at = 0, False, 0.0
-        with _Listener(self.database) as listener:
+        with Listener(self.database) as listener:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
+                    self.settle()
                     if notified:
                         stop.wait(max(0.0, rested_at - time.monotonic()))
                         began, wait = time.monotonic(), QUIET
@@ -164,7 +219,7 @@ class Relay:
                         due = self.drain()
                         wait = POLL if due is None else min(POLL, max(0.0, (due - self._now()).total_seconds()))
                     failures, notified = 0, False
-                    notified = listener.wait(wait)
+                    notified = listener.wait(min(wait, ANSWERS) if self._unanswered else wait)
                 except BrokerTooOld:
                     raise
                 except (*LOST, Error) as error:
@@ -180,41 +235,3 @@ class Relay:
                     stop.wait(pause)
         self.publisher.close()
         connections[self.database].close()
-
-
-class _Listener:
-    """Waits for the NOTIFY of a database. Where none arrives (behind PgBouncer, say) it only waits: the relay polls."""
-
-    def __init__(self, database: str) -> None:
-        self.database = database
-        self._connection: psycopg.Connection[Any] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def wait(self, seconds: float) -> bool:
-        """Return after a notification, or at the latest after this time; whether there was one."""
-        try:
-            if self._connection is None:
-                self._connection = self._listen()
-                return False  # the notifications of earlier commits are lost: look again at once
-            return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
-        except psycopg.Error as error:
-            self._close()
-            raise OperationalError(str(error)) from error  # its SQLSTATE stays with its cause
-
-    def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(connections[self.database].get_connection_params())
-        for of_django in ("cursor_factory", "context", "prepare_threshold"):
-            parameters.pop(of_django, None)
-        connection = psycopg.connect(**parameters, autocommit=True)
-        connection.execute(f"LISTEN {CHANNEL}")
-        return connection

@@ -4,37 +4,61 @@ What is deleted and when: in small batches by ranges of the primary key, each in
 # Note [When an inbox row may go]: it is what keeps a copy of its message from having its effect again, so it stays as
 # long as a copy can arrive. Copies come from rows that are not published yet and from dead letters that are replayed:
 # those are looked for here. Copies from the outbox of another service or from the broker can't be seen from here; but
-# a consumer makes a dead letter of every message that was sent longer ago than `DEDUPE_HORIZON`, which is shorter than
-# `INBOX_RETENTION`, so none of those can find its inbox row gone. And a service keeps the inbox rows of what it still
-# has to do, so that its history can be shown to the end.
+# nobody handles a message that was first sent longer ago than `DEDUPE_HORIZON`, which is shorter than
+# `INBOX_RETENTION`, unless the inbox is known to remember it (see `remembers`). And a service keeps the inbox rows of
+# what it still has to do, so that its history can be shown to the end.
 """
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from . import conf
+from . import clock, conf
+from .envelope import Envelope
 from .ids import floor7
-from .models import DeadLetter
+from .models import DeadLetter, StartedMessage
+from .pacing import rounds
 from .services import database_of, model_of
 from .store import Rows
 
 BATCH = 1000
-TIMEOUT = timedelta(seconds=5)  # for a table in one call: the next tick continues
+SECONDS = 5.0  # for one call, while there is a backlog: half of the time between two of them
+NIL = UUID(int=0)
+AGAIN = 3600.0  # seconds after which the rows that had to stay are looked at again
+
+
+def remembers(service: str, envelope: Envelope) -> bool:
+    """
+    Whether the inbox of this service still tells if it has handled this message.
+
+    It does for a while after the message was first sent. Later it does if the inbox row is there; or if the message has
+    been a dead letter here that was replayed, because that has kept the inbox row, if there ever was one, ever since.
+    """
+    if clock.now(database_of(service)) - envelope.sent_at <= conf.DEDUPE_HORIZON:
+        return True
+    replayed = model_of(service, "DeadLetter").objects.filter(message_id=envelope.id, status=DeadLetter.Status.REPLAYED)
+    return model_of(service, "Incoming").seen(envelope) or replayed.exists()
 
 
 def purge(service: str, *, now: datetime) -> dict[str, int]:
     """Delete what this service need not keep any longer; return how many rows of each kind."""
-    return {
-        "published": _delete(service, lambda: _published(service, now=now)),
-        "handled": _delete(service, lambda: _handled(service, now=now)),
-        "resolved": _delete(service, lambda: _resolved(service, now=now)),
-    }
+    purged = dict.fromkeys(KINDS, 0)
+    left = list(KINDS)
+    for _ in rounds(SECONDS):
+        for kind in list(left):
+            deleted = _delete_batch(service, kind, now=now)
+            purged[kind] += deleted
+            if deleted < BATCH:
+                left.remove(kind)
+        if not left:
+            break
+    return purged
 
 
 def _published(service: str, *, now: datetime) -> QuerySet[Any]:
@@ -62,24 +86,48 @@ def _resolved(service: str, *, now: datetime) -> QuerySet[Any]:
     return rows.exclude(status=DeadLetter.Status.DEAD)
 
 
-def _delete(service: str, find: Callable[[], QuerySet[Any]]) -> int:
-    """Delete these rows in the order of their keys; rows that are locked are left for another time."""
+def _started(service: str, *, now: datetime) -> QuerySet[Any]:
+    """Starts whose end is not known, because another copy of the message was handled meanwhile."""
+    return StartedMessage.objects.using(database_of(service)).filter(started_at__lt=now - conf.INBOX_RETENTION)
+
+
+KINDS: dict[str, Callable[..., QuerySet[Any]]] = {
+    "published": _published, "handled": _handled, "resolved": _resolved, "started": _started,
+}  # fmt: skip
+
+
+@dataclass
+class _Progress:
+    """
+    Where to go on, and when to begin at the beginning again.
+
+    # Note [Going on]: like the relay (see due_rows.py), a purge that begins at the beginning of the index walks over
+    # the entries of all the rows that were deleted and not vacuumed yet.
+    """
+
+    last: UUID = NIL
+    until: float = field(default_factory=lambda: time.monotonic() + AGAIN)
+
+
+_progress: dict[tuple[str, str], _Progress] = {}
+
+
+def _delete_batch(service: str, kind: str, *, now: datetime) -> int:
+    """Delete the next of these rows in the order of their keys; rows that are locked are left for another time."""
+    here = _progress.get((service, kind))
+    if here is None or here.until < time.monotonic():
+        here = _progress[service, kind] = _Progress()
     stored = Rows(database_of(service))
-    deleted, last = 0, UUID(int=0)
-    give_up_at = time.monotonic() + TIMEOUT.total_seconds()
-    while time.monotonic() < give_up_at:
-        with transaction.atomic(using=stored.using):
-            rows = find()
-            batch = list(
-                rows.filter(pk__gt=last)
-                .order_by("pk")
-                .select_for_update(skip_locked=True, of=("self",))
-                .values_list("pk", flat=True)[:BATCH]
-            )
-            if batch:
-                stored.run(stored.delete_all(rows.model, batch))
-        deleted += len(batch)
-        if len(batch) < BATCH:
-            break
-        last = batch[-1]
-    return deleted
+    with transaction.atomic(using=stored.using):
+        rows = KINDS[kind](service, now=now)
+        batch = list(
+            rows.filter(pk__gt=here.last)
+            .order_by("pk")
+            .select_for_update(skip_locked=True, of=("self",))
+            .values_list("pk", flat=True)[:BATCH]
+        )
+        if batch:
+            stored.run(stored.delete_all(rows.model, batch))
+    if batch:
+        here.last = batch[-1]
+    return len(batch)

@@ -65,6 +65,11 @@ def _replay(call: ActionCall) -> str:
     return _g("The message has been sent again, with as many attempts as a new one.")
 
 
+def _replay_never_handled(call: ActionCall) -> str:
+    dead_letters.replay(call.row, by=call.actor, now=call.now, never_handled=True)
+    return _g("The message has been sent again, with as many attempts as a new one.")
+
+
 def _canary(call: ActionCall) -> str:
     dead_letters.replay(call.row, by=call.actor, now=call.now, canary=True)
     return _g("The message has been sent again, with one attempt. Check the result in a moment.")
@@ -79,7 +84,11 @@ def _is_dead(dead_letter: DeadLetter) -> bool:
 
 
 def _is_replayable(dead_letter: DeadLetter) -> bool:
-    return _is_dead(dead_letter) and dead_letters.is_replayable(dead_letter)
+    return _is_dead(dead_letter) and dead_letters.is_replayable(dead_letter) and not _is_forgotten(dead_letter)
+
+
+def _is_forgotten(dead_letter: DeadLetter) -> bool:
+    return _is_dead(dead_letter) and dead_letters.is_forgotten(dead_letter)
 
 
 class DeadLetters(ReadOnlyAdmin):
@@ -109,6 +118,19 @@ class DeadLetters(ReadOnlyAdmin):
             permission="replay_letter",
             perform=_replay,
             is_possible=_is_replayable,
+        ),
+        Action(
+            name="replay_never_handled",
+            label=_("Replay as never handled"),
+            explanation=_(
+                "The message is older than the inbox remembers. If it has been handled before, it is handled twice:"
+                " replay it only if you have found out that it was not."
+            ),
+            permission="replay_letter",
+            form=ReasonForm,
+            perform=_replay_never_handled,
+            is_possible=_is_forgotten,
+            destructive=True,
         ),
         Action(
             name="canary",

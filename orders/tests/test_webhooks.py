@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import time_machine
 from django.utils import timezone
+from hypothesis import given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
 from orders import outbound_http, saga, webhooks
@@ -153,7 +156,9 @@ class TestAnEndpoint:
     @pytest.mark.parametrize(
         ("asked", "wait"),
         [("600", 600), ("1", 5), ("999999999", 86400), ("soon", 5), ("-5", 5), ("٣", 5),
-         ("Thu, 01 Jan 2032 00:10:00 GMT", 600), ("Thu, 01 Jan 1970 00:00:00 GMT", 5)],
+         ("Thu, 01 Jan 2032 00:10:00 GMT", 600), ("Thu, 01 Jan 1970 00:00:00 GMT", 5),
+         ("Thu, 99999999999999999999 Jan 2032 00:10:00 GMT", 5), ("Thu, 01 Jan 2032 00:10:00 +9999999999999", 5),
+         ("9" * 5000, 86400), ("NaN", 5), ("1e999", 5)],
     )  # fmt: skip
     def test_may_ask_for_a_delay(self, endpoint: WebhookEndpoint, receiver: Receiver, asked: str, wait: int) -> None:
         receiver.answers = [(503, {"Retry-After": asked})] if asked.isascii() else [(503, {})]
@@ -162,6 +167,26 @@ class TestAnEndpoint:
             work()
             waits = (WebhookDelivery.objects.get().next_at or NOW) - timezone.now()
         assert timedelta(seconds=wait) <= waits <= timedelta(seconds=wait * 1.1)
+
+    @given(asked=st.text() | st.from_regex(r"\A\w{3}, [0-9-]{1,30} Jan [0-9]{1,6} [0-9:]{1,9} [-+][0-9]{1,20}\Z"))
+    @effort(max_examples=60, deadline=None, database=None)
+    def test_gets_no_delay_but_one_within_a_day(self, asked: str) -> None:
+        answer = outbound_http.Answer(503, "", asked)
+        wait = webhooks._requested_wait(answer, now=timezone.now())
+        assert timedelta(0) <= wait <= webhooks.MAX_WAIT
+
+    def test_goes_on_whatever_an_answer_does_to_us(
+        self, endpoint: WebhookEndpoint, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*arguments: Any, **options: Any) -> None:
+            raise OverflowError("a header that nobody foresaw")
+
+        monkeypatch.setattr(outbound_http, "post", fail)
+        place()
+        work()
+        delivery = WebhookDelivery.objects.get()
+        assert (delivery.status, delivery.attempts, delivery.next_at is None) == ("pending", 1, False)
+        assert WebhookAttempt.objects.get().error == "unreadable: OverflowError"
 
     def test_is_counted_by_its_answers(
         self, endpoint: WebhookEndpoint, receiver: Receiver, django_capture_on_commit_callbacks: Any

@@ -4,6 +4,7 @@ Runs a program of the system that also knows the messages of outbox/tests/exampl
     python -m orders_project.tests.crash_points POINT PROGRAM ARGUMENTS…
 
 It dies by kill -9, with all of its children, the first time that any process gets there: the file CRASHED notes it.
+Attempts at handling a message follow each other quickly.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import runpy
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ def main(point: str, program: str, *arguments: str) -> None:
     from outbox import consumers
     from outbox.broker import Publisher
 
+    consumers.backoff = lambda attempt, *, spread: timedelta(seconds=0.1)
     if point == "published":
         Publisher.publish = die_after(Publisher.publish)  # type: ignore[method-assign]
     elif point == "committed":

@@ -6,6 +6,8 @@ Messages go from the outbox of orders to payments, where each leaves a row in th
 """
 
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,7 @@ from uuid import UUID
 import amqp
 import psycopg
 import pytest
+from amqp.exceptions import NotFound
 
 from orders_project.tests.running_system import RunningSystem
 from outbox import broker
@@ -29,6 +32,15 @@ POST = """
         created_at, due_at, publish_attempts, refusals, last_error)
     VALUES (%s, %s, 'tests.count', 1, 'o', 'payments', %s, 'c', 0, now(), now() + %s, 0, 0, '')
 """
+OLD_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 5,
+    "x-overflow": "reject-publish",
+    "x-dead-letter-exchange": "dead",
+    "x-dead-letter-routing-key": "payments.dlq",
+    "x-dead-letter-strategy": "at-least-once",
+}
+HEADER_BEYOND_TIME = b"\x20\x00\x00\x00\x00\x0b\x01tT" + b"\x7f" * 8  # a time that Python has not
 PENDING = "SELECT count(*) FROM outbox_outgoingmessage WHERE published_at IS NULL"
 
 
@@ -72,6 +84,9 @@ class Stage(RunningSystem):
             [UUID(one) for one in ids],
         )
         return {str(message_id): number for message_id, number in rows}
+
+    def undone(self, ids: list[str]) -> int:
+        return len(ids) - len(self.counts(ids))
 
     def settle(self, ids: list[str]) -> None:
         """Wait until nothing is pending; then each had its effect once, and each answer too."""
@@ -137,6 +152,53 @@ def test_a_worker_is_killed_between_commit_and_acknowledgement(stage: Stage) -> 
     stage.start("payments")
     stage.settle(ids)
     assert stage.query("payments", "SELECT count(*) FROM counted")[0][0] >= 200
+
+
+def test_six_workers_are_killed_that_hold_a_hundred_messages(stage: Stage) -> None:
+    stage.stop("payments")
+    ids = stage.post(100, then="sleep")
+    stage.until(lambda: stage.depth("payments") == 100)
+    for _ in range(6):
+        stage.start("payments")
+        stage.until(lambda: stage.depth("payments") <= stage.undone(ids) - 12)  # it holds 16, two or so of them done
+        stage.kill("payments")
+        stage.until(lambda: stage.depth("payments") >= stage.undone(ids))
+    stage.start("payments")
+    stage.settle(ids)
+
+
+def test_a_queue_of_an_earlier_release_keeps_its_limit_and_loses_no_message(stage: Stage) -> None:
+    """What it gives up on after five deliveries was held by workers that died, and handled by none."""
+    stage.stop("payments")
+    with stage.channel() as channel:
+        channel.queue_delete("payments")
+        channel.queue_declare(
+            "payments",
+            durable=True,
+            auto_delete=False,
+            arguments=OLD_ARGUMENTS,
+        )
+    stage.manage("declare_topology")
+    ids = stage.post(20)
+    for _ in range(6):
+        stage.until(lambda: stage.depth("payments") == 20)
+        connection = broker.connect(stage.env["AMQP_URL"])
+        connection.channel().basic_consume("payments", callback=lambda message: None)
+        stage.until(lambda: stage.depth("payments") == 0)
+        connection.collect()  # its socket is closed, as that of a process that is killed
+    stage.until(lambda: stage.depth("payments") == 0)
+    stage.start("payments")
+    stage.settle(ids)
+    with stage.channel() as channel:
+        channel.queue_delete("payments")
+    stage.stop("payments")
+    stage.manage("declare_topology")
+    stage.start("payments")
+
+
+def test_no_queue_is_declared_that_nobody_uses(stage: Stage) -> None:
+    with stage.channel() as channel, pytest.raises(NotFound):
+        channel.queue_declare("celery_delayed_0", passive=True)
 
 
 def test_postgresql_restarts_under_load(stage: Stage) -> None:
@@ -244,10 +306,14 @@ class TestTheDeadLetterQueue:
             (b"[[{}], {}, {}]", task, "application/json"),
         ):
             self.publish(stage, body, headers=headers, content_type=content_type)
+        with stage.channel() as channel:
+            beyond_time = amqp.Message(b"[[{}], {}, {}]")
+            beyond_time._serialize_properties = lambda: HEADER_BEYOND_TIME
+            channel.basic_publish(beyond_time, routing_key="payments")
         fine = stage.post(20)
-        stage.until(lambda: len(stage.dead()) >= 15 and not stage.pending())
+        stage.until(lambda: len(stage.dead()) >= 16 and not stage.pending())
         found = sorted(reason for reason, _, _ in stage.dead())
-        assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 5, *["malformed"] * 8]), found
+        assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 6, *["malformed"] * 8]), found
         kept = stage.query("payments", "SELECT body, headers FROM outbox_deadletter WHERE reason = 'unknown_type'")
         assert bytes(kept[0][0]) == b"[[{}], {}, {}]"
         assert kept[0][1]["task"] == "payments.chrage"
@@ -260,12 +326,30 @@ class TestTheDeadLetterQueue:
         fine = stage.post(50)
         stage.until(lambda: len(stage.dead()) == 1)
         assert stage.dead()[0][::2] == ("killed_its_worker", UUID(killer))
+        assert stage.query("payments", "SELECT attempts, origin FROM outbox_deadletter") == [(6, "consumer")]
+        assert stage.query("payments", "SELECT * FROM outbox_startedmessage") == []
         assert stage.counts([killer]) == {}
         ((dead_letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
         assert json.loads(stage.manage("dlq", "show", str(dead_letter_id), "--json"))["replayable"] is True
         stage.manage("dlq", "discard", str(dead_letter_id))
         stage.query("payments", "DELETE FROM outbox_deadletter")
         stage.settle(fine)
+
+
+def test_the_broker_stands_still_for_longer_than_it_may_take(stage: Stage) -> None:
+    """However long it takes to answer: while its connection lives, nothing is sent a second time."""
+    stage.settle(stage.post(1))
+    broker_process = stage.services.rabbitmq.process.pid  # type: ignore[union-attr]
+    os.kill(broker_process, signal.SIGSTOP)
+    try:
+        ids = stage.post(50)
+        asked_again = "SELECT 1 FROM outbox_outgoingmessage WHERE published_at IS NULL AND publish_attempts > 0"
+        stage.until(lambda: stage.query("orders", asked_again))
+    finally:
+        os.kill(broker_process, signal.SIGCONT)
+    stage.settle(ids)
+    log = stage.log("payments").read_text()
+    assert not [one for one in ids if any(one in line and "handled before" in line for line in log.splitlines())]
 
 
 def test_the_broker_is_away_for_twenty_seconds_under_load(stage: Stage) -> None:

@@ -96,10 +96,11 @@ def posted(db: Any) -> Callable[..., Envelope]:
 def hand_over() -> Callable[..., None]:
     """Have the service handle what arrives in this envelope, as a worker would."""
 
-    def deliver(arrived: Envelope | Any, *, times: int = 1) -> None:
+    def deliver(arrived: Envelope | Any, *, times: int = 1, redelivered: bool = False) -> None:
         raw = arrived.as_dict() if isinstance(arrived, Envelope) else arrived
+        headers = {"task": "tests.count"} | ({"delivery_info": {"redelivered": True}} if redelivered else {})
         for _ in range(times):
-            receive(SERVICE, json.loads(json.dumps(raw)), headers={"task": "tests.count"}, worker="w1")
+            receive(SERVICE, json.loads(json.dumps(raw)), headers=headers, worker="w1")
 
     return deliver
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that can go silent or cut every connection, as networks do."""
+"""A TCP proxy that can go silent, hold answers back or cut every connection, as networks do."""
 
 import contextlib
 import socket
@@ -13,6 +13,8 @@ class Proxy:
         self.target = (host, port)
         self.at = at
         self.silent = threading.Event()
+        self.answers = threading.Event()  # while it is clear, nothing comes back
+        self.answers.set()
         self.url = ""
         self._sockets: list[socket.socket] = []
 
@@ -26,6 +28,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.answers.set()
         self.cut()
 
     def cut(self) -> None:
@@ -41,10 +44,12 @@ class Proxy:
                 theirs = socket.create_connection(self.target)
                 self._sockets += [ours, theirs]
                 for source, sink in ((ours, theirs), (theirs, ours)):
-                    threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                    threading.Thread(target=self._pump, args=(source, sink, sink is ours), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError), source, sink:
             while data := source.recv(65536):
+                if is_answer:
+                    self.answers.wait(120)
                 if not self.silent.is_set():
                     sink.sendall(data)

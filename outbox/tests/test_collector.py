@@ -1,23 +1,31 @@
 """What the broker has dead-lettered is stored once, and acknowledged after that."""
 
+import dataclasses
 import json
 from datetime import UTC, datetime
 from typing import Any
 
 import amqp
 import pytest
+import time_machine
+from django.conf import settings
 from django.db import OperationalError, connections
+from django.utils import timezone
 
-from outbox import collector
+from outbox import collector, retention
+from outbox.attempts import LAST_ATTEMPT
 from outbox.broker import address
 from outbox.collector import collect
-from outbox.dead_letters import NotReplayable, replay
+from outbox.dead_letters import MayHaveBeenHandled, NotReplayable, replay
+from outbox.ids import uuid7
+from outbox.models import StartedMessage
 from outbox.services import model_of
+from outbox.store import Rows
 from outbox.tests.examples import SERVICE, Count
 
 DEATH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 DLQ = f"{SERVICE}.dlq"
-DeadLetter = model_of(SERVICE, "DeadLetter")
+Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 
 
 @pytest.fixture
@@ -76,10 +84,10 @@ class TestCollecting:
 
     def test_finds_the_message_in_its_task(self, put: Any, posted: Any) -> None:
         envelope = posted(Count(order_id="o-1"))
-        put(json.dumps([[envelope.as_dict()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
+        put(json.dumps([[envelope.as_dict()], {}, {}]).encode(), **{"x-death": [{"reason": "rejected"}]})
         collect(SERVICE)
         dead = DeadLetter.objects.get()
-        assert (str(dead.message_id), dead.subject, dead.reason) == (envelope.id, "o-1", "killed_its_worker")
+        assert (str(dead.message_id), dead.subject, dead.reason) == (envelope.id, "o-1", "rejected")
         assert dead.envelope() == envelope
 
     @pytest.mark.parametrize(("sent_as", "task"), [("tests.other", "tests.count"), ("tests.count", "tests.other")])
@@ -95,6 +103,48 @@ class TestCollecting:
         if sent_as != "tests.count":
             with pytest.raises(NotReplayable):
                 replay(dead, by="ann", now=DEATH)
+
+    def test_sends_again_what_the_broker_delivered_too_often(self, put: Any, posted: Any) -> None:
+        envelope = posted(Count(order_id="o-1"))
+        body = json.dumps([[envelope.as_dict()], {}, {}]).encode()
+        put(body, **{"x-death": [{"reason": "delivery_limit"}]})
+        assert collect(SERVICE) == 1
+        again = Outgoing.objects.get()
+        assert (str(again.message_id), again.attempt, DeadLetter.objects.count()) == (envelope.id, 0, 0)
+        assert again.envelope().sent_at == envelope.sent_at
+
+    def test_counts_an_attempt_of_it_that_was_begun(self, put: Any, posted: Any) -> None:
+        for attempt in (0, LAST_ATTEMPT):
+            begun = dataclasses.replace(posted(Count(order_id="o-1")), attempt=attempt)
+            StartedMessage.begin(Rows(SERVICE), begun, delivery=uuid7(), worker="w1")
+            put(json.dumps([[begun.as_dict()], {}, {}]).encode(), **{"x-death": [{"reason": "delivery_limit"}]})
+        assert collect(SERVICE) == 2
+        assert Outgoing.objects.get().attempt == 1
+        dead = DeadLetter.objects.get()
+        assert (dead.reason, dead.worker, dead.attempts) == ("killed_its_worker", "w1", 6)
+        assert not StartedMessage.objects.using(SERVICE).exists()
+
+    @pytest.mark.usefixtures("counted")
+    @pytest.mark.parametrize("order", ["purge first", "collect first"])
+    def test_renews_no_memory_of_the_inbox(self, put: Any, posted: Any, hand_over: Any, order: str) -> None:
+        """A copy of a handled message lies in the queue for longer than the inbox remembers."""
+        envelope = posted(Count(order_id="o-1"))
+        hand_over(envelope)
+        put(json.dumps([[envelope.as_dict()], {}, {}]).encode(), **{"x-death": [{"reason": "rejected", "time": DEATH}]})
+        with time_machine.travel(timezone.now() + 2 * settings.INBOX_RETENTION):
+            retention._progress.clear()
+            steps = [lambda: retention.purge(SERVICE, now=timezone.now()), lambda: collect(SERVICE)]
+            for step in steps if order == "purge first" else reversed(steps):
+                step()
+            dead = DeadLetter.objects.get()
+            if order == "purge first":
+                assert dead.reason == "past_dedupe_horizon"
+                with pytest.raises(MayHaveBeenHandled):
+                    replay(dead, by="ann", now=timezone.now())
+            else:
+                replay(dead, by="ann", now=timezone.now())
+                hand_over(Outgoing.objects.get().envelope())
+            assert Incoming.objects.filter(pk=envelope.id).exists() == (order == "collect first")
 
     def test_takes_many(self, put: Any, channel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(collector, "BATCH", 7)

@@ -4,21 +4,29 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import time_machine
-from celery.exceptions import Reject
+from billiard.einfo import ExceptionInfo
+from celery import current_app
+from celery.exceptions import Reject, Retry
 from django.conf import settings
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
+from kombu.utils.imports import symbol_by_name
 
-from outbox import consumers
+from outbox import consumers, retention
 from outbox.attempts import LAST_ATTEMPT
+from outbox.consumers import receive
+from outbox.dead_letters import MayHaveBeenHandled, replay
 from outbox.envelope import Envelope
 from outbox.errors import Undeliverable
 from outbox.ids import uuid7
 from outbox.message import EVENTS, Message
+from outbox.models import StartedMessage
+from outbox.results import Dead, Result
 from outbox.services import model_of
 from outbox.tests.examples import BEHAVIORS, CALLS, SERVICE, Count, CountAfter
 
@@ -119,6 +127,90 @@ class TestAMessage:
         assert DeadLetter.objects.count() == 1
 
 
+class Killed(BaseException):
+    """As if the process died: nothing catches it, and nothing but what was committed stays."""
+
+
+def kill(message: Count) -> None:
+    raise Killed
+
+
+@pytest.mark.django_db
+class TestAWorkerThatDies:
+    def die(self, hand_over: Any, envelope: Envelope, **options: Any) -> None:
+        with pytest.raises(Killed):
+            hand_over(envelope, **options)
+
+    def test_while_it_handles_a_message_uses_up_an_attempt(
+        self, posted: Any, hand_over: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        envelope = posted(behave(monkeypatch, kill))
+        self.die(hand_over, envelope)
+        self.die(hand_over, envelope, redelivered=True)  # only now can it be known that it was begun before
+        for attempt in range(1, 6):
+            hand_over(envelope, redelivered=True)
+            retry = Outgoing.objects.get()
+            assert (retry.attempt, StartedMessage.objects.using(SERVICE).count()) == (attempt, 0)
+            retry.delete()
+            envelope = retry.envelope()
+            self.die(hand_over, envelope)
+        hand_over(envelope, redelivered=True)
+        dead = DeadLetter.objects.get()
+        assert (dead.reason, dead.origin, dead.attempts, dead.worker) == ("killed_its_worker", "consumer", 6, "w1")
+        assert not Outgoing.objects.exists()
+        assert not StartedMessage.objects.using(SERVICE).exists()
+        assert counted() == []
+
+    def test_is_no_fault_of_a_message_that_was_not_begun(self, posted: Any, hand_over: Any, counted: Any) -> None:
+        envelope = posted(Count())
+        headers = {"delivery_info": {"redelivered": True}, "x-delivery-count": 1000}
+        receive(SERVICE, envelope.as_dict(), headers=headers, worker="w1")
+        assert counted() == [envelope.id]
+        assert not StartedMessage.objects.using(SERVICE).exists()
+
+    def test_is_not_presumed_while_another_copy_is_being_handled(
+        self, posted: Any, hand_over: Any, counted: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        envelope = posted(behave(monkeypatch, kill))
+        self.die(hand_over, envelope.as_dict() | {"attempt": 5})
+        monkeypatch.setitem(BEHAVIORS, "test", lambda message: None)
+        hand_over(envelope.as_dict() | {"attempt": 5})  # a copy that the broker delivers for the first time
+        assert (counted(), DeadLetter.objects.count()) == ([envelope.id], 0)
+
+    def test_costs_a_message_nothing_that_comes_for_the_first_time(
+        self, posted: Any, hand_over: Any, counted: Any, django_assert_num_queries: Any
+    ) -> None:
+        envelope = posted(Count())
+        with django_assert_num_queries(4, using=SERVICE):  # savepoint, inbox row, effect, release
+            hand_over(envelope)
+
+
+def test_celery_is_told_what_became_of_a_message() -> None:
+    Result().tell_celery()
+    with pytest.raises(Retry, match="no"):
+        Result(RuntimeError("no"), timezone.now()).tell_celery()
+    with pytest.raises(Dead, match="RuntimeError: no"):
+        Result(RuntimeError("no")).tell_celery()
+
+
+def test_celery_settles_a_dead_letter_as_a_failure() -> None:
+    task, happened = current_app.tasks["tests.count"], []
+    message = SimpleNamespace(
+        headers={"task": "tests.count", "id": "1", "lang": "py"}, properties={}, delivery_info={}, body=b"",
+        payload=[[{}], {}, {}], content_type="application/json", content_encoding="utf-8",
+    )  # fmt: skip
+    request = symbol_by_name(task.Request)(
+        message, app=current_app, task=task,
+        on_ack=lambda *_: happened.append("acknowledged"), on_reject=lambda *_: happened.append("rejected"),
+        eventer=SimpleNamespace(enabled=True, send=lambda kind, **_: happened.append(kind)),
+    )  # fmt: skip
+    try:
+        Result(RuntimeError("no")).tell_celery()
+    except Dead:
+        request.on_success((True, ExceptionInfo(), 0.1))
+    assert happened == ["acknowledged", "task-failed"]
+
+
 @pytest.mark.django_db
 class TestAnUnreadableMessage:
     @pytest.mark.parametrize(
@@ -165,6 +257,40 @@ class TestAnUnreadableMessage:
             hand_over(envelope.as_dict() | {"attempt": 1})
         assert DeadLetter.objects.get().reason == "past_dedupe_horizon"
         assert counted() == []
+
+    @pytest.mark.parametrize("knows", ["inbox row", "replayed dead letter"])
+    def test_is_handled_however_old_it_is_if_the_inbox_still_knows(
+        self, posted: Any, hand_over: Any, counted: Any, knows: str
+    ) -> None:
+        envelope = posted(Count(then="fail" if knows == "replayed dead letter" else ""))
+        hand_over(envelope.as_dict() | {"attempt": LAST_ATTEMPT})
+        with time_machine.travel(timezone.now() + 2 * settings.DEDUPE_HORIZON), pytest.MonkeyPatch.context() as patch:
+            if knows == "replayed dead letter":
+                replay(DeadLetter.objects.get(), by="ann", now=timezone.now())
+                patch.setitem(BEHAVIORS, "fail", lambda message: None)
+                row = Outgoing.objects.get()
+                assert row.envelope().sent_at == envelope.sent_at  # the horizon is that of the first publication
+                row.delete()
+                envelope = row.envelope()
+            hand_over(envelope, times=2)
+        assert counted() == [envelope.id]
+        assert not DeadLetter.objects.filter(status="dead").exists()
+
+    def test_is_replayed_only_by_somebody_who_knows(self, posted: Any, hand_over: Any, counted: Any) -> None:
+        """It was handled, and its inbox row was purged before its copy came."""
+        envelope = posted(Count())
+        hand_over(envelope)
+        with time_machine.travel(timezone.now() + 2 * settings.INBOX_RETENTION):
+            retention._progress.clear()
+            assert retention.purge(SERVICE, now=timezone.now())["handled"] == 1
+            hand_over(envelope)
+            dead = DeadLetter.objects.get()
+            with pytest.raises(MayHaveBeenHandled, match="may have been handled already"):
+                replay(dead, by="ann", now=timezone.now())
+            assert (counted(), Outgoing.objects.count()) == ([envelope.id], 0)
+            replay(dead, by="ann", now=timezone.now(), never_handled=True)
+            hand_over(Outgoing.objects.get().envelope(), times=2)
+        assert counted() == [envelope.id] * 2
 
     def test_is_no_timer_that_was_set_long_ago(self, posted: Any, hand_over: Any, counted: Any) -> None:
         envelope = posted(Count(), due_at=timezone.now() + 2 * settings.DEDUPE_HORIZON)

@@ -126,6 +126,23 @@ class TestARefusal:
         relay.send_batch(now=timezone.now())  # the queue was declared again
         assert [message.properties["message_id"] for message in take()] == [str(row.message_id)]
 
+    def test_of_a_missing_exchange_concerns_its_own_messages_and_ends(
+        self, relay: Relay, channel: Any, take: Any
+    ) -> None:
+        take("events.unheard")
+        channel.exchange_delete("events")
+        rows = post(6)
+        Outgoing.objects.filter(pk__in=[row.pk for row in rows[::2]]).update(to="events")
+        relay.send_batch(now=timezone.now())
+        unsent = Outgoing.objects.filter(published_at=None)
+        assert {(row.to, row.refusals, row.last_error) for row in unsent} == {
+            ("events", 1, "refused: there is no exchange events")
+        }
+        Outgoing.objects.update(due_at=timezone.now())
+        relay.send_batch(now=timezone.now())  # the exchange was declared again
+        assert not unsent.all().exists()
+        assert (len(take()), len(take("events.unheard"))) == (3, 3)
+
 
 @pytest.mark.django_db
 class TestALostBroker:
@@ -146,11 +163,14 @@ class TestALostBroker:
         distant.send_batch(now=timezone.now())
         row.refresh_from_db()
         assert (row.published_at, row.publish_attempts, row.refusals) == (None, 1, 0)
-        assert row.last_error.startswith("TimeoutError: 1 messages were not confirmed")
-        Outgoing.objects.update(publish_attempts=1000, due_at=timezone.now())
+        assert row.last_error == "The broker has not answered yet."
         monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 60.0)
         proxy.silent.clear()
         proxy.cut()
+        distant.settle()  # what was sent on a connection that is lost will not be answered
+        row.refresh_from_db()
+        assert (row.publish_attempts, row.refusals) == (2, 0)
+        Outgoing.objects.update(publish_attempts=1000, due_at=timezone.now())
         distant.send_batch(now=timezone.now())
         assert not Outgoing.objects.filter(published_at=None).exists()
         assert not DeadLetter.objects.exists()
@@ -166,6 +186,46 @@ class TestALostBroker:
         row.refresh_from_db()
         assert row.published_at is not None
         assert len(take()) == 1
+
+    def test_that_is_slow_gets_no_copy(
+        self, distant: Relay, proxy: Proxy, take: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post()
+        distant.drain()
+        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 0.1)
+        proxy.answers.clear()
+        began = timezone.now()
+        rows = post(50)
+        for seconds in range(0, 120, 10):  # its lease is renewed, so that no other relay sends it either
+            with time_machine.travel(began + timedelta(seconds=seconds), tick=False):
+                distant.settle()
+                distant.send_batch(now=timezone.now())
+                assert Relay(SERVICE).send_batch(now=timezone.now()) == 0
+        assert Outgoing.objects.filter(published_at=None).count() == 50
+        proxy.answers.set()
+        give_up_at = time.monotonic() + 120
+        while Outgoing.objects.filter(published_at=None).exists():
+            assert time.monotonic() < give_up_at
+            distant.settle()
+        assert [message.properties["message_id"] for message in take()][1:] == [str(row.message_id) for row in rows]
+
+    def test_that_is_slow_gets_no_more_than_it_answers(
+        self, distant: Relay, proxy: Proxy, take: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post()
+        distant.drain()
+        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 0.1)
+        proxy.answers.clear()
+        with transaction.atomic(using=SERVICE):
+            rows = Outgoing.post(*(Count(padding="x" * 100_000) for _ in range(8)))
+        distant.send_batch(now=timezone.now())
+        assert Outgoing.objects.filter(published_at=None, publish_attempts=1).count() == 2
+        assert Outgoing.objects.filter(published_at=None, publish_attempts=0).count() == 6
+        monkeypatch.setattr("outbox.broker.CONFIRM_TIMEOUT", 60.0)
+        proxy.answers.set()
+        while Outgoing.objects.filter(published_at=None).exists():
+            distant.drain()
+        assert len(take()) == 1 + len(rows)
 
     def test_is_not_asked_with_rows_in_hand(self, distant: Relay, proxy: Proxy) -> None:
         post()

@@ -48,6 +48,7 @@ def dead_letter(*, message_id: Any = None, status: str = "dead", ago: timedelta 
 
 
 def purged() -> dict[str, int]:
+    retention._progress.clear()
     return {kind: number for kind, number in purge(SERVICE, now=timezone.now()).items() if number}
 
 
@@ -99,7 +100,7 @@ class TestInboxRows:
 
     @pytest.mark.parametrize("service", settings.SERVICES)
     def test_of_every_service_can_be_purged(self, service: str) -> None:
-        assert purge(service, now=timezone.now()) == {"published": 0, "handled": 0, "resolved": 0}
+        assert purge(service, now=timezone.now()) == dict.fromkeys(retention.KINDS, 0)
 
     def test_outlive_what_the_consumer_would_take(self) -> None:
         assert settings.DEDUPE_HORIZON < settings.INBOX_RETENTION
@@ -140,6 +141,27 @@ class TestABatch:
         with connections[SERVICE].execute_wrapper(watch):
             assert purged() == {"published": 10}
         assert sizes == [3, 3, 3, 1]
+
+    def test_goes_on_where_the_last_call_ended(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "BATCH", 3)
+        monkeypatch.setattr(retention, "SECONDS", 0)
+        retention._progress.clear()
+        for _ in range(7):
+            sent()
+        assert [purge(SERVICE, now=timezone.now())["published"] for _ in range(4)] == [3, 3, 1, 0]
+        stays = retention._progress[SERVICE, "published"].last
+        sent(ago=2 * LONG_AGO)  # before what was deleted: as a row that had to stay then
+        assert purge(SERVICE, now=timezone.now())["published"] == 0
+        assert retention._progress[SERVICE, "published"].last == stays
+        monkeypatch.setattr(retention._progress[SERVICE, "published"], "until", 0.0)
+        assert purge(SERVICE, now=timezone.now())["published"] == 1
+
+    def test_follows_the_next_as_long_as_there_is_a_backlog(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(retention, "BATCH", 1)
+        for _ in range(30):
+            sent()
+            handled()
+        assert purged() == {"published": 30, "handled": 30}
 
     def test_waits_for_nobody(self, in_thread: Any) -> None:
         sent()

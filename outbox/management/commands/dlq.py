@@ -80,6 +80,11 @@ class Command(BaseCommand):
             if action == "discard":
                 one.add_argument("--why", default="", help="for the record")
                 continue
+            one.add_argument(
+                "--never-handled",
+                action="store_true",
+                help="also those that are older than the inbox remembers: you know that they were not handled",
+            )
             one.add_argument("--rate", type=positive, help="at most this many per second")
             one.add_argument(
                 "--canary", type=int, default=0, metavar="N", help="first N of them; stop if one dies again"
@@ -147,7 +152,8 @@ class Command(BaseCommand):
         pause = 1 / self.options["rate"] if self.options["rate"] else 0.0
 
         def replay(dead_letter: DeadLetter) -> None:
-            dead_letters.replay(dead_letter, by=self._by(), now=clock.now(database_of(_service(dead_letter))))
+            now = clock.now(database_of(_service(dead_letter)))
+            dead_letters.replay(dead_letter, by=self._by(), now=now, never_handled=self.options["never_handled"])
             time.sleep(pause)
 
         self._each(chosen, replay, done="replayed", before=canaries)
@@ -162,7 +168,9 @@ class Command(BaseCommand):
     # Their parts
 
     def _replay_canaries(self, chosen: list[DeadLetter]) -> None:
-        canaries = dead_letters.replay_canaries(chosen, by=self._by(), timeout=self.options["timeout"])
+        canaries = dead_letters.replay_canaries(
+            chosen, by=self._by(), timeout=self.options["timeout"], never_handled=self.options["never_handled"]
+        )
         try:
             for canary, outcome in canaries:
                 self.stderr.write(f"canary {canary.pk}: {outcome}")

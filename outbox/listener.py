@@ -1,0 +1,46 @@
+"""Waits for the NOTIFY of a database."""
+
+from typing import Any, Self
+
+import psycopg
+from django.db import OperationalError, connections
+
+from .models import CHANNEL
+
+
+class Listener:
+    """Waits for the NOTIFY of a database. Where none arrives (behind PgBouncer, say) it only waits: the relay polls."""
+
+    def __init__(self, database: str) -> None:
+        self.database = database
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def wait(self, seconds: float) -> bool:
+        """Return after a notification, or at the latest after this time; whether there was one."""
+        try:
+            if self._connection is None:
+                self._connection = self._listen()
+                return False  # the notifications of earlier commits are lost: look again at once
+            return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
+        except psycopg.Error as error:
+            self._close()
+            raise OperationalError(str(error)) from error
+
+    def _listen(self) -> psycopg.Connection[Any]:
+        parameters = dict(connections[self.database].get_connection_params())
+        for of_django in ("cursor_factory", "context", "prepare_threshold"):
+            parameters.pop(of_django, None)
+        connection = psycopg.connect(**parameters, autocommit=True)
+        connection.execute(f"LISTEN {CHANNEL}")
+        return connection

@@ -1,0 +1,78 @@
+"""Due rows are found without walking over those that were sent."""
+
+import json
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connections, transaction
+from django.utils import timezone
+
+from outbox import due_rows
+from outbox.due_rows import CLAIM, DueRows
+from outbox.services import model_of
+from outbox.tests.examples import SERVICE, Count
+
+Outgoing = model_of(SERVICE, "Outgoing")
+ROWS = 1500
+
+
+def post(number: int = 1, *, ago: timedelta = timedelta(0)) -> list[Any]:
+    with transaction.atomic(using=SERVICE):
+        return Outgoing.post(*(Count() for _ in range(number)), due_at=timezone.now() - ago)
+
+
+def claimed(due: DueRows) -> set[Any]:
+    with transaction.atomic(using=SERVICE):
+        return {row.pk for row in due.claim(until=timezone.now(), limit=200)}
+
+
+@pytest.mark.django_db
+def test_a_row_that_appears_before_the_others_is_found_by_looking_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(due_rows, "EVERYWHERE", 3600)
+    due = DueRows(SERVICE)
+    assert claimed(due) == set()
+    (late,) = post(ago=due_rows.SLOWEST / 2)
+    assert claimed(due) == {late.pk}
+    (very_late,) = post(ago=timedelta(minutes=1))
+    assert claimed(due) == {late.pk}
+    due._everywhere_at = 0
+    assert claimed(due) == {very_late.pk, late.pk}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_long_snapshot_makes_no_look_longer(in_thread: Any) -> None:
+    seen, done = threading.Event(), threading.Event()
+
+    def report() -> None:
+        with transaction.atomic(using=SERVICE), connections[SERVICE].cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            cursor.execute("SELECT count(*) FROM outbox_outgoingmessage")
+            seen.set()
+            done.wait(120)
+
+    post(ROWS, ago=timedelta(minutes=1))
+    in_thread(report)
+    assert seen.wait(120)
+    try:
+        Outgoing.objects.update(published_at=timezone.now())
+        due = DueRows(SERVICE)
+        (row,) = post()
+        assert claimed(due) == {row.pk}
+        assert pages_read(due._begin) * 4 < pages_read(due_rows.BEGINNING)
+    finally:
+        done.set()
+
+
+def pages_read(begin: Any) -> int:
+    """How many pages a claim looks at that begins here."""
+    with transaction.atomic(using=SERVICE), connections[SERVICE].cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox_outgoingmessage {CLAIM}",
+            [begin, timezone.now(), 200],
+        )
+        ((plan,),) = cursor.fetchall()
+    top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
+    return int(top["Shared Hit Blocks"] + top["Shared Read Blocks"])
