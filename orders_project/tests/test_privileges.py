@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -184,8 +185,10 @@ def test_who_takes_orders_in_holds_stock_and_can_neither_sell_nor_receive_it() -
     product_id = str(product.product_id)
     with granted("processing"), acting_as("orders_holding", "processing") as cursor:
         assert [offer.sku for offer in stock.offers(skus=[product.sku])] == [product.sku]
-        first = stock.hold(order_id="o-1", quantities={product_id: 2}, now=now)
-        again = stock.hold(order_id="o-1", quantities={product_id: 3}, now=now)  # of an attempt that has crashed
+        expired = now - 2 * settings.HOLD_TTL
+        first = stock.hold(order_id="o-1", quantities={product_id: 2}, now=expired)  # of an attempt that has crashed
+        again = stock.hold(order_id="o-1", quantities={product_id: 3}, now=now)
+        assert stock.hold(order_id="o-1", quantities={product_id: 3}, now=now + timedelta(seconds=1)) == again
         with pytest.raises(stock.InsufficientStock), transaction.atomic(using="processing"):
             stock.hold(order_id="o-2", quantities={product_id: 9}, now=now)
         for statement in (
