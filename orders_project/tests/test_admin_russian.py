@@ -158,6 +158,7 @@ def english(page: str) -> list[str]:
 
 
 @pytest.mark.django_db
+@pytest.mark.slow
 def test_every_page_is_in_russian(boss: Client, ann: Any, post: Any) -> None:
     done, stuck = place(), place()
     post.passes_over = lambda envelope: envelope.subject == stuck.pk
