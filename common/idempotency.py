@@ -7,10 +7,13 @@ request holds an advisory lock, which ends with its transaction: no key stays lo
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import DatabaseError, connections, models, router, transaction
 from django.http import HttpResponse
 from django.utils.translation import gettext_lazy as _
@@ -23,12 +26,16 @@ from rest_framework.views import APIView
 
 from outbox import clock
 
+from . import client_limits
+from .addresses import client_address
 from .errors import Refusal
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
 MAX_KEY_LENGTH = 255
-NOT_STORED = {401, 403, 429}  # sent before the request was looked at
+NOT_STORED = {400, 401, 403, 413, 415, 429}  # of requests that are not valid, or that were not looked at
+MAX_ANSWER = 256 * 1024  # bytes
+COUNTED_FOR = 60.0  # seconds until the keys of a principal are counted again
 RETRY_AFTER = 1  # second
 PROBLEM = "application/problem+json"
 PARAMETER = OpenApiParameter(
@@ -55,6 +62,7 @@ class StoredAnswer(models.Model):
         verbose_name = _("idempotency key")
         verbose_name_plural = _("idempotency keys")
         constraints = [models.UniqueConstraint(fields=["key", "principal"], name="%(app_label)s_one_answer_per_key")]
+        indexes = [models.Index(fields=["principal"], name="%(app_label)s_answers_of_client")]
 
     def __str__(self) -> str:
         return self.key
@@ -78,6 +86,18 @@ class StillRunning(Refusal):
     code = "idempotency_key_in_use"
 
 
+class TooManyKeys(Refusal):
+    """The principal has as many keys as are kept for one."""
+
+    code = "too_many_idempotency_keys"
+
+
+class AnswerTooLarge(Refusal):
+    """The answer is larger than what is kept under a key."""
+
+    code = "answer_too_large"
+
+
 def answer_once(
     view: APIView,
     request: Request,
@@ -85,14 +105,31 @@ def answer_once(
     *,
     answers: type[StoredAnswer],
     principal: str,
-    extra_fields: Callable[[Any], dict[str, Any]] = lambda answer: {},
+    extra_fields: Callable[[], dict[str, Any]] = dict,
 ) -> HttpResponse:
     """
     Return the response of `perform`, which runs only once for each `Idempotency-Key`.
 
-    `perform` runs in a transaction of the service's database. A refusal is stored as well, and only the refusal; a
-    server error is not. `extra_fields` returns the values of further fields to store with the response.
+    The request is first counted against the limits of its principal and its address. `perform` runs in a transaction of
+    the service's database. A refusal is stored as well, and only the refusal. What was no valid request is not stored,
+    nor is a server error. `extra_fields` is called after `perform`, and returns the values of further fields to store.
     """
+    limits = client_limits.count_request(principal=principal, address=client_address(request._request))
+    response = _answered(view, request, perform, answers=answers, principal=principal, extra_fields=extra_fields)
+    for name, value in limits.items():
+        response[name] = value
+    return response
+
+
+def _answered(
+    view: APIView,
+    request: Request,
+    perform: Callable[[], HttpResponse],
+    *,
+    answers: type[StoredAnswer],
+    principal: str,
+    extra_fields: Callable[[], dict[str, Any]],
+) -> HttpResponse:
     key = request.headers.get(HEADER)
     if key is None:
         return perform()
@@ -108,6 +145,11 @@ def answer_once(
             if known.fingerprint != asked:
                 raise KeyReused("This key was already used for another request.")
             return _replayed(known)
+        if is_full(answers, principal):
+            raise TooManyKeys(
+                f"No more than {settings.IDEMPOTENCY_MAX_KEYS} keys are kept for one client.",
+                extra={"retry_after": int(COUNTED_FOR)},
+            )
         try:
             with transaction.atomic(using=using):
                 response = perform()
@@ -116,18 +158,41 @@ def answer_once(
         except Exception as refusal:
             response = view.handle_exception(refusal)  # raises whatever is not a refusal again
         if response.status_code < 500 and response.status_code not in NOT_STORED:
-            answer = _body(response).decode()
+            answer = _body(response)
+            if len(answer) > MAX_ANSWER:
+                raise AnswerTooLarge("The answer is too large to be kept. Send the request without a key.")
             answers._base_manager.create(
                 principal=principal,
                 key=key,
                 fingerprint=asked,
                 answer_status=response.status_code,
-                answer=answer,
+                answer=answer.decode(),
                 answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
                 created_at=clock.now(using),
-                **extra_fields(_parsed(answer)),
+                **extra_fields(),
             )
     return response
+
+
+_counted: dict[tuple[str, str], tuple[float, bool]] = {}  # when, and whether that was all that is kept
+
+
+def is_full(answers: type[StoredAnswer], principal: str) -> bool:
+    """
+    Whether a principal has as many keys as are kept for one.
+
+    # Note [Counted once a minute]: counting on every request would cost more than the request. Each process counts a
+    # principal's keys once a minute; what comes in meanwhile is limited by the requests a minute.
+    """
+    if not settings.IDEMPOTENCY_MAX_KEYS:
+        return False
+    now = time.monotonic()
+    counted_at, full = _counted.get((answers._meta.db_table, principal), (-math.inf, False))
+    if now - counted_at >= COUNTED_FOR:
+        kept = answers._base_manager.filter(principal=principal)[: settings.IDEMPOTENCY_MAX_KEYS].count()
+        full = kept >= settings.IDEMPOTENCY_MAX_KEYS
+        _counted[answers._meta.db_table, principal] = now, full
+    return full
 
 
 def _body(response: HttpResponse) -> bytes:

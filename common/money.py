@@ -1,5 +1,6 @@
 """Amounts of money: integer minor units inside the system, exact numbers in whole units of the currency outside."""
 
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
 # Digits after the point (ISO 4217) of the currencies that can be configured.
@@ -16,6 +17,14 @@ EXPONENTS = {
     "KWD": 3,
 }
 LARGEST = 10**14  # minor units; a float shows every amount up to here exactly
+
+
+@dataclass(frozen=True)
+class Money:
+    """An amount in minor units of a currency."""
+
+    amount: int
+    currency: str
 
 
 class NotAnAmount(ValueError):
@@ -59,5 +68,5 @@ def number(minor: int, *, currency: str) -> float:
 
 def text(minor: int, *, currency: str) -> str:
     """Minor units as text for people: 120000 becomes '1,200.00 USD'."""
-    exponent = EXPONENTS[currency]
+    exponent = EXPONENTS.get(currency, 0)  # a gateway may have money in a currency that is not one of ours
     return f"{Decimal(minor).scaleb(-exponent):,.{exponent}f} {currency}"

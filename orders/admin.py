@@ -7,6 +7,7 @@ from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
+from oauth2_provider.models import get_application_model
 
 from common.admin import (
     Action,
@@ -54,8 +55,20 @@ class IdempotencyKeys(IdempotencyKeyAdmin):
     fields = (display.order(), *IdempotencyKeyAdmin.fields)
 
 
+ALL_CLIENTS = "*"
+
+
+def _clients() -> list[tuple[str, Any]]:
+    names = get_application_model().objects.order_by("client_id").values_list("client_id", flat=True)
+    return [("", "–"), (ALL_CLIENTS, _("all clients")), *((name, name) for name in names)]
+
+
 class NewEndpoint(ConfirmationForm):
-    """Asks for the URL of an endpoint and the events to send to it."""
+    """Asks for the URL of an endpoint, the client whose orders it hears of, and the events to send to it."""
+
+    client = forms.ChoiceField(
+        label=_("Client"), choices=_clients, help_text=_("It hears of the orders of this client only.")
+    )
 
     url = forms.CharField(
         label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url", "size": 60})
@@ -69,7 +82,11 @@ class NewEndpoint(ConfirmationForm):
 
 
 def _register(call: ActionCall) -> str:
-    endpoint = webhooks.register(url=call.values["url"], events=call.values["events"], actor=call.actor, now=call.now)
+    client = call.values["client"]
+    endpoint = webhooks.register(
+        url=call.values["url"], events=call.values["events"], principal=client, hears_all=client == ALL_CLIENTS,
+        actor=call.actor, now=call.now,
+    )  # fmt: skip
     return _secret_of(endpoint)
 
 
@@ -99,12 +116,15 @@ def _resend(call: ActionCall) -> None:
 class WebhookEndpoints(ReadOnlyAdmin):
     """The endpoints of customers that receive webhooks about orders."""
 
-    list_display = ("url", "is_active", "disabled_because", "created_by", "created_at")
+    list_display = ("url", "principal", "hears_all", "is_active", "disabled_because", "created_by", "created_at")
     list_filter = ("is_active",)
     search_by = ("id",)
     order = ("-id",)
     empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
-    fields = ("url", "events", "is_active", "disabled_because", "previous_until", "created_by", "created_at")
+    fields = (
+        "url", "principal", "hears_all", "events", "is_active", "disabled_because", "previous_until", "created_by",
+        "created_at",
+    )  # fmt: skip
     page_actions = (
         Action(
             name="register",

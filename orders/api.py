@@ -25,9 +25,9 @@ from outbox.conflicts import retry_on_conflict
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter
-from .limits import address_of, count_order
+from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
-from .serializers import EventSerializer, NewOrderSerializer, OrderSerializer
+from .serializers import CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
 
 SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
 VERSION = re.compile(r"[1-9][0-9]{0,9}")
@@ -43,6 +43,7 @@ class Orders(WithForm):
     filter_backends = [DjangoFilterBackend]
     filterset_class = OrderFilter
     limits: Mapping[str, str] = {}
+    stored_id = ""  # of the order that was placed
 
     def get_queryset(self) -> QuerySet[Order]:
         if getattr(self, "swagger_fake_view", False):
@@ -71,22 +72,21 @@ class Orders(WithForm):
             lambda: self.place(request, principal=principal),
             answers=IdempotencyKey,
             principal=principal,
-            extra_fields=lambda answer: {"order_id": answer.get("order_id", "")},
+            extra_fields=lambda: {"order_id": self.stored_id},
         )
         for name, value in self.limits.items():  # of this request, not of the one whose answer is replayed
-            answer[name] = value
+            answer[name] = f"{answer[name]}, {value}" if name in answer else value
         return answer
 
     def place(self, request: Request, *, principal: str) -> Response:
         asked = self.asked = NewOrderSerializer(data=request.data, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
-        forwarded = request.headers.get("X-Forwarded-For")
-        address = address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])
-        self.limits = count_order(email=new.user_email, principal=principal, address=address)
+        self.limits = count_order(email=new.user_email, principal=principal)
         key = request.headers.get(HEADER)
         order, is_new = services.place_order(new=new, now=clock.now("orders"), actor=principal, key=key)
-        location = {"Location": reverse("order", args=[order.order_id])}
+        self.stored_id = order.order_id
+        location = {"Location": reverse("order", args=[order.shown_id])}
         return response(order, status.HTTP_201_CREATED if is_new else status.HTTP_200_OK, headers=location)
 
 
@@ -132,12 +132,13 @@ class Cancel(WithForm):
     """The cancellation of an order."""
 
     scope = "orders"
-    serializer_class = OrderSerializer
+    serializer_class = CancellationSerializer
+    stored_id = ""  # of the order that was canceled
 
     @extend_schema(
         operation_id="cancel_order",
         parameters=[IF_MATCH, PARAMETER],
-        request=None,
+        request={"application/json": CancellationSerializer},
         responses={200: OrderSerializer, 202: OrderSerializer},
     )
     @retry_on_conflict
@@ -150,15 +151,26 @@ class Cancel(WithForm):
             lambda: self.cancel(request, order_id, principal),
             answers=IdempotencyKey,
             principal=principal.name,
-            extra_fields=lambda answer: {"order_id": answer.get("order_id", "")},
+            extra_fields=lambda: {"order_id": self.stored_id},
         )
 
     def cancel(self, request: Request, order_id: str, principal: Principal) -> Response:
         order = services.cancel_order(
-            order_id=order_id, now=clock.now("orders"), principal=principal, versions=versions_in(request)
+            order_id=order_id,
+            now=clock.now("orders"),
+            principal=principal,
+            reason=self.reason(request) if principal.is_staff else "",
+            versions=versions_in(request),
         )
+        self.stored_id = order.order_id
         is_canceled = order.status == Status.CANCELED
         return response(order, status.HTTP_200_OK if is_canceled else status.HTTP_202_ACCEPTED)
+
+    def reason(self, request: Request) -> str:
+        """The reason in the body. That of a client has none: whatever its body is makes no difference."""
+        asked = self.asked = CancellationSerializer(data=request.data or {}, context=self.get_serializer_context())
+        asked.is_valid(raise_exception=True)
+        return asked.validated_data.get("reason") or ""
 
 
 def response(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[str, str] | None = None) -> Response:

@@ -8,7 +8,7 @@ from django.core.exceptions import ValidationError
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from common import money
+from common import client_limits, money
 from common.principal import Principal
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -40,14 +40,17 @@ class OrderService(stubs.OrderServiceServicer):
 
     def CreateOrder(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:  # noqa: N802
         principal, now = call.principal.name, clock.now("orders")
+        left = client_limits.count_request(principal=principal, address=call.address)
+        call.trailing.update({name.lower(): value for name, value in left.items()})
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
         key = call.metadata.get("idempotency-key") or None
         by_key = key if new.order_id is None else None
         if by_key is None or services.placed_under(by_key, principal=principal, now=now) is None:
-            left = limits.count_order(email=new.user_email, principal=principal, address=call.address)
-            call.trailing.update({name.lower(): value for name, value in left.items()})
+            for name, value in limits.count_order(email=new.user_email, principal=principal).items():
+                known = call.trailing.get(name.lower())
+                call.trailing[name.lower()] = f"{known}, {value}" if known else value
         order, is_new = retry_on_conflict(services.place_order)(new=new, now=now, actor=principal, key=key)
         call.trailing[IS_NEW] = str(is_new).lower()
         return message_of(order)
@@ -75,7 +78,7 @@ def _plain(message: Message) -> dict[str, Any]:
 def message_of(order: Order) -> pb.Order:
     """The message that represents an order."""
     message = pb.Order(
-        order_id=order.order_id,
+        order_id=order.shown_id,
         customer_id=order.customer_id or None,
         user_id=order.user_id or None,
         user_email=order.user_email or None,

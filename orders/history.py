@@ -21,7 +21,8 @@ NOTE = "note"  # the reason that a person gave: kept with the state, but not a p
 
 def initial_data(order: Order) -> dict[str, Any]:
     """The data of the first event of an order: everything that can change, and its hold."""
-    return {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
+    data = {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
+    return data | ({"reference": order.reference} if order.reference else {})
 
 
 def state(order: Order) -> dict[str, Any]:

@@ -18,7 +18,6 @@ ORDER_SECONDS = histogram("order_seconds", "Time from accepting an order to a st
 SAGA_STEPS = counter("saga_steps_total", "Transitions of orders.", "before", "event", "after")
 SAGA_COMPENSATIONS = counter("saga_compensations_total", "Compensations requested: void, refund, release.", "kind")
 WEBHOOK_DELIVERIES = counter("webhook_deliveries_total", "Attempts to send a webhook, by result.", "result")
-RATE_LIMIT_REFUSALS = counter("rate_limit_refusals_total", "Requests refused by a rate limit.", "limit")
 
 _reason = Few()
 

@@ -7,6 +7,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from common.idempotency import StoredAnswer
+from common.performed_actions import AbstractPerformedAction
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -83,6 +84,14 @@ class Order(models.Model):
         GATEWAY = "gateway", _("gateway")
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64, default=new_order_id)
+    reference = models.CharField(
+        _("the client's order id"),
+        max_length=64,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("unique for this client only"),
+    )
     principal = models.CharField(_("principal"), max_length=100, blank=True)
     customer_id = models.CharField(_("customer id"), max_length=100, blank=True)
     user_id = models.CharField(_("user id"), max_length=100, blank=True)
@@ -104,6 +113,11 @@ class Order(models.Model):
         verbose_name = _("order")
         verbose_name_plural = _("orders")
         constraints = [
+            models.UniqueConstraint(
+                fields=["reference", "principal"],
+                condition=~models.Q(reference=""),
+                name="one_order_per_reference_and_principal",
+            ),
             models.CheckConstraint(condition=models.Q(total__gte=0), name="order_total_not_negative"),
             models.CheckConstraint(condition=models.Q(status__in=Status.values), name="order_status_known"),
         ]
@@ -135,6 +149,11 @@ class Order(models.Model):
 
     def __str__(self) -> str:
         return self.order_id
+
+    @property
+    def shown_id(self) -> str:
+        """The id by which its client knows the order: the one that the client gave it, or else ours."""
+        return self.reference or self.order_id
 
 
 class OrderLine(models.Model):
@@ -198,10 +217,15 @@ class IdempotencyKey(StoredAnswer):
         pass
 
 
+class PerformedAction(AbstractPerformedAction):
+    """A form of the back office about orders that has been carried out."""
+
+
 def snapshot(order: Order) -> dict[str, Any]:
     """The order as its facts contain it: amounts are in minor units."""
     return {
         "order_id": order.order_id,
+        "reference": order.reference or None,
         "customer_id": order.customer_id or None,
         "user_id": order.user_id or None,
         "status": str(order.status),

@@ -6,6 +6,7 @@ from datetime import datetime
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
+from common.authority import Authority
 from common.errors import Refusal
 from outbox.message import Message
 
@@ -13,6 +14,8 @@ from . import saga
 from .models import Order, Outgoing, Status
 
 CANCELED_BY_OPERATOR = "canceled_by_operator"
+UNPAID = frozenset({Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING})  # what can be canceled without a refund
+PAID = frozenset({Status.PAID})
 
 
 class NothingToRepeat(Refusal):
@@ -22,7 +25,7 @@ class NothingToRepeat(Refusal):
 
 
 class NotPossible(Refusal):
-    """The event cannot happen to an order in this status."""
+    """The action or the event is not possible in the status of the order."""
 
     code = "out_of_turn"
 
@@ -61,15 +64,50 @@ def repeat_request(*, order_id: str) -> Message:
 
 
 @transaction.atomic(using="orders")
-def turn_back(*, order_id: str, now: datetime, actor: str, reason: str = "", if_version: int | None = None) -> Order:
+def cancel(*, order_id: str, now: datetime, by: Authority, reason: str, if_version: int) -> Order:
     """
-    Cancel an order from wherever it is: it gives back what it has taken. The reason is kept in its history.
+    Cancel an order that is not paid: it gives back what it has taken. The reason is kept in its history.
 
-    :raises saga.VersionConflict: if `if_version` is given and the order is at another version
-    :raises saga.OutOfTurn: if it is done or has failed
+    :raises NotPossible: if it is paid, is being turned back, or has ended
+    :raises saga.VersionConflict: if it is at another version
+    :raises ReasonMissing: without a reason
     """
-    event = saga.CancelRequested(CANCELED_BY_OPERATOR)
-    return saga.advance(order_id=order_id, event=event, now=now, actor=actor, note=reason, if_version=if_version)
+    return _turn_back(order_id, UNPAID, now=now, by=by, reason=reason, if_version=if_version)
+
+
+@transaction.atomic(using="orders")
+def cancel_and_refund(*, order_id: str, now: datetime, by: Authority, reason: str, if_version: int) -> Order:
+    """
+    Cancel an order that is paid: it gives back its stock and then its money. The reason is kept in its history.
+
+    :raises NotPossible: if it is not paid, is being turned back, or has ended
+    :raises saga.VersionConflict: if it is at another version
+    :raises ReasonMissing: without a reason
+    :raises NeedsSecondPerson: if one person may not give this amount back alone
+    """
+    return _turn_back(order_id, PAID, now=now, by=by, reason=reason, if_version=if_version)
+
+
+def _turn_back(
+    order_id: str, statuses: frozenset[Status], *, now: datetime, by: Authority, reason: str, if_version: int
+) -> Order:
+    by.justify(reason)
+    order = _lock(order_id, if_version)
+    if order.status not in statuses:
+        raise NotPossible(_g("This is not possible while the order is %(status)s.") % {"status": _status(order)})
+    saga.apply(saga.CancelRequested(CANCELED_BY_OPERATOR), order, now=now, by=by, note=reason)
+    return order
+
+
+def _lock(order_id: str, version: int) -> Order:
+    order = saga.lock(order_id)
+    if order.version != version:
+        raise saga.VersionConflict(order)
+    return order
+
+
+def _status(order: Order) -> str:
+    return order.get_status_display()
 
 
 def possible_events(order: Order) -> dict[str, type[Message]]:
@@ -82,26 +120,30 @@ def possible_events(order: Order) -> dict[str, type[Message]]:
 
 
 @transaction.atomic(using="orders")
-def resolve(*, order_id: str, event: str, evidence: str, now: datetime, actor: str, if_version: int) -> Order:
+def resolve(*, order_id: str, event: str, evidence: str, now: datetime, by: Authority, if_version: int) -> Order:
     """
     Apply the event that another service should have sent, because a person has seen the evidence. The evidence is kept
     in the order's history.
 
-    Only the order moves: the data of the other services stays as it is, and `manage.py audit` compares.
+    Only the order moves: the data of the other services stays as it is, and `manage.py audit` compares. Whatever the
+    event is, the order is worth its total to somebody: it is refunded, delivered without payment, or forgotten.
 
     :raises NotPossible: if the event cannot happen to an order in this status
     :raises saga.VersionConflict: if the order is at another version
+    :raises ReasonMissing: without evidence
+    :raises NeedsSecondPerson: if one person may not decide about this amount alone
     """
-    order = Order.objects.get(pk=order_id)
+    by.justify(evidence)
+    order = _lock(order_id, if_version)
     kind = possible_events(order).get(event)
     if kind is None:
         raise NotPossible(
             _g("The order is %(status)s: %(event)s cannot happen to it now.")
-            % {"status": order.get_status_display(), "event": event}
+            % {"status": _status(order), "event": event}
         )
+    by.permit(order.total, order.currency)
     known = {"payment_id": order.payment_id, "reason": "resolved_by_operator", "hold_id": str(order.hold_id)}
     fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every message is a dataclass
     data = {"order_id": order_id} | {name: value for name, value in known.items() if name in fields}
-    return saga.advance(
-        order_id=order_id, event=kind.read(data), now=now, actor=actor, note=evidence, if_version=if_version
-    )
+    saga.apply(kind.read(data), order, now=now, by=by, note=evidence)
+    return order

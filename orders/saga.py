@@ -16,6 +16,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_noop
 
+from common.authority import SYSTEM, Authority
 from common.errors import Refusal
 from outbox import context
 from outbox.errors import Undeliverable
@@ -236,7 +237,7 @@ class OutOfTurn(Undeliverable):
     """The order is in a status in which this event cannot happen."""
 
     def __init__(self, code: str, order: Order) -> None:
-        super().__init__(code, _g(REFUSALS[code]) % {"order": order.order_id, "status": order.get_status_display()})
+        super().__init__(code, _g(REFUSALS[code]) % {"order": order.shown_id, "status": order.get_status_display()})
 
 
 class VersionConflict(Refusal):
@@ -265,9 +266,9 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
         )
         posted = Outgoing.post(charge(order), _fact(order, "created"), batch=batch)
         _set_timer(order, now=order.created_at, batch=batch)
-        listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS}", []))
+        listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS.format(principal='%s')}", [order.principal]))
     if batch.touched[listeners]:
-        webhooks.announce(posted)
+        webhooks.announce(order, posted)
     metrics.created(order)
 
 
@@ -277,7 +278,8 @@ def lock(order_id: str) -> Order:
 
     :raises Order.DoesNotExist: if there is no such order
     """
-    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=webhooks.LISTENERS)
+    listeners = webhooks.LISTENERS.format(principal="orders_order.principal")
+    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=listeners)
     if order is None:
         raise Order.DoesNotExist(order_id)
     return order
@@ -289,31 +291,28 @@ def advance(
     order_id: str,
     event: Event,
     now: datetime,
-    actor: str = "",
-    note: str = "",
-    if_version: int | None = None,
+    by: Authority = SYSTEM,
 ) -> Order:
     """
     Apply an event to an order, and return the order: see `apply`.
 
     :raises Order.DoesNotExist: if there is no such order
     :raises OutOfTurn: if the table refuses the event
-    :raises VersionConflict: if `if_version` is given and the order is at another version
+    :raises NeedsSecondPerson: if it gives money back that one person may not give back alone
     """
     order = lock(order_id)
-    if if_version is not None and order.version != if_version:
-        raise VersionConflict(order)
-    apply(event, order, now=now, actor=actor, note=note)
+    apply(event, order, now=now, by=by)
     return order
 
 
-def apply(event: Event, order: Order, *, now: datetime, actor: str = "", note: str = "") -> None:
+def apply(event: Event, order: Order, *, now: datetime, by: Authority = SYSTEM, note: str = "") -> None:
     """
     Make the transition that the table prescribes, if it is a step: store the order and its history, post its messages.
 
     The order comes from `lock`. `note` is kept in the history: the reason that a person gave.
 
     :raises OutOfTurn: if the table refuses the event
+    :raises NeedsSecondPerson: if it gives money back that one person may not give back alone
     """
     kind = type(event)
     step = STEPS.get((Status(order.status), kind))
@@ -321,6 +320,8 @@ def apply(event: Event, order: Order, *, now: datetime, actor: str = "", note: s
         if order.status in ALREADY[kind]:
             return
         raise OutOfTurn(REFUSED[kind][Status(order.status)], order)
+    if order.status == PAID and step.becomes == REFUNDING:
+        by.permit(order.total, order.currency)
 
     changes: dict[str, Any] = {}
     if getattr(event, "payment_id", "") and not order.payment_id:
@@ -339,7 +340,7 @@ def apply(event: Event, order: Order, *, now: datetime, actor: str = "", note: s
         order.version += 1
         order.status = status
         data = changes | {"status": status} | ({history.NOTE: note} if note else {})
-        events.append(_event(order, kind=_name(event), status=status, actor=actor, data=data))
+        events.append(_event(order, kind=_name(event), status=status, actor=by.name, data=data))
         if status != before:
             messages.append(_fact(order, status))
     if step.says is not None:
@@ -349,7 +350,7 @@ def apply(event: Event, order: Order, *, now: datetime, actor: str = "", note: s
         batch.insert(*events)
         posted = Outgoing.post(*messages, batch=batch)
     if order.has_listeners:  # type: ignore[attr-defined]
-        webhooks.announce(posted)
+        webhooks.announce(order, posted)
     metrics.stepped(
         order, before=before, event=_name(event), through=step.through, says=getattr(step.says, "__name__", "")
     )

@@ -137,6 +137,12 @@ class NewOrderSerializer(StrictSerializer):
         )
 
 
+class CancellationSerializer(StrictSerializer):
+    """Why an order is canceled."""
+
+    reason = optional_text(max_length=200, help_text=_("Kept in the history of the order. Staff must give one."))
+
+
 class NullableText(serializers.CharField):
     """A text in an answer; null if it is empty."""
 
@@ -163,7 +169,7 @@ class LineSerializer(serializers.Serializer[OrderLine]):
 class OrderSerializer(serializers.Serializer[Order]):
     """An order in an answer."""
 
-    order_id = serializers.CharField(read_only=True)
+    order_id = serializers.CharField(source="shown_id", read_only=True)
     customer_id = NullableText()
     user_id = NullableText()
     user_email = NullableText()

@@ -10,10 +10,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import QuerySet, prefetch_related_objects
+from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.utils.crypto import salted_hmac
 
 from common import locks
+from common.authority import SYSTEM, Authority
 from common.errors import Refusal
 from common.idempotency import KeyReused
 from common.principal import Principal
@@ -22,11 +23,14 @@ from outbox.store import Statement
 from processing import services as stock
 from processing.messages import GiveBack
 
-from . import saga
+from . import repair, saga
 from .models import LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_order_id
 from .pricing import Line, price
 
 __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "get_order", "orders_of", "place_order"]
+
+
+MAX_NAMESAKES = 100  # orders of one name that are looked at, for staff, who see those of all clients
 
 
 class NoSuchOrder(Refusal):
@@ -75,7 +79,10 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     stored = _stored(new, key=key, now=now)
     if stored is not None:
         return stored, False
-    if new.order_id is not None:
+    reference = new.order_id if new.order_id is not None and new.principal else ""
+    if reference:
+        order_id = id_of_reference(reference, principal=new.principal, day=now.date())
+    elif new.order_id is not None:
         order_id = new.order_id
     elif key is not None:
         order_id = id_under(key, principal=new.principal, day=now.date())
@@ -91,6 +98,7 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
             raise _by_line(refusal, new.lines, lines) from None
     order = Order(
         order_id=order_id,
+        reference=reference,
         principal=new.principal,
         customer_id=new.customer_id,
         user_id=new.user_id,
@@ -120,6 +128,9 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     return order, True
 
 
+NAMED = "WHERE principal = %s AND (order_id = %s OR reference = %s)"
+
+
 def _give_back_another(hold_id: UUID | None, stored: Order) -> None:
     """Give back what was held here although another attempt has placed the order, whose hold has ended since."""
     if hold_id is not None and hold_id != stored.hold_id:
@@ -133,11 +144,18 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
     An `exclusive` call waits for one that is being placed at this moment; until its transaction ends, nobody else
     places one.
 
-    :raises OrderExists: if another order has the id
+    :raises OrderExists: if another order of this principal has the id
     :raises KeyReused: if another order was placed under the key
     """
     if new.order_id is not None:
-        stored = _found("WHERE order_id = %s", new.order_id, turn=new.order_id if exclusive else "")
+        # Note [Order ids are names]: the id that a client gives is unique for this client alone, and nobody learns from
+        # an answer which ids others use. So it is stored as a reference, and the order gets an id of ours. An order
+        # from before that, and one without a client, which can only be where the API is open, have it as their key.
+        turn = f"{new.principal!r} {new.order_id}" if exclusive else ""
+        if new.principal:
+            stored = _found(NAMED, new.principal, new.order_id, new.order_id, turn=turn)
+        else:
+            stored = _found("WHERE order_id = %s", new.order_id, turn=turn)
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
@@ -188,15 +206,25 @@ def _found(where: str, *parameters: Any, turn: str) -> Order | None:
     return order
 
 
+def id_of_reference(reference: str, *, principal: str, day: date) -> str:
+    """The id of the order that this principal names so and places on this day: the same for every attempt."""
+    return _derived_id("orders.reference", reference, principal=principal, day=day)
+
+
 def id_under(key: str, *, principal: str, day: date) -> str:
+    """The id of the order that is placed under this idempotency key on this day: the same for every attempt."""
+    return _derived_id("orders.order_id", key, principal=principal, day=day)
+
+
+def _derived_id(kind: str, name: str, *, principal: str, day: date) -> str:
     """
-    The id of the order that is placed under this idempotency key on this day: the same for every attempt.
+    An id that nobody else can foresee.
 
     # Note [A day, not a moment]: the time in a UUIDv7 must be the same for each attempt, so it is the day's beginning.
     # An attempt after midnight gets another id; what a crash before midnight left behind then waits for its expiry.
     """
     midnight = datetime.combine(day, time(), tzinfo=UTC)
-    secret = salted_hmac("orders.order_id", json.dumps([principal, key, midnight.isoformat()]), algorithm="sha256")
+    secret = salted_hmac(kind, json.dumps([principal, name, midnight.isoformat()]), algorithm="sha256")
     return str(ids.uuid7_from(secret.digest(), at=midnight))
 
 
@@ -224,13 +252,22 @@ def orders_of(principal: Principal) -> QuerySet[Order]:
     return with_lines(principal.own(Order.objects.all()))
 
 
+def stored_id(order_id: str, *, principal: Principal) -> str:
+    """The id under which an order is stored that this principal knows by this one."""
+    if not principal.name:
+        return order_id
+    named = Order.objects.filter(Q(pk=order_id) | Q(reference=order_id)).order_by("-created_at")
+    found = list(principal.own(named).values_list("pk", flat=True)[:MAX_NAMESAKES])
+    return found[0] if found and order_id not in found else order_id
+
+
 def get_order(*, order_id: str, principal: Principal) -> Order:
     """
     One order, with its lines.
 
     :raises NoSuchOrder: if there is none that this principal may see
     """
-    order = orders_of(principal).filter(pk=order_id).first()
+    order = orders_of(principal).filter(pk=stored_id(order_id, principal=principal)).first()
     if order is None:
         raise NoSuchOrder("There is no such order.")
     return order
@@ -246,26 +283,37 @@ def history_of(order: Order) -> QuerySet[OrderEvent]:
 
 @transaction.atomic(using="orders")
 def cancel_order(
-    *, order_id: str, now: datetime, principal: Principal | None = None, versions: Collection[int] | None = None
+    *,
+    order_id: str,
+    now: datetime,
+    principal: Principal | None = None,
+    reason: str = "",
+    versions: Collection[int] | None = None,
 ) -> Order:
     """
     Turn an order back and return it, with its lines. Its status is `canceled` once its stock and money are back.
 
     :param principal: who cancels it; without one, the system itself does
+    :param reason: kept in its history; staff must give one
     :param versions: cancel the order only if it is at one of these versions
 
     :raises NoSuchOrder: if there is none that this principal may see
     :raises saga.OutOfTurn: if it is done or has failed
     :raises saga.VersionConflict: if it is at another version
+    :raises ReasonMissing: if staff give no reason
+    :raises NeedsSecondPerson: if it is paid, and staff may not give its money back alone
     """
+    by = Authority.of(principal) if principal else SYSTEM
+    by.justify(reason)
     try:
-        order = saga.lock(order_id)
+        order = saga.lock(stored_id(order_id, principal=principal) if principal else order_id)
     except Order.DoesNotExist:
         raise NoSuchOrder("There is no such order.") from None
     if principal is not None and not principal.sees(order):
         raise NoSuchOrder("There is no such order.")
     if versions is not None and order.version not in versions:
         raise saga.VersionConflict(order)
-    saga.apply(saga.CancelRequested(), order, now=now, actor=principal.name if principal else "")
+    event = saga.CancelRequested(repair.CANCELED_BY_OPERATOR) if by.is_staff else saga.CancelRequested()
+    saga.apply(event, order, now=now, by=by, note=reason)
     prefetch_related_objects([order], LOADED_LINES)
     return order

@@ -7,9 +7,11 @@ from outbox.ids import uuid7
 
 
 class WebhookEndpoint(models.Model):
-    """An address that events of orders are sent to."""
+    """An address that the events of one client's orders are sent to or, with `hears_all`, those of all orders."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    principal = models.CharField(_("client"), max_length=100, blank=True, default="", db_default="")
+    hears_all = models.BooleanField(_("all clients"), default=False, db_default=False)
     url = models.CharField(_("URL"), max_length=500)
     events = models.JSONField(_("events"), default=list, blank=True, help_text=_("such as order.paid; none means all"))
     is_active = models.BooleanField(_("active"), default=True)
@@ -23,8 +25,13 @@ class WebhookEndpoint(models.Model):
     class Meta:
         verbose_name = _("webhook endpoint")
         verbose_name_plural = _("webhook endpoints")
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(hears_all=False) | models.Q(principal=""), name="endpoint_of_one_client_or_of_all"
+            )
+        ]
         indexes = [
-            models.Index(fields=["is_active"], condition=models.Q(is_active=True), name="webhook_endpoint_active")
+            models.Index(fields=["principal"], condition=models.Q(is_active=True), name="webhook_endpoint_active")
         ]
 
     def __str__(self) -> str:

@@ -27,7 +27,7 @@ from outbox.models import OutgoingMessage
 
 from . import metrics, outbound_http
 from .messages import DeliverWebhook
-from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from .models import ROWS, Order, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,8 @@ REST = 60.0  # seconds without attempts at an endpoint that does not answer
 GONE = 410  # the endpoint wants no more webhooks
 FAILED = (outbound_http.Refused, outbound_http.Unreachable)
 
-LISTENERS = "EXISTS (SELECT FROM orders_webhookendpoint WHERE is_active)"  # SQL: whether an endpoint is on
+HEARS = "is_active AND (hears_all OR principal = {principal})"  # SQL: the endpoints that hear of a client's orders
+LISTENERS = f"EXISTS (SELECT FROM orders_webhookendpoint WHERE {HEARS})"
 
 
 class BadEndpoint(Refusal):
@@ -60,9 +61,19 @@ class EndpointOff(Refusal):
 # Endpoints ----------------------------------------------------------------------------------------------------------
 
 
-def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime) -> WebhookEndpoint:
+def register(
+    *,
+    url: str,
+    events: Iterable[str] = (),
+    principal: str = "",
+    hears_all: bool = False,
+    actor: str,
+    now: datetime,
+) -> WebhookEndpoint:
     """
     Register an address for these events, or for all of them, and return the endpoint.
+
+    It hears of the orders of this principal only or, with `hears_all`, of those of everybody.
 
     :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
     """
@@ -73,7 +84,15 @@ def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime)
         outbound_http.resolve(outbound_http.target(url))
     except FAILED as refused:
         raise BadEndpoint(str(refused), errors={"url": [str(refused)]}) from refused
-    return WebhookEndpoint.objects.create(url=url, events=wanted, secret=new_secret(), created_by=actor, created_at=now)
+    return WebhookEndpoint.objects.create(
+        url=url,
+        events=wanted,
+        principal="" if hears_all else principal,
+        hears_all=hears_all,
+        secret=new_secret(),
+        created_by=actor,
+        created_at=now,
+    )
 
 
 def new_secret() -> str:
@@ -102,17 +121,21 @@ def switch(*, endpoint_id: str, on: bool, reason: str = "") -> WebhookEndpoint:
 # Deliveries ---------------------------------------------------------------------------------------------------------
 
 
-def announce(posted: Iterable[OutgoingMessage]) -> None:
-    """Deliver the events among these messages to the endpoints that want them. Call it in a transaction of orders."""
+def announce(order: Order, posted: Iterable[OutgoingMessage]) -> None:
+    """
+    Deliver the events of this order among these messages to the endpoints of its client, and to those of everybody,
+    that want them. Call it in a transaction of orders.
+    """
     events = [row for row in posted if row.to == EVENTS]
-    endpoints = ROWS.select(WebhookEndpoint, "WHERE is_active") if events else []
+    hears = f"WHERE {HEARS.format(principal='%s')}"
+    endpoints = ROWS.select(WebhookEndpoint, hears, order.principal) if events else []
     deliveries = [
         WebhookDelivery(
             endpoint=endpoint,
             event_id=row.message_id,
             type=row.type,
             order_id=row.subject,
-            body=_body(row),
+            body=_body(row, order),
             created_at=row.created_at,
             next_at=row.created_at,
         )
@@ -125,8 +148,9 @@ def announce(posted: Iterable[OutgoingMessage]) -> None:
         Outgoing.post(*(_message(delivery) for delivery in deliveries))
 
 
-def _body(row: OutgoingMessage) -> str:
-    return json.dumps({"type": row.type, "timestamp": row.created_at.isoformat(), "data": row.data})
+def _body(row: OutgoingMessage, order: Order) -> str:
+    data = {name: value for name, value in row.data.items() if name != "reference"} | {"order_id": order.shown_id}
+    return json.dumps({"type": row.type, "timestamp": row.created_at.isoformat(), "data": data})
 
 
 def _message(delivery: WebhookDelivery) -> DeliverWebhook:

@@ -41,7 +41,7 @@ class PerformedAction(AbstractPerformedAction):
 
 
 class Approval(models.Model):
-    """A request of one person to give money back, which is carried out when a second person approves it."""
+    """An action of one person that moves much money, which is performed when a second person approves it."""
 
     class Status(models.TextChoices):
         WAITING = "waiting", _("waiting")
@@ -54,6 +54,7 @@ class Approval(models.Model):
     amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3)
     reason = models.CharField(_("reason"), max_length=500)
+    call = models.JSONField(_("values"), default=dict, db_default={})
     status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.WAITING)
     asked_by = models.CharField(_("requested by"), max_length=150)
     asked_at = models.DateTimeField(_("requested at"), default=timezone.now)

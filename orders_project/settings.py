@@ -87,6 +87,7 @@ OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, 
 INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, min_value=2))
 IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, min_value=24))
 UNKNOWN_MESSAGE_WAIT = timedelta(seconds=env.seconds("UNKNOWN_MESSAGE_WAIT_SECONDS", default=3600))
+IDEMPOTENCY_MAX_KEYS = env.whole("IDEMPOTENCY_MAX_KEYS", default=1_000_000)
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
 
 # Business.
@@ -279,6 +280,7 @@ ADMIN_KIT = {  # see common/admin/conf.py
     "PERMISSIONS": "orders_project",
     "SUBJECT_PAGE": "admin:orders_order_change",
     "PERFORMED_ACTIONS": "orders_project.PerformedAction",
+    "REQUEST_APPROVAL": "orders_project.backoffice.approvals.request",
 }
 
 LANGUAGE_CODE = "en"

@@ -13,12 +13,17 @@ TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-
 
 @dataclass(frozen=True)
 class Context:
-    """The request or message that is being handled; `subject` is what a message is about."""
+    """
+    The request or message that is being handled; `subject` is what a message is about.
+
+    `is_replay` says that the message was a dead letter, which a person has sent again.
+    """
 
     correlation_id: str
     causation_id: str | None = None
     traceparent: str | None = None
     subject: str | None = None
+    is_replay: bool = False
 
 
 _current: ContextVar[Context | None] = ContextVar("outbox_context", default=None)

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from . import strict_json, versions
+from .attempts import replays
 from .context import Context
 from .errors import NotKnownYet, Unreadable
 from .message import REGISTRY, Message
@@ -124,4 +125,5 @@ class Envelope:
             causation_id=self.id,
             traceparent=self.traceparent,
             subject=self.subject or None,
+            is_replay=replays(self.attempt) > 0,
         )

@@ -9,7 +9,7 @@ What replaying a dead letter would do: its handler runs, and everything that it 
 import contextlib
 import json
 import traceback
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django.db import connections, transaction
@@ -107,7 +107,7 @@ def _handler_of(dead: DeadLetter) -> tuple[Consumer, Envelope, Message]:
 
 def _run(consumer: Consumer, envelope: Envelope, message: Message, shown: Preview) -> None:
     try:
-        with transaction.atomic(using=consumer.database), context.acting(envelope.context):
+        with transaction.atomic(using=consumer.database), context.acting(replace(envelope.context, is_replay=True)):
             if not consumer.incoming.record(envelope, received_at=clock.now(consumer.database)):
                 shown.notes.append(_g("It has had its effect before: a replay does nothing."))
             elif consumer.first is None:

@@ -66,16 +66,16 @@ def _is_customer_account(account: Account) -> bool:
 
 def _deposit(call: ActionCall) -> str:
     entry = services.deposit(
-        user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
-        now=call.now, request_id=call.request_id,
+        user_id=call.row.user_id, principal=call.row.principal, amount=call.values["amount"],
+        reason=call.values["reason"], by=call.by, now=call.now, request_id=call.request_id,
     )  # fmt: skip
     return _g("Deposited %(amount)s.") % {"amount": display.money_text(entry.amount, entry.currency)}
 
 
 def _correct(call: ActionCall) -> str:
     services.correct(
-        user_id=call.row.user_id, amount=call.values["amount"], reason=call.values["reason"], actor=call.actor,
-        now=call.now, request_id=call.request_id,
+        user_id=call.row.user_id, principal=call.row.principal, amount=call.values["amount"],
+        reason=call.values["reason"], by=call.by, now=call.now, request_id=call.request_id,
     )  # fmt: skip
     return _g("The balance has been corrected by %(amount)s.") % {
         "amount": display.money_text(call.values["amount"], call.row.currency)

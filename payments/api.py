@@ -14,6 +14,8 @@ from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
 from common import fields, money
+from common.authority import Authority
+from common.errors import Refusal
 from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
 from common.pagination import KeysetPagination
@@ -25,6 +27,7 @@ from . import services
 from .models import Account, Entry, IdempotencyKey
 
 USER_ID = r"^(?!\s*\.{0,2}\s*$)[^/\x00-\x1f\x7f-\x9f]+$"  # a part of the account's path
+MAX_NAMESAKES = 100  # accounts of one user id that are looked at
 USER = OpenApiParameter(
     "user_id",
     {"type": "string", "pattern": USER_ID, "maxLength": 100},
@@ -48,6 +51,9 @@ class Deposit(fields.StrictSerializer):
     """The amount to put on an account."""
 
     amount = fields.Amount(min_value=1)
+    reason = fields.Text(
+        required=False, allow_blank=True, max_length=200, help_text="Shown with the entry. Staff must give one."
+    )
 
 
 class AccountShown(serializers.ModelSerializer[Account]):
@@ -110,10 +116,8 @@ class Accounts(WithForm):
         """Open the account of a user, or return it if it is open already."""
         asked = self.asked = self.get_serializer(data=self._input(request))
         asked.is_valid(raise_exception=True)
-        principal = principal_of(request)
-        account, created = services.open_account(user_id=asked.validated_data["user_id"], principal=principal.name)
-        if not created and not principal.own(Account.objects.filter(pk=account.pk)).exists():
-            raise services.AccountTaken("The account of this user belongs to another client.")
+        user_id, principal = asked.validated_data["user_id"], principal_of(request).name
+        account, created = services.open_account(user_id=user_id, principal=principal)
         headers = {"Location": reverse("account-balance", args=[account.user_id])}
         return Response(AccountShown(account).data, status=201 if created else 200, headers=headers)
 
@@ -126,6 +130,12 @@ class Accounts(WithForm):
         return {"user_id": query[0]} if query else request.data
 
 
+class AmbiguousUser(Refusal):
+    """Who sees the accounts of all clients has asked for a user whom several of them have."""
+
+    code = "ambiguous_user"
+
+
 class OneAccount(WithForm):
     """The base of the endpoints of one account."""
 
@@ -136,13 +146,17 @@ class OneAccount(WithForm):
         Return the account of the path.
 
         :raises services.NoAccount: if there is none that the client may see
+        :raises AmbiguousUser: if it sees those of several clients, and has none of its own
         """
-        user_id = self.kwargs["user_id"]
+        user_id, principal = self.kwargs["user_id"], principal_of(self.request)
         customers = Account.objects.filter(kind=Account.Kind.CUSTOMER, user_id=user_id)
-        account = principal_of(self.request).own(customers).first()
-        if account is None:
+        found = list(principal.own(customers)[:MAX_NAMESAKES])
+        own = [account for account in found if account.principal == principal.name] or found
+        if len(own) > 1:
+            raise AmbiguousUser(f"Several clients have a user {user_id}. Use the back office.")
+        if not own:
             raise services.NoAccount(f"{user_id} has no account.")
-        return account
+        return own[0]
 
 
 class Deposits(OneAccount):
@@ -170,9 +184,11 @@ class Deposits(OneAccount):
         asked.is_valid(raise_exception=True)
         services.deposit(
             user_id=account.user_id,
+            principal=account.principal,
             amount=asked.validated_data["amount"],
+            reason=asked.validated_data.get("reason", ""),
             now=clock.now("payments"),
-            actor=principal_of(self.request).name,
+            by=Authority.of(principal_of(self.request)),
         )
         account.refresh_from_db()
         return Response(AccountShown(account).data)

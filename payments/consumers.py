@@ -44,5 +44,5 @@ def handle_webhook(message: messages.HandleWebhook) -> None:
 
 @consumes(messages.RefundReceipt, first=receipts.refund_at_gateway)
 def refund_receipt(message: messages.RefundReceipt, refunded: bool) -> None:
-    """Record that money which belongs to no order went back."""
-    receipts.refunded(receipt_id=message.receipt_id, now=clock.now("payments"))
+    """Record whether money which belongs to no order went back."""
+    receipts.refunded(receipt_id=message.receipt_id, done=refunded, now=clock.now("payments"))

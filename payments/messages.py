@@ -73,7 +73,9 @@ class HandleWebhook(Message, name="payments.handle_webhook", to="payments"):
 
 
 class RefundReceipt(Message, name="payments.refund_receipt", to="payments"):
-    """Payments to itself: have the gateway refund money that belongs to no order."""
+    """Payments to itself: have the gateway refund money that belongs to no order, if it has exactly this amount."""
 
     receipt_id: str
     order_id: str
+    amount: int | None = None
+    currency: str = ""

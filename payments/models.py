@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from common import idempotency
 from common.locks import take_turn
+from common.performed_actions import AbstractPerformedAction
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -52,6 +53,10 @@ class IdempotencyKey(idempotency.StoredAnswer):
     """The answer to a request that moves money, kept under its Idempotency-Key."""
 
 
+class PerformedAction(AbstractPerformedAction):
+    """A form of the back office about money that has been carried out."""
+
+
 class Account(models.Model):
     """
     A customer's account, or one of the system's own.
@@ -76,7 +81,9 @@ class Account(models.Model):
         verbose_name = _("account")
         verbose_name_plural = _("accounts")
         constraints = [
-            models.UniqueConstraint(fields=["user_id"], condition=Q(kind="customer"), name="one_account_per_user"),
+            models.UniqueConstraint(
+                fields=["user_id", "principal"], condition=Q(kind="customer"), name="one_account_per_user"
+            ),
             models.UniqueConstraint(
                 fields=["user_id", "currency"],
                 condition=Q(kind="system"),

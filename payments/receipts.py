@@ -11,13 +11,15 @@ from datetime import datetime
 from django.db import connections, transaction
 from django.utils.translation import gettext as _g
 
+from common.authority import Authority
 from common.errors import Refusal
+from common.money import Money
 from outbox import metrics
 from outbox.errors import Undeliverable
 
 from . import gateways, lifecycle
 from .gateway_calls import mismatch
-from .gateways.base import GatewayRefused, RefundRequest
+from .gateways.base import GatewayRefused, GatewayUnavailable, RefundRequest
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
 from .messages import HandleWebhook, RefundReceipt
@@ -53,6 +55,12 @@ class DoesNotMatch(Refusal):
     """The webhook is about other money than the payment of this order."""
 
     code = "webhook_does_not_match"
+
+
+class NoMoney(Refusal):
+    """The gateway has no money of this payment, or does not say."""
+
+    code = "no_money_at_gateway"
 
 
 class NotStray(Refusal):
@@ -186,13 +194,18 @@ def sweep(*, limit: int = 100) -> int:
 
 
 @transaction.atomic(using="payments")
-def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> WebhookReceipt:
+def match(*, receipt_id: str, order_id: str, reason: str, by: Authority, now: datetime) -> WebhookReceipt:
     """
     Decide that a kept webhook is about the payment of this order, handle it, and return its receipt.
 
+    The money then pays the order or, if the order was turned back, goes back to whoever paid it.
+
     :raises NotOpen: if it is not kept
     :raises DoesNotMatch: if the payment has another gateway, amount, currency, or id at the gateway
+    :raises ReasonMissing: without a reason
+    :raises NeedsSecondPerson: if one person may not decide about this amount alone
     """
+    by.justify(reason)
     payment = Payment.lock(order_id)
     receipt = _open_receipt(receipt_id)
     if payment is None or payment.gateway != receipt.gateway:
@@ -201,33 +214,63 @@ def match(*, receipt_id: str, order_id: str, actor: str, now: datetime) -> Webho
         )
     payment.gateway_payment_id = payment.gateway_payment_id or receipt.payment_id
     receipt.order_id = order_id
-    if reason := mismatch(payment, receipt):
+    if differs := mismatch(payment, receipt):
         raise DoesNotMatch(
             _g("The webhook is about other money than the payment of %(order)s: %(reason)s.")
-            % {"order": order_id, "reason": reason}
+            % {"order": order_id, "reason": differs}
         )
+    by.permit(payment.amount, payment.currency)
     payment.save(update_fields=["gateway_payment_id", "updated_at"])
     receipt.save(update_fields=["order_id"])
-    status, reason = _apply(receipt, payment, now=now)
-    return _decide(receipt, status, reason=reason, actor=actor, now=now)
+    status, differs = _apply(receipt, payment, now=now)
+    return _decide(receipt, status, reason=differs, actor=by.name, now=now)
+
+
+def money_at_gateway(*, receipt_id: str) -> Money:
+    """
+    Return what the gateway itself has of the money of a webhook, whatever the webhook says. Call it outside of any
+    transaction.
+
+    :raises NoMoney: if it has none, or does not answer
+    """
+    receipt = WebhookReceipt.objects.get(pk=receipt_id)
+    try:
+        found = gateways.get(receipt.gateway).status(payment_id=receipt.payment_id)
+    except (GatewayRefused, GatewayUnavailable) as error:
+        raise NoMoney(_g("The gateway does not say what it has: %(error)s") % {"error": error}) from error
+    if found is None or found.status != GatewayStatus.SUCCEEDED:
+        raise NoMoney(_g("The gateway has no such money."))
+    return Money(found.amount, found.currency)
 
 
 @transaction.atomic(using="payments")
-def refund(*, receipt_id: str, actor: str) -> WebhookReceipt:
+def refund(*, receipt_id: str, money: Money, reason: str, by: Authority) -> WebhookReceipt:
     """
     Decide that the money of a kept webhook belongs to no order, have it refunded, and return the receipt.
 
-    :raises NotOpen: if the webhook is not kept, or does not say that money came in
+    `money` is what the gateway has: see `money_at_gateway`. Nothing is refunded if that has changed by then.
+
+    :raises NotOpen: if the webhook is not kept, is being refunded, or does not say that money came in
     :raises NotStray: if the money belongs to an order
+    :raises ReasonMissing: without a reason
+    :raises NeedsSecondPerson: if one person may not refund this amount alone
     """
+    by.justify(reason)
     receipt = _open_receipt(receipt_id)
     if receipt.says != GatewayStatus.SUCCEEDED:
         raise NotOpen(_g("The webhook does not say that money came in."))
+    if receipt.decided_by:
+        raise NotOpen(_g("The money is being refunded already."))
     if _is_ours(receipt):
         raise NotStray(_g("The money belongs to an order. Cancel the order to return it."))
-    receipt.decided_by = actor
+    by.permit(money.amount, money.currency)
+    receipt.decided_by = by.name
     receipt.save(update_fields=["decided_by"])
-    Outgoing.post(RefundReceipt(receipt_id=str(receipt.pk), order_id=receipt.order_id))
+    Outgoing.post(
+        RefundReceipt(
+            receipt_id=str(receipt.pk), order_id=receipt.order_id, amount=money.amount, currency=money.currency
+        )
+    )
     return receipt
 
 
@@ -238,6 +281,8 @@ def _is_ours(receipt: WebhookReceipt) -> bool:
 def refund_at_gateway(message: RefundReceipt) -> bool:
     """
     Have the gateway refund money that belongs to no order. It runs outside of any transaction, and may run again.
+
+    Returns False, and refunds nothing, if the gateway has another amount than was decided about.
 
     :raises Undeliverable: if the money belongs to an order, or the gateway refuses
     """
@@ -250,6 +295,8 @@ def refund_at_gateway(message: RefundReceipt) -> bool:
         if found is None:
             raise Undeliverable("no_such_payment", "The gateway knows no such payment.")
         if found.status == GatewayStatus.SUCCEEDED:
+            if (found.amount, found.currency) != _decided(message, receipt):
+                return False
             gateway.refund(
                 RefundRequest(
                     payment_id=found.payment_id,
@@ -264,21 +311,37 @@ def refund_at_gateway(message: RefundReceipt) -> bool:
     return True
 
 
+def _decided(message: RefundReceipt, receipt: WebhookReceipt) -> tuple[int, str]:
+    """What was decided to be refunded. A message from before it said so means what the webhook says."""
+    if message.amount is None:
+        return receipt.amount, receipt.currency
+    return message.amount, message.currency
+
+
 @transaction.atomic(using="payments")
-def refunded(*, receipt_id: str, now: datetime) -> WebhookReceipt:
-    """Record that the money of this webhook was refunded, and return the receipt."""
+def refunded(*, receipt_id: str, done: bool, now: datetime) -> WebhookReceipt:
+    """Record that the money of this webhook was refunded, or that it waits for another decision; return the receipt."""
     receipt = WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
-    return _decide(receipt, Status.REFUNDED, now=now)
+    if done:
+        return _decide(receipt, Status.REFUNDED, now=now)
+    receipt.decided_by = ""
+    return _decide(receipt, Status.QUARANTINED, reason="amount_mismatch", now=now)
 
 
 @transaction.atomic(using="payments")
-def discard(*, receipt_id: str, reason: str, actor: str, now: datetime) -> WebhookReceipt:
+def discard(*, receipt_id: str, reason: str, by: Authority, now: datetime) -> WebhookReceipt:
     """
-    Decide that nothing follows from a kept webhook, and return its receipt.
+    Decide that nothing follows from a kept webhook, and return its receipt. Money that it tells of stays where it is.
 
     :raises NotOpen: if it is not kept
+    :raises ReasonMissing: without a reason
+    :raises NeedsSecondPerson: if one person may not forget this amount alone
     """
-    return _decide(_open_receipt(receipt_id), Status.DISCARDED, reason=reason[:50], actor=actor, now=now)
+    by.justify(reason)
+    receipt = _open_receipt(receipt_id)
+    if receipt.says == GatewayStatus.SUCCEEDED:
+        by.permit(receipt.amount, receipt.currency)
+    return _decide(receipt, Status.DISCARDED, reason=reason[:50], actor=by.name, now=now)
 
 
 def _open_receipt(receipt_id: str) -> WebhookReceipt:

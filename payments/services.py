@@ -1,26 +1,26 @@
 """What can be done with the money on accounts, and with the payment of an order."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
+from common.authority import SYSTEM, Authority, ReasonMissing
 from common.errors import Refusal
 from common.locks import take_turn
-from common.money import LARGEST
+from common.money import LARGEST, Money
 
 from . import lifecycle
 from .ledger import CASH, CORRECTIONS, InsufficientFunds, move, system_account
 from .lifecycle import Event
 from .models import ROWS, Account, Entry, Payment
 
-__all__ = ["InsufficientFunds"]
+__all__ = ["InsufficientFunds", "Money", "ReasonMissing"]
 
 
 class NoAccount(Refusal):
-    """The user has no account, or it belongs to another principal."""
+    """The principal has no account of this user."""
 
     code = "no_account"
 
@@ -31,44 +31,37 @@ class CurrencyMismatch(Refusal):
     code = "currency_mismatch"
 
 
-class AccountTaken(Refusal):
-    """The account of this user belongs to another principal."""
-
-    code = "account_taken"
-
-
 class BalanceTooLarge(Refusal):
     """The balance would exceed what an account may hold."""
 
     code = "balance_too_large"
 
 
-class ReasonMissing(Refusal):
-    """A correction lacks its reason or its actor."""
+class RequestIdReused(Refusal):
+    """Another deposit or correction was made under this request id."""
 
-    code = "reason_missing"
+    code = "request_id_reused"
 
 
 def open_account(*, user_id: str, principal: str = "", currency: str | None = None) -> tuple[Account, bool]:
-    """
-    Return the account of this user, and whether it was created by this call.
-
-    It may belong to another principal: the caller has to check.
-    """
+    """Return this principal's account of the user, and whether it was created by this call."""
     return Account.objects.get_or_create(
         user_id=user_id,
+        principal=principal,
         kind=Account.Kind.CUSTOMER,
-        defaults={"currency": currency or settings.CURRENCY, "principal": principal},
+        defaults={"currency": currency or settings.CURRENCY},
     )
 
 
-def account_of(user_id: str) -> Account:
+def account_of(user_id: str, *, principal: str = "") -> Account:
     """
-    Return the customer's account.
+    Return this principal's account of the user. User ids are names that each principal gives for itself.
 
     :raises NoAccount: if there is none
     """
-    account = ROWS.first(Account, "WHERE user_id = %s AND kind = %s", user_id, Account.Kind.CUSTOMER)
+    account = ROWS.first(
+        Account, "WHERE user_id = %s AND principal = %s AND kind = %s", user_id, principal, Account.Kind.CUSTOMER
+    )
     if account is None:
         raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
     return account
@@ -76,25 +69,34 @@ def account_of(user_id: str) -> Account:
 
 @transaction.atomic(using="payments")
 def deposit(
-    *, user_id: str, amount: int, now: datetime, reason: str = "", actor: str = "", request_id: str = ""
+    *,
+    user_id: str,
+    amount: int,
+    now: datetime,
+    principal: str = "",
+    reason: str = "",
+    by: Authority = SYSTEM,
+    request_id: str = "",
 ) -> Entry:
     """
     Put money on a customer's account and return the entry. The same `request_id` has the same entry.
 
     :raises NoAccount: if there is no account
     :raises BalanceTooLarge: if the balance would exceed what an account may hold
+    :raises RequestIdReused: if another amount or account was named under the request id
+    :raises ReasonMissing: if staff give no reason
+    :raises NeedsSecondPerson: if one person may not deposit this amount alone
     """
-    account = account_of(user_id)
-    if (known := _entry_of(request_id)) is not None:
-        return known
-    entry = move(
-        kind=Entry.Kind.DEPOSIT,
+    by.justify(reason)
+    account = account_of(user_id, principal=principal)
+    entry = _moved(
+        Entry.Kind.DEPOSIT,
         source=system_account(CASH, currency=account.currency),
         target=account,
         amount=amount,
-        now=now,
         reason=reason,
-        actor=actor,
+        by=by,
+        now=now,
         request_id=request_id,
     )
     if Account.objects.get(pk=account.pk).balance > LARGEST:
@@ -103,29 +105,60 @@ def deposit(
 
 
 @transaction.atomic(using="payments")
-def correct(*, user_id: str, amount: int, reason: str, actor: str, now: datetime, request_id: str = "") -> Entry:
+def correct(
+    *, user_id: str, amount: int, reason: str, by: Authority, now: datetime, principal: str = "", request_id: str = ""
+) -> Entry:
     """
     Correct a customer's balance by a new entry, up or (with a negative amount) down, and return the entry.
 
     :raises NoAccount: if there is no account
     :raises InsufficientFunds: if the balance would fall below zero
-    :raises ReasonMissing: without a reason and an actor
+    :raises RequestIdReused: if another amount or account was named under the request id
+    :raises ReasonMissing: without a reason and a name
+    :raises NeedsSecondPerson: if one person may not correct by this amount alone
     """
-    if not (reason.strip() and actor):
+    if not (reason.strip() and by.name):
         raise ReasonMissing(_g("A correction needs a reason and the name of who makes it."))
-    account = account_of(user_id)
-    if (known := _entry_of(request_id)) is not None:
-        return known
+    account = account_of(user_id, principal=principal)
     system = system_account(CORRECTIONS, currency=account.currency)
     source, target = (system, account) if amount > 0 else (account, system)
-    return move(
-        kind=Entry.Kind.CORRECTION,
+    return _moved(
+        Entry.Kind.CORRECTION,
         source=source,
         target=target,
         amount=abs(amount),
+        reason=reason,
+        by=by,
+        now=now,
+        request_id=request_id,
+    )
+
+
+def _moved(
+    kind: Entry.Kind,
+    *,
+    source: Account,
+    target: Account,
+    amount: int,
+    reason: str,
+    by: Authority,
+    now: datetime,
+    request_id: str,
+) -> Entry:
+    """Move the money unless that was done under the request id, and return the entry."""
+    if (known := _entry_of(request_id)) is not None:
+        if (known.kind, known.source_id, known.target_id, known.amount) != (kind, source.pk, target.pk, amount):
+            raise RequestIdReused(_g("Another amount was moved under this request id."))
+        return known
+    by.permit(amount, source.currency)
+    return move(
+        kind=kind,
+        source=source,
+        target=target,
+        amount=amount,
         now=now,
         reason=reason,
-        actor=actor,
+        actor=by.name,
         request_id=request_id,
     )
 
@@ -136,14 +169,6 @@ def _entry_of(request_id: str) -> Entry | None:
         return None
     take_turn("payments", f"entry {request_id}")
     return Entry.objects.filter(request_id=request_id).first()
-
-
-@dataclass(frozen=True)
-class Money:
-    """An amount in minor units of a currency."""
-
-    amount: int
-    currency: str
 
 
 @transaction.atomic(using="payments", savepoint=False)
@@ -165,9 +190,7 @@ def charge_account(*, order_id: str, user_id: str | None, money: Money, now: dat
 
 
 def _account_to_charge(payment: Payment, *, principal: str) -> Account:
-    account = account_of(payment.user_id)
-    if account.principal != principal:
-        raise NoAccount(f"{payment.user_id} has no account.")
+    account = account_of(payment.user_id, principal=principal)
     if account.currency != payment.currency:
         raise CurrencyMismatch(f"{payment.user_id} has an account in {account.currency}.")
     return account

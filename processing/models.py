@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
+from common.performed_actions import AbstractPerformedAction
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -215,3 +216,7 @@ class Processing(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.verdict}"
+
+
+class PerformedAction(AbstractPerformedAction):
+    """A form of the back office about stock that has been carried out."""

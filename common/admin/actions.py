@@ -1,12 +1,15 @@
 """
 Actions of operators: each has a permission, a page that explains it and asks for confirmation, and an entry in the log.
 
-An action calls a function of the service. Its form carries a number and is carried out once under it: a double click,
-or a page that is sent again, does nothing more.
+An action calls a function of the service, which decides under its lock whether the state allows it and whether one
+person may do it alone: what is not allowed to one waits for a second one. The form carries a number, which commits
+together with the effect, in the same database: whatever is sent again under it does nothing more.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +18,7 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.admin.utils import quote, unquote
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -26,20 +30,36 @@ from django.utils.translation import gettext as _g
 from outbox import clock
 from outbox.errors import OutboxError
 
+from ..authority import Authority, NeedsSecondPerson
 from ..errors import Refusal
 from . import conf
 from .forms import ConfirmationForm
 
 
+class StateChanged(Refusal):
+    """The state of the row does not allow the action any more."""
+
+    code = "state_changed"
+
+
 @dataclass(frozen=True)
 class ActionCall:
-    """One execution of an action: the row, the values of the form, and who does it when."""
+    """
+    One execution of an action: the row, the values of the form, and who does it when and by what authority.
+
+    `found` is what the action's `first` has returned.
+    """
 
     row: Any
     values: Mapping[str, Any]
-    actor: str
+    by: Authority
     now: datetime
     request_id: str  # the number of the form
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def actor(self) -> str:
+        return self.by.name
 
 
 @dataclass(frozen=True)
@@ -47,7 +67,8 @@ class Action:
     """
     Something that operators may do with a row or, with `of_list`, on the list itself.
 
-    `permission` is a codename: see conf.py. `perform` returns the message to show, if any.
+    `permission` is a codename: see conf.py. `first` is called before the transaction begins (it may call a foreign
+    service) and returns what it has found out. `perform` returns the message to show, if any.
     """
 
     name: str
@@ -55,6 +76,7 @@ class Action:
     explanation: Any
     permission: str
     perform: Callable[[ActionCall], Any]
+    first: Callable[[ActionCall], Mapping[str, Any]] | None = None
     form: type[ConfirmationForm] = ConfirmationForm
     is_possible: Callable[[Any], bool] = lambda row: True
     of_list: bool = False
@@ -144,16 +166,49 @@ class ActionPages:
     def _perform(self, request: HttpRequest, action: Action, row: Any, form: ConfirmationForm) -> Any:
         """Perform the action and log it, unless that was done under the number of this form; return what to show."""
         values = {name: value for name, value in form.cleaned_data.items() if name != "once"}
-        number = str(form.cleaned_data["once"])
-        call = ActionCall(row, values, request.user.get_username(), self._now(), number)
-        performed = conf.performed_actions()
+        by = Authority(request.user.get_username(), is_staff=True)
+        call = ActionCall(row, values, by, self._now(), str(form.cleaned_data["once"]))
+        model: Any = self.model  # type: ignore[attr-defined]
+        performed, fingerprint = conf.performed_actions(), _fingerprint(model, action, call)
+        if action.first is not None and not performed._base_manager.filter(request_id=call.request_id).exists():
+            call = replace(call, found=action.first(call))
         with transaction.atomic(using="default"):
-            if not performed.first_time(number, now=call.now):
+            if not performed.first_time(call.request_id, fingerprint=fingerprint, now=call.now):
                 return _g("This was already done; it was not done again.")
-            message = action.perform(call)
-            write_log(request, model=self.model, row=row, text=_log_text(action, form))  # type: ignore[attr-defined]
-        performed.forget(now=call.now)
+            try:
+                message = perform_once(action, call, model=model)
+            except NeedsSecondPerson as needed:
+                message = conf.request_approval(model=model, action=action, call=call, needed=needed)
+            write_log(request, model=model, row=row, text=_log_text(action, form))
         return message
+
+
+def perform_once(action: Action, call: ActionCall, *, model: Any) -> Any:
+    """
+    Perform an action, unless that was done under its number; return what to show.
+
+    The number is stored in the database of the model, in the transaction of the service.
+
+    :raises StateChanged: if the state of the row does not allow it
+    :raises NeedsSecondPerson: if the service wants a second person
+    """
+    performed = conf.performed_actions(model._meta.app_label)
+    with transaction.atomic(using=router.db_for_write(model)):
+        if performed is not conf.performed_actions() and not performed.first_time(
+            call.request_id, fingerprint=_fingerprint(model, action, call), now=call.now
+        ):
+            return _g("This was already done; it was not done again.")
+        if call.row is not None:
+            call = replace(call, row=model._base_manager.get(pk=call.row.pk))
+            if not action.is_possible(call.row):
+                raise StateChanged(_g("This is no longer possible: the state has changed."))
+        return action.perform(call)
+
+
+def _fingerprint(model: Any, action: Action, call: ActionCall) -> str:
+    """A hash of what a form asks for."""
+    asked = [model._meta.label_lower, action.name, str(call.row.pk) if call.row is not None else "", call.values]
+    return hashlib.sha256(json.dumps(asked, cls=DjangoJSONEncoder, sort_keys=True).encode()).hexdigest()
 
 
 def write_log(request: HttpRequest, *, model: Any, text: str, row: Any = None) -> None:

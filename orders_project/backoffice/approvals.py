@@ -1,18 +1,25 @@
-"""The four-eyes rule: whoever gives back more than a set amount needs the approval of a second person."""
+"""
+The four-eyes rule: an action that a service does not allow to one person alone waits for a second one.
 
-from collections.abc import Callable
+The service decides where that is so: see common/authority.py. What waits here is the action with all its values, and it
+is performed by the same function as before, under the lock of the service, for the amount that was approved.
+"""
+
+import json
 from datetime import datetime
 from typing import Any
 
-from django.conf import settings
+from django.apps import apps
+from django.contrib import admin
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _g
 
-from common import money
+from common.admin.actions import Action, ActionCall, perform_once
+from common.authority import Authority, NeedsSecondPerson
 from common.errors import Refusal
-from orders import repair
+from common.money import Money
 from orders_project.models import Approval
-from payments import receipts
 
 Status = Approval.Status
 
@@ -29,58 +36,47 @@ class AlreadyDecided(Refusal):
     code = "already_decided"
 
 
+class AmountChanged(Refusal):
+    """The amount is another one than was requested."""
+
+    code = "amount_changed"
+
+
 class SamePerson(Refusal):
     """The person who requested it cannot decide."""
 
     code = "second_person_needed"
 
 
-def _compensate(approval: Approval, actor: str, now: datetime) -> None:
-    repair.turn_back(order_id=approval.subject, now=now, actor=actor, reason=approval.reason)
-
-
-def _refund_webhook(approval: Approval, actor: str, now: datetime) -> None:
-    receipts.refund(receipt_id=approval.subject, actor=actor)
-
-
-# What can wait for approval, by its stored name. Each function can be repeated safely: if a crash after the call loses
-# the approval, it is approved once more and nothing more happens.
-ACTIONS: dict[str, Callable[[Approval, str, datetime], None]] = {
-    "compensate_order": _compensate,
-    "refund_webhook": _refund_webhook,
-}
-
-
-def is_needed(amount: int | None, currency: str) -> bool:
-    """Whether giving back this amount needs a second person."""
-    if not amount:
-        return False
-    limit = money.minor_units(settings.REFUND_APPROVAL_ABOVE, currency=currency)
-    return amount > limit
-
-
-def request(*, action: str, subject: str, amount: int, currency: str, reason: str, by: str) -> Approval:
+def request(*, model: Any, action: Action, call: ActionCall, needed: NeedsSecondPerson) -> str:
     """
-    Request an approval.
+    Have an action wait for approval; return what to tell the person who wanted it.
 
-    :raises AlreadyRequested: if the same was requested before
+    :raises AlreadyRequested: if the same action on the same row waits already
     """
+    values = json.loads(json.dumps({"values": call.values, "found": call.found}, cls=DjangoJSONEncoder))
     try:
         with transaction.atomic(using="default"):
-            return Approval.objects.create(
-                verb=action, subject=subject, amount=amount, currency=currency, reason=reason, asked_by=by
-            )
+            Approval.objects.create(
+                verb=f"{model._meta.label_lower}.{action.name}", subject=str(call.row.pk), amount=needed.amount,
+                currency=needed.currency, reason=call.values.get("reason", ""), asked_by=call.actor, call=values,
+            )  # fmt: skip
     except IntegrityError as error:
         raise AlreadyRequested(_g("This is already waiting for the approval of a second person.")) from error
+    return _g("A second person has to approve this. It is waiting under Approvals.")
 
 
 @transaction.atomic(using="default")
 def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Approval:
     """
-    Approve a request, which carries it out, or reject it.
+    Approve a request, which performs it, or reject it.
+
+    It is performed under the number of the approval: after a crash between the two commits, approving it again does
+    nothing more.
 
     :raises SamePerson: if the person who requested it decides
     :raises AlreadyDecided: if somebody was faster
+    :raises Refusal: if the state, the version or the amount are no longer those that were approved
     """
     locked: Any = Approval.objects.select_for_update().get(pk=approval.pk)
     if locked.status != Status.WAITING:
@@ -88,8 +84,29 @@ def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Appr
     if by == locked.asked_by:
         raise SamePerson(_g("A second person has to decide, because you requested this."))
     if approve:
-        ACTIONS[locked.verb](locked, f"{by} for {locked.asked_by}"[:150], now)
+        _carry_out(locked, by=by, now=now)
     locked.status = Status.APPROVED if approve else Status.REJECTED
     locked.decided_by, locked.decided_at = by, now
     locked.save(update_fields=["status", "decided_by", "decided_at"])
     return locked
+
+
+def _carry_out(approval: Approval, *, by: str, now: datetime) -> None:
+    model, action = action_of(approval)
+    authority = Authority(
+        f"{by} for {approval.asked_by}"[:150], is_staff=True, approved=Money(approval.amount, approval.currency)
+    )
+    values, found = approval.call["values"], approval.call["found"]
+    call = ActionCall(model._base_manager.get(pk=approval.subject), values, authority, now, str(approval.pk), found)
+    try:
+        perform_once(action, call, model=model)
+    except NeedsSecondPerson as other:
+        raise AmountChanged(_g("The amount is no longer the one that was requested.")) from other
+
+
+def action_of(approval: Approval) -> tuple[Any, Action]:
+    """The model and the action that an approval is about."""
+    label, _, name = approval.verb.rpartition(".")
+    model = apps.get_model(label)
+    page: Any = admin.site.get_model_admin(model)
+    return model, next(action for action in page.page_actions if action.name == name and not action.of_list)

@@ -14,13 +14,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common import authority
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 from orders import repair
 from orders.gauges import GRACE
-from orders.models import ENDS, Order, Status
+from orders.models import ENDS, Order
 from orders.saga import TIMEOUTS
 
-from . import approvals, drawing, order_panels, timeline
+from . import drawing, order_panels, timeline
 
 EVENTS = {
     "payment.pending": _("The gateway is processing the payment"),
@@ -69,28 +70,23 @@ def _repeat(call: ActionCall) -> str:
 
 
 def _cancel(call: ActionCall) -> str:
-    repair.turn_back(
-        order_id=call.row.pk, now=call.now, actor=call.actor, reason=call.values["reason"],
-        if_version=call.values["version"],
+    repair.cancel(
+        order_id=call.row.pk, now=call.now, by=call.by, reason=call.values["reason"], if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is being canceled. It is canceled as soon as its stock and money are returned.")
 
 
 def _compensate(call: ActionCall) -> str:
-    order = call.row
-    if approvals.is_needed(order.total, order.currency):
-        approvals.request(
-            action="compensate_order", subject=order.pk, amount=order.total, currency=order.currency,
-            reason=call.values["reason"], by=call.actor,
-        )  # fmt: skip
-        return _g("A second person has to approve this. It is waiting under Approvals.")
-    return _cancel(call)
+    repair.cancel_and_refund(
+        order_id=call.row.pk, now=call.now, by=call.by, reason=call.values["reason"], if_version=call.values["version"],
+    )  # fmt: skip
+    return _g("The order is being canceled. It is canceled as soon as its stock and money are returned.")
 
 
 def _resolve(call: ActionCall) -> str:
     order = repair.resolve(
         order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now,
-        actor=call.actor, if_version=call.values["version"],
+        by=call.by, if_version=call.values["version"],
     )  # fmt: skip
     return _g("The order is now %(status)s.") % {"status": order.get_status_display()}
 
@@ -100,7 +96,7 @@ def _explain_compensation(order: Any) -> str:
         "Releases the stock of this order, then refunds its money (%(amount)s), and then marks the order as canceled."
         " If the processor accepts the order first, it is completed instead and nothing is returned."
     ) % {"amount": display.money_text(order.total, order.currency)}
-    if approvals.is_needed(order.total, order.currency):
+    if order.total > authority.limit(order.currency):
         text += " " + _g("The amount is above the limit, so a second person has to approve this.")
     return text
 
@@ -141,13 +137,14 @@ class Orders(ReadOnlyAdmin):
         display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
-    search_by = ("order_id", "user_id", "user_email", "customer_id")
+    search_by = ("order_id", "reference", "user_id", "user_email", "customer_id")
     order = ("-created_at", "-order_id")
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (
-        "order_id", display.status(), display.amount("total", _("total")), "customer_id", "user_id", "user_email",
-        "description", "payment_method", "payment_id", "fail_reason", "version", "created_at", "updated_at",
+        "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
+        "user_id", "user_email", "description", "payment_method", "payment_id", "fail_reason", "version", "created_at",
+        "updated_at",
     )  # fmt: skip
     page_actions = (
         Action(
@@ -165,7 +162,7 @@ class Orders(ReadOnlyAdmin):
             permission="cancel_order",
             form=VersionForm,
             perform=_cancel,
-            is_possible=lambda order: order.status in (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING),
+            is_possible=lambda order: order.status in repair.UNPAID,
             destructive=True,
         ),
         Action(
@@ -175,7 +172,7 @@ class Orders(ReadOnlyAdmin):
             permission="cancel_order",
             form=VersionForm,
             perform=_compensate,
-            is_possible=lambda order: order.status == Status.PAID,
+            is_possible=lambda order: order.status in repair.PAID,
             destructive=True,
         ),
         Action(

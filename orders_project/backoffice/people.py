@@ -17,7 +17,6 @@ from orders_project.models import Approval
 
 from . import approvals
 
-SUBJECT_PAGES = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
 OPERATOR_PERMISSIONS = dict(models.OperatorPermission._meta.permissions)
 
 
@@ -87,8 +86,13 @@ def _reject(call: ActionCall) -> None:
 
 @admin.display(description=_("subject"))
 def subject(approval: Any) -> SafeString | str:
-    service, model = SUBJECT_PAGES[approval.verb]
+    service, model, _action = approval.verb.split(".")
     return display.page_link(service, model, approval.subject, approval.subject)
+
+
+@admin.display(description=_("action"))
+def verb(approval: Any) -> str:
+    return str(approvals.action_of(approval)[1].label)
 
 
 @admin.register(Approval)
@@ -96,7 +100,7 @@ class Approvals(ReadOnlyAdmin):
     """Requests that need a second person, and the decisions on them."""
 
     list_display = (
-        "verb", subject, display.amount("amount", _("amount")), display.status(), "asked_by", "reason",
+        verb, subject, display.amount("amount", _("amount")), display.status(), "asked_by", "reason",
         "asked_at", "decided_by",
     )  # fmt: skip
     list_filter = ("status", Age)
@@ -104,8 +108,8 @@ class Approvals(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("Nothing is waiting for approval.")
     fields = (
-        "verb", subject, display.amount("amount", _("amount")), display.status(), "reason", "asked_by",
-        "asked_at", "decided_by", "decided_at",
+        verb, subject, display.amount("amount", _("amount")), display.status(), "reason", "asked_by",
+        display.json("call", _("values")), "asked_at", "decided_by", "decided_at",
     )  # fmt: skip
     page_actions = (
         Action(

@@ -13,45 +13,45 @@ from common.admin import (
     Action,
     ActionCall,
     Age,
-    ConfirmationForm,
     ReadOnlyAdmin,
     ReasonForm,
     ShortReasonForm,
     display,
 )
+from common.money import Money
 from payments import receipts
 from payments.models import WebhookReceipt
 
-from . import approvals
 
-
-class Match(ConfirmationForm):
-    """Asks which order the webhook belongs to."""
+class Match(ReasonForm):
+    """Asks which order the webhook belongs to, and why."""
 
     order_id = forms.CharField(label=_("Order id"), max_length=64, help_text=_("Amount and currency must match."))
+    field_order = ("order_id", "reason")
 
 
 def _match(call: ActionCall) -> str:
     receipt = receipts.match(
-        receipt_id=str(call.row.pk), order_id=call.values["order_id"], actor=call.actor, now=call.now
-    )
+        receipt_id=str(call.row.pk), order_id=call.values["order_id"], reason=call.values["reason"], by=call.by,
+        now=call.now,
+    )  # fmt: skip
     return _g("The webhook is now %(status)s.") % {"status": receipt.get_status_display()}
 
 
+def _found(call: ActionCall) -> dict[str, Any]:
+    money = receipts.money_at_gateway(receipt_id=str(call.row.pk))
+    return {"amount": money.amount, "currency": money.currency}
+
+
 def _refund(call: ActionCall) -> str:
-    row = call.row
-    if approvals.is_needed(row.amount, row.currency):
-        approvals.request(
-            action="refund_webhook", subject=str(row.pk), amount=row.amount, currency=row.currency,
-            reason=call.values["reason"], by=call.actor,
-        )  # fmt: skip
-        return _g("A second person has to approve this. It is waiting under Approvals.")
-    receipts.refund(receipt_id=str(row.pk), actor=call.actor)
+    receipts.refund(
+        receipt_id=str(call.row.pk), money=Money(**call.found), reason=call.values["reason"], by=call.by
+    )  # fmt: skip
     return _g("The gateway has been asked to return the money.")
 
 
 def _discard(call: ActionCall) -> None:
-    receipts.discard(receipt_id=str(call.row.pk), reason=call.values["reason"], actor=call.actor, now=call.now)
+    receipts.discard(receipt_id=str(call.row.pk), reason=call.values["reason"], by=call.by, now=call.now)
 
 
 def _is_open(receipt: WebhookReceipt) -> bool:
@@ -108,6 +108,7 @@ class WebhooksIn(ReadOnlyAdmin):
             explanation=_("The money belongs to no order. The gateway will be asked to return it."),
             permission="refund_webhook",
             form=ReasonForm,
+            first=_found,
             perform=_refund,
             is_possible=_is_refundable,
             destructive=True,

@@ -20,8 +20,8 @@ from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
 from rest_framework.views import set_rollback
 
+from common.client_limits import LimitReached
 from common.errors import Refusal
-from orders.limits import TooManyOrders
 from outbox import context
 from outbox.errors import OutboxError
 from outbox.sqlstates import is_unavailable, note
@@ -34,6 +34,8 @@ MEDIA_TYPE = "application/problem+json"
 STATUS: dict[str, HTTPStatus] = {
     "invalid": HTTPStatus.BAD_REQUEST,
     "no_account": HTTPStatus.NOT_FOUND,
+    "reason_missing": HTTPStatus.BAD_REQUEST,
+    "second_person_needed": HTTPStatus.FORBIDDEN,
     "order_not_found": HTTPStatus.NOT_FOUND,
     "unknown_product": HTTPStatus.BAD_REQUEST,
     "duplicate_line": HTTPStatus.BAD_REQUEST,
@@ -48,6 +50,7 @@ STATUS: dict[str, HTTPStatus] = {
     "version_conflict": HTTPStatus.PRECONDITION_FAILED,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
+    "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,
 }
 
 # Codes of Django and DRF that get a clearer name.
@@ -102,7 +105,7 @@ def problem_of(error: BaseException) -> Problem | None:
     match error:
         case CallFailed():
             return error.problem
-        case TooManyOrders():
+        case LimitReached():
             problem = _of_code(error.code, str(error), extra=error.extra)
             return replace(problem, headers={**problem.headers, **error.headers})
         case Refusal():

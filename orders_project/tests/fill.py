@@ -10,7 +10,8 @@ from common.admin import ReadOnlyAdmin
 from outbox.ids import uuid7
 
 REQUIRED: dict[str, dict[str, Any]] = {  # by the constraints of the tables
-    "orders_project.Approval": {"status": "waiting", "verb": "compensate_order"},
+    "orders_project.Approval": {"status": "waiting", "verb": "orders.order.compensate"},
+    "orders.WebhookEndpoint": {"hears_all": False},
     "payments.Entry": {"kind": "deposit"},
     "processing.StockMovement": {"kind": "received"},
     "processing.Product": {"available": 1, "held": 0, "sold": 0, "received": 1},
@@ -61,4 +62,4 @@ def _value(field: Any, text: str) -> Any:
     return 1 if isinstance(field, models.IntegerField) and not field.null else None
 
 
-UNIQUE = {"user_id", "webhook_id", "key", "gateway_payment_id", "order_id", "request_id", "subject"}
+UNIQUE = {"user_id", "webhook_id", "key", "gateway_payment_id", "order_id", "reference", "request_id", "subject"}

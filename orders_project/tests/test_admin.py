@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from common.authority import Authority
 from orders import services
 from payments import services as money
 from processing import services as stock
@@ -29,7 +30,7 @@ def orders(post: Any) -> list[Any]:
     """Some orders, with rows in all services."""
     now = timezone.now()
     money.open_account(user_id="ann")
-    money.deposit(user_id="ann", amount=100_00, now=now, reason="first", actor="boss")
+    money.deposit(user_id="ann", amount=100_00, now=now, reason="first", by=Authority("boss"))
     lamp = stock.make_product(name="Lamp", sku="lamp", price=5_00, stock=10, actor="boss", now=now)
     line = services.Line(quantity=1, product_id=str(lamp.product_id))
     placed = [

@@ -20,6 +20,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone, translation
 
+from common.authority import Authority
 from orders import services
 from orders.models import Order
 from orders_project.backoffice.people import OPERATOR_PERMISSIONS
@@ -143,7 +144,7 @@ def boss() -> Client:
 @pytest.fixture
 def ann() -> Any:
     account, _made = money.open_account(user_id="анна")
-    money.deposit(user_id="анна", amount=5000_00, now=timezone.now(), reason="подарок", actor="начальник")
+    money.deposit(user_id="анна", amount=5000_00, now=timezone.now(), reason="подарок", by=Authority("начальник"))
     return account
 
 

@@ -289,10 +289,12 @@ class TestOwnership:
         assert listed("another") == []
 
     def test_of_an_id_that_another_client_has_taken(self, http: Http, things: dict[str, str]) -> None:
-        body = {"order_id": things["order"], "user_id": "ann", "amount": 5}
+        body = {"order_id": things["order"], "user_id": "ann", "amount": 7}
         answer = http.post("/orders", body, "application/json", headers=bearer("another", *self.BOTH))
-        assert answer.status_code == 409
-        assert "total_amount" not in answer.json()
+        assert answer.status_code == 201
+        assert (answer.json()["order_id"], answer.json()["total_amount"]) == (things["order"], 7.0)
+        owners = http.get(f"/orders/{things['order']}", headers=bearer("owner", *self.BOTH)).json()
+        assert owners["total_amount"] == 5.0
 
 
 @pytest.mark.django_db(transaction=True)

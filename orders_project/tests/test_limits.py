@@ -16,8 +16,9 @@ from django.utils import timezone
 from redis import Redis
 
 from common import rate_limits
-from orders import limits
-from orders.limits import TooManyOrders, address_of, count_order
+from common.addresses import address_of
+from common.client_limits import LimitReached, count_request
+from orders.limits import count_order
 from orders_project.embedded import CannotRun, debian, processes
 from outbox.tests.proxy import Proxy
 
@@ -71,7 +72,7 @@ def attempts(email: str, count: int) -> int:
     def attempt(_: int) -> bool:
         try:
             count_order(email=email)
-        except TooManyOrders:
+        except LimitReached:
             return False
         return True
 
@@ -104,7 +105,7 @@ class TestTheLimit:
             assert headers[0]["RateLimit-Policy"] == '"email";q=5;w=60'
             assert [each["RateLimit"] for each in headers] == [f'"email";r={left};t=60' for left in (4, 3, 2, 1, 0)]
             clock.shift(20)
-            with pytest.raises(TooManyOrders) as refused:
+            with pytest.raises(LimitReached) as refused:
                 count_order(email="ann@example.com")
         assert refused.value.extra == {"retry_after": 40}
         assert refused.value.headers["RateLimit"] == '"email";r=0;t=40'
@@ -112,12 +113,19 @@ class TestTheLimit:
     def test_counts_the_client_and_the_address_too(self, settings: Any) -> None:
         settings.RATE_LIMIT_CLIENT_PER_MINUTE, settings.RATE_LIMIT_ADDRESS_PER_MINUTE = 2, 3
         for _ in range(2):
-            count_order(principal="shop", address="192.0.2.1")
-        with pytest.raises(TooManyOrders, match="2 orders a minute for one client"):
-            count_order(principal="shop", address="192.0.2.1")
-        count_order(principal="other", address="192.0.2.1")
-        with pytest.raises(TooManyOrders, match="3 orders a minute for one address"):
-            count_order(principal="third", address="192.0.2.1")
+            count_request(principal="shop", address="192.0.2.1")
+        with pytest.raises(LimitReached, match="2 requests a minute for one client"):
+            count_request(principal="shop", address="192.0.2.1")
+        count_request(principal="other", address="192.0.2.1")
+        with pytest.raises(LimitReached, match="3 requests a minute for one address"):
+            count_request(principal="third", address="192.0.2.1")
+
+    def test_of_an_email_is_not_spent_by_other_clients(self) -> None:
+        for _ in range(5):
+            count_order(email="ann@example.com", principal="shop")
+        with pytest.raises(LimitReached):
+            count_order(email="ann@example.com", principal="shop")
+        count_order(email="ann@example.com", principal="other")
 
 
 @pytest.mark.processes
@@ -182,4 +190,4 @@ class TestTheAddress:
 
 def test_a_limit_of_zero_uses_no_store(settings: Any) -> None:
     settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
-    assert limits.count_order(email="ann@example.com", address="192.0.2.1") == {}
+    assert count_order(email="ann@example.com") == {}

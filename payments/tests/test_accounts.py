@@ -11,6 +11,7 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 from django.utils import timezone
 
+from common.authority import Authority
 from common.money import LARGEST
 from common.principal import Principal
 from payments import services
@@ -205,7 +206,7 @@ class TestTheEntriesOfAnAccount:
         services.deposit(user_id="ann", amount=1000, now=NOW)
         services.charge_account(order_id="o", user_id="ann", money=services.Money(250, "USD"), now=NOW)
         services.give_back(order_id="o", now=NOW)
-        services.correct(user_id="ann", amount=-100, reason="counted twice", actor="root", now=NOW)
+        services.correct(user_id="ann", amount=-100, reason="counted twice", by=ROOT, now=NOW)
         entries = client.get("/accounts/ann/entries").json()["results"]
         assert [(e["kind"], e["amount"], e["order_id"]) for e in entries] == [
             ("correction", -1.0, ""), ("refund", 2.5, "o"), ("charge", -2.5, "o"), ("deposit", 10.0, ""),
@@ -244,6 +245,9 @@ class TestAPerson:
         assert client.post("/accounts", {"user_id": "ann"}).status_code == 415
 
 
+ROOT = Authority("root", is_staff=True)
+
+
 class TestAnotherPrincipal:
     @pytest.fixture
     def as_eve(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +261,8 @@ class TestAnotherPrincipal:
         ]  # fmt: skip
         assert [answer.status_code for answer in answers] == [404, 404, 404]
         assert client.get("/accounts").json()["results"] == []
-        assert client.post("/accounts?user_id=ann").status_code == 409
+        assert client.post("/accounts?user_id=ann").status_code == 201
+        assert client.get("/accounts/ann/balance").json()["balance"] == 0
         assert client.post("/accounts?user_id=eve").status_code == 201
         assert client.get("/accounts/eve/balance").status_code == 200
 
@@ -265,17 +270,21 @@ class TestAnotherPrincipal:
 class TestACorrection:
     def test_says_who_and_why(self, ann: Account) -> None:
         with pytest.raises(services.ReasonMissing):
-            services.correct(user_id="ann", amount=5, reason=" ", actor="root", now=NOW)
+            services.correct(user_id="ann", amount=5, reason=" ", by=ROOT, now=NOW)
 
     def test_never_overdraws(self, ann: Account) -> None:
         with pytest.raises(services.InsufficientFunds):
-            services.correct(user_id="ann", amount=-1, reason="wrong", actor="root", now=NOW)
+            services.correct(user_id="ann", amount=-1, reason="wrong", by=ROOT, now=NOW)
         assert not Entry.objects.exists()
 
     def test_of_one_request_happens_once(self, ann: Account) -> None:
+        services.open_account(user_id="bob")
         for _ in range(2):
-            services.correct(user_id="ann", amount=5, reason="gift", actor="root", now=NOW, request_id="r1")
+            services.correct(user_id="ann", amount=5, reason="gift", by=ROOT, now=NOW, request_id="r1")
             services.deposit(user_id="ann", amount=7, now=NOW, request_id="r2")
+        for refused in ({"amount": 8}, {"user_id": "bob"}):
+            with pytest.raises(services.RequestIdReused):
+                services.deposit(**{"user_id": "ann", "amount": 7} | refused, now=NOW, request_id="r2")  # type: ignore[arg-type]
         assert Account.objects.get(user_id="ann").balance == 12
 
 

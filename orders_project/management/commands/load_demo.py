@@ -8,6 +8,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
+from common.authority import Authority
 from payments import services as money
 from processing import services as stock
 from processing.models import Product
@@ -43,7 +44,7 @@ class Command(BaseCommand):
                 )
         for user_id, amount in ACCOUNTS:
             if money.open_account(user_id=user_id)[1]:
-                money.deposit(user_id=user_id, amount=amount, now=now, reason="demo", actor="load_demo")
+                money.deposit(user_id=user_id, amount=amount, now=now, reason="demo", by=Authority("load_demo"))
         users = get_user_model().objects
         if not users.filter(username="admin").exists() or not password_file.exists():
             password = secrets.token_urlsafe(12)

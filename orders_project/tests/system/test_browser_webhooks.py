@@ -105,7 +105,7 @@ class TestWebhooksIn:
         assert self.status(system, receipt) == "quarantined"
         user.open(f"/admin/payments/webhookreceipt/{receipt}/change/")
         user.press("Match with an order")
-        user.send(order_id="no such order")
+        user.send(order_id="no such order", reason="the gateway says so")
         assert "webhook_does_not_match" in user.page.inner_text("[role=alert]")
         user.send(order_id="matched")
         assert "applied" in user.told()
@@ -159,6 +159,7 @@ class TestEndpoints:
         system = user.system
         user.open("/admin/orders/webhookendpoint/")
         user.press("Register an endpoint")
+        user.page.select_option("[name=client]", "*")
         user.send(url="ftp://nowhere.example")
         assert user.page.inner_text(".errornote")
         user.send(url=receiver.url)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 REGISTER = """
 from django.utils import timezone
 from orders import webhooks
-webhooks.register(url="{url}", actor="a test", now=timezone.now())
+webhooks.register(url="{url}", hears_all=True, actor="a test", now=timezone.now())
 """
 
 
