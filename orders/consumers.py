@@ -1,9 +1,16 @@
 """The handlers of orders: most of them pass an event to the saga."""
 
-from outbox import clock
+from outbox import clock, context
 from outbox.consumers import consumes
 from outbox.message import Message
-from payments.messages import PaymentFailed, PaymentPending, PaymentRefunded, PaymentSucceeded, PaymentVoided
+from payments.messages import (
+    PaymentFailed,
+    PaymentPending,
+    PaymentRefunded,
+    PaymentReturnRefused,
+    PaymentSucceeded,
+    PaymentVoided,
+)
 from processing.messages import GiveBack, HoldExpired, OrderProcessed, ProcessingRefused, StockReleased
 
 from . import saga, webhooks
@@ -21,6 +28,7 @@ for _event in (
     PaymentFailed,
     PaymentVoided,
     PaymentRefunded,
+    PaymentReturnRefused,
     OrderProcessed,
     ProcessingRefused,
     StockReleased,
@@ -41,7 +49,7 @@ def hold_expired(event: HoldExpired) -> None:
 @consumes(Overdue)
 def overdue(event: Overdue) -> None:
     """Turn back an order whose time is up."""
-    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"))
+    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"), timer_id=context.current().causation_id)
 
 
 @consumes(DeliverWebhook, first=webhooks.send)

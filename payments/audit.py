@@ -79,7 +79,7 @@ LEDGER = {
             GROUP BY payment.order_id
         ) payment
         WHERE NOT CASE
-            WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}')
+            WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}', '{Status.REFUND_REFUSED}')
                 THEN charged = payment.amount AND refunded = 0
             WHEN payment.status = '{Status.REFUNDED}' THEN charged = payment.amount AND refunded = charged
             ELSE charged = 0 AND refunded = 0
