@@ -3,11 +3,11 @@
 from django.contrib import admin
 from oauth2_provider import models as oauth
 
-from .backoffice import orders, people, webhooks
+from .backoffice import orders, payments, people, webhooks
 
 # Tokens are secrets: nobody may look at them.
 for _secret in (oauth.AccessToken, oauth.Grant, oauth.IDToken, oauth.RefreshToken):
     if admin.site.is_registered(_secret):
         admin.site.unregister(_secret)
 
-__all__ = ["orders", "people", "webhooks"]
+__all__ = ["orders", "payments", "people", "webhooks"]

@@ -24,12 +24,10 @@ from common.admin import (
     display,
     panels,
     register_outbox_admin,
-    scan_filter,
 )
 
 from . import ledger, services
-from .gateways import GATEWAYS
-from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
+from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing
 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
@@ -174,28 +172,6 @@ class Entries(ReadOnlyAdmin):
     fields = (
         "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",
         "request_id", "at",
-    )  # fmt: skip
-
-
-@admin.register(Payment)
-class Payments(ReadOnlyAdmin):
-    """The payments of orders."""
-
-    list_display = (
-        "order_id", display.status(), display.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
-        "user_id", "created_at",
-    )  # fmt: skip
-    list_filter = (
-        "status",
-        scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
-        scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
-    )
-    search_by = ("order_id", "gateway_payment_id")
-    order = ("-order_id",)
-    empty = _("No payments yet. Each order that is to be paid has one.")
-    fields = (
-        display.order(), display.status(), display.amount("amount", _("amount")), "method", "user_id", "gateway",
-        "gateway_payment_id", "fail_reason", "tried_at", "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
 
 

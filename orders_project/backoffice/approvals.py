@@ -12,7 +12,7 @@ from common import money
 from common.errors import Refusal
 from orders import repair
 from orders_project.models import Approval
-from payments import receipts
+from payments import receipts, services
 
 Status = Approval.Status
 
@@ -43,11 +43,16 @@ def _refund_webhook(approval: Approval, actor: str, now: datetime) -> None:
     receipts.refund(receipt_id=approval.subject, actor=actor)
 
 
+def _settle_payment(approval: Approval, actor: str, now: datetime) -> None:
+    services.settle_by_hand(order_id=approval.subject, reason=approval.reason, actor=actor, now=now)
+
+
 # What can wait for approval, by its stored name. Each function can be repeated safely: if a crash after the call loses
 # the approval, it is approved once more and nothing more happens.
 ACTIONS: dict[str, Callable[[Approval, str, datetime], None]] = {
     "compensate_order": _compensate,
     "refund_webhook": _refund_webhook,
+    "settle_payment": _settle_payment,
 }
 
 

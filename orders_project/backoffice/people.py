@@ -17,7 +17,11 @@ from orders_project.models import Approval
 
 from . import approvals
 
-SUBJECT_PAGES = {"compensate_order": ("orders", "order"), "refund_webhook": ("payments", "webhookreceipt")}
+SUBJECT_PAGES = {
+    "compensate_order": ("orders", "order"),
+    "refund_webhook": ("payments", "webhookreceipt"),
+    "settle_payment": ("payments", "payment"),
+}
 OPERATOR_PERMISSIONS = dict(models.OperatorPermission._meta.permissions)
 
 
