@@ -15,7 +15,9 @@ from orders_project.backoffice import timeline
 from orders_project.tests.carrier import Carrier
 from payments import services as money
 from payments.models import Entry, Payment
-from processing.models import Processing
+from processing.models import Hold, Processing
+from processing.models import Outgoing as OutgoingOfProcessing
+from processing.tasks import expire_holds
 
 pytestmark = pytest.mark.django_db
 MINUTE = timedelta(minutes=1)
@@ -165,3 +167,12 @@ def test_requests_of_an_older_version_have_no_deadline(post: Carrier) -> None:
     post.run()
     order.refresh_from_db()
     assert order.status == "done"
+
+
+def test_expired_holds_are_told_as_fast_as_they_come() -> None:
+    past = timezone.now() - MINUTE
+    Hold.objects.bulk_create(Hold(order_id=f"o{n}", created_at=past, expires_at=past) for n in range(1200))
+    expire_holds()
+    assert OutgoingOfProcessing.objects.filter(type="stock.hold_expired").count() == 1200
+    expire_holds()
+    assert OutgoingOfProcessing.objects.count() == 1200

@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import time_machine
 from django.db import transaction
+from django.urls import reverse
 from django.utils import timezone
 
 from orders import services as orders
 from orders.models import Order, OrderEvent
 from orders_project.audit import audit
+from orders_project.models import Approval
 from orders_project.tests.carrier import Carrier
+from orders_project.tests.test_admin_actions import client_of, do
 from payments import gateway_calls, gateways, gauges, receipts, services
 from payments.gateways.base import Answer, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
 from payments.gateways.base import Status as GatewayStatus
@@ -106,9 +109,9 @@ def pass_time(clock: Any, post: Carrier, span: timedelta, *, step: timedelta = t
         post.run()
 
 
-def paid_and_canceled(post: Carrier) -> Order:
+def paid_and_canceled(post: Carrier, *, amount: int = 500) -> Order:
     """An order that was paid, whose processing never answers, and which its customer has canceled."""
-    order = place()
+    order = place(amount=amount)
     post.passes_over = lambda envelope: envelope.type == "processing.process"
     post.run()
     orders.cancel_order(order_id=order.order_id, now=timezone.now())
@@ -174,6 +177,35 @@ class TestARefundThatTheGatewayRefuses:
         order.refresh_from_db()
         assert (order.status, order.blocked) == ("refunding", "amount_mismatch")
         assert "refund" not in [call for call, _ in stub.calls]
+
+
+class TestAnOperator:
+    def test_sees_it_and_has_the_gateway_asked_again(self, stub: Stub, post: Carrier) -> None:
+        stub.refuses = "balance_insufficient"
+        order = paid_and_canceled(post)
+        operator = client_of("operator")
+        page = operator.get(reverse("admin:orders_order_change", args=["o"])).content.decode()
+        assert "fake refuses to return the money (balance_insufficient)" in page
+        assert "refund refused balance_insufficient" in page.lower()
+        stub.refuses = ""
+        assert do(operator, Payment.objects.get(), "try_again").status_code == 302
+        post.run()
+        order.refresh_from_db()
+        assert order.status == "canceled"
+
+    def test_needs_a_second_person_to_settle_much_by_hand(self, stub: Stub, post: Carrier) -> None:
+        stub.refuses = "charge_disputed"
+        order = paid_and_canceled(post, amount=1000_01)
+        payment, eve, bob = Payment.objects.get(), client_of("manager", "eve"), client_of("manager", "bob")
+        assert do(client_of("operator"), payment, "settle", reason="bank transfer").status_code == 403
+        assert do(eve, payment, "settle", reason="bank transfer").status_code == 302
+        assert Payment.objects.get().status == "refund_refused"
+        assert do(eve, Approval.objects.get(), "approve").status_code == 422
+        assert do(bob, Approval.objects.get(), "approve").status_code == 302
+        post.run()
+        order.refresh_from_db()
+        payment.refresh_from_db()
+        assert (order.status, payment.status, payment.settled_by) == ("canceled", "refunded", "bob for eve")
 
 
 class TestAVoidThatTheGatewayRefuses:
