@@ -35,8 +35,8 @@ class Incoming(IncomingMessage):
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
-        """Return the payments about which the gateway is still being asked."""
-        return Payment.objects.filter(order_id=subject, status__in=Payment.ASKED)
+        """Return the payments about which the gateway is still being asked, or a person has to decide."""
+        return Payment.objects.filter(order_id=subject, status__in=(*Payment.ASKED, *Payment.REFUSED))
 
 
 class DeadLetter(AnyDeadLetter):
