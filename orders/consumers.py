@@ -5,7 +5,14 @@ from outbox import clock, context
 from outbox.consumers import consumes
 from outbox.errors import Undeliverable
 from outbox.message import Message
-from payments.messages import PaymentFailed, PaymentPending, PaymentRefunded, PaymentSucceeded, PaymentVoided
+from payments.messages import (
+    PaymentFailed,
+    PaymentPending,
+    PaymentRefunded,
+    PaymentReturnRefused,
+    PaymentSucceeded,
+    PaymentVoided,
+)
 from processing.messages import GiveBack, HoldExpired, OrderProcessed, ProcessingRefused, StockReleased
 
 from . import saga, webhooks
@@ -30,6 +37,7 @@ for _event in (
     PaymentFailed,
     PaymentVoided,
     PaymentRefunded,
+    PaymentReturnRefused,
     OrderProcessed,
     ProcessingRefused,
     StockReleased,
@@ -50,7 +58,7 @@ def hold_expired(event: HoldExpired) -> None:
 @consumes(Overdue)
 def overdue(event: Overdue) -> None:
     """Turn back an order whose time is up."""
-    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"))
+    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"), timer_id=context.current().causation_id)
 
 
 @consumes(DeliverWebhook, first=webhooks.send)

@@ -9,22 +9,22 @@ from outbox.gauges import Reading
 from .models import ENDS, WebhookDelivery
 from .saga import TIMEOUTS
 
-GRACE = timedelta(minutes=1)  # an order that is overdue by this much is stuck: its timer has not been handled
+GRACE = timedelta(minutes=1)  # an order that has been overdue in its status for so long is stuck
 
 OPEN = """
 SELECT asked.status, open.orders_open, open.orders_open_oldest_seconds, late.orders_stuck
 FROM unnest(%(statuses)s::text[], %(stuck_before)s::timestamptz[]) AS asked(status, stuck_before)
 CROSS JOIN LATERAL (
     SELECT count(*) AS orders_open,
-           coalesce(extract(epoch FROM statement_timestamp() - min(updated_at)), 0) AS orders_open_oldest_seconds
-    FROM (SELECT updated_at FROM orders_order
+           coalesce(extract(epoch FROM statement_timestamp() - min(status_since)), 0) AS orders_open_oldest_seconds
+    FROM (SELECT status_since FROM orders_order
           WHERE status = asked.status AND NOT status = ANY (%(ends)s)
-          ORDER BY updated_at LIMIT %(most)s) row
+          ORDER BY status_since LIMIT %(most)s) row
 ) open
 CROSS JOIN LATERAL (
     SELECT count(*) AS orders_stuck
     FROM (SELECT 1 FROM orders_order
-          WHERE status = asked.status AND updated_at < asked.stuck_before AND NOT status = ANY (%(ends)s)
+          WHERE status = asked.status AND status_since < asked.stuck_before AND NOT status = ANY (%(ends)s)
           LIMIT %(most)s) row
 ) late
 """
@@ -52,7 +52,7 @@ READINGS = (
         {
             "orders_open": "Open orders, by status.",
             "orders_open_oldest_seconds": "Seconds since the order that has been in this status longest entered it.",
-            "orders_stuck": "Orders that are overdue and whose timer has not been handled.",
+            "orders_stuck": "Orders that have been in their status for longer than its timeout and a minute.",
         },
         _parameters,
     ),

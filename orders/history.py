@@ -13,7 +13,7 @@ BATCH = 1000
 
 STATE = (
     "principal", "customer_id", "user_id", "user_email", "description", "status", "total", "currency",
-    "payment_method", "payment_id", "fail_reason",
+    "payment_method", "payment_id", "fail_reason", "blocked",
 )  # fmt: skip
 
 NOTE = "note"  # the reason that a person gave: kept with the state, but not a part of it
@@ -32,7 +32,7 @@ def state(order: Order) -> dict[str, Any]:
 
 def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
     """The state of an order, rebuilt from its events alone."""
-    rebuilt: dict[str, Any] = {}
+    rebuilt: dict[str, Any] = {"blocked": ""}  # which the first events of older orders do not name
     for event in events:
         rebuilt |= event.data | {"version": event.version, "updated_at": event.at}
     rebuilt.pop(NOTE, None)

@@ -4,6 +4,8 @@ from datetime import datetime
 from typing import Any
 
 from django.db import models
+from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from common.idempotency import StoredAnswer
@@ -104,10 +106,16 @@ class Order(models.Model):
     payment_id = models.CharField(_("payment id"), max_length=100, blank=True)
     hold_id = models.UUIDField(_("hold"), null=True)
     fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
+    blocked = models.CharField(
+        _("blocked by"), max_length=50, blank=True, default="", db_default=""
+    )  # a refusal, for a person
     version = models.PositiveIntegerField(_("version"), default=1)
     fingerprint = models.CharField(_("request fingerprint"), max_length=64, blank=True)
     created_at = models.DateTimeField(_("created at"))
     updated_at = models.DateTimeField(_("updated at"))
+    status_since = models.DateTimeField(_("in this status since"), default=timezone.now, db_default=Now())
+    timer_at = models.DateTimeField(_("next timer at"), null=True)  # of the timer message that counts
+    timer_id = models.UUIDField(_("next timer"), null=True)  # its message id
 
     class Meta:
         verbose_name = _("order")
@@ -141,8 +149,8 @@ class Order(models.Model):
                 condition=~models.Q(user_email=""),
             ),
             models.Index(
-                fields=["status", "updated_at"],
-                name="order_open",
+                fields=["status", "status_since"],
+                name="order_open_since",
                 condition=~models.Q(status__in=sorted(ENDS)),
             ),
         ]

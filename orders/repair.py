@@ -114,8 +114,11 @@ def possible_events(order: Order) -> dict[str, type[Message]]:
     """The events of other services that would move an order in this status, by name."""
     return {
         kind.name: kind
-        for status, kind in saga.STEPS
-        if status == order.status and issubclass(kind, Message) and kind is not saga.Overdue
+        for (status, kind), step in saga.STEPS.items()
+        if status == order.status
+        and issubclass(kind, Message)
+        and kind is not saga.Overdue
+        and (step.says or step.becomes != status)
     }
 
 

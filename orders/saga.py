@@ -27,12 +27,21 @@ from payments.messages import (
     PaymentFailed,
     PaymentPending,
     PaymentRefunded,
+    PaymentReturnRefused,
     PaymentSucceeded,
     PaymentVoided,
     Refund,
     Void,
 )
-from processing.messages import HoldExpired, OrderProcessed, Process, ProcessingRefused, Release, StockReleased
+from processing.messages import (
+    PROCESSING_TIMEOUT,
+    HoldExpired,
+    OrderProcessed,
+    Process,
+    ProcessingRefused,
+    Release,
+    StockReleased,
+)
 
 from . import history, metrics, webhooks
 from .messages import OrderFact, Overdue
@@ -60,11 +69,12 @@ def charge(order: Order) -> Message:
         method=order.payment_method,
         user_id=order.user_id or None,
         principal=order.principal,
+        deadline=overdue_at(order).isoformat(),
     )
 
 
 def process(order: Order) -> Message:
-    return Process(order_id=order.order_id, hold_id=_hold(order))
+    return Process(order_id=order.order_id, hold_id=_hold(order), deadline=overdue_at(order).isoformat())
 
 
 def void(order: Order) -> Message:
@@ -85,9 +95,11 @@ def _hold(order: Order) -> str | None:
 
 # How it ends --------------------------------------------------------------------------------------------------------
 
+PAYMENT_TIMEOUT = "payment_timeout"
+
 # An order that was turned back for one of these reasons has failed; for any other reason it is canceled.
 FAILURES = frozenset(
-    {"insufficient_funds", "no_account", "currency_mismatch", "processing_refused", "processing_timeout"}
+    {"insufficient_funds", "no_account", "currency_mismatch", "processing_refused", PROCESSING_TIMEOUT}
 )
 
 
@@ -100,7 +112,11 @@ def end(order: Order) -> Status:
 
 @dataclass(frozen=True)
 class Step:
-    """One transition: the status that follows, perhaps `through` another one, and the command that is sent."""
+    """
+    The status that follows, perhaps `through` another one, and the command that is sent.
+
+    A step that leaves the order as it is only sends its command: it is no transition, and not in the history.
+    """
 
     becomes: Status | Callable[[Order], Status]
     says: Callable[[Order], Message] | None = None
@@ -151,7 +167,11 @@ STEPS: dict[tuple[Status, type[Event]], Step] = {
     (REFUNDING, PaymentRefunded):   Step(end),
     (REFUNDING, OrderProcessed):    Step(DONE),  # it had been accepted before the way back began
 
-    # no answer on the way back: ask again
+    # the gateway refuses to return the money: the order stays where it is until a person has decided
+    (VOIDING,   PaymentReturnRefused): Step(VOIDING),
+    (REFUNDING, PaymentReturnRefused): Step(REFUNDING),
+
+    # no answer on the way back: ask again, less and less often
     (VOIDING,   Overdue):           Step(VOIDING,   says=void),
     (RELEASING, Overdue):           Step(RELEASING, says=release),
     (REFUNDING, Overdue):           Step(REFUNDING, says=release),
@@ -170,6 +190,7 @@ ALREADY: dict[type[Event], frozenset[Status]] = {
     PaymentFailed: frozenset({RELEASING, CANCELED, FAILED}),
     PaymentVoided: frozenset({RELEASING, CANCELED, FAILED}),
     PaymentRefunded: frozenset({RELEASING, CANCELED, FAILED}),
+    PaymentReturnRefused: frozenset({RELEASING, CANCELED, FAILED}),
     OrderProcessed: frozenset({DONE}),
     ProcessingRefused: frozenset({REFUNDING, CANCELED, FAILED}),
     StockReleased: frozenset({VOIDING, CANCELED, FAILED}),
@@ -184,6 +205,7 @@ REFUSED: dict[type[Event], dict[Status, str]] = {
     PaymentFailed: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
     PaymentVoided: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
     PaymentRefunded: dict.fromkeys((P, R, PP, PAID, DONE), "refund_not_asked_for"),
+    PaymentReturnRefused: dict.fromkeys((P, R, PP, PAID, DONE), "refund_not_asked_for"),
     OrderProcessed: dict.fromkeys((P, R, PP, VOIDING, RELEASING, CANCELED, FAILED), "not_being_processed"),
     ProcessingRefused: {
         **dict.fromkeys((P, R, PP, VOIDING, RELEASING), "not_being_processed"),
@@ -208,7 +230,7 @@ REFUSALS = {
 
 EVENTS: tuple[type[Event], ...] = tuple(ALREADY)
 
-# How long an order may stay in a status before it is overdue.
+# How long an order may stay in a status before it is overdue, counted from when it entered the status.
 TIMEOUTS: dict[Status, Callable[[], timedelta]] = {
     P: lambda: settings.PAYMENT_TIMEOUT,
     R: lambda: settings.PAYMENT_TIMEOUT,
@@ -218,15 +240,18 @@ TIMEOUTS: dict[Status, Callable[[], timedelta]] = {
     REFUNDING: lambda: timedelta(minutes=1),
     RELEASING: lambda: timedelta(minutes=1),
 }
+LONGEST_PAUSE = timedelta(hours=1)  # between two requests to return money or stock that nobody answers
 
 # Why an order is turned back, by the event that does it. The first reason stays.
 REASONS: dict[type[Event], Callable[[Any, Order], str]] = {
     PaymentFailed: lambda event, order: event.reason,
     PaymentVoided: lambda event, order: "payment_voided",
-    ProcessingRefused: lambda event, order: "processing_refused",
+    ProcessingRefused: lambda event, order: (
+        PROCESSING_TIMEOUT if event.reason == PROCESSING_TIMEOUT else "processing_refused"
+    ),
     HoldExpired: lambda event, order: "hold_expired",
     CancelRequested: lambda event, order: event.reason,
-    Overdue: lambda event, order: "processing_timeout" if order.status == PAID else "payment_timeout",
+    Overdue: lambda event, order: PROCESSING_TIMEOUT if order.status == PAID else PAYMENT_TIMEOUT,
 }
 
 
@@ -258,14 +283,17 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
 
     Call it in a transaction of the database of orders.
     """
+    # Note [The first timer]: it comes after the shortest time that an order on its way forth may wait, so that an order
+    # which is done by then needs no other timer. Where it comes too early, it sets the next one.
+    first = order.created_at + min(TIMEOUTS[status]() for status in (P, R, PP, PAID))
     with ROWS.batch() as batch:
+        _set_timer(order, at=first, batch=batch)
         batch.insert(order)
         batch.insert(*lines)
         batch.insert(
             _event(order, kind="order.created", status=order.status, actor=actor, data=history.initial_data(order))
         )
         posted = Outgoing.post(charge(order), _fact(order, "created"), batch=batch)
-        _set_timer(order, now=order.created_at, batch=batch)
         listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS.format(principal='%s')}", [order.principal]))
     if batch.touched[listeners]:
         webhooks.announce(order, posted)
@@ -323,32 +351,33 @@ def apply(event: Event, order: Order, *, now: datetime, by: Authority = SYSTEM, 
     if order.status == PAID and step.becomes == REFUNDING:
         by.permit(order.total, order.currency)
 
-    changes: dict[str, Any] = {}
-    if getattr(event, "payment_id", "") and not order.payment_id:
-        changes["payment_id"] = event.payment_id  # type: ignore[union-attr]
-    if kind in REASONS and not order.fail_reason:
-        changes["fail_reason"] = REASONS[kind](event, order)
+    before = order.status
+    becomes = step.becomes(order) if callable(step.becomes) else step.becomes
+    changes = _changes(event, order, becomes=becomes)
     for name, value in changes.items():
         setattr(order, name, value)
-    becomes = step.becomes(order) if callable(step.becomes) else step.becomes
-    if becomes == DONE and order.fail_reason:
-        changes["fail_reason"] = order.fail_reason = ""
-
-    before, order.updated_at = order.status, now
+    passed = [*filter(None, (step.through, becomes))] if changes or becomes != before else []
     events, messages = [], []
-    for status in filter(None, (step.through, becomes)):
+    for status in passed:
         order.version += 1
-        order.status = status
+        order.status, order.updated_at = status, now
         data = changes | {"status": status} | ({history.NOTE: note} if note else {})
         events.append(_event(order, kind=_name(event), status=status, actor=by.name, data=data))
         if status != before:
             messages.append(_fact(order, status))
+    if becomes != before:
+        order.status_since = now
     if step.says is not None:
         messages.append(step.says(order))
+    posted: list[Outgoing] = []
     with ROWS.batch() as batch:
-        batch.update(order, "status", "version", "updated_at", *changes)
-        batch.insert(*events)
-        posted = Outgoing.post(*messages, batch=batch)
+        if becomes != before and becomes not in ENDS:
+            _hasten_timer(order, batch=batch)
+        if events:
+            batch.update(order, "status", "version", "updated_at", "status_since", "timer_at", "timer_id", *changes)
+            batch.insert(*events)
+        if messages:
+            posted = Outgoing.post(*messages, batch=batch)
     if order.has_listeners:  # type: ignore[attr-defined]
         webhooks.announce(order, posted)
     metrics.stepped(
@@ -356,28 +385,76 @@ def apply(event: Event, order: Order, *, now: datetime, by: Authority = SYSTEM, 
     )
 
 
+def _changes(event: Event, order: Order, *, becomes: Status) -> dict[str, Any]:
+    """What else than the status changes with this step."""
+    changes: dict[str, Any] = {}
+    if getattr(event, "payment_id", "") and not order.payment_id:
+        changes["payment_id"] = event.payment_id  # type: ignore[union-attr]
+    if type(event) in REASONS and not order.fail_reason:
+        changes["fail_reason"] = REASONS[type(event)](event, order)
+    if becomes == DONE and order.fail_reason:
+        changes["fail_reason"] = ""
+    blocked = order.blocked if becomes == order.status else ""
+    if isinstance(event, PaymentReturnRefused):
+        blocked = event.reason
+    if blocked != order.blocked:
+        changes["blocked"] = blocked
+    return changes
+
+
+# Its timers ---------------------------------------------------------------------------------------------------------
+#
+# Note [One timer counts]: `timer_id` is the message that counts, and it comes no later than the order is overdue. A
+# transition to a status whose time ends earlier sets another one; the former then does nothing when it comes.
+
+
 @transaction.atomic(using="orders", savepoint=False)
-def on_timeout(*, order_id: str, now: datetime) -> None:
+def on_timeout(*, order_id: str, now: datetime, timer_id: str | None = None) -> None:
     """
-    Handle the timer of an order: if its time is up it is overdue. As long as it is open the timer is set again.
+    Handle a timer of an order: if its time is up it is overdue. As long as it is open the timer is set again.
+
+    :param timer_id: the message; without it, it counts as the timer that the order waits for
 
     :raises Order.DoesNotExist: if there is no such order
     """
     order = lock(order_id)
-    if order.status not in ENDS and now >= times_out_at(order):
+    counts = timer_id in (None, str(order.timer_id)) or order.timer_at is None or now >= order.timer_at
+    if order.status in ENDS or not counts:
+        return
+    order.timer_at = order.timer_id = None
+    if is_overdue := now >= overdue_at(order):
         apply(Overdue(order_id=order_id), order, now=now)
-    if order.status not in ENDS:
-        _set_timer(order, now=now)
+    if order.timer_at is None:
+        at = now + _pause(order, now=now) if is_overdue else overdue_at(order)
+        with ROWS.batch() as batch:
+            _set_timer(order, at=max(at, now + timedelta(seconds=1)), batch=batch)
+            batch.update(order, "timer_at", "timer_id")
+
+
+def overdue_at(order: Order) -> datetime:
+    """The time when an order has been in its status for too long."""
+    return order.status_since + TIMEOUTS[Status(order.status)]()
 
 
 def times_out_at(order: Order) -> datetime:
-    """The time when an open order becomes overdue."""
-    return order.updated_at + TIMEOUTS[Status(order.status)]()
+    """The time when the timeout of an open order's status does something next."""
+    return max(overdue_at(order), order.timer_at or order.status_since)
 
 
-def _set_timer(order: Order, *, now: datetime, batch: Batch | None = None) -> None:
-    due_at = max(times_out_at(order), now + timedelta(seconds=1))
-    Outgoing.post(Overdue(order_id=order.order_id), due_at=due_at, batch=batch)
+def _pause(order: Order, *, now: datetime) -> timedelta:
+    """How long an order that waits for what it has asked for waits until it asks again: as long as it has waited."""
+    return min(max(now - order.status_since, TIMEOUTS[Status(order.status)]()), LONGEST_PAUSE)
+
+
+def _hasten_timer(order: Order, *, batch: Batch) -> None:
+    """Set a timer for the status that an order has entered, unless one comes before its time ends anyway."""
+    if order.timer_at is None or order.timer_at > overdue_at(order):
+        _set_timer(order, at=overdue_at(order), batch=batch)
+
+
+def _set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
+    (timer,) = Outgoing.post(Overdue(order_id=order.order_id), due_at=at, batch=batch)
+    order.timer_at, order.timer_id = at, timer.message_id
 
 
 def _fact(order: Order, fact: str) -> Message:

@@ -112,6 +112,7 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         fingerprint=new.fingerprint,
         created_at=now,
         updated_at=now,
+        status_since=now,
     )
     for position, line in enumerate(lines, start=1):
         line.order, line.position = order, position

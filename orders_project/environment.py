@@ -1,6 +1,7 @@
 """Reads the environment. Each variable that is wrong or missing is reported in one line, and all of them at once."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -78,6 +79,10 @@ class Environment:
 
     def text(self, name: str, *, default: str = "") -> str:
         return os.environ.get(name, "").strip() or default
+
+    def name(self, name: str) -> str:
+        """A short name, or nothing."""
+        return self._read(name, "", _a_name, "a name of up to 20 letters, digits, dots, dashes or underscores")
 
     def words(self, name: str, *, default: list[str]) -> list[str]:
         value = os.environ.get(name, "").strip()
@@ -164,6 +169,12 @@ def _lookup(table: dict[str, T], key: str) -> T:
     if key not in table:
         raise ValueError(key)
     return table[key]
+
+
+def _a_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", value):
+        raise ValueError(value)
+    return value
 
 
 def _within(value: Any, min_value: float, max_value: float) -> Any:

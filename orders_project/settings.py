@@ -104,6 +104,7 @@ PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 
 # Gateways.
 PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake", of=("fake", "stripe"))
+INSTALLATION = env.name("INSTALLATION")
 PAYMENT_WEBHOOK_SECRETS = env.secrets(
     "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in SERVICES_HERE
 )
@@ -115,6 +116,8 @@ STRIPE_API_KEY = env.text("STRIPE_API_KEY")
 STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", default=[])
 if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
     env.problems.append("PAYMENT_GATEWAY is stripe: set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET.")
+if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not INSTALLATION:
+    env.problems.append("PAYMENT_GATEWAY is stripe: set INSTALLATION, a name that no other user of the account has.")
 GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
     env.seconds("GATEWAY_READ_TIMEOUT", default=10),

@@ -177,6 +177,27 @@ class Entries(ReadOnlyAdmin):
     )  # fmt: skip
 
 
+@admin.register(IdempotencyKey)
+class IdempotencyKeys(IdempotencyKeyAdmin):
+    """Stored responses, by Idempotency-Key."""
+
+    empty = _("No request has been sent with an Idempotency-Key yet.")
+
+
+def _try_again(call: ActionCall) -> str:
+    services.try_return_again(order_id=call.row.pk, now=call.now)
+    return _g("The gateway will be asked again.")
+
+
+def _settle(call: ActionCall) -> str:
+    services.settle_by_hand(order_id=call.row.pk, reason=call.values["reason"], by=call.by, now=call.now)
+    return _g("Recorded: the money went back by another way.")
+
+
+def _is_refused(payment: Payment) -> bool:
+    return payment.status in Payment.REFUSED
+
+
 @admin.register(Payment)
 class Payments(ReadOnlyAdmin):
     """The payments of orders."""
@@ -195,12 +216,29 @@ class Payments(ReadOnlyAdmin):
     empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
         display.order(), display.status(), display.amount("amount", _("amount")), "method", "user_id", "gateway",
-        "gateway_payment_id", "fail_reason", "tried_at", "unanswered", "ask_at", "created_at", "updated_at",
+        "gateway_payment_id", "fail_reason", "refusal", "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
+        "created_at", "updated_at",
     )  # fmt: skip
-
-
-@admin.register(IdempotencyKey)
-class IdempotencyKeys(IdempotencyKeyAdmin):
-    """Stored responses, by Idempotency-Key."""
-
-    empty = _("No request has been sent with an Idempotency-Key yet.")
+    page_actions = (
+        Action(
+            name="try_again",
+            label=_("Ask the gateway again"),
+            explanation=_("The gateway has refused to return the money. It is asked once more."),
+            permission="retry_order",
+            perform=_try_again,
+            is_possible=_is_refused,
+        ),
+        Action(
+            name="settle",
+            label=_("Record that it was settled by hand"),
+            explanation=_(
+                "The money went back by another way, such as a bank transfer or at the gateway itself. The ledger and"
+                " the order continue as if the gateway had returned it. Say how, and how you know."
+            ),
+            permission="resolve_order",
+            form=ReasonForm,
+            perform=_settle,
+            is_possible=_is_refused,
+            destructive=True,
+        ),
+    )

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 from common.audit import MAX_FINDINGS, Finding, Rule, Scope, rows
 
-from .models import Account, Entry, Payment
+from .gateways.base import Status as GatewayStatus
+from .models import Account, Entry, Payment, WebhookReceipt
 
 Status = Payment.Status
 CHARGE, REFUND = Entry.Kind.CHARGE, Entry.Kind.REFUND
@@ -79,7 +80,7 @@ LEDGER = {
             GROUP BY payment.order_id
         ) payment
         WHERE NOT CASE
-            WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}')
+            WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}', '{Status.REFUND_REFUSED}')
                 THEN charged = payment.amount AND refunded = 0
             WHEN payment.status = '{Status.REFUNDED}' THEN charged = payment.amount AND refunded = charged
             ELSE charged = 0 AND refunded = 0
@@ -109,4 +110,22 @@ def ledger(scope: Scope) -> Iterator[Finding]:
             yield Finding("ledger", f"{subject}: {rule}", detail, query.repair, order_id)
 
 
-RULES = (Rule("ledger", "money in = money out + money kept; balances and payments agree with their entries", ledger),)
+UNMATCHED_MONEY = f"""
+SELECT receipt.id::text,
+       receipt.gateway || ' says that ' || receipt.amount || ' ' || receipt.currency || ' came in for order '
+           || coalesce(nullif(receipt.order_id, ''), '(none)') || ', and no payment is known by it'
+FROM payments_webhookreceipt receipt
+WHERE receipt.status = '{WebhookReceipt.Status.UNMATCHED}' AND receipt.says = '{GatewayStatus.SUCCEEDED}'
+  AND receipt.received_at < statement_timestamp() - interval '1 hour'
+"""  # noqa: S608 - the statuses are ours
+
+RULES = (
+    Rule("ledger", "money in = money out + money kept; balances and payments agree with their entries", ledger),
+    Rule.of_query(
+        "receipts",
+        "all money that a gateway has reported belongs to a payment within an hour",
+        service="payments",
+        query=UNMATCHED_MONEY,
+        repair="match the webhook with its order, or have the money refunded, in the admin",
+    ),
+)

@@ -1,5 +1,7 @@
 """What payments does with each message that it receives."""
 
+from datetime import datetime
+
 from outbox import clock
 from outbox.consumers import consumes
 
@@ -10,11 +12,17 @@ from . import gateway_calls, messages, receipts, services
 def charge(command: messages.Charge) -> None:
     """Take the money from the account, or begin to take it through the gateway."""
     now, money = clock.now("payments"), services.Money(command.amount, command.currency)
+    deadline = datetime.fromisoformat(command.deadline) if command.deadline else None
     if command.method == "gateway":
-        services.charge_gateway(order_id=command.order_id, money=money, now=now)
+        services.charge_gateway(order_id=command.order_id, money=money, now=now, deadline=deadline)
     else:
         services.charge_account(
-            order_id=command.order_id, user_id=command.user_id, principal=command.principal, money=money, now=now
+            order_id=command.order_id,
+            user_id=command.user_id,
+            principal=command.principal,
+            money=money,
+            now=now,
+            deadline=deadline,
         )
 
 

@@ -12,15 +12,26 @@ from .ledger import CASH, capture, hand_back, system_account
 from .models import Account, Outgoing, Payment
 
 Status = Payment.Status
-MAX_PAUSE_SECONDS = 300  # between calls that the gateway does not reply to
+
+# The longest pause between calls that the gateway does not reply to. Nobody waits for money that goes back, and an
+# outage shall not cost many calls; whoever pays waits, but not for longer than the order does.
+LONGEST_PAUSE = {
+    Status.REQUESTED: timedelta(minutes=5),
+    Status.PENDING: timedelta(minutes=5),
+    Status.VOIDING: timedelta(hours=1),
+    Status.REFUNDING: timedelta(hours=1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What else is known of an event: its time, the reason of a refusal, and the account to charge."""
+    """
+    What else is known of an event: its time, the account to charge, and why that, or returning the money, is refused.
+    """
 
     now: datetime
     reason: str = ""
+    refusal: str = ""
     source: Account | None = None
 
 
@@ -60,6 +71,8 @@ ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
     Status.FAILED: lambda p: messages.PaymentFailed(order_id=p.order_id, reason=p.fail_reason),
     Status.VOIDED: lambda p: messages.PaymentVoided(order_id=p.order_id),
     Status.REFUNDED: lambda p: messages.PaymentRefunded(order_id=p.order_id),
+    Status.VOID_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
+    Status.REFUND_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
 }
 
 
@@ -77,10 +90,13 @@ def announce_refund(payment: Payment, details: Details) -> None:
 
 def ask_again_later(payment: Payment, details: Details) -> None:
     """Have the gateway called again, after a pause that grows with every call in vain."""
-    pause = min(2**payment.unanswered, MAX_PAUSE_SECONDS) * (1 + random.random() / 4)
-    payment.unanswered = min(payment.unanswered + 1, 16)
-    payment.ask_at = details.now + timedelta(seconds=pause)
-    payment.save(update_fields=["unanswered", "ask_at", "updated_at"])
+    payment.ask_at = details.now + pause(payment) * (1 + random.random() / 4)
+    payment.save(update_fields=["ask_at", "updated_at"])
+
+
+def pause(payment: Payment) -> timedelta:
+    """Return how long to wait after this many calls in vain: 1, 2, 4 s and so on."""
+    return min(timedelta(seconds=2**payment.unanswered), LONGEST_PAUSE[Status(payment.status)])
 
 
 def do_nothing(payment: Payment, details: Details) -> None:

@@ -11,23 +11,25 @@ A call is posted as a message. It is made between transactions; its reply is rec
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db import transaction
 
+from common.backlog import work_off
 from outbox import clock
+from outbox.store import Statement
 
-from . import gateways, lifecycle, messages
-from .gateways.base import Answer, Gateway, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
+from . import effects, lifecycle, messages
+from .at_gateway import AtGateway
+from .gateways.base import Answer, GatewayRefused, GatewayUnavailable
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
-from .models import Outgoing, Payment, WebhookReceipt
+from .models import ROWS, Outgoing, Payment, WebhookReceipt
 
 logger = logging.getLogger(__name__)
 
 Status = Payment.Status
-SEEN_AFTER = timedelta(minutes=2)  # until the gateway's lists show a payment that was requested
-BATCH = 100  # payments or webhooks at once
+BATCH = 500  # payments or webhooks at once
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,15 @@ class GatewayReply:
     """
     The reply to a call, and the status for which the call was made.
 
-    It is an answer, a refusal with its code, or no reply. Without any of them the gateway knows no such payment.
+    It is an answer, a refusal with its code, or no reply; or the deadline had passed, and no call was made. Without any
+    of them the gateway knows no such payment.
     """
 
     status: Status
     answer: Answer | None = None
     refused: str = ""
     unavailable: bool = False
+    too_late: bool = False
 
 
 # Calling ------------------------------------------------------------------------------------------------------------
@@ -56,11 +60,13 @@ def call_gateway(message: messages.CallGateway) -> GatewayReply | None:
     payment = Payment.objects.filter(pk=message.order_id).first()
     if payment is None or payment.status not in CALLS:
         return None
-    status = Status(payment.status)
-    if status == Status.REQUESTED and not _mark_as_tried(payment):
+    status, now = Status(payment.status), clock.now("payments")
+    if status == Status.REQUESTED and payment.tried_at is None and payment.deadline and payment.deadline <= now:
+        return GatewayReply(status, too_late=True)
+    if status == Status.REQUESTED and not _mark_as_tried(payment, now=now):
         return None
     try:
-        return GatewayReply(status, answer=CALLS[status](gateways.get(payment.gateway), payment))
+        return GatewayReply(status, answer=CALLS[status](AtGateway(payment, now=now), payment))
     except GatewayRefused as refused:
         logger.warning("%s: the gateway refuses the call: %s %s", payment, refused.code, refused)
         return GatewayReply(status, refused=refused.code)
@@ -69,68 +75,40 @@ def call_gateway(message: messages.CallGateway) -> GatewayReply | None:
         return GatewayReply(status, unavailable=True)
 
 
-def _mark_as_tried(payment: Payment) -> bool:
+def _mark_as_tried(payment: Payment, *, now: datetime) -> bool:
     """Record that the gateway may have the payment from now on; return False if it was voided meanwhile."""
-    now = clock.now("payments")
     requested = Payment.objects.filter(pk=payment.pk, status=Status.REQUESTED)
     return bool(requested.update(tried_at=now, updated_at=now))
 
 
-def _create(gateway: Gateway, payment: Payment) -> Answer | None:
-    try:
-        return gateway.create(
-            PaymentRequest(
-                order_id=payment.order_id,
-                amount=payment.amount,
-                currency=payment.currency,
-                idempotency_key=f"{payment.order_id}.charge",
-            )
-        )
-    except GatewayRefused:
-        if (known := gateway.status(order_id=payment.order_id)) is not None:
-            return known
-        raise
-
-
-def _find(gateway: Gateway, payment: Payment) -> Answer | None:
-    return gateway.status(payment_id=payment.gateway_payment_id, order_id=payment.order_id)
-
-
-def _cancel(gateway: Gateway, payment: Payment) -> Answer | None:
-    found = _find(gateway, payment)
+def _cancel(at: AtGateway, payment: Payment) -> Answer | None:
+    found = at.find()
     if found is not None and found.status == GatewayStatus.PENDING:
-        try:
-            return gateway.cancel(payment_id=found.payment_id, idempotency_key=f"{payment.order_id}.void")
-        except GatewayRefused:
-            found = gateway.status(payment_id=found.payment_id)
-    if found is not None and (found.amount, found.currency) != (payment.amount, payment.currency):
-        return _refund_in_full(gateway, payment, found)  # the gateway took another amount: the ledger never records it
+        found = at.cancel(found)
+    if found is not None and _other_money(payment, found):
+        return _refund_in_full(at, found)  # the gateway took another amount: the ledger never records it
     return found
 
 
-def _refund(gateway: Gateway, payment: Payment) -> Answer | None:
-    found = _find(gateway, payment)
-    return found and _refund_in_full(gateway, payment, found)
+def _refund(at: AtGateway, payment: Payment) -> Answer | None:
+    found = at.find()
+    if found is not None and _other_money(payment, found):
+        raise GatewayRefused("amount_mismatch", "The gateway names another amount than it took.")
+    return found and _refund_in_full(at, found)
 
 
-def _refund_in_full(gateway: Gateway, payment: Payment, found: Answer) -> Answer:
+def _refund_in_full(at: AtGateway, found: Answer) -> Answer:
     """Have the gateway return all that it took, if it took anything."""
-    if found.status != GatewayStatus.SUCCEEDED:
-        return found
-    return gateway.refund(
-        RefundRequest(
-            payment_id=found.payment_id,
-            order_id=payment.order_id,
-            amount=found.amount,
-            currency=found.currency,
-            idempotency_key=f"{payment.order_id}.refund",
-        )
-    )
+    return at.refund(found) if found.status == GatewayStatus.SUCCEEDED else found
 
 
-CALLS: dict[Status, Callable[[Gateway, Payment], Answer | None]] = {
-    Status.REQUESTED: _create,
-    Status.PENDING: _find,
+def _other_money(payment: Payment, found: Answer) -> bool:
+    return (found.amount, found.currency) != (payment.amount, payment.currency)
+
+
+CALLS: dict[Status, Callable[[AtGateway, Payment], Answer | None]] = {
+    Status.REQUESTED: lambda at, payment: at.create(),
+    Status.PENDING: lambda at, payment: at.find(),
     Status.VOIDING: _cancel,
     Status.REFUNDING: _refund,
 }
@@ -152,24 +130,25 @@ def record(*, order_id: str, reply: GatewayReply | None, now: datetime) -> None:
     payment = Payment.lock(order_id)
     if payment is None or reply is None:
         return
-    if reply.answer is not None and reply.answer.order_id == order_id:
+    if reply.answer is not None and reply.answer.reference == payment.reference:
         _learn_payment_id(payment, reply.answer.payment_id)
-    lifecycle.advance(payment, _event(payment, reply, now=now), now=now)
+    lifecycle.advance(payment, _event(payment, reply), now=now, refusal=reply.refused or "no_such_payment")
 
 
-def _event(payment: Payment, reply: GatewayReply, *, now: datetime) -> Event:
+def _event(payment: Payment, reply: GatewayReply) -> Event:
     """What this reply means for the payment."""
     answer = reply.answer
     if payment.status != reply.status:
         has_money = answer is not None and answer.status in (GatewayStatus.PENDING, GatewayStatus.SUCCEEDED)
         return Event.OUTDATED_WITH_MONEY if has_money else Event.OUTDATED
+    if reply.too_late:
+        return Event.NO_REPLY if payment.tried_at else Event.TOO_LATE
     if reply.unavailable:
         return Event.NO_REPLY
     if reply.refused:
         return Event.REFUSED
     if answer is None:
-        is_listed_by_now = payment.tried_at is None or now - payment.tried_at > SEEN_AFTER
-        return Event.UNKNOWN if is_listed_by_now else Event.NO_REPLY
+        return Event.UNKNOWN
     if reason := mismatch(payment, answer):
         logger.error("%s: the gateway answers about something else: %s", payment, reason)
         if payment.status in (Status.REQUESTED, Status.PENDING):  # what is being withdrawn goes, whatever its amount is
@@ -180,7 +159,7 @@ def _event(payment: Payment, reply: GatewayReply, *, now: datetime) -> Event:
 def mismatch(payment: Payment, said: Answer | WebhookReceipt) -> str:
     """Return the first thing that differs between this payment and what the gateway says of one; "" if nothing does."""
     for name, ours, theirs in (
-        ("order", payment.order_id, said.order_id),
+        ("order", payment.reference, said.reference),
         ("payment", payment.gateway_payment_id, said.payment_id),
         ("currency", payment.currency, said.currency),
         ("amount", payment.amount, said.amount),
@@ -206,12 +185,24 @@ def _learn_payment_id(payment: Payment, payment_id: str) -> None:
 # Calling again ------------------------------------------------------------------------------------------------------
 
 
-@transaction.atomic(using="payments")
+DUE = f"WHERE ask_at <= %s ORDER BY ask_at LIMIT {BATCH} FOR UPDATE SKIP LOCKED"
+POSTED = """
+UPDATE payments_payment payment SET ask_at = asked.at, unanswered = least(unanswered + 1, 16), updated_at = %s
+FROM unnest(%s::text[], %s::timestamptz[]) AS asked(order_id, at) WHERE payment.order_id = asked.order_id
+"""
+
+
 def post_due_calls(*, now: datetime) -> int:
     """Post a call for each payment whose `ask_at` has passed, and return how many there were."""
-    due = Payment.objects.filter(ask_at__lte=now).order_by("ask_at").select_for_update(skip_locked=True)[:BATCH]
-    for payment in due:
-        Outgoing.post(messages.CallGateway(order_id=payment.order_id))
-        payment.ask_at = now + lifecycle.LEASE
-        payment.save(update_fields=["ask_at", "updated_at"])
+    return work_off(lambda: _post_due_calls(now=now), batch=BATCH)
+
+
+@transaction.atomic(using="payments")
+def _post_due_calls(*, now: datetime) -> int:
+    due = ROWS.select(Payment, DUE, now)
+    if due:
+        Outgoing.post(*(messages.CallGateway(order_id=payment.order_id) for payment in due))
+        # A call that waits in a queue is posted again, too: also with growing pauses.
+        again = [now + max(lifecycle.LEASE, effects.pause(payment)) for payment in due]
+        ROWS.run(Statement(POSTED, [now, [payment.order_id for payment in due], again]))
     return len(due)

@@ -1,8 +1,10 @@
 """Gauges of payments: queries that run when metrics are collected."""
 
+from datetime import timedelta
+
 from outbox.gauges import Reading
 
-from .models import Account, WebhookReceipt
+from .models import Account, Payment, WebhookReceipt
 
 # The balances of customers are compared with their entries for each account alone, so that two errors do not cancel
 # each other out. The query reads the whole ledger: it runs seldom, and times out if the ledger is too long for it.
@@ -33,6 +35,23 @@ SELECT count(*) AS payments_unknown
 FROM (SELECT 1 FROM payments_payment WHERE ask_at IS NOT NULL LIMIT %(most)s) payment
 """
 
+REFUSED = """
+SELECT asked.status, count(payment.status) AS payments_refused
+FROM unnest(%(refused)s::text[]) AS asked(status)
+LEFT JOIN LATERAL (
+    SELECT status FROM payments_payment WHERE status = asked.status AND status <> 'succeeded' LIMIT %(most)s
+) payment ON true
+GROUP BY asked.status
+"""
+
+UNMATCHED_AFTER = timedelta(hours=1)  # the payment of a webhook is known long before
+UNMATCHED = f"""
+SELECT count(*) AS webhooks_unmatched_late
+FROM (SELECT 1 FROM payments_webhookreceipt
+      WHERE status = '{WebhookReceipt.Status.UNMATCHED}' AND status IN ({UNSETTLED})
+        AND received_at < statement_timestamp() - %(late)s LIMIT %(most)s) receipt
+"""  # noqa: S608 - the statuses are ours
+
 READINGS = (
     Reading(
         "payments",
@@ -42,4 +61,16 @@ READINGS = (
     ),
     Reading("payments", WEBHOOKS, {"webhooks_open": "Webhooks that are stored and not settled."}),
     Reading("payments", WAITING, {"payments_unknown": "Payments about which the gateway will be asked."}),
+    Reading(
+        "payments",
+        REFUSED,
+        {"payments_refused": "Payments that the gateway refuses to cancel or to refund: a person has to decide."},
+        lambda: {"refused": [status.value for status in Payment.REFUSED]},
+    ),
+    Reading(
+        "payments",
+        UNMATCHED,
+        {"webhooks_unmatched_late": "Webhooks whose payment has not been known for an hour."},
+        lambda: {"late": UNMATCHED_AFTER},
+    ),
 )

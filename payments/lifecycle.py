@@ -41,6 +41,7 @@ class Event(StrEnum):
     ACCOUNT_REFUSED = "account refused"
     CHARGE_GATEWAY = "charge gateway"
     NOTHING_TO_PAY = "nothing to pay"
+    TOO_LATE = "too late"  # the deadline passed before anything was done
     WITHDRAW = "withdraw"  # void or refund a payment that the gateway may know
     WITHDRAW_HERE = "withdraw here"  # void or refund a payment that no gateway knows
 
@@ -49,7 +50,7 @@ class Event(StrEnum):
     PAID = "reply paid"
     UNPAID = "reply not paid"  # failed, canceled, or refunded: the gateway has no money for us
     DIFFERENT = "reply different"  # another order, payment, amount or currency than ours
-    UNKNOWN = "reply unknown"  # the gateway knows no such payment, and had time to learn of it
+    UNKNOWN = "reply unknown"  # the gateway knows no such payment, which is certain
     REFUSED = "reply refused"
     NO_REPLY = "no reply"
     OUTDATED = "reply outdated"  # the payment has changed since the call
@@ -60,6 +61,10 @@ class Event(StrEnum):
     WEBHOOK_PAID = "webhook paid"
     WEBHOOK_UNPAID = "webhook not paid"  # failed or canceled
     WEBHOOK_REFUNDED = "webhook refunded"
+
+    # What a person decides after the gateway has refused to return the money.
+    TRY_AGAIN = "try again"
+    SETTLED_BY_HAND = "settled by hand"
 
 
 # The table ----------------------------------------------------------------------------------------------------------
@@ -77,6 +82,7 @@ class Step:
 NEW = None  # the status of a payment that is not stored yet
 REQUESTED, PENDING, SUCCEEDED, FAILED = Status.REQUESTED, Status.PENDING, Status.SUCCEEDED, Status.FAILED
 VOIDING, VOIDED, REFUNDING, REFUNDED = Status.VOIDING, Status.VOIDED, Status.REFUNDING, Status.REFUNDED
+VOID_REFUSED, REFUND_REFUSED = Status.VOID_REFUSED, Status.REFUND_REFUSED
 E = Event
 
 # fmt: off
@@ -86,6 +92,7 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (NEW,       E.ACCOUNT_REFUSED): Step(FAILED,    (announce,)),  # for the reason that the account gives
     (NEW,       E.CHARGE_GATEWAY):  Step(REQUESTED, (call_gateway,)),
     (NEW,       E.NOTHING_TO_PAY):  Step(SUCCEEDED, (announce,)),
+    (NEW,       E.TOO_LATE):        Step(FAILED,    (announce,), "payment_timeout"),
     (NEW,       E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),  # a tombstone: a charge that comes later does nothing
 
     # the gateway has been asked for the money
@@ -100,6 +107,7 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (REQUESTED, E.WEBHOOK_UNPAID):  Step(FAILED,    (announce,), "payment_declined"),
     (PENDING,   E.WEBHOOK_UNPAID):  Step(FAILED,    (announce,), "payment_declined"),
     (REQUESTED, E.REFUSED):         Step(FAILED,    (announce,), "payment_refused"),
+    (REQUESTED, E.TOO_LATE):        Step(FAILED,    (announce,), "payment_timeout"),
 
     # orders wants no money to stay in: cancel the payment, or return its money
     (REQUESTED, E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),
@@ -113,6 +121,17 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (VOIDING,   E.PAID):            Step(REFUNDING, (record_capture, call_gateway)),
     (VOIDING,   E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway)),
     (REFUNDING, E.UNPAID):          Step(REFUNDED,  (return_money, announce_refund)),
+
+    # the gateway refuses: repeating it by itself would not help, so a person has it repeated, or settles it
+    (VOIDING,   E.REFUSED):         Step(VOID_REFUSED,   (announce,)),
+    (REFUNDING, E.REFUSED):         Step(REFUND_REFUSED, (announce,)),
+    (REFUNDING, E.UNKNOWN):         Step(REFUND_REFUSED, (announce,)),
+    (VOID_REFUSED,   E.TRY_AGAIN):  Step(VOIDING,   (call_gateway,)),
+    (REFUND_REFUSED, E.TRY_AGAIN):  Step(REFUNDING, (call_gateway,)),
+    (VOID_REFUSED,   E.SETTLED_BY_HAND): Step(VOIDED,   (announce,)),
+    (REFUND_REFUSED, E.SETTLED_BY_HAND): Step(REFUNDED, (return_money, announce_refund)),
+    (VOID_REFUSED,   E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway)),
+    (VOID_REFUSED,   E.WEBHOOK_UNPAID):  Step(VOIDED,    (announce,)),
 
     # late news: it was announced that no money came in, so it goes back by itself
     (FAILED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
@@ -151,28 +170,34 @@ CARRY_OUT: dict[Otherwise, Effect] = {
 REPEAT, OLD_NEWS, AGAIN, CONTRADICTION = Otherwise
 ASKED = Payment.ASKED
 SETTLED = (SUCCEEDED, FAILED, VOIDED, REFUNDED)
+REFUSED = Payment.REFUSED
+RESTING = (*SETTLED, *REFUSED)  # the gateway has no call to answer
 
 # fmt: off
 OTHERWISE: dict[Event, dict[Otherwise, tuple[Status, ...]]] = {
-    E.CHARGE_ACCOUNT:      {REPEAT: (*ASKED, *SETTLED)},
-    E.ACCOUNT_REFUSED:     {REPEAT: (*ASKED, *SETTLED)},
-    E.CHARGE_GATEWAY:      {REPEAT: (*ASKED, *SETTLED)},
-    E.NOTHING_TO_PAY:      {REPEAT: (*ASKED, *SETTLED)},
-    E.WITHDRAW:            {REPEAT: (VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED)},
-    E.WITHDRAW_HERE:       {REPEAT: (PENDING, VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED)},
-    E.PENDING:             {AGAIN: (VOIDING, REFUNDING), OLD_NEWS: SETTLED},
-    E.PAID:                {AGAIN: (REFUNDING,), OLD_NEWS: SETTLED},
-    E.UNPAID:              {OLD_NEWS: SETTLED},
-    E.DIFFERENT:           {AGAIN: ASKED, OLD_NEWS: SETTLED},
-    E.UNKNOWN:             {AGAIN: (REQUESTED, PENDING, REFUNDING), OLD_NEWS: SETTLED},
-    E.REFUSED:             {AGAIN: (PENDING, VOIDING, REFUNDING), OLD_NEWS: SETTLED},
-    E.NO_REPLY:            {AGAIN: ASKED, OLD_NEWS: SETTLED},
-    E.OUTDATED:            {OLD_NEWS: SETTLED},
-    E.OUTDATED_WITH_MONEY: {OLD_NEWS: (SUCCEEDED, FAILED, REFUNDED)},
-    E.WEBHOOK_PENDING:     {CONTRADICTION: (*ASKED, *SETTLED)},  # no gateway sends it
-    E.WEBHOOK_PAID:        {OLD_NEWS: (SUCCEEDED, REFUNDING, REFUNDED)},
-    E.WEBHOOK_UNPAID:      {OLD_NEWS: (FAILED, VOIDED, REFUNDED), CONTRADICTION: (SUCCEEDED, REFUNDING)},
-    E.WEBHOOK_REFUNDED:    {OLD_NEWS: (REFUNDED,), CONTRADICTION: (*ASKED, SUCCEEDED, FAILED, VOIDED)},
+    E.CHARGE_ACCOUNT:      {REPEAT: (*ASKED, *RESTING)},
+    E.ACCOUNT_REFUSED:     {REPEAT: (*ASKED, *RESTING)},
+    E.CHARGE_GATEWAY:      {REPEAT: (*ASKED, *RESTING)},
+    E.NOTHING_TO_PAY:      {REPEAT: (*ASKED, *RESTING)},
+    E.TOO_LATE:            {REPEAT: (PENDING, VOIDING, REFUNDING, *RESTING)},
+    E.WITHDRAW:            {REPEAT: (VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED, *REFUSED)},
+    E.WITHDRAW_HERE:       {REPEAT: (PENDING, VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED, *REFUSED)},
+    E.PENDING:             {AGAIN: (VOIDING, REFUNDING), OLD_NEWS: RESTING},
+    E.PAID:                {AGAIN: (REFUNDING,), OLD_NEWS: RESTING},
+    E.UNPAID:              {OLD_NEWS: RESTING},
+    E.DIFFERENT:           {AGAIN: ASKED, OLD_NEWS: RESTING},
+    E.UNKNOWN:             {AGAIN: (REQUESTED, PENDING), OLD_NEWS: RESTING},
+    E.REFUSED:             {AGAIN: (PENDING,), OLD_NEWS: RESTING},
+    E.NO_REPLY:            {AGAIN: ASKED, OLD_NEWS: RESTING},
+    E.OUTDATED:            {OLD_NEWS: RESTING},
+    E.OUTDATED_WITH_MONEY: {OLD_NEWS: (SUCCEEDED, FAILED, REFUNDED, *REFUSED)},
+    E.WEBHOOK_PENDING:     {CONTRADICTION: (*ASKED, *RESTING)},  # no gateway sends it
+    E.WEBHOOK_PAID:        {OLD_NEWS: (SUCCEEDED, REFUNDING, REFUNDED, REFUND_REFUSED)},
+    E.WEBHOOK_UNPAID:      {OLD_NEWS: (FAILED, VOIDED, REFUNDED),
+                            CONTRADICTION: (SUCCEEDED, REFUNDING, REFUND_REFUSED)},
+    E.WEBHOOK_REFUNDED:    {OLD_NEWS: (REFUNDED,), CONTRADICTION: (*ASKED, SUCCEEDED, FAILED, VOIDED, *REFUSED)},
+    E.TRY_AGAIN:           {OLD_NEWS: (*ASKED, *SETTLED)},
+    E.SETTLED_BY_HAND:     {OLD_NEWS: (*ASKED, *SETTLED)},
 }
 # fmt: on
 
@@ -229,13 +254,15 @@ def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", so
     return payment
 
 
-def advance(payment: Payment, event: Event, *, now: datetime) -> Payment:
+def advance(payment: Payment, event: Event, *, now: datetime, refusal: str = "") -> Payment:
     """
     Let an event happen to a stored payment, which is locked: one step of the table, or what is decided otherwise.
 
+    :param refusal: why the gateway does not return the money, if that is what has happened
+
     :raises Contradiction: if the table refuses the event
     """
-    status, details = Status(payment.status), Details(now=now)
+    status, details = Status(payment.status), Details(now=now, refusal=refusal)
     step = STEPS.get((status, event))
     if step is None:
         CARRY_OUT[otherwise(status, event)](payment, details)
@@ -249,6 +276,8 @@ def advance(payment: Payment, event: Event, *, now: datetime) -> Payment:
 def _become(payment: Payment, step: Step, details: Details) -> None:
     payment.status = step.becomes
     payment.fail_reason = payment.fail_reason or details.reason or step.reason
+    payment.refusal = details.refusal if step.becomes in REFUSED else ""
+    payment.refusals += step.becomes in REFUSED
     payment.unanswered = 0
     ask_at = ASK_AT.get(step.becomes)
     payment.ask_at = ask_at(payment, details.now) if ask_at else None

@@ -4,7 +4,11 @@ from outbox.message import Message
 
 
 class Charge(Message, name="payments.charge", to="payments"):
-    """Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway."""
+    """
+    Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway.
+
+    After `deadline` no money is taken any more.
+    """
 
     order_id: str
     amount: int
@@ -12,6 +16,7 @@ class Charge(Message, name="payments.charge", to="payments"):
     method: str
     user_id: str | None = None
     principal: str = ""
+    deadline: str | None = None
 
 
 class Void(Message, name="payments.void", to="payments"):
@@ -57,6 +62,13 @@ class PaymentRefunded(Message, name="payment.refunded", to="orders"):
     """The money that was taken has been given back."""
 
     order_id: str
+
+
+class PaymentReturnRefused(Message, name="payment.return_refused", to="orders"):
+    """The gateway refuses to cancel the payment or to return its money; `reason` is its code. A person decides."""
+
+    order_id: str
+    reason: str
 
 
 class CallGateway(Message, name="payments.turn_to_gateway", to="payments"):

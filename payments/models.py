@@ -36,8 +36,8 @@ class Incoming(IncomingMessage):
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any]:
-        """Return the payments about which the gateway is still being asked."""
-        return Payment.objects.filter(order_id=subject, status__in=Payment.ASKED)
+        """Return the payments about which the gateway is still being asked, or a person has to decide."""
+        return Payment.objects.filter(order_id=subject, status__in=(*Payment.ASKED, *Payment.REFUSED))
 
 
 class DeadLetter(AnyDeadLetter):
@@ -150,6 +150,11 @@ class Entry(models.Model):
         return f"{self.kind} {self.amount} {self.currency}"
 
 
+def reference(order_id: str, *, installation: str) -> str:
+    """Return the name of an order at a gateway, which systems may share: no order id has a colon."""
+    return f"{installation}:{order_id}" if installation else order_id
+
+
 class Payment(models.Model):
     """
     The payment of an order: one row for each order, in whatever order messages are delivered.
@@ -167,8 +172,12 @@ class Payment(models.Model):
         VOIDED = "voided", _("voided")
         REFUNDING = "refunding", _("refunding")  # the gateway is being asked to refund
         REFUNDED = "refunded", _("refunded")
+        VOID_REFUSED = "void_refused", _("void refused")  # the gateway refuses to cancel: a person decides
+        REFUND_REFUSED = "refund_refused", _("refund refused")  # the gateway refuses to refund: a person decides
 
     ASKED = (Status.REQUESTED, Status.PENDING, Status.VOIDING, Status.REFUNDING)  # the gateway has a call to answer
+    REFUSED = (Status.VOID_REFUSED, Status.REFUND_REFUSED)  # the gateway does not return the money
+    NAMELESS = (Status.REQUESTED, Status.VOIDING)  # the gateway has yet to tell its id, if it has the payment
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64)
     method = models.CharField(_("method"), max_length=10, blank=True)
@@ -177,8 +186,16 @@ class Payment(models.Model):
     user_id = models.CharField(_("user id"), max_length=100, blank=True)
     amount = models.BigIntegerField(_("amount"), default=0, help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3, blank=True)
-    status = models.CharField(_("status"), max_length=12, choices=Status.choices)
+    installation = models.CharField(_("installation"), max_length=20, blank=True, default="", db_default="")
+    status = models.CharField(_("status"), max_length=20, choices=Status.choices)
     fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
+    refusal = models.CharField(
+        _("refused because"), max_length=50, blank=True, default="", db_default=""
+    )  # to return the money
+    refusals = models.PositiveSmallIntegerField(_("refusals"), default=0, db_default=0)
+    settled_by = models.CharField(_("settled by"), max_length=150, blank=True, default="", db_default="")
+    settled_why = models.CharField(_("how it was settled"), max_length=500, blank=True, default="", db_default="")
+    deadline = models.DateTimeField(_("not to be taken after"), null=True)
     tried_at = models.DateTimeField(_("last tried to open at"), null=True)
     unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
     ask_at = models.DateTimeField(_("ask the gateway at"), null=True)
@@ -204,6 +221,11 @@ class Payment(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.status}"
+
+    @property
+    def reference(self) -> str:
+        """The order as the gateway knows it."""
+        return reference(self.order_id, installation=self.installation)
 
     def put(self) -> "Payment":
         """Store this payment unless its order has one, and return the stored one, locked."""
@@ -243,6 +265,7 @@ class WebhookReceipt(models.Model):
     currency = models.CharField(_("currency"), max_length=3, blank=True)
     payment_id = models.CharField(_("payment id"), max_length=100, blank=True, db_index=True)
     order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
+    installation = models.CharField(_("installation"), max_length=20, blank=True, default="", db_default="")
     decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
     received_at = models.DateTimeField(_("received at"))
     handled_at = models.DateTimeField(_("handled at"), null=True)
@@ -262,3 +285,8 @@ class WebhookReceipt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.webhook_id}"
+
+    @property
+    def reference(self) -> str:
+        """The order as the gateway names it."""
+        return reference(self.order_id, installation=self.installation)

@@ -8,10 +8,13 @@ payment is known; or `quarantined`, because its order, payment, amount or curren
 from collections.abc import Mapping
 from datetime import datetime
 
-from django.db import connections, transaction
+from django.conf import settings
+from django.db import transaction
 from django.utils.translation import gettext as _g
 
+from common.audit import rows
 from common.authority import Authority
+from common.backlog import work_off
 from common.errors import Refusal
 from common.money import Money
 from outbox import metrics
@@ -19,7 +22,8 @@ from outbox.errors import Undeliverable
 
 from . import gateways, lifecycle
 from .gateway_calls import mismatch
-from .gateways.base import GatewayRefused, GatewayUnavailable, RefundRequest
+from .gateways.base import Answer, GatewayRefused, GatewayUnavailable, RefundRequest
+from .gateways.base import Event as EventOfGateway
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
 from .messages import HandleWebhook, RefundReceipt
@@ -28,6 +32,7 @@ from .models import Outgoing, Payment, WebhookReceipt
 
 Status = WebhookReceipt.Status
 KEPT_HEADERS = ("content-type", "user-agent", "x-correlation-id", "traceparent", "stripe-signature")
+BATCH = 500  # kept webhooks in one transaction
 OPEN = (Status.UNMATCHED, Status.QUARANTINED)  # kept for a person to decide
 
 EVENTS = {
@@ -82,19 +87,22 @@ def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
     :raises WebhookIdReused: if another webhook was received under its id
     """
     event = gateways.get(gateway).parse_webhook(headers=headers, body=body, now=now)
+    installation, _colon, order_id = event.order_id.rpartition(":")
+    why_not = _why_not(event, installation=installation, order_id=order_id)
     receipt, created = WebhookReceipt.objects.get_or_create(
         gateway=gateway,
         webhook_id=event.webhook_id,
         defaults={
-            "status": Status.RECEIVED if event.status else Status.DISCARDED,
-            "reason": "" if event.status else "not_about_a_payment",
+            "status": Status.DISCARDED if why_not else Status.RECEIVED,
+            "reason": why_not,
             "headers": {name: value for name, value in headers.items() if _is_kept(name)},
             "body": body,
             "says": event.status or "",
             "amount": event.amount,
             "currency": event.currency,
             "payment_id": event.payment_id,
-            "order_id": event.order_id[:64],
+            "order_id": order_id[:64],
+            "installation": installation[:20],
             "received_at": now,
         },
     )
@@ -103,6 +111,18 @@ def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
     elif not created and bytes(receipt.body) != body:
         raise WebhookIdReused("Another webhook was received under this id.")
     return receipt
+
+
+def _why_not(event: EventOfGateway, *, installation: str, order_id: str) -> str:
+    """Return why a webhook is none of our business; "" if it may be."""
+    if not event.status:
+        return "not_about_a_payment"
+    if (
+        installation == settings.INSTALLATION
+        or Payment.objects.filter(pk=order_id, installation=installation).exists()  # from under a former name
+    ):
+        return ""
+    return "another_installation"
 
 
 def _is_kept(name: str) -> bool:
@@ -143,7 +163,7 @@ def _judge(receipt: WebhookReceipt, payment: Payment | None) -> tuple[Status, st
             return Status.QUARANTINED, "order_mismatch"
         return Status.UNMATCHED, "unknown_order"
     if not payment.gateway_payment_id:
-        if payment.status not in (Payment.Status.FAILED, Payment.Status.VOIDED):
+        if payment.status in Payment.NAMELESS:
             return Status.UNMATCHED, "unknown_payment"  # the reply to our request is still on its way
         payment.gateway_payment_id = (
             receipt.payment_id
@@ -170,23 +190,34 @@ def _decide(
     return receipt
 
 
+NAMELESS = ", ".join(f"'{status}'" for status in Payment.NAMELESS)
 KNOWN_NOW = f"""
-SELECT receipt.id FROM payments_webhookreceipt receipt
-JOIN payments_payment payment ON payment.order_id = receipt.order_id AND payment.gateway = receipt.gateway
-WHERE receipt.status = '{Status.UNMATCHED}' AND payment.gateway_payment_id <> ''
-ORDER BY receipt.received_at
-LIMIT %s
-"""  # noqa: S608 - the status is ours
+WITH known AS (
+    SELECT receipt.id FROM payments_webhookreceipt receipt
+    JOIN payments_payment payment ON payment.order_id = receipt.order_id AND payment.gateway = receipt.gateway
+    WHERE receipt.status = '{Status.UNMATCHED}'
+      AND (payment.gateway_payment_id <> '' OR payment.status NOT IN ({NAMELESS}))
+    ORDER BY receipt.received_at LIMIT {BATCH}
+    FOR UPDATE OF receipt SKIP LOCKED
+)
+UPDATE payments_webhookreceipt receipt SET status = '{Status.RECEIVED}' FROM known WHERE receipt.id = known.id
+RETURNING receipt.id, receipt.order_id
+"""  # noqa: S608 - the statuses are ours
+
+
+def sweep() -> int:
+    """
+    Have kept webhooks handled whose payment is known by now, or settled without them; return how many there were.
+
+    They count as received again, so that each is handled once for each time that it is found.
+    """
+    return work_off(_sweep, batch=BATCH)
 
 
 @transaction.atomic(using="payments")
-def sweep(*, limit: int = 100) -> int:
-    """Have kept webhooks handled whose payment is known by now, and return how many there were."""
-    with connections["payments"].cursor() as cursor:
-        cursor.execute(KNOWN_NOW, [limit])
-        found = [row[0] for row in cursor.fetchall()]
-    for receipt in WebhookReceipt.objects.filter(pk__in=found):
-        _post(receipt)
+def _sweep() -> int:
+    found = rows("payments", KNOWN_NOW)
+    Outgoing.post(*(HandleWebhook(receipt_id=str(receipt_id), order_id=order_id) for receipt_id, order_id in found))
     return len(found)
 
 
@@ -213,7 +244,7 @@ def match(*, receipt_id: str, order_id: str, reason: str, by: Authority, now: da
             _g("Order %(order)s has no payment at %(gateway)s.") % {"order": order_id, "gateway": receipt.gateway}
         )
     payment.gateway_payment_id = payment.gateway_payment_id or receipt.payment_id
-    receipt.order_id = order_id
+    receipt.order_id, receipt.installation = order_id, payment.installation
     if differs := mismatch(payment, receipt):
         raise DoesNotMatch(
             _g("The webhook is about other money than the payment of %(order)s: %(reason)s.")
@@ -221,7 +252,7 @@ def match(*, receipt_id: str, order_id: str, reason: str, by: Authority, now: da
         )
     by.permit(payment.amount, payment.currency)
     payment.save(update_fields=["gateway_payment_id", "updated_at"])
-    receipt.save(update_fields=["order_id"])
+    receipt.save(update_fields=["order_id", "installation"])
     status, differs = _apply(receipt, payment, now=now)
     return _decide(receipt, status, reason=differs, actor=by.name, now=now)
 
@@ -238,7 +269,7 @@ def money_at_gateway(*, receipt_id: str) -> Money:
         found = gateways.get(receipt.gateway).status(payment_id=receipt.payment_id)
     except (GatewayRefused, GatewayUnavailable) as error:
         raise NoMoney(_g("The gateway does not say what it has: %(error)s") % {"error": error}) from error
-    if found is None or found.status != GatewayStatus.SUCCEEDED:
+    if found is None or found.status != GatewayStatus.SUCCEEDED or _difference(receipt, found):
         raise NoMoney(_g("The gateway has no such money."))
     return Money(found.amount, found.currency)
 
@@ -294,6 +325,8 @@ def refund_at_gateway(message: RefundReceipt) -> bool:
         found = gateway.status(payment_id=receipt.payment_id)
         if found is None:
             raise Undeliverable("no_such_payment", "The gateway knows no such payment.")
+        if different := _difference(receipt, found):
+            raise Undeliverable(different, "The gateway answers about other money than the webhook.")
         if found.status == GatewayStatus.SUCCEEDED:
             if (found.amount, found.currency) != _decided(message, receipt):
                 return False
@@ -316,6 +349,14 @@ def _decided(message: RefundReceipt, receipt: WebhookReceipt) -> tuple[int, str]
     if message.amount is None:
         return receipt.amount, receipt.currency
     return message.amount, message.currency
+
+
+def _difference(receipt: WebhookReceipt, found: Answer) -> str:
+    """Return in what the gateway speaks of another payment than the webhook did; "" if it is the same."""
+    for name in ("payment_id", "reference"):
+        if getattr(receipt, name) != getattr(found, name):
+            return f"{name.removesuffix('_id')}_mismatch"
+    return ""
 
 
 @transaction.atomic(using="payments")

@@ -172,16 +172,27 @@ def _entry_of(request_id: str) -> Entry | None:
 
 
 @transaction.atomic(using="payments", savepoint=False)
-def charge_account(*, order_id: str, user_id: str | None, money: Money, now: datetime, principal: str = "") -> Payment:
+def charge_account(
+    *,
+    order_id: str,
+    user_id: str | None,
+    money: Money,
+    now: datetime,
+    principal: str = "",
+    deadline: datetime | None = None,
+) -> Payment:
     """
     Take the money of an order from its customer's account, once, announce the result, and return the payment.
 
-    If the order has a payment already, that one is returned, and its status is announced again. The payment fails if
-    the customer has no account in this currency, or too little money on it. Another principal's account counts as none.
+    If the order has a payment already, that one is returned, and its status is announced again. The payment fails after
+    the deadline, or if the customer has no account in this currency, or too little money on it. Another principal's
+    account counts as none.
     """
     payment = Payment(
         order_id=order_id, method="account", user_id=user_id or "", amount=money.amount, currency=money.currency
     )
+    if deadline is not None and deadline <= now:
+        return lifecycle.begin(payment, Event.TOO_LATE, now=now)
     try:
         source = _account_to_charge(payment, principal=principal)
     except Refusal as refusal:
@@ -197,9 +208,9 @@ def _account_to_charge(payment: Payment, *, principal: str) -> Account:
 
 
 @transaction.atomic(using="payments")
-def charge_gateway(*, order_id: str, money: Money, now: datetime) -> Payment:
+def charge_gateway(*, order_id: str, money: Money, now: datetime, deadline: datetime | None = None) -> Payment:
     """
-    Begin to take the money of an order through the gateway, and return the payment.
+    Begin to take the money of an order through the gateway, and return the payment; it fails after the deadline.
 
     If the order has a payment already, that one is returned, and its status is announced again.
     """
@@ -212,8 +223,11 @@ def charge_gateway(*, order_id: str, money: Money, now: datetime) -> Payment:
         gateway=settings.PAYMENT_GATEWAY,
         amount=money.amount,
         currency=money.currency,
+        installation=settings.INSTALLATION,
+        deadline=deadline,
     )
-    return lifecycle.begin(payment, event, now=now)
+    is_late = deadline is not None and deadline <= now
+    return lifecycle.begin(payment, Event.TOO_LATE if is_late else event, now=now)
 
 
 @transaction.atomic(using="payments", savepoint=False)
@@ -229,3 +243,42 @@ def give_back(*, order_id: str, now: datetime) -> Payment:
         return lifecycle.begin(Payment(order_id=order_id), Event.WITHDRAW_HERE, now=now)
     is_at_gateway = payment.gateway_payment_id or payment.tried_at
     return lifecycle.advance(payment, Event.WITHDRAW if is_at_gateway else Event.WITHDRAW_HERE, now=now)
+
+
+class NotRefused(Refusal):
+    """The gateway has not refused to return the money of this payment, or not any more."""
+
+    code = "return_not_refused"
+
+
+@transaction.atomic(using="payments")
+def try_return_again(*, order_id: str, now: datetime) -> Payment:
+    """
+    Have the gateway asked again for what it has refused: to cancel a payment or to refund it. Return the payment.
+
+    :raises NotRefused: if it has refused nothing
+    """
+    return lifecycle.advance(_refused(order_id), Event.TRY_AGAIN, now=now)
+
+
+@transaction.atomic(using="payments")
+def settle_by_hand(*, order_id: str, reason: str, by: Authority, now: datetime) -> Payment:
+    """
+    Record that money which the gateway refuses to return went back by another way, and return the payment.
+
+    :raises NotRefused: if the gateway has refused nothing
+    :raises ReasonMissing: without a reason
+    :raises NeedsSecondPerson: if one person may not decide about this amount alone
+    """
+    by.justify(reason)
+    payment = _refused(order_id)
+    by.permit(payment.amount, payment.currency)
+    payment.settled_by, payment.settled_why = by.name[:150], reason[:500]
+    return lifecycle.advance(payment, Event.SETTLED_BY_HAND, now=now)
+
+
+def _refused(order_id: str) -> Payment:
+    payment = Payment.lock(order_id)
+    if payment is None or payment.status not in Payment.REFUSED:
+        raise NotRefused(_g("The gateway does not refuse to return the money of this order, or not any more."))
+    return payment

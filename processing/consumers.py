@@ -1,5 +1,7 @@
 """What processing does with each message that it receives."""
 
+from datetime import datetime
+
 from outbox import clock
 from outbox.consumers import consumes
 
@@ -8,7 +10,13 @@ from .models import Outgoing, Processing
 
 
 def ask_processor(command: messages.Process) -> str | None:
-    """Return why the processor refuses the order, or None if it accepts. It runs before the transaction."""
+    """
+    Return why the processor refuses the order, or None if it accepts. After the deadline it is not asked.
+
+    It runs before the transaction.
+    """
+    if command.deadline and datetime.fromisoformat(command.deadline) <= clock.now("processing"):
+        return messages.PROCESSING_TIMEOUT
     return services.ask_processor(order_id=command.order_id)
 
 

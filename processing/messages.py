@@ -2,12 +2,15 @@
 
 from outbox.message import Message
 
+PROCESSING_TIMEOUT = "processing_timeout"  # the reason of a refusal because the deadline had passed
+
 
 class Process(Message, name="processing.process", to="processing"):
-    """Have the processor accept or refuse the order, and sell its held stock if it accepts."""
+    """Have the processor accept or refuse the order, and sell its held stock if it accepts; refuse after `deadline`."""
 
     order_id: str
     hold_id: str | None = None
+    deadline: str | None = None
 
 
 class Release(Message, name="processing.release", to="processing"):

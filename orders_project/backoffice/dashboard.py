@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from common.admin import display
 from common.durations import duration
 from orders.models import ENDS, Status
+from payments.models import Payment
 
 from . import charts, readings, system_health
 
@@ -83,6 +84,17 @@ def _standing(rows: list[dict[str, Any]]) -> Section:
     mood = "bad" if stuck else "good"
     note = _("past their timeout") if stuck else _("no order is past its timeout")
     tiles.append(Tile(_("Stuck orders"), _count(stuck), _orders(standing="stuck"), mood, note))
+    refused = [row for row in rows if "payments_refused" in row]
+    tiles += [
+        Tile(
+            Payment.Status(row["status"]).label,
+            _count(row["payments_refused"]),
+            display.list_url("payments", "payment", urlencode({"status__exact": row["status"]})),
+            "bad" if row["payments_refused"] else "good",
+            _("a person has to decide") if row["payments_refused"] else _("no payment is refused"),
+        )
+        for row in refused
+    ]
     return Section(_("Orders in progress"), tiles)
 
 

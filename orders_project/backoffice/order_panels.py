@@ -61,9 +61,8 @@ def _money(order: Order) -> Panel:
         by = payment.gateway or METHODS.get(payment.method, payment.method)
         what = display.page_link("payments", "payment", payment.pk, _g("payment"))
         amount = display.money_text(payment.amount, payment.currency)
-        rows.append(
-            [what, payment.get_status_display(), amount, by or display.NOTHING, display.ago(payment.updated_at)]
-        )
+        status = " ".join(filter(None, [payment.get_status_display(), payment.refusal]))
+        rows.append([what, status, amount, by or display.NOTHING, display.ago(payment.updated_at)])
     for entry in Entry.objects.filter(order_id=order.pk).select_related("source", "target").order_by("id")[:MAX_ROWS]:
         what = display.page_link("payments", "entry", entry.pk, entry.get_kind_display())
         amount = display.money_text(entry.amount, entry.currency)

@@ -117,7 +117,7 @@ class Progress(admin.SimpleListFilter):
                 return queryset.exclude(status__in=ENDS)
             case "stuck":
                 late = [
-                    Q(status=status, updated_at__lt=now - timeout() - GRACE) for status, timeout in TIMEOUTS.items()
+                    Q(status=status, status_since__lt=now - timeout() - GRACE) for status, timeout in TIMEOUTS.items()
                 ]
                 return queryset.filter(reduce(operator.or_, late))
         return queryset
@@ -143,8 +143,8 @@ class Orders(ReadOnlyAdmin):
     change_form_template = "admin/orders/order.html"
     fields = (
         "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
-        "user_id", "user_email", "description", "payment_method", "payment_id", "fail_reason", "version", "created_at",
-        "updated_at",
+        "user_id", "user_email", "description", "payment_method", "payment_id", "fail_reason", "blocked", "version",
+        "created_at", "updated_at", "status_since",
     )  # fmt: skip
     page_actions = (
         Action(

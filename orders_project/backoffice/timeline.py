@@ -230,7 +230,7 @@ def _waiting(sources: Sources, *, now: datetime) -> Waiting:
     order = sources.order
     next_at = times_out_at(order)
     return Waiting(
-        since=order.updated_at,
+        since=order.status_since,
         reasons=tuple(_reasons(sources, now=now)) or (_g("no message about it is under way"),),
         next_at=next_at,
         next_step=_next_step(order),
@@ -266,7 +266,11 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
                 "type": dead.type, "service": _service(dead), "reason": dead.reason, "id": dead.id,
             }  # fmt: skip
     payment = sources.payment
-    if payment is not None and payment.status in {"requested", "pending", "voiding", "refunding"}:
+    if payment is not None and payment.status in Payment.REFUSED:
+        yield _g("%(gateway)s refuses to return the money (%(code)s): decide on the page of the payment") % {
+            "gateway": payment.gateway, "code": payment.refusal,
+        }  # fmt: skip
+    if payment is not None and payment.status in Payment.ASKED:
         yield _g("the payment is %(status)s at %(gateway)s") % {
             "status": payment.get_status_display(), "gateway": payment.gateway or _g("its gateway"),
         }  # fmt: skip

@@ -43,7 +43,9 @@ class Status:
     stuck_orders: dict[str, int] = field(default_factory=dict)
     payments_unknown: int | None = None
     webhooks_open: dict[str, int] = field(default_factory=dict)
+    payments_refused: int | None = None
     webhooks_late: int | None = None
+    webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
     ledger_imbalance: int | None = None
     troubles: list[str] = field(default_factory=list)
@@ -78,6 +80,10 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.open_orders[where], status.stuck_orders[where] = int(number), int(stuck)
         case {"status": where, "webhooks_open": number}:
             status.webhooks_open[where] = int(number)
+        case {"payments_refused": number}:
+            status.payments_refused = (status.payments_refused or 0) + int(number)
+        case {"webhooks_unmatched_late": number}:
+            status.webhooks_unmatched_late = int(number)
         case {"payments_unknown": number}:
             status.payments_unknown = int(number)
         case {"webhook_deliveries_late": number}:
@@ -135,6 +141,10 @@ def _troubles(status: Status) -> Iterator[str]:
         yield f"{stuck} orders are stuck"
     if status.webhooks_open.get("quarantined"):
         yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
+    if status.payments_refused:
+        yield f"the gateway refuses to return the money of {status.payments_refused} payments"
+    if status.webhooks_unmatched_late:
+        yield f"{status.webhooks_unmatched_late} webhooks have had no payment for an hour"
     if status.webhooks_late:
         yield f"{status.webhooks_late} webhooks are late"
     if status.holds_late:

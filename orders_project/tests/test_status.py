@@ -39,7 +39,7 @@ class TestTheScreen:
             new=services.NewOrder(lines=(services.Line(quantity=1, price=500),), user_id="ann"), now=timezone.now()
         )
         Outgoing.objects.filter(to="payments").update(due_at=timezone.now() - timedelta(seconds=90))
-        Order.objects.update(updated_at=timezone.now() - timedelta(hours=1))
+        Order.objects.update(status_since=timezone.now() - timedelta(hours=1))
         output, code = show()
         assert code == 1
         service, queue = [line.split() for line in output.splitlines() if line.startswith("orders  ")]

@@ -82,7 +82,7 @@ class TestAWaitingOrder:
         waiting = timeline.of(order.order_id, now=timezone.now()).waiting
         assert waiting is not None
         assert waiting.reasons == ("payments.charge is in the outbox of orders, not sent: is the relay running?",)
-        assert waiting.next_at == order.updated_at + timedelta(seconds=900)
+        assert waiting.next_at == order.status_since + timedelta(seconds=900)
         assert waiting.next_step == "The order will be canceled automatically"
         assert not waiting.overdue
 

@@ -21,7 +21,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentRequest:
-    """A request to take the money of an order, in minor units. Requests with the same key make one payment."""
+    """
+    A request to take the money of an order, in minor units. Requests with the same key make one payment.
+
+    `order_id`, here and below, is the name of the order at the gateway: see payments.models.reference.
+    """
 
     order_id: str
     amount: int
@@ -50,6 +54,11 @@ class Answer:
     amount: int
     currency: str
     fail_reason: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The order as the gateway names it."""
+        return self.order_id
 
 
 @dataclass(frozen=True, kw_only=True)

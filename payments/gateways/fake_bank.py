@@ -36,6 +36,7 @@ class Behaviour:
     errors: int = 0  # how many requests for the payment of an order are answered 500 and do nothing
     lost_answers: int = 0  # how many of them make the payment and are answered 500
     hang: float = 0.0  # seconds by which the first answer to them is delayed
+    refuse_return: bool = False  # cancels and refunds are refused
     lie_amount: float | None = None  # a wrong amount for the webhook
     lie_currency: str = ""  # a wrong currency for the webhook
 
@@ -227,6 +228,8 @@ class Bank:
     def _change(self, payment_id: str, steps: dict[str, str], *, already: set[str], refusal: str) -> Payment:
         with self.lock:
             payment = self.find(payment_id=payment_id)
+            if payment.status in steps and payment.behaviour.get("refuse_return"):
+                raise Refused(409, "return_refused")
             if payment.status in steps:
                 payment.status = steps[payment.status]
                 self._write(payment)

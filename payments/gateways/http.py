@@ -16,6 +16,8 @@ from payments import metrics
 from .base import GatewayRefused, GatewayUnavailable
 
 MAX_ANSWER_BYTES = 256 * 1024
+# The key was used before, so there may be a payment: these say nothing about it.
+ABOUT_KEYS = {"idempotency_key_in_use", "idempotency_key_reused", "idempotency_error"}
 REFUSALS = {400, 402, 404, 409, 410, 422}  # 401 and 403 mean that our key is wrong, and say nothing about the payment
 
 P = ParamSpec("P")
@@ -125,6 +127,6 @@ class HttpClient:
         error = answer.get("error")
         details = error if isinstance(error, dict) else answer
         code = details.get("decline_code") or details.get("code") or details.get("type")
-        if status in REFUSALS and isinstance(code, str) and code != "idempotency_key_in_use":
+        if status in REFUSALS and isinstance(code, str) and code not in ABOUT_KEYS:
             raise GatewayRefused(code[:50], str(details.get("message") or details.get("detail") or code)[:500])
         raise GatewayUnavailable(f"{self.name}: status {status}.")

@@ -61,13 +61,13 @@ class StripeGateway:
             raise
 
     def _find(self, order_id: str) -> Answer | None:
-        # The search lags about a minute behind: None may mean "not yet", so the caller asks again later.
+        # The search lags about a minute behind, and does not tell upper from lower case.
         literal = order_id.replace("\\", "\\\\").replace('"', '\\"')
-        params = {"query": f'metadata["order_id"]:"{literal}"', "limit": "1", "expand[]": "data.latest_charge"}
+        params = {"query": f'metadata["order_id"]:"{literal}"', "limit": "100", "expand[]": "data.latest_charge"}
         found = self._call("GET", "/v1/payment_intents/search", params=params).get("data")
         if not isinstance(found, list):
             raise GatewayUnavailable("stripe: the search result is not a list.")
-        return _answer(found[0]) if found else None
+        return next((answer for answer in map(_answer, found) if answer.order_id == order_id), None)
 
     @measured
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:

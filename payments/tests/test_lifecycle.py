@@ -55,7 +55,7 @@ def test_every_path_can_end(status: Status) -> None:
 
 
 def test_the_gateway_is_asked_about_all_that_is_not_settled() -> None:
-    assert set(Payment.ASKED) == set(ASK_AT) == set(gateway_calls.CALLS) == set(Status) - set(SETTLED)
+    assert set(Payment.ASKED) == set(ASK_AT) == set(gateway_calls.CALLS) == set(Status) - set(lifecycle.RESTING)
 
 
 def test_whatever_the_gateway_says_is_an_event() -> None:
@@ -65,7 +65,7 @@ def test_whatever_the_gateway_says_is_an_event() -> None:
 @pytest.mark.parametrize(("status", "event"), PAIRS)
 def test_orders_is_told_each_settled_status_but_for_money_that_comes_in_late(status: Status, event: Event) -> None:
     step = STEPS.get((status, event))
-    if step is not None and step.becomes in SETTLED:
+    if step is not None and step.becomes in lifecycle.RESTING:
         assert step.does[-1] in (effects.announce, effects.announce_refund)
 
 
@@ -79,7 +79,7 @@ def payment_in(status: Status) -> Payment:
         status=status, unanswered=3, fail_reason="payment_declined" if status == Status.FAILED else "",
     )  # fmt: skip
     with transaction.atomic(using="payments"):
-        if status in (Status.SUCCEEDED, Status.REFUNDING, Status.REFUNDED):
+        if status in (Status.SUCCEEDED, Status.REFUNDING, Status.REFUNDED, Status.REFUND_REFUSED):
             capture(payment, source=system_account(CASH, currency="USD"), now=NOW)
         if status == Status.REFUNDED:
             hand_back(payment, now=NOW)
@@ -116,7 +116,7 @@ def test_a_payment_does_as_the_table_says(status: Status, event: Event) -> None:
             with pytest.raises(lifecycle.Contradiction):
                 lifecycle.advance(payment, event, now=NOW)
         else:
-            lifecycle.advance(payment, event, now=NOW)
+            lifecycle.advance(payment, event, now=NOW, refusal="charge_disputed")
     after = Payment.objects.get()
     assert_ledger_is_right()
     if step is not None:
@@ -124,11 +124,13 @@ def test_a_payment_does_as_the_table_says(status: Status, event: Event) -> None:
         assert after.fail_reason == (before["fail_reason"] or step.reason)
         assert (after.ask_at is not None) == (step.becomes in Payment.ASKED)
         assert after.unanswered == 0
+        is_refused = step.becomes in Payment.REFUSED
+        assert (after.refusal, after.refusals) == (("charge_disputed", 1) if is_refused else ("", 0))
         assert posted() == expected_messages(step.does, after)
         moving = {effects.record_capture, effects.return_money}
         assert Entry.objects.count() - entries == len(moving & set(step.does))
     elif decision == Otherwise.AGAIN:
-        assert after.unanswered == 4
+        assert after.unanswered == 3
         assert after.ask_at is not None
         assert timedelta(seconds=8) <= after.ask_at - NOW <= timedelta(seconds=10)
         assert posted() == []

@@ -1,0 +1,178 @@
+"""Every status has its time, counted from when an order enters it; who is not answered asks less and less often."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from django.utils import timezone
+
+from orders import gauges, saga, services
+from orders.messages import Overdue
+from orders.models import Order, OrderEvent, Outgoing
+from orders_project.backoffice import timeline
+from orders_project.tests.carrier import Carrier
+from payments import services as money
+from payments.models import Entry, Payment
+from processing.models import Hold, Processing
+from processing.models import Outgoing as OutgoingOfProcessing
+from processing.tasks import expire_holds
+
+pytestmark = pytest.mark.django_db
+MINUTE = timedelta(minutes=1)
+
+
+@pytest.fixture
+def clock() -> Iterator[Any]:
+    with time_machine.travel(timezone.now(), tick=False) as clock:
+        yield clock
+
+
+def place() -> Order:
+    money.open_account(user_id="ann")
+    money.deposit(user_id="ann", amount=2000, now=timezone.now())
+    new = services.NewOrder(lines=(services.Line(quantity=1, price=500),), order_id="o", user_id="ann")
+    return services.place_order(new=new, now=timezone.now())[0]
+
+
+def losing(*types: str) -> Carrier:
+    return Carrier(passes_over=lambda envelope: envelope.type in types)
+
+
+def due() -> Any:
+    return (
+        Outgoing.objects.filter(published_at=None, type=Overdue.name)
+        .order_by("due_at")
+        .values_list("due_at", flat=True)
+    )
+
+
+def until(clock: Any, at: Any, post: Carrier) -> None:
+    """Let time pass, with each timer at its time."""
+    while (next_at := due().filter(due_at__lte=at).first()) is not None:
+        clock.move_to(next_at, tick=False)
+        post.run()
+    clock.move_to(at, tick=False)
+    post.run()
+
+
+def test_an_order_that_is_done_at_once_has_cost_one_timer(post: Carrier) -> None:
+    order = place()
+    post.run()
+    order.refresh_from_db()
+    assert order.status == "done"
+    assert Outgoing.objects.filter(type=Overdue.name).count() == 1
+    with time_machine.travel(timezone.now() + timedelta(hours=1)):
+        post.run()
+    assert Outgoing.objects.filter(type=Overdue.name).count() == 1
+
+
+def test_a_paid_order_that_nobody_processes_turns_back_after_five_minutes(clock: Any) -> None:
+    post, order = losing("processing.process"), place()
+    clock.shift(timedelta(seconds=40))
+    post.run()
+    paid_at = timezone.now()
+    order.refresh_from_db()
+    assert (order.status, saga.times_out_at(order)) == ("paid", paid_at + 5 * MINUTE)
+    waiting = timeline.of("o", now=timezone.now()).waiting
+    assert waiting is not None
+    assert (waiting.since, waiting.next_at) == (paid_at, paid_at + 5 * MINUTE)
+    assert waiting.next_step == "The payment will be refunded automatically"
+    until(clock, paid_at + 5 * MINUTE - timedelta(seconds=1), post)
+    order.refresh_from_db()
+    assert order.status == "paid"
+    until(clock, paid_at + 5 * MINUTE, post)
+    order.refresh_from_db()
+    assert (order.status, order.fail_reason) == ("failed", "processing_timeout")
+
+
+def test_a_void_that_is_lost_is_asked_for_again_after_a_minute(clock: Any) -> None:
+    post, order = losing("payments.charge", "payments.void"), place()
+    post.run()
+    clock.shift(3 * MINUTE)
+    services.cancel_order(order_id="o", now=timezone.now())
+    post.run()
+    canceled_at = timezone.now()
+    post.passes_over = lambda envelope: False
+    until(clock, canceled_at + MINUTE - timedelta(seconds=1), post)
+    order.refresh_from_db()
+    assert order.status == "voiding"
+    until(clock, canceled_at + MINUTE, post)
+    order.refresh_from_db()
+    assert order.status == "canceled"
+
+
+def test_a_service_that_is_away_for_six_hours_is_asked_few_times_and_the_order_is_seen(clock: Any) -> None:
+    post, order = losing("payments.charge", "payments.void"), place()
+    services.cancel_order(order_id="o", now=timezone.now())
+    post.run()
+    began, posted = timezone.now(), Outgoing.objects.filter(type="payments.void").count()
+    history = OrderEvent.objects.count()
+    until(clock, began + timedelta(hours=6), post)
+    assert 8 <= Outgoing.objects.filter(type="payments.void").count() <= 15
+    assert posted == 1
+    assert Outgoing.objects.filter(type=Overdue.name).count() <= 16
+    assert OrderEvent.objects.count() == history  # no repetition in it
+    order.refresh_from_db()
+    assert (order.status_since, order.version) == (began, 2)
+    assert began + timedelta(hours=6) < saga.times_out_at(order) <= began + timedelta(hours=7)
+    rows = {row["status"]: row for row in gauges.READINGS[0].take()}
+    assert rows["voiding"]["orders_stuck"] == 1
+
+
+@pytest.mark.parametrize("method", ["account", "gateway"])
+def test_a_charge_that_comes_after_its_deadline_takes_no_money(clock: Any, post: Carrier, method: str) -> None:
+    """As after a backlog of a quarter of an hour in the queue of payments."""
+    order = place()
+    if method == "gateway":
+        Order.objects.update(payment_method=method)
+        Outgoing.objects.filter(type="payments.charge").update(
+            data=saga.charge(Order.objects.get()).data  # the same request, for the gateway
+        )
+    clock.shift(16 * MINUTE)
+    post.passes_over = lambda envelope: envelope.type == Overdue.name
+    post.run()
+    order.refresh_from_db()
+    payment = Payment.objects.get()
+    assert (payment.status, payment.fail_reason, payment.tried_at) == ("failed", "payment_timeout", None)
+    assert (order.status, order.fail_reason) == ("canceled", "payment_timeout")
+    assert not Entry.objects.exclude(kind="deposit").exists()
+
+
+def test_the_processor_is_not_asked_after_the_deadline(clock: Any, settings: Any) -> None:
+    settings.PROCESSOR = "orders_project.tests.test_deadlines.never"
+    post, order = losing("processing.process", Overdue.name), place()
+    post.run()
+    late = Outgoing.objects.get(type="processing.process")
+    clock.shift(6 * MINUTE)
+    post.passes_over = lambda envelope: envelope.type == Overdue.name
+    post.deliver("processing", late.envelope())
+    post.run()
+    order.refresh_from_db()
+    assert (Processing.objects.get().verdict, Processing.objects.get().reason) == ("refused", "processing_timeout")
+    assert (order.status, order.fail_reason) == ("failed", "processing_timeout")
+    assert sorted(Entry.objects.values_list("kind", flat=True)) == ["charge", "deposit", "refund"]
+
+
+def never(order_id: str) -> str | None:
+    raise AssertionError("The processor was asked.")
+
+
+def test_requests_of_an_older_version_have_no_deadline(post: Carrier) -> None:
+    order = place()
+    row = Outgoing.objects.get(type="payments.charge")
+    del row.data["deadline"]
+    row.save()
+    post.run()
+    order.refresh_from_db()
+    assert order.status == "done"
+
+
+def test_expired_holds_are_told_as_fast_as_they_come() -> None:
+    past = timezone.now() - MINUTE
+    Hold.objects.bulk_create(Hold(order_id=f"o{n}", created_at=past, expires_at=past) for n in range(1200))
+    expire_holds()
+    assert OutgoingOfProcessing.objects.filter(type="stock.hold_expired").count() == 1200
+    expire_holds()
+    assert OutgoingOfProcessing.objects.count() == 1200
