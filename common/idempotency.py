@@ -78,6 +78,12 @@ class StillRunning(Refusal):
     code = "idempotency_key_in_use"
 
 
+def check_key(key: str) -> None:
+    """:raises ValidationError: if a client may not use this key"""
+    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise ValidationError({HEADER: [f"A key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters."]})
+
+
 def answer_once(
     view: APIView,
     request: Request,
@@ -96,8 +102,7 @@ def answer_once(
     key = request.headers.get(HEADER)
     if key is None:
         return perform()
-    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise ValidationError({HEADER: [f"A key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters."]})
+    check_key(key)
     asked = fingerprint(request)
     using = router.db_for_write(answers)
     with transaction.atomic(using=using):

@@ -9,6 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from common import money
+from common.idempotency import check_key
 from common.principal import Principal
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -40,10 +41,12 @@ class OrderService(stubs.OrderServiceServicer):
 
     def CreateOrder(self, request: pb.CreateOrderRequest, call: Call) -> pb.Order:  # noqa: N802
         principal, now = call.principal.name, clock.now("orders")
+        key = call.metadata.get("idempotency-key") or None
+        if key is not None:
+            check_key(key)
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
-        key = call.metadata.get("idempotency-key") or None
         by_key = key if new.order_id is None else None
         if by_key is None or services.placed_under(by_key, principal=principal, now=now) is None:
             left = limits.count_order(email=new.user_email, principal=principal, address=call.address)
