@@ -75,9 +75,10 @@ TABLES: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a table a role sees, and which it may write: SQL conditions."""
+    """Which rows of a table a role sees, which it may change or delete, and what it may write: SQL conditions."""
 
     visible: str = "true"
+    changed: str = "true"
     written: str = "true"
 
 
@@ -118,7 +119,7 @@ ROLES: tuple[Role, ...] = (
             "outbox.StartedMessage": ALL,
         },
         rows={
-            "outbox.OutgoingMessage": Rows("false", """type = 'orders.deliver_webhook' AND "to" = 'orders'"""),
+            "outbox.OutgoingMessage": Rows("false", "false", """type = 'orders.deliver_webhook' AND "to" = 'orders'"""),
             "outbox.DeadLetter": Rows(written="type = 'orders.deliver_webhook'"),
         },
     ),
@@ -134,8 +135,8 @@ ROLES: tuple[Role, ...] = (
             "processing.StockMovement": "INSERT",
         },
         rows={
-            "processing.Hold": Rows("status = 'held'", "status IN ('held', 'released')"),
-            "processing.StockMovement": Rows("false", "kind IN ('held', 'released')"),
+            "processing.Hold": Rows("true", "status = 'held'", "status IN ('held', 'released')"),
+            "processing.StockMovement": Rows("false", "false", "kind IN ('held', 'released')"),
         },
     ),
 )
@@ -201,12 +202,24 @@ def _rows(roles: list[Role]) -> Iterator[Any]:
         yield _sql("ALTER TABLE {}.{} ENABLE ROW LEVEL SECURITY", SCHEMA, table)
         for role in roles:
             if label in role.tables:
-                rows, policy = role.rows.get(label, Rows()), sql.Identifier(f"rows_of_{role.name}")
-                yield _sql("DROP POLICY IF EXISTS {} ON {}.{}", policy, SCHEMA, table)
-                yield _sql(
-                    f"CREATE POLICY {{}} ON {{}}.{{}} TO {{}} USING ({rows.visible}) WITH CHECK ({rows.written})",
-                    policy, SCHEMA, table, sql.Identifier(role.name),
-                )  # fmt: skip
+                for command, conditions in _policies(role.rows.get(label, Rows())).items():
+                    policy = sql.Identifier(f"{command.lower()}_by_{role.name}")
+                    yield _sql("DROP POLICY IF EXISTS {} ON {}.{}", policy, SCHEMA, table)
+                    yield _sql(
+                        f"CREATE POLICY {{}} ON {{}}.{{}} FOR {command} TO {{}} {conditions}",
+                        policy, SCHEMA, table, sql.Identifier(role.name),
+                    )  # fmt: skip
+
+
+def _policies(rows: Rows) -> dict[str, str]:
+    # One for each command: what a role sees must be wider than what it may change, or PostgreSQL refuses a change by
+    # which a row would leave its sight.
+    return {
+        "SELECT": f"USING ({rows.visible})",
+        "INSERT": f"WITH CHECK ({rows.written})",
+        "UPDATE": f"USING ({rows.changed}) WITH CHECK ({rows.written})",
+        "DELETE": f"USING ({rows.changed})",
+    }
 
 
 def _sql(template: str, *parts: Any) -> Any:

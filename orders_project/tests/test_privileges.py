@@ -304,5 +304,5 @@ def test_raw_sql_of_the_policies_names_columns_that_exist() -> None:
     for role in database.ROLES:
         for label, rows in role.rows.items():
             columns = {field.column for field in apps.get_model(label)._meta.concrete_fields}
-            words = set(re.findall(r"(\w+)\"? (?:=|IN)", f"{rows.visible} {rows.written}"))
+            words = set(re.findall(r"(\w+)\"? (?:=|IN)", f"{rows.visible} {rows.changed} {rows.written}"))
             assert words <= columns, label
