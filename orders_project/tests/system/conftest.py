@@ -88,7 +88,8 @@ def waiting(stuck: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def chromium() -> Iterator[Any]:
+def chromium(system: RunningSystem) -> Iterator[Any]:
+    """A browser, after the system has its databases: while one runs, Django uses none in this thread."""
     try:
         with browser() as running:
             yield running
