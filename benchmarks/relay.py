@@ -47,7 +47,7 @@ class Bench(RunningSystem):
     """A system whose payments worker knows the tests' messages and notifies of each that it has handled."""
 
     def __init__(self) -> None:
-        super().__init__(for_tests=False, LOG_LEVEL="WARNING")
+        super().__init__({"LOG_LEVEL": "WARNING"}, for_tests=False)
         self.commands["payments"] = [
             "-m", "orders_project.tests.crash_points", "nowhere", *self.commands["payments"][1:-1], "WARNING",
         ]  # fmt: skip

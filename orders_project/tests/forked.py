@@ -67,11 +67,9 @@ def main(*command: str) -> None:
     """Be this program, once it may begin."""
     _let_the_settings_choose_how_to_count()
     waiting, then = _parted(command)
-    if then:
-        if code := _ends_with(waiting):
-            raise SystemExit(code)
-        command = tuple(then)
-    program, *arguments = command
+    if then and (code := _ends_with(waiting)):
+        raise SystemExit(code)
+    program, *arguments = then or command
     arguments = [*PROGRAMS[program], *arguments]
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]

@@ -31,17 +31,20 @@ def worker(name: str, *aside: str) -> list[str]:
 class RunningSystem:
     """Servers, databases and topology stand on entering; processes are started by name."""
 
-    def __init__(self, *, given: Services | None = None, for_tests: bool = True, **environment: str) -> None:
+    def __init__(
+        self, environment: Mapping[str, str] | None = None, *, given: Services | None = None, for_tests: bool = True
+    ) -> None:
         """
         Start private servers for what is not given.
 
+        :param environment: what all processes find in theirs
         :param given: servers that run already; the databases are migrated
         :param for_tests: whether the data need not survive a crash of the machine
         """
         self.home = places.scratch("system")
         self.given = given or Services()
         self.for_tests = for_tests
-        self.environment = environment
+        self.environment = dict(environment or {})
         self.running: dict[str, processes.Process] = {}
         self.port = processes.free_port()
         self.commands: dict[str, list[str]] = {

@@ -41,9 +41,9 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(scope="module")
 def run(receiver: Receiver, given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """A system in which an order was placed, paid and done, a product made, and errors were provoked."""
-    secrets: dict[str, Any] = {"ADMIN_SECRET": ADMIN_SECRET, "PAYMENT_WEBHOOK_SECRET": WEBHOOK_SECRET}
-    traced: dict[str, Any] = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
-    with RunningSystem(given=given("observability"), **secrets, **traced) as system:
+    environment = {"ADMIN_SECRET": ADMIN_SECRET, "PAYMENT_WEBHOOK_SECRET": WEBHOOK_SECRET}
+    environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "NO_PROXY": "127.0.0.1"}
+    with RunningSystem(environment, given=given("observability")) as system:
         system.manage("load_demo", "--password-file", str(system.home / "password"))
         for name in ("payments", "relay", "beat"):
             system.start(name, env={"HEARTBEAT_FILE": str(system.home / f"{name}.heartbeat")})

@@ -23,7 +23,7 @@ from orders_project.tests.running_system import RunningSystem
 def system(given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """The whole system as real processes, and a fake payment gateway; nothing runs before a test asks for it."""
     port = processes.free_port()
-    with RunningSystem(given=given("system"), FAKE_GATEWAY_URL=f"http://127.0.0.1:{port}") as standing:
+    with RunningSystem({"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}, given=given("system")) as standing:
         standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         yield standing
 
@@ -88,7 +88,8 @@ def waiting(stuck: str) -> str:
 
 
 @pytest.fixture(scope="package")
-def chromium() -> Iterator[Any]:
+def chromium(system: RunningSystem) -> Iterator[Any]:
+    """A browser, after the system has its databases: while one runs, Django uses none in this thread."""
     try:
         with browser() as running:
             yield running
