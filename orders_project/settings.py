@@ -117,7 +117,7 @@ USES_STRIPE = TAKES_PAYMENTS and PAYMENT_GATEWAY == "stripe"
 STRIPE_API_KEY = next(iter(env.secrets("STRIPE_API_KEY", needed=USES_STRIPE)), "")
 STRIPE_WEBHOOK_SECRETS = env.secrets("STRIPE_WEBHOOK_SECRET", needed=USES_STRIPE)
 if USES_STRIPE and not INSTALLATION:
-    env.problems.append("PAYMENT_GATEWAY is stripe: set INSTALLATION, a name that no other user of the account has.")
+    env.problems.append("INSTALLATION is missing: with stripe, a name that no other user of the account has.")
 GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
     env.seconds("GATEWAY_READ_TIMEOUT", default=10),
