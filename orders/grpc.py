@@ -34,7 +34,7 @@ class Call:
 
 
 class OrderService(stubs.OrderServiceServicer):
-    """The methods of the service. orders_project/grpc/server.py calls them."""
+    """The methods of the service. orders_project/grpc/calls.py calls them."""
 
     scopes: ClassVar = {"CreateOrder": "orders:write", "GetOrder": "orders:read", "ListOrders": "orders:read"}
 

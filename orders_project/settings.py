@@ -148,6 +148,8 @@ GRPC_TLS_KEY = env.text("GRPC_TLS_KEY")
 GRPC_TLS_CA = env.text("GRPC_TLS_CA")
 if bool(GRPC_TLS_CERT) != bool(GRPC_TLS_KEY):
     env.problems.append("GRPC_TLS_CERT and GRPC_TLS_KEY belong together: set both, or neither.")
+GRPC_MAX_CONNECTIONS = env.whole("GRPC_MAX_CONNECTIONS", default=256, min_value=1)
+GRPC_REFLECTION = env.flag("GRPC_REFLECTION", default=env.relaxed)
 ORDER_SERVICE_GRPC = env.text("ORDER_SERVICE_GRPC", default=f"127.0.0.1:{GRPC_PORT}")
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", default=["127.0.0.0/8", "::1/128"])
 DATA_UPLOAD_MAX_MEMORY_SIZE = 256 * 1024

@@ -25,6 +25,7 @@ CODES: dict[int, grpc.StatusCode] = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
     409: grpc.StatusCode.FAILED_PRECONDITION,
     412: grpc.StatusCode.ABORTED,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -36,6 +37,7 @@ CODES: dict[int, grpc.StatusCode] = {
 EXCEPTIONS = {
     "order_exists": grpc.StatusCode.ALREADY_EXISTS,
     "idempotency_key_reused": grpc.StatusCode.ALREADY_EXISTS,
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 # The problem for a status without our details, which comes from gRPC itself.

@@ -7,12 +7,12 @@ from typing import Any
 
 import grpc
 import pytest
-from django.db import connections
 
 from orders_project.embedded.postgres import Postgres
 from orders_project.embedded.services import Services
-from orders_project.grpc.server import Server
 from orders_project.tests import databases
+
+from .grpc_server import serving
 
 HOME = Path(os.environ["ORDERS_TEST_HOME"])
 
@@ -46,12 +46,6 @@ def given(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[[s
 @pytest.fixture(scope="session")
 def grpc_channel() -> Iterator[grpc.Channel]:
     """A channel to a gRPC server in this process; its `target` is the server's address."""
-    with pytest.MonkeyPatch.context() as patch:
-        for database in connections.settings.values():  # the server's threads leave no connection behind
-            patch.setitem(database, "CONN_MAX_AGE", 0)
-        server = Server(host="127.0.0.1", port=0, threads=2)
-        server.start()
-        with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            channel.target = f"127.0.0.1:{server.port}"
-            yield channel
-        server.stop(grace=1)
+    with serving() as server, grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        channel.target = f"127.0.0.1:{server.port}"
+        yield channel

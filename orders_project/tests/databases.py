@@ -55,6 +55,17 @@ def drop(of: str = WORKER) -> None:
         _tell(alias, f'DROP DATABASE IF EXISTS "{name(alias, of=of)}" WITH (FORCE)')
 
 
+def waiting_for_locks(alias: str) -> int:
+    """How many sessions wait for an advisory lock in this database."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        (number,) = cursor.fetchone()
+    return int(number)
+
+
 def _empty(test: Any) -> None:
     """
     Empty the tables that a test with transactions of its own has written to, but for what the migrations have filled.

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from django_prometheus.middleware import Metrics
 
-from orders_project.grpc import server as grpc_server
+from orders_project.grpc import calls
 from orders_project.http import middleware
 from orders_project.observability import metrics
 from outbox.metrics import REGISTRY
@@ -32,7 +32,7 @@ WORDS_OF_PROMQL = {
 
 def shown() -> set[str]:
     """The names of all samples that `/metrics` can have."""
-    assert grpc_server.GRPC_SECONDS
+    assert calls.GRPC_SECONDS
     assert middleware.POOL  # they count by being imported
     assert Metrics.get_instance()
     ours_and_djangos = (REGISTRY, prometheus_client.REGISTRY)

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
-from orders_project.grpc.server import SERVICE
+from orders_project.grpc.calls import SERVICE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

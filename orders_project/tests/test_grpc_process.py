@@ -18,11 +18,12 @@ from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.embedded import processes
-from orders_project.grpc.server import SERVICE
+from orders_project.grpc.calls import SERVICE
 from orders_project.management.commands.grpcserver import GRACE
 from outbox.tests.proxy import Proxy
 
 from . import forked
+from .databases import waiting_for_locks
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
 TIMEOUT = 120
@@ -106,10 +107,15 @@ def test_waits_for_its_database_and_survives_its_loss(server: Server) -> None:
             assert (made.order_id, made.total_amount, made.status) == ("before", 19.99, "pending")
         asked = pb.GetOrderRequest(order_id="before")
         assert code_of(orders.GetOrder, asked) is grpc.StatusCode.UNAVAILABLE
+        watched = (answer.status for answer in health.Watch(health_pb2.HealthCheckRequest(service=SERVICE)))
+        assert health_pb2.HealthCheckResponse.NOT_SERVING in watched
+        alive = health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+        assert alive.status == health_pb2.HealthCheckResponse.SERVING
         with server.proxy():
             processes.wait_until(lambda: code_of(orders.GetOrder, asked) is grpc.StatusCode.OK, timeout=TIMEOUT)
             assert orders.CreateOrder(an_order("after"), timeout=TIMEOUT).order_id == "after"
             assert orders.GetOrder(asked, timeout=TIMEOUT) == made
+            assert health_pb2.HealthCheckResponse.SERVING in watched
 
 
 def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> None:
@@ -123,7 +129,7 @@ def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> Non
             for order_id in slow:
                 cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [order_id])
             calls = [orders.CreateOrder.future(an_order(order_id), timeout=TIMEOUT) for order_id in slow]
-            processes.wait_until(lambda: waiting() == len(slow), timeout=TIMEOUT)
+            processes.wait_until(lambda: waiting_for_locks("orders") == len(slow), timeout=TIMEOUT)
             load = [crowd.submit(until_turned_away, orders, f"load-{number}") for number in range(6)]
             processes.wait_until(lambda: Order.objects.filter(pk__startswith="load-").count() > 20, timeout=TIMEOUT)
             process.send_signal(signal.SIGTERM)
@@ -149,17 +155,6 @@ def until_turned_away(orders: OrderServiceStub, name: str) -> list[str]:
     return made
 
 
-def waiting() -> int:
-    """How many sessions wait for an advisory lock in the database of orders."""
-    with connections["orders"].cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        (number,) = cursor.fetchone()
-    return int(number)
-
-
 def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
     """The grace is no promise for ever: what still runs then is told so, and the process ends all the same."""
     with server.proxy(), server.runs() as process, server.channel() as channel:
@@ -168,7 +163,7 @@ def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
         with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('stuck', 0))")
             call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 2 * TIMEOUT, wait_for_ready=True)
-            processes.wait_until(lambda: waiting() == 1, timeout=TIMEOUT)
+            processes.wait_until(lambda: waiting_for_locks("orders") == 1, timeout=TIMEOUT)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=GRACE + TIMEOUT) == 0
             assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)

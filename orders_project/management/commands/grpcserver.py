@@ -1,8 +1,8 @@
 """manage.py grpcserver: the gRPC server."""
 
+import asyncio
 import logging
 import signal
-import threading
 from typing import Any
 
 from django.conf import settings
@@ -28,12 +28,17 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         process.begin("grpc")
         auth.prepare()
-        stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
-        server = Server(host=options["host"], port=options["port"], threads=options["threads"])
-        server.start()
-        logger.info("gRPC is listening on %s:%s", options["host"], server.port)
-        stopping.wait()
-        server.stop(grace=GRACE)
+        asyncio.run(serve(host=options["host"], port=options["port"], threads=options["threads"]))
         logger.info("gRPC has stopped")
+
+
+async def serve(*, host: str, port: int, threads: int) -> None:
+    """Run the server until a signal ends it."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = Server(host=host, port=port, threads=threads)
+    await server.start()
+    logger.info("gRPC is listening on %s:%s", host, server.port)
+    await stopping.wait()
+    await server.stop(grace=GRACE)
