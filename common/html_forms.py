@@ -11,13 +11,18 @@ from rest_framework.utils.serializer_helpers import ReturnDict
 
 
 class WithForm(GenericAPIView[Any]):
-    """A view that accepts JSON from programs and, from browsers, also the form on its own page."""
+    """
+    A view that accepts JSON from programs and, from browsers, also the form on its own page.
+
+    Only a browser names an origin, and one of another site was refused before (see `SameOrigin`).
+    """
 
     parser_classes = [*GenericAPIView.parser_classes, MultiPartParser]
     asked: BaseSerializer[Any] | None = None  # the serializer of the request, once the view has created it
 
     def get_parsers(self) -> list[BaseParser]:
-        by_browser = self.request is not None and "text/html" in self.request.META.get("HTTP_ACCEPT", "")
+        headers = self.request.headers if self.request is not None else {}
+        by_browser = "Origin" in headers and "text/html" in headers.get("Accept", "")
         return [parser for parser in super().get_parsers() if by_browser or isinstance(parser, JSONParser)]
 
     def http_method_not_allowed(self, request: Request, *args: Any, **kwargs: Any) -> Response:  # type: ignore[override]

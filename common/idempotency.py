@@ -98,6 +98,12 @@ class AnswerTooLarge(Refusal):
     code = "answer_too_large"
 
 
+def check_key(key: str) -> None:
+    """:raises ValidationError: if a client may not use this key"""
+    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
+        raise ValidationError({HEADER: [f"A key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters."]})
+
+
 def answer_once(
     view: APIView,
     request: Request,
@@ -133,8 +139,7 @@ def _answered(
     key = request.headers.get(HEADER)
     if key is None:
         return perform()
-    if not (1 <= len(key) <= MAX_KEY_LENGTH and key.isascii() and key.isprintable()):
-        raise ValidationError({HEADER: [f"A key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters."]})
+    check_key(key)
     asked = fingerprint(request)
     using = router.db_for_write(answers)
     with transaction.atomic(using=using):

@@ -9,6 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
 from common import client_limits, money
+from common.idempotency import check_key
 from common.principal import Principal
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -42,10 +43,12 @@ class OrderService(stubs.OrderServiceServicer):
         principal, now = call.principal.name, clock.now("orders")
         left = client_limits.count_request(principal=principal, address=call.address)
         call.trailing.update({name.lower(): value for name, value in left.items()})
+        key = call.metadata.get("idempotency-key") or None
+        if key is not None:
+            check_key(key)
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
-        key = call.metadata.get("idempotency-key") or None
         by_key = key if new.order_id is None else None
         if by_key is None or services.placed_under(by_key, principal=principal, now=now) is None:
             for name, value in limits.count_order(email=new.user_email, principal=principal).items():

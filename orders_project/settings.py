@@ -16,7 +16,7 @@ env = Environment(env_file=BASE_DIR / ".env")
 DEBUG = env.debug
 EMBEDDED = env.embedded
 SECRET_KEY, *SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY", development="dev-secret-key", min_length=50) or [""]
-ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["*"] if env.relaxed else ["localhost", "127.0.0.1", "[::1]"])
+ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 PUBLIC_URL = env.url("PUBLIC_URL", schemes=("http", "https"), default="http://127.0.0.1:8000")
 WEBHOOKS_URL = env.url("WEBHOOKS_URL", schemes=("http", "https"), default=PUBLIC_URL)  # used by the fake gateway
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
@@ -180,6 +180,7 @@ MIDDLEWARE = [
     "orders_project.http.middleware.RequestLog",
     "orders_project.http.errors.ErrorBodies",
     "orders_project.http.middleware.BodyLimit",
+    "orders_project.http.middleware.SameOrigin",
     "django.middleware.security.SecurityMiddleware",
     "orders_project.http.middleware.ContentSecurity",
     "whitenoise.middleware.WhiteNoiseMiddleware",

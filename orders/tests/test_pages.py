@@ -13,7 +13,7 @@ from .conftest import Shop
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
 
-BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Origin": "http://testserver"}
 
 
 class Fields(HTMLParser):

@@ -125,7 +125,8 @@ class Calls:
 
     async def _message(self, call: Any) -> bytes:
         try:
-            raw = await asyncio.wait_for(call.read(), self._message_timeout)
+            async with asyncio.timeout(self._message_timeout):
+                raw = await call.read()
         except TimeoutError:
             raise CallFailed(NO_MESSAGE) from None
         if not isinstance(raw, bytes):  # the stream ended without a message

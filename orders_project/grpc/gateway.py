@@ -1,7 +1,7 @@
 """A gateway from HTTP to gRPC: each request becomes a call of the gRPC server, which decides everything."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -16,6 +16,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from common.idempotency import check_key
 from orders.grpc import IS_NEW
 from orders.limits import address_of
 from orders.protos import order_service_pb2 as pb
@@ -23,12 +24,15 @@ from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
 from outbox import context
 
-from ..http.errors import CallFailed
+from ..auth.authentication import CHALLENGE
+from ..http.errors import CallFailed, Problem
 from . import transport
 from .status import problem_in
 
 TIMEOUT = 10.0  # seconds for a call
-PASSED_ON = ("authorization", "idempotency-key")
+NOT_A_TOKEN = Problem(
+    HTTPStatus.UNAUTHORIZED, "authentication_failed", "The token is not valid.", headers={"WWW-Authenticate": CHALLENGE}
+)
 
 _lock = threading.Lock()
 
@@ -44,6 +48,19 @@ def stub() -> OrderServiceStub:
         return _stub(settings.ORDER_SERVICE_GRPC)
 
 
+def passed_on(headers: Mapping[str, str]) -> list[str]:
+    """
+    The names of the headers that become metadata.
+
+    :raises CallFailed, ValidationError: if one has characters that metadata cannot have
+    """
+    if not (headers.get("authorization", "").isascii() and headers.get("authorization", "").isprintable()):
+        raise CallFailed(NOT_A_TOKEN)
+    if "idempotency-key" in headers:
+        check_key(headers["idempotency-key"])
+    return [name for name in ("authorization", "idempotency-key") if name in headers]
+
+
 class ByGrpc(APIView):
     """A view that passes requests to the gRPC server, which checks the permissions."""
 
@@ -55,7 +72,7 @@ class ByGrpc(APIView):
         """Call a method; return the answer and its trailing metadata."""
         headers = self.request.headers
         address = address_of(self.request.META.get("REMOTE_ADDR", ""), filter(None, [headers.get("X-Forwarded-For")]))
-        metadata = [(name, headers[name]) for name in PASSED_ON if name in headers]
+        metadata = [(name, headers[name]) for name in passed_on(headers)]
         metadata += [(name.lower(), value) for name, value in context.headers().items()]
         metadata.append(("x-forwarded-for", address))
         ask: Callable[..., Any] = getattr(stub(), method).with_call

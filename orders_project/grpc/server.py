@@ -20,7 +20,7 @@ from .health import NOT_SERVING, SERVING, Health
 logger = logging.getLogger(__name__)
 
 WAITING_PER_THREAD = 20  # complete calls that may wait for a thread
-READY_EVERY = 5.0  # seconds between two looks at the databases
+READY_EVERY = 10.0  # seconds between two looks at the databases
 
 
 @dataclass(frozen=True)

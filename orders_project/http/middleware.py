@@ -3,15 +3,18 @@
 import logging
 import time
 from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import connections
 from django.http import HttpRequest, HttpResponse
+from rest_framework.permissions import SAFE_METHODS
 
 from outbox import context, tracing
 from outbox.metrics import gauge
 
-from .errors import TOO_LARGE
+from .errors import TOO_LARGE, Problem
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ POOL = gauge(
     over_processes="livesum",
 )
 POOL_EVERY = 1.0
+
+CROSS_SITE = Problem(HTTPStatus.FORBIDDEN, "cross_site", "A page of another site may not do this.")
 
 
 class Correlation:
@@ -95,6 +100,34 @@ class BodyLimit:
         if not length.isdecimal() or int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
             return TOO_LARGE.response()
         return self.get_response(request)
+
+
+class SameOrigin:
+    """
+    Refuses a change that a browser sends on behalf of another site.
+
+    # Note [What another site can't do]: it can make a browser send us a form or a simple request, with the cookies of
+    the person, or from inside a network where nobody is asked for a token. It can't make it send a Bearer token of its
+    own without asking us first, so such a request is left to the authentication. A program that is no browser sends
+    neither of the two headers.
+    """
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+        public = urlsplit(settings.PUBLIC_URL)
+        self.public = f"{public.scheme}://{public.netloc}"
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        shows_token = request.headers.get("Authorization", "").lower().startswith("bearer ")
+        if request.method in SAFE_METHODS or shows_token or self._is_ours(request):
+            return self.get_response(request)
+        return CROSS_SITE.response()
+
+    def _is_ours(self, request: HttpRequest) -> bool:
+        origin = request.headers.get("Origin")
+        if request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
+            return False
+        return origin is None or origin in (f"{request.scheme}://{request.get_host()}", self.public)
 
 
 class ContentSecurity:

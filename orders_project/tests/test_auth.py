@@ -366,7 +366,7 @@ class TestStaff:
     """Staff use the pages of the API with their session, as far as their permissions allow."""
 
     FORM = {"name": "Lamp", "price": "5", "stock": "1"}
-    PAGE = {"Accept": "text/html"}
+    PAGE = {"Accept": "text/html", "Origin": "http://testserver"}
 
     def enter(self, *permissions: str, **fields: Any) -> Http:
         from django.contrib.auth.models import Permission, User

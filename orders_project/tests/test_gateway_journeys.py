@@ -23,6 +23,7 @@ from outbox.models import DeadLetter
 from outbox.services import model_of
 from payments import gateway_calls, gateways, receipts
 from payments.gateways.base import GatewayUnavailable
+from payments.gateways.fake import webhook_url
 from payments.gateways.fake_bank import Payment as FakePayment
 from payments.gateways.server import FakeService
 from payments.models import Entry, Payment, WebhookReceipt
@@ -105,7 +106,9 @@ def world(live_server: Any, settings: Any, monkeypatch: pytest.MonkeyPatch) -> I
     settings.GATEWAY_TIMEOUT = (60, 2)
     breakers = {name: CircuitBreaker(name, failures=(GatewayUnavailable,), rest=0) for name in gateways.GATEWAYS}
     monkeypatch.setattr(gateways, "BREAKERS", breakers)
-    gateway = FakeService(("127.0.0.1", 0), secrets=settings.PAYMENT_WEBHOOK_SECRETS, success_rate=1.0)
+    gateway = FakeService(
+        ("127.0.0.1", 0), webhook_url=webhook_url(), secrets=settings.PAYMENT_WEBHOOK_SECRETS, success_rate=1.0
+    )
     settings.FAKE_GATEWAY_URL = f"http://127.0.0.1:{gateway.port}"
     serving = threading.Thread(target=gateway.serve_forever)
     serving.start()

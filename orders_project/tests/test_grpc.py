@@ -271,6 +271,26 @@ class TestOverHttp:
             answer = http.post("/grpc/orders", body, content_type="application/json")
             assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
 
+    @pytest.mark.parametrize(
+        ("header", "status", "code"),
+        [("Authorization", 401, "authentication_failed"), ("Idempotency-Key", 400, "invalid")],
+    )
+    @pytest.mark.parametrize("value", ["ключ", "Bearer \xe9", "a\tb"])
+    def test_a_header_of_other_characters_is_refused_as_elsewhere(
+        self, http: Client, header: str, status: int, code: str, value: str
+    ) -> None:
+        body = json.dumps({"user_id": "ann", "amount": 1})
+        for path in ("/grpc/orders", "/orders"):
+            answer = http.post(path, body, "application/json", headers={header: value})
+            assert (answer.status_code, answer.json()["code"]) == (status, code), path
+        assert not Order.objects.exists()
+
+    def test_a_key_too_long_is_refused_over_grpc_too(self, orders: OrderServiceStub) -> None:
+        request = pb.CreateOrderRequest(user_id="ann", amount=1)
+        error = refused(orders.CreateOrder, request, metadata=[("idempotency-key", "k" * 256)])
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert details(error)[1].field_violations[0].field == "Idempotency-Key"
+
     def test_without_a_server_it_is_unavailable(self, http: Client, settings: Any) -> None:
         settings.ORDER_SERVICE_GRPC = "127.0.0.1:1"
         answer = http.get("/grpc/orders")

@@ -17,6 +17,11 @@ from .http import HttpClient, measured
 OUTCOMES = {"payment.succeeded": ("success", Status.SUCCEEDED), "payment.failed": ("failed", Status.FAILED)}
 
 
+def webhook_url() -> str:
+    """Where the fake payment service sends its webhooks."""
+    return f"{settings.WEBHOOKS_URL.rstrip('/')}/webhooks/payments/fake"
+
+
 class FakeGateway:
     """The fake payment service."""
 
@@ -34,7 +39,7 @@ class FakeGateway:
             "order_id": payment.order_id,
             "amount": money.number(payment.amount, currency=payment.currency),
             "currency": payment.currency,
-            "webhook_url": f"{settings.WEBHOOKS_URL.rstrip('/')}/webhooks/payments/fake",
+            "webhook_url": webhook_url(),
         }
         return self._answer("POST", "/payments", headers={"Idempotency-Key": payment.idempotency_key}, body=body)
 

@@ -72,7 +72,6 @@ class Payment:
     order_id: str
     amount: float
     currency: str
-    webhook_url: str
     key: str
     fingerprint: str
     outcome: str
@@ -138,11 +137,8 @@ class Bank:
     def create(self, request: dict[str, Any], *, key: str) -> tuple[Payment, Behaviour, bool, bool]:
         """Return a payment, the behaviour towards it, whether it is new, and whether the answer is lost."""
         order_id, currency = _text(request.get("order_id"), "order_id"), _text(request.get("currency"), "currency")
-        webhook_url = _text(request.get("webhook_url"), "webhook_url")
         if currency not in money.EXPONENTS:
             raise Refused(400, "unknown_currency")
-        if not webhook_url.startswith(("http://", "https://")):
-            raise Refused(400, "invalid_webhook_url")
         try:
             amount = money.minor_units(request.get("amount"), currency=currency)
         except money.NotAnAmount as error:
@@ -166,7 +162,6 @@ class Bank:
                 order_id=order_id,
                 amount=money.number(amount, currency=currency),
                 currency=currency,
-                webhook_url=webhook_url,
                 key=key,
                 fingerprint=fingerprint,
                 outcome=behaviour.outcome or ("success" if random.random() < self.success_rate else "failed"),
@@ -258,10 +253,11 @@ class Bank:
 
     def _remember(self, state: Path) -> None:
         payments: dict[str, Payment] = {}
+        names = {field.name for field in fields(Payment)}  # an earlier version may have written others
         text = state.read_text()
         for line in text.splitlines():
             with contextlib.suppress(ValueError, TypeError):  # the last line may have been cut off
-                payment = Payment(**json.loads(line))
+                payment = Payment(**{name: value for name, value in json.loads(line).items() if name in names})
                 payments[payment.payment_id] = payment
         if text and not text.endswith("\n"):
             with state.open("a") as file:

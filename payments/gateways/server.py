@@ -1,4 +1,9 @@
-"""The fake payment service: a small HTTP server that takes payments, and sends webhooks about them later."""
+"""
+The fake payment service: a small HTTP server that takes payments, and sends webhooks about them later.
+
+It asks nobody for a secret, so it serves programs of its own network alone: it answers to the names that it was started
+with, takes JSON only, refuses what a browser sends for another site, and sends webhooks to one address only.
+"""
 
 import contextlib
 import json
@@ -20,6 +25,7 @@ from .fake_bank import Bank, Payment, Refused
 MAX_BODY_BYTES = 64 * 1024
 RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that are not answered with 2xx
 TRACED = ("traceparent", "X-Correlation-ID")
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 MAX_REORDER_SECONDS = 2.0  # for which a webhook waits until another one has overtaken it
 
 
@@ -31,8 +37,21 @@ class FakeService(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(
-        self, address: tuple[str, int], *, secrets: list[str], success_rate: float, state: Path | None = None
+        self,
+        address: tuple[str, int],
+        *,
+        webhook_url: str,
+        secrets: list[str],
+        success_rate: float,
+        state: Path | None = None,
+        hosts: frozenset[str] = LOOPBACK,
     ) -> None:
+        """
+        :param webhook_url: where all webhooks are sent
+        :param hosts: the names by which the service may be called
+        """
+        self.webhook_url = webhook_url
+        self.hosts = hosts
         self.secrets = secrets
         self.bank = Bank(success_rate=success_rate, state=state)
         self.stopping = threading.Event()
@@ -90,7 +109,7 @@ class FakeService(ThreadingHTTPServer):
                 with requests.Session() as session:
                     session.trust_env = False
                     answer = session.post(
-                        payment.webhook_url, data=body, headers=headers, timeout=5, allow_redirects=False
+                        self.webhook_url, data=body, headers=headers, timeout=5, allow_redirects=False
                     )
                 if answer.ok and not answer.is_redirect:
                     return True
@@ -120,6 +139,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _respond(self, act: Any) -> None:
         try:
+            self._check_sender()
             status, answer = act()
         except Refused as refused:
             status, answer = refused.status, {"error": {"code": refused.code, "message": refused.code}}
@@ -132,6 +152,15 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         except OSError:  # the client is gone
             self.close_connection = True
+
+    def _check_sender(self) -> None:
+        """:raises Refused: if the request is for another host, or comes from a page in a browser"""
+        unread, self.close_connection = self.close_connection, True
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in self.server.hosts:
+            raise Refused(421, "unknown_host")
+        if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
+            raise Refused(403, "cross_site")
+        self.close_connection = unread
 
     def _get(self) -> tuple[int, dict[str, Any]]:
         parts = urlsplit(self.path)
@@ -162,6 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         key = self.headers.get("Idempotency-Key", "")
         if len(key) > 255:
             raise Refused(400, "invalid_idempotency_key")
+        if content.get("webhook_url", self.server.webhook_url) != self.server.webhook_url:
+            raise Refused(403, "foreign_webhook_url")
         payment, behaviour, is_new, lost = self.server.bank.create(content, key=key)
         if is_new:
             payment.carries = {name: self.headers[name] for name in TRACED if name in self.headers}
@@ -184,6 +215,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise Refused(413, "too_large")
         raw = self.rfile.read(int(length))
+        if raw and self.headers.get_content_type() != "application/json":
+            raise Refused(415, "not_json")
         try:
             content = json.loads(raw) if raw else {}
         except (ValueError, RecursionError):

@@ -232,7 +232,7 @@ class TestAPerson:
     """Uses the same endpoints by the forms on their pages."""
 
     def test_opens_an_account_and_deposits_by_form(self, client: Client) -> None:
-        page = {"Accept": "text/html"}
+        page = {"Accept": "text/html", "Origin": "http://testserver"}
         assert 'name="user_id"' in client.get("/accounts", headers=page).content.decode()
         assert client.post("/accounts", {"user_id": "ann"}, headers=page).status_code == 201
         assert client.post("/accounts/ann/deposit", {"amount": "5.00"}, headers=page).status_code == 200

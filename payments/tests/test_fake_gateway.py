@@ -1,10 +1,11 @@
 """The fake payment service over HTTP, well-behaved and misbehaving."""
 
+import json
 import threading
 import time
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
@@ -12,7 +13,7 @@ import requests
 from common.circuit_breaker import CircuitBreaker
 from outbox import context
 from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
-from payments.gateways.fake import FakeGateway
+from payments.gateways.fake import FakeGateway, webhook_url
 from payments.gateways.server import FakeService
 
 ORDER = PaymentRequest(order_id="o-1", amount=12_50, currency="USD", idempotency_key="k-1")
@@ -24,6 +25,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Endpoint)
         self.received = []
+        self.paths = []
         self.refusals = 0
 
 
@@ -32,6 +34,7 @@ class Endpoint(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.paths.append(self.path)
         self.server.received.append((dict(self.headers), body))
         self.server.refusals -= 1
         self.send_response(500 if self.server.refusals >= 0 else 202)
@@ -61,9 +64,13 @@ def service(settings, receiver, tmp_path):
     server.close()
 
 
-def start(tmp_path, **options):
+def start(tmp_path):
     server = FakeService(
-        ("127.0.0.1", 0), secrets=["dev-webhook-secret"], success_rate=1.0, state=tmp_path / "state.jsonl", **options
+        ("127.0.0.1", 0),
+        webhook_url=webhook_url(),
+        secrets=["dev-webhook-secret"],
+        success_rate=1.0,
+        state=tmp_path / "state.jsonl",
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
@@ -145,9 +152,43 @@ class TestTheFakeService:
         "body", ["{", "[]", "{}", '{"order_id": 5}', "[" * 60_000, '{"order_id":"o","amount":NaN}']
     )
     def test_bad_input_is_a_400(self, service, body):
-        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", data=body, timeout=60)
+        headers = {"Content-Type": "application/json"}
+        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", data=body, headers=headers, timeout=60)
         assert answer.status_code == 400
         assert answer.json()["error"]["code"]
+
+
+class TestAnAttack:
+    PAYMENT: ClassVar = {"order_id": "o-1", "amount": 5, "currency": "USD"}
+
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            ({"Host": "rebound.example:8900"}, 421),
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Content-Type": "text/plain"}, 415),
+            ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        ],
+    )
+    def test_from_a_browser_is_refused(self, service, headers, status):
+        answer = requests.post(
+            f"http://127.0.0.1:{service.port}/payments",
+            data=json.dumps(self.PAYMENT),
+            headers={"Content-Type": "application/json"} | headers,
+            timeout=60,
+        )
+        assert answer.status_code == status
+        assert not service.bank.payments
+
+    def test_cannot_make_it_call_another_address(self, service, gateway, receiver):
+        elsewhere = self.PAYMENT | {"webhook_url": f"http://127.0.0.1:{receiver.server_address[1]}/elsewhere"}
+        answer = requests.post(f"http://127.0.0.1:{service.port}/payments", json=elsewhere, timeout=60)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "foreign_webhook_url")
+        gateway.create(ORDER)
+        until(lambda: receiver.received)
+        assert receiver.paths == ["/webhooks/payments/fake"]
 
 
 class TestMisbehaving:

@@ -1,5 +1,6 @@
 """The API in a real browser: its documents and its pages, under the strict policy, with nothing from outside."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -118,3 +119,29 @@ def test_products_are_kept_by_who_has_entered_the_back_office(user: Operator) ->
     forged = requests.post(user.system.url("/admin/products"), json={"name": "x", "price": 1, "stock": 1},
                            cookies=cookies, timeout=60)  # fmt: skip
     assert (forged.status_code, forged.json()["code"]) == (403, "permission_denied")
+
+
+FOREIGN = """
+<form id="form" method="post" enctype="multipart/form-data" action="{orders}">
+  <input name="user_id" value="demo-rich"><input name="amount" value="3"><button>Look at kittens</button>
+</form>
+"""
+
+
+def test_a_page_of_another_site_changes_nothing(chromium: Any, web: RunningSystem) -> None:
+    orders = web.url("/orders")
+    counted = "SELECT count(*) FROM orders_order"
+    before = web.query("orders", counted)
+    with contextlib.closing(chromium.new_context()) as context:
+        page = context.new_page()
+        page.route(
+            "http://kittens.example/**",
+            lambda route: route.fulfill(body=FOREIGN.format(orders=orders), content_type="text/html"),
+        )
+        page.goto("http://kittens.example/")
+        send = "url => fetch(url, {method: 'POST', mode: 'no-cors', body: new FormData(form)}).then(() => 1, () => 1)"
+        assert page.evaluate(send, orders)
+        with page.expect_navigation():
+            page.click("button")
+        assert "cross_site" in page.inner_text("body")
+    assert web.query("orders", counted) == before

@@ -5,11 +5,13 @@ import threading
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from payments.gateways.server import FakeService
+from payments.gateways.fake import webhook_url
+from payments.gateways.server import LOOPBACK, FakeService
 
 
 class Command(BaseCommand):
@@ -27,6 +29,8 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stop.set())
         service = FakeService(
             (host, port),
+            webhook_url=webhook_url(),
+            hosts=LOOPBACK | {urlsplit(settings.FAKE_GATEWAY_URL).hostname or ""},
             secrets=settings.PAYMENT_WEBHOOK_SECRETS,
             success_rate=settings.FAKE_PAYMENT_SUCCESS_RATE,
             state=state,
