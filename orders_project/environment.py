@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 
 import environ
 
+from .production import weakness
+
 T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
-DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
 MIN_SECRET_LENGTH = 16
 RENAMED = {"ROOMS": "SERVICES"}  # variables under their former names, which still work in this release
 
@@ -122,7 +123,8 @@ class Environment:
         """A URL. Without a default it is required."""
         value = os.environ.get(name, "").strip() or default
         if value is None:
-            self.problems.append(f"{name} is missing: a URL such as {schemes[0]}://user:password@host/name.")
+            such = "shop.example" if schemes[0] == "https" else "user:password@host/name"
+            self.problems.append(f"{name} is missing: a URL such as {schemes[0]}://{such}.")
             return f"{schemes[0]}://missing.invalid/"
         parts = urlsplit(value)
         try:
@@ -139,17 +141,15 @@ class Environment:
         return dict(environ.Env.db_url_config(url))
 
     def secrets(
-        self, name: str, *, development: str, min_length: int = MIN_SECRET_LENGTH, needed: bool = True
+        self, name: str, *, development: str = "", min_length: int = MIN_SECRET_LENGTH, needed: bool = True
     ) -> list[str]:
         """A secret, or several separated by commas while they are rotated, the newest first."""
-        secrets = self.words(name, default=[development] if self.relaxed else [])
+        secrets = self.words(name, default=[development] if self.relaxed and development else [])
         if needed and not secrets:
             self.problems.append(f"{name} is missing: a secret of at least {min_length} characters.")
         for secret in secrets if not self.relaxed else ():
-            if secret in DEV_SECRETS:
-                self.problems.append(f"{name} is a development secret, which only the embedded run accepts.")
-            elif len(secret) < min_length:
-                self.problems.append(f"{name} is too short: at least {min_length} characters.")
+            if weak := weakness(secret, min_length=min_length):
+                self.problems.append(f"{name} {weak}.")
         return secrets
 
     def finish(self) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from . import production
 from .database_limits import Limits
 from .environment import Environment
 from .observability import logs
@@ -17,7 +18,7 @@ DEBUG = env.debug
 EMBEDDED = env.embedded
 SECRET_KEY, *SECRET_KEY_FALLBACKS = env.secrets("SECRET_KEY", development="dev-secret-key", min_length=50) or [""]
 ALLOWED_HOSTS = env.words("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
-PUBLIC_URL = env.url("PUBLIC_URL", schemes=("http", "https"), default="http://127.0.0.1:8000")
+PUBLIC_URL = env.url("PUBLIC_URL", schemes=("https", "http"), default="http://127.0.0.1:8000" if env.relaxed else None)
 WEBHOOKS_URL = env.url("WEBHOOKS_URL", schemes=("http", "https"), default=PUBLIC_URL)  # used by the fake gateway
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 
@@ -103,21 +104,20 @@ PROCESSOR = env.text("PROCESSOR", default="processing.processors.random_success"
 PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 
 # Gateways.
-PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake", of=("fake", "stripe"))
+TAKES_PAYMENTS = "payments" in SERVICES_HERE
+PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake" if env.relaxed else "", of=("fake", "stripe"))
+FAKE_GATEWAY_ACKNOWLEDGED = env.flag("FAKE_GATEWAY_ACKNOWLEDGED", default=False)
 INSTALLATION = env.name("INSTALLATION")
-PAYMENT_WEBHOOK_SECRETS = env.secrets(
-    "PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed="payments" in SERVICES_HERE
-)
+PAYMENT_WEBHOOK_SECRETS = env.secrets("PAYMENT_WEBHOOK_SECRET", development="dev-webhook-secret", needed=TAKES_PAYMENTS)
 FAKE_GATEWAY_URL = env.url("FAKE_GATEWAY_URL", schemes=("http", "https"), default="http://127.0.0.1:8900")
 FAKE_GATEWAY_PORT = env.whole("FAKE_GATEWAY_PORT", default=8900, max_value=65535)
 FAKE_PAYMENT_SUCCESS_RATE = env.fraction("FAKE_PAYMENT_SUCCESS_RATE", default=0.8)
 STRIPE_API_URL = env.url("STRIPE_API_URL", schemes=("https", "http"), default="https://api.stripe.com")
-STRIPE_API_KEY = env.text("STRIPE_API_KEY")
-STRIPE_WEBHOOK_SECRETS = env.words("STRIPE_WEBHOOK_SECRET", default=[])
-if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not (STRIPE_API_KEY and STRIPE_WEBHOOK_SECRETS):
-    env.problems.append("PAYMENT_GATEWAY is stripe: set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET.")
-if PAYMENT_GATEWAY == "stripe" and "payments" in SERVICES_HERE and not INSTALLATION:
-    env.problems.append("PAYMENT_GATEWAY is stripe: set INSTALLATION, a name that no other user of the account has.")
+USES_STRIPE = TAKES_PAYMENTS and PAYMENT_GATEWAY == "stripe"
+STRIPE_API_KEY = next(iter(env.secrets("STRIPE_API_KEY", needed=USES_STRIPE)), "")
+STRIPE_WEBHOOK_SECRETS = env.secrets("STRIPE_WEBHOOK_SECRET", needed=USES_STRIPE)
+if USES_STRIPE and not INSTALLATION:
+    env.problems.append("INSTALLATION is missing: with stripe, a name that no other user of the account has.")
 GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
     env.seconds("GATEWAY_READ_TIMEOUT", default=10),
@@ -128,11 +128,7 @@ WEBHOOKS_ALLOW_LOOPBACK = env.flag("WEBHOOKS_ALLOW_LOOPBACK", default=EMBEDDED)
 JWT_KEY_FILES = env.words("JWT_KEY_FILES", default=[])
 OAUTH_TOKEN_SECONDS = env.whole("OAUTH_TOKEN_SECONDS", default=900, min_value=60, max_value=86_400)
 API_AUTH = env.choice("API_AUTH", default="open" if DEBUG else "required", of=("required", "open"))
-if API_AUTH == "open" and not (env.relaxed or env.flag("API_AUTH_OPEN_ACKNOWLEDGED", default=False)):
-    env.problems.append(
-        "API_AUTH is open: anybody could call the API and see everything. "
-        "If that is intended, set API_AUTH_OPEN_ACKNOWLEDGED=true."
-    )
+API_AUTH_OPEN_ACKNOWLEDGED = env.flag("API_AUTH_OPEN_ACKNOWLEDGED", default=False)
 ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in SERVICES_HERE)
 # Orders a minute for one email, one client and one address (0: no limit).
 RATE_LIMIT_ORDERS_PER_MINUTE = env.whole("RATE_LIMIT_ORDERS_PER_MINUTE", default=5)
@@ -140,7 +136,7 @@ RATE_LIMIT_CLIENT_PER_MINUTE = env.whole("RATE_LIMIT_CLIENT_PER_MINUTE", default
 RATE_LIMIT_ADDRESS_PER_MINUTE = env.whole("RATE_LIMIT_ADDRESS_PER_MINUTE", default=0 if EMBEDDED else 1200)
 RATE_LIMIT_FILE = env.text("RATE_LIMIT_FILE")
 GRPC_PORT = env.whole("GRPC_PORT", default=50051, max_value=65535)
-GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1" if env.relaxed else "0.0.0.0")  # noqa: S104 - a server listens
+GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1")
 GRPC_THREADS = env.whole("GRPC_THREADS", default=8, min_value=1, max_value=200)
 # With TLS: the server's certificate and key, and what its callers trust.
 GRPC_TLS_CERT = env.text("GRPC_TLS_CERT")
@@ -306,10 +302,12 @@ LOGGING: dict[str, Any] = logs.configuration(level=LOG_LEVEL, form=LOG_FORMAT)
 ON_START = "orders_project.observability.process.begin"  # called by processes other than the web and Celery
 HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a running worker, relay or beat, for `manage.py health`
 # Where a process without a web server serves its metrics; 0: nowhere.
-METRICS_HOST = env.text("METRICS_HOST", default="0.0.0.0")  # noqa: S104 - scraped from other containers
+METRICS_HOST = env.text("METRICS_HOST", default="127.0.0.1")
 METRICS_PORT = env.whole("METRICS_PORT", default=0, max_value=65535)
 if METRICS_PORT and not env.text("PROMETHEUS_MULTIPROC_DIR"):
     # Set before any metric is created, so that the children of this process share it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orders-metrics-")
 
+if not env.relaxed:
+    env.problems += production.problems(globals())
 env.finish()

@@ -26,6 +26,7 @@ BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
 # What a person or a vault provides: docs/operations.md lists it.
 GIVEN = {
     "orders": {"secret-key", "payment-webhook-secret", "admin-secret"},
+    "stripe": {"api-key", "webhook-secret"},
     "redis": {"url", "password"},
     "rabbitmq-users": {f"{user.name.replace('_', '-')}-{key}" for user in broker.USERS for key in ("url", "password")},
     **{f"role-{role.name.replace('_', '-')}": {"uri", "username", "password"} for role in database.ROLES},
