@@ -6,6 +6,7 @@ Requests to addresses that customers have registered: only to the public interne
 # nothing. Time and size are limited as a whole, however slowly the other side sends.
 """
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -13,6 +14,7 @@ import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
@@ -21,7 +23,27 @@ from django.utils.translation import gettext as _g
 CONNECT_TIMEOUT = 3.0
 TOTAL_TIMEOUT = 10.0
 MAX_ANSWER = 2048  # bytes of an answer that are read
-NAT64 = [ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48")]
+DNS_TIMEOUT = 3.0
+
+# Note [What is public]: of IPv6 the block that is given out as global unicast, of IPv4 everything, both without what is
+# named here. It is written out because the opinion of `ipaddress` differs between versions of Python.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NOT_PUBLIC = [
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24",  # assignments of the IETF
+        "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24",  # documentation
+        "192.88.99.0/24",  # relays of 6to4
+        "168.63.129.16/32",  # the host of an Azure machine
+        "192.168.0.0/16", "198.18.0.0/15",
+        "224.0.0.0/4", "240.0.0.0/4",  # multicast, reserved, broadcast
+        "2001::/23",  # assignments of the IETF, such as Teredo
+        "2001:db8::/32", "3fff::/20",  # documentation
+        "2002::/16",  # 6to4: an IPv4 address is hidden in it
+    )
+]  # fmt: skip
+ISATAP = {"00005efe", "02005efe"}  # the second half of such an address begins so, and ends with an IPv4 address
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -79,10 +101,7 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
     :raises Unreachable: if it has none
     """
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise Unreachable(_g("%(host)s has no address.") % {"host": parts.hostname}) from error
+    found = _look_up(parts.hostname or "", port)
     addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
     for address in addresses:
         if not may_reach(address, scheme=parts.scheme):
@@ -90,16 +109,34 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
     return str(addresses[0]), port
 
 
+def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+    """
+    The system's resolver, which has no timeout of its own: a thread that waits longer is left to it.
+
+    :raises Unreachable: if it finds no address, or none in time
+    """
+    found: list[tuple[Any, ...]] = []
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, UnicodeError):
+            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+
+    asking = threading.Thread(target=ask, name="dns", daemon=True)
+    asking.start()
+    asking.join(DNS_TIMEOUT)
+    if asking.is_alive() or not found:
+        raise Unreachable(_g("%(host)s has no address.") % {"host": host})
+    return found
+
+
 def may_reach(address: Address, *, scheme: str = "https") -> bool:
     """Whether this is an address of the public internet; or of this machine, if that is allowed."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return may_reach(address.ipv4_mapped, scheme=scheme)
-        if address.sixtofour or address.teredo or any(address in network for network in NAT64):
-            return False  # an IPv4 address is hidden in it
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return may_reach(address.ipv4_mapped, scheme=scheme)
     if address.is_loopback:
         return bool(settings.WEBHOOKS_ALLOW_LOOPBACK)
-    return scheme == "https" and address.is_global and not address.is_multicast and not address.is_reserved
+    is_unicast = address.version == 4 or (address in GLOBAL_UNICAST and address.packed[8:12].hex() not in ISATAP)
+    return scheme == "https" and is_unicast and not any(address in network for network in NOT_PUBLIC)
 
 
 def post(url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:

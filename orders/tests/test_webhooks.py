@@ -282,8 +282,11 @@ HIDDEN = [
     "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254",  # noqa: S104
     "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1", "::1", "::", "fe80::1",
     "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::1",
-    "2001:0:7f00:1::1", "2001:db8::1",
+    "2001:0:7f00:1::1", "2001:db8::1", "fec0::1", "fd00:ec2::254", "3fff::1", "3fff:fff::1", "5f00::1", "100::1",
+    "64:ff9b:1::a00:1", "2a00:1450::5efe:a00:1", "2a00:1450::200:5efe:a00:1", "::10.0.0.1", "::ffff:168.63.129.16",
+    "192.88.99.1", "192.0.0.8", "192.0.0.192", "168.63.129.16", "100.100.100.200", "198.51.100.1", "203.0.113.1",
 ]  # fmt: skip
+PUBLIC = ["93.184.216.34", "168.63.129.17", "192.88.98.1", "192.0.1.1", "2a00:1450:4001:80b::200e", "2606:4700::1111"]
 
 
 class TestTheAddress:
@@ -300,6 +303,22 @@ class TestTheAddress:
             with pytest.raises(webhooks.BadEndpoint):
                 webhooks.register(url=url, actor="root", now=NOW)
         assert not connected
+
+    @pytest.mark.parametrize("address", PUBLIC)
+    def test_may_be_any_public_one(self, settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        resolves(monkeypatch, [address])
+        assert webhooks.register(url="https://shop.example/", actor="root", now=NOW).is_active
+
+    def test_must_be_found_in_time(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A name whose server never answers holds nobody up."""
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        over = threading.Event()
+        monkeypatch.setattr("socket.getaddrinfo", lambda *args, **kwargs: over.wait())
+        monkeypatch.setattr(outbound_http, "DNS_TIMEOUT", 0.05)
+        with pytest.raises(outbound_http.Unreachable):
+            outbound_http.post("https://silent.example/", headers={}, body=b"")
+        over.set()
 
     def test_must_not_be_one_of_several_with_a_hidden_one(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False

@@ -25,11 +25,12 @@ MIN_SECRET_LENGTH = 8  # hiding shorter strings would garble the logs
 SECRET_NAME = re.compile(
     r"authorization|secret|passw|token|api[-_]?key|^key$|signature|cookie|credential|idempotency[-_]key", re.IGNORECASE
 )
-# Secrets that can be recognized in a text, each with what replaces it.
+# Secrets that can be recognized in a text, each with what replaces it. A client chooses the text, so the time for each
+# must grow with its length and not with its square: what begins a secret must not begin one again inside of it.
 PATTERNS = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{4,}"), rf"\1 {HIDDEN}"),
     (re.compile(r"(://[^\s:/@]*):[^\s/@]+@"), rf"\1:{HIDDEN}@"),
-    (re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]*"), HIDDEN),
+    (re.compile(r"(?<![\w-])eyJ[\w-]++\.[\w-]++\.[\w-]*+"), HIDDEN),
     (re.compile(r"\b(sk|rk|pk|whsec)_[A-Za-z0-9_+/=-]{6,}"), rf"\1_{HIDDEN}"),
     (re.compile(r"\bv1a?,[A-Za-z0-9+/=]{16,}"), f"v1,{HIDDEN}"),
     (
@@ -41,6 +42,8 @@ PATTERNS = (
     ),
     (re.compile(r"(?<![\w.+-])([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
 )
+# What moves the cursor of a terminal, changes its colours, or begins a line where none was written.
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
 
 
@@ -109,6 +112,31 @@ def add_context(logger: Any, method: str, event: EventDict) -> EventDict:
     return event
 
 
+def visible(text: str) -> str:
+    """The text with its control characters as escape sequences, so that it stays in its line."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def printable(logger: Any, method: str, event: EventDict) -> EventDict:
+    """Keep every value in its line; a traceback has several, which are indented, unlike the beginning of an entry."""
+    return {
+        visible(name): (
+            "\n".join(f"  {visible(line)}" for line in value.split("\n"))
+            if name in ("exception", "stack")
+            else visible(value)
+        )
+        if isinstance(value, str)
+        else value
+        for name, value in event.items()
+    }
+
+
+def as_json(logger: Any, method: str, event: EventDict) -> str:
+    """The line as JSON, with escape sequences for the control characters that JSON allows in a string."""
+    line = str(structlog.processors.JSONRenderer(ensure_ascii=False, default=str)(logger, method, event))
+    return CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
 def configuration(*, level: str, form: str) -> dict[str, Any]:
     """
     The logging configuration of a process.
@@ -117,10 +145,11 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
     """
     if form == "auto":
         form = "console" if sys.stderr.isatty() else "json"
-    renderers: list[Processor] = [structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+    renderers: list[Processor] = [as_json]
     if form == "console":
         colors = "NO_COLOR" not in os.environ and (sys.stderr.isatty() or "FORCE_COLOR" in os.environ)
-        renderers = [structlog.dev.ConsoleRenderer(colors=colors, event_key="message", sort_keys=False)]
+        console = structlog.dev.ConsoleRenderer(colors=colors, event_key="message", sort_keys=False)
+        renderers = [printable, console]
     before: list[Processor] = [
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
         structlog.stdlib.add_log_level,

@@ -109,7 +109,8 @@ def behind_a_proxy(folder: Path) -> Iterator[Gateway]:
         ("/products", "processing-web"), ("/admin/products", "processing-web"), ("/admin/products/1", "processing-web"),
         ("/", "back-office"), ("/admin/", "back-office"), ("/admin/processing/product/", "back-office"),
         ("/static/x.css", "back-office"), ("/docs", "back-office"), ("/schema", "back-office"),
-        ("/oauth/token", "back-office"), ("/.well-known/jwks.json", "back-office"), ("/health", "back-office"),
+        ("/oauth/token", "back-office"), ("/.well-known/jwks.json", "back-office"),
+        ("/health/live", "back-office"), ("/healthy", "back-office"),
         ("/ordersheet", "back-office"), ("/admin/productsx", "back-office"),
     ],
 )  # fmt: skip
@@ -179,8 +180,12 @@ class TestRefusals:
         assert answer.headers["Retry-After"] == "5"
         assert gateway.asks("/orders")["service"] == "orders-web"
 
-    def test_numbers_stay_inside(self, gateway: Gateway) -> None:
-        answer = requests.get(gateway.url("/metrics"), timeout=60)
+    @pytest.mark.parametrize(
+        "path",
+        ["/metrics", "/metrics/", "/health", "/health/", "/healthz", "/health/ready", "/health/started", "//health"],
+    )
+    def test_the_state_of_the_system_stays_inside(self, gateway: Gateway, path: str) -> None:
+        answer = requests.get(gateway.url(path), timeout=60)
         assert (answer.status_code, answer.headers["Content-Type"]) == (404, PROBLEM)
 
     def test_what_cannot_be_read_is_a_problem(self, gateway: Gateway) -> None:

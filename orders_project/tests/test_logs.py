@@ -4,10 +4,13 @@ import io
 import json
 import logging
 import logging.config
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import structlog
 
 from orders_project.observability import logs
 from outbox import context
@@ -20,26 +23,31 @@ HERE = context.Context(
 )
 
 
-@pytest.fixture
-def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The lines of the root logger, in an environment with secrets."""
-    monkeypatch.setenv("ADMIN_SECRET", "correct-horse,battery/staple")
-    monkeypatch.setenv("DATABASE_URL_ORDERS", "postgres://app:pa%2Fss-phrase@host/orders")
-    stream, root = io.StringIO(), logging.getLogger("orders_project.tests.lines")
-    formatter = logs.configuration(level="INFO", form="json")["formatters"]["lines"]
-    import structlog
-
+@contextmanager
+def written(form: str) -> Iterator[io.StringIO]:
+    """What the logger below writes in this form."""
+    stream = io.StringIO()
+    formatter = logs.configuration(level="INFO", form=form)["formatters"]["lines"]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=formatter["foreign_pre_chain"], processors=formatter["processors"]
         )
     )
-    root.addHandler(handler)
-    root.setLevel("INFO")
-    root.propagate = False
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.removeHandler(handler)
+    logger.addHandler(handler)
+    logger.setLevel("INFO")
+    logger.propagate = False
+    yield stream
+    logger.removeHandler(handler)
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The lines of the logger, in an environment with secrets."""
+    monkeypatch.setenv("ADMIN_SECRET", "correct-horse,battery/staple")
+    monkeypatch.setenv("DATABASE_URL_ORDERS", "postgres://app:pa%2Fss-phrase@host/orders")
+    with written("json") as stream:
+        yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
 logger = logging.getLogger("orders_project.tests.lines")
@@ -102,3 +110,66 @@ class TestASecret:
         assert line["headers"] == {"Authorization": "***", "Accept": "text/html"}
         assert (line["api_key"], line["n"]) == ("***", [1, None])
         assert "correct-horse" not in line["exception"]
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            "eyJ-",
+            "eyJa.",
+            "eyJ.-",
+            "bearer ",
+            "basic\t",
+            "://a:",
+            "://a:b",
+            "a@1.",
+            "a.",
+            "%40a.",
+            "token = ",
+            "v1,a",
+            "sk_",
+        ],
+    )
+    def test_is_looked_for_in_a_time_that_grows_with_the_text(self, piece: str) -> None:
+        redaction = logs.Redaction([])
+        text = piece * (64 * 1024 // len(piece))
+        began = time.process_time()
+        redaction.text(text)
+        redaction.text(text + "!")
+        assert time.process_time() - began < 2
+
+
+FORGED = "\n2026-01-01T00:00:00Z [critical ] money is gone \x1b[31m\x1b[2J\x9b1A\u202ereversed\u2028\x07"
+
+
+class TestAForgedLine:
+    @pytest.mark.parametrize("form", ["console", "json"])
+    def test_stays_inside_its_own(self, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NO_COLOR", "1")
+        with written(form) as stream:
+            logger.info("GET /x%s 404", FORGED, extra={"user": FORGED, "headers": {"X": FORGED}})
+        (line,) = stream.getvalue().splitlines()
+        assert line.isprintable()
+        assert "money is gone" in line
+
+    @pytest.mark.parametrize("form", ["console", "json"])
+    def test_in_an_error_does_not_look_like_one(self, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NO_COLOR", "1")
+        with written(form) as stream:
+            try:
+                raise ValueError(FORGED)
+            except ValueError:
+                logger.exception("failed")
+        first, *rest = stream.getvalue().splitlines()
+        assert "failed" in first
+        assert all(line.startswith("  ") for line in rest if line)
+        assert all(line.isprintable() for line in (first, *rest))
+
+    def test_can_be_asked_for_over_http(self, client: Any) -> None:
+        with written("console") as stream:
+            logging.getLogger("orders_project.http.middleware").addHandler(logger.handlers[0])
+            try:
+                client.get("/no%0Asuch%1B%5B31mpage")
+            finally:
+                logging.getLogger("orders_project.http.middleware").removeHandler(logger.handlers[0])
+        assert [line for line in stream.getvalue().splitlines() if "such" in line] == stream.getvalue().splitlines()
+        assert "\x1b[31mpage" not in stream.getvalue()
