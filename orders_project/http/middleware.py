@@ -114,8 +114,9 @@ class SameOrigin:
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
-        public = urlsplit(settings.PUBLIC_URL)
-        self.public = f"{public.scheme}://{public.netloc}"
+        public = urlsplit(settings.PUBLIC_URL.lower())
+        usual = ":443" if public.scheme == "https" else ":80"  # which no browser writes
+        self.public = f"{public.scheme}://{public.netloc.removesuffix(usual)}"
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         shows_token = request.headers.get("Authorization", "").lower().startswith("bearer ")
