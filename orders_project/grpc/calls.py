@@ -10,14 +10,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Self
 from urllib.parse import unquote
 
 import grpc
@@ -108,14 +107,16 @@ class Calls:
                 correlation_id=context.accepted_correlation_id(metadata.get("x-correlation-id")),
                 traceparent=tracing.accepted(metadata.get("traceparent")),
             )
-            with context.acting(here):
+            with context.acting(here), _measured(method) as measure:
                 await call.send_initial_metadata((("x-correlation-id", here.correlation_id),))
                 ends = time.monotonic() + _seconds_left(call)
                 try:
                     raw = await self._message(call)
+                    measure.begin()
                     arrived = Arrived(raw=raw, metadata=metadata, peer=call.peer(), ends=ends)
                     content, trailing = await self._in_a_thread(partial(self._work, method, parse, arrived))
                 except CallFailed as failed:
+                    measure.code = _few(failed.problem.code)
                     status = status_of(failed.problem)
                     await call.abort(status.code, status.details, status.trailing_metadata)
             call.set_trailing_metadata(trailing)
@@ -149,7 +150,7 @@ class Calls:
         :raises CallFailed: for whatever goes wrong
         """
         try:
-            with _observed(method):
+            with tracing.span(f"{SERVICE}/{method.name}", kind="server"):
                 try:
                     message = parse(arrived.raw)
                 except DecodeError:
@@ -161,18 +162,23 @@ class Calls:
         return answer.SerializeToString(), tuple(admitted.trailing.items())
 
 
-@contextmanager
-def _observed(method: MethodDescriptor) -> Iterator[None]:
-    """Trace a call, and measure its time by its result."""
-    began, code = time.monotonic(), "ok"
-    try:
-        with tracing.span(f"{SERVICE}/{method.name}", kind="server"):
-            yield
-    except Exception as error:
-        code = _few((problem_of(error) or INTERNAL).code)
-        raise
-    finally:
-        GRPC_SECONDS.labels(method.name, code).observe(time.monotonic() - began)
+class _measured:  # noqa: N801 - a context manager
+    """Measures the time of a call by its result, from the moment when its message is complete."""
+
+    def __init__(self, method: MethodDescriptor) -> None:
+        self.method = method
+        self.code = "ok"
+        self.begin()
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        code = "cancelled" if isinstance(error, asyncio.CancelledError) else self.code
+        GRPC_SECONDS.labels(self.method.name, code).observe(time.monotonic() - self._began)
 
 
 def _admit(arrived: Arrived, *, scope: str) -> Call:
