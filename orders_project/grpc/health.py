@@ -14,8 +14,6 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-Status = health_pb2.HealthCheckResponse.ServingStatus
-
 
 class Health(health_pb2_grpc.HealthServicer):
     """
@@ -25,11 +23,11 @@ class Health(health_pb2_grpc.HealthServicer):
     """
 
     def __init__(self, *services: str) -> None:
-        self._status: dict[str, Status] = dict.fromkeys(("", *services), SERVING)
+        self._status: dict[str, int] = dict.fromkeys(("", *services), SERVING)
         self._changed = asyncio.Event()
         self._stopping = False
 
-    def set(self, service: str, status: Status) -> bool:
+    def set(self, service: str, status: int) -> bool:
         """Set the status of a service; return whether it was another one before."""
         if self._stopping or self._status[service] == status:
             return False

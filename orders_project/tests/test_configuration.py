@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orders_project import __version__
 from orders_project.auth import keys
 from orders_project.tests import forked
+
+from . import compose, test_docker
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
@@ -135,6 +138,47 @@ def test_a_dangerous_value_ends_the_start(
 )
 def test_what_is_safe_or_intended_starts(production: dict[str, str], settings_of: Any, changes: dict[str, str]) -> None:
     assert settings_of(production | changes) == []
+
+
+class TestWhatIsDeployed:
+    """Every process of compose.yaml and of Kubernetes starts with what it is given there."""
+
+    def test_by_compose(self, settings_of: Any) -> None:
+        given = {name: value or secrets.token_hex(32) for name, value in compose.example().items()}
+        services = compose.load(given)["services"]
+        ours = {name: service["environment"] for name, service in services.items() if compose.is_ours(service)}
+        assert "payments-worker" in ours
+        assert not [problem for environment in ours.values() for problem in settings_of(environment)]
+
+    @pytest.mark.parametrize("overlay", ["dev", "prod"])
+    def test_by_kubernetes(self, settings_of: Any, overlay: str) -> None:
+        configs = {name: dict(one["data"]) for name, one in test_docker.named("ConfigMap").items()}
+        path = compose.DOCKER / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
+        for patch in yaml.safe_load(path.read_text())["patches"]:
+            for change in yaml.safe_load(patch["patch"]) if patch["target"]["kind"] == "ConfigMap" else ():
+                configs[patch["target"]["name"]][change["path"].removeprefix("/data/")] = change["value"]
+        pods = {name: pod for name, pod in test_docker.pods().items() if pod["containers"][0]["image"] == "orders"}
+        if overlay == "prod":
+            pods.pop("fake-gateway")
+        problems: list[str] = []
+        for name, pod in pods.items():
+            (container,) = pod["containers"]
+            environment: dict[str, str] = {}
+            for source in container.get("envFrom", ()):
+                environment |= configs[source["configMapRef"]["name"]]
+            for variable in container["env"]:
+                environment[variable["name"]] = variable.get("value") or _of_source(variable, configs)
+            problems += [f"{name}: {problem}" for problem in settings_of(environment)]
+        assert "payments-worker" in pods
+        assert not problems
+
+
+def _of_source(variable: dict[str, Any], configs: dict[str, dict[str, str]]) -> str:
+    name, source = variable["name"], variable["valueFrom"]
+    if "configMapKeyRef" in source:
+        return configs[source["configMapKeyRef"]["name"]][source["configMapKeyRef"]["key"]]
+    scheme = {"DATABASE": "postgres", "AMQP": "amqp", "REDIS": "redis"}.get(name.partition("_")[0])
+    return f"{scheme}://user:password@host/name" if scheme else secrets.token_hex(32)
 
 
 @pytest.fixture
