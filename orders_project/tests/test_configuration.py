@@ -18,7 +18,7 @@ from orders_project import __version__
 from orders_project.auth import keys
 from orders_project.tests import forked
 
-from . import compose, test_docker
+from . import compose, kubernetes
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
@@ -152,12 +152,12 @@ class TestWhatIsDeployed:
 
     @pytest.mark.parametrize("overlay", ["dev", "prod"])
     def test_by_kubernetes(self, settings_of: Any, overlay: str) -> None:
-        configs = {name: dict(one["data"]) for name, one in test_docker.named("ConfigMap").items()}
+        configs = {name: dict(one["data"]) for name, one in kubernetes.named("ConfigMap").items()}
         path = compose.DOCKER / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
         for patch in yaml.safe_load(path.read_text())["patches"]:
             for change in yaml.safe_load(patch["patch"]) if patch["target"]["kind"] == "ConfigMap" else ():
                 configs[patch["target"]["name"]][change["path"].removeprefix("/data/")] = change["value"]
-        pods = {name: pod for name, pod in test_docker.pods().items() if pod["containers"][0]["image"] == "orders"}
+        pods = {name: pod for name, pod in kubernetes.pods().items() if pod["containers"][0]["image"] == "orders"}
         if overlay == "prod":
             pods.pop("fake-gateway")
         problems: list[str] = []
