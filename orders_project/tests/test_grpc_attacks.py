@@ -130,24 +130,21 @@ def test_a_connection_does_not_stay_for_ever() -> None:
 
 def test_calls_that_find_no_thread_are_refused_while_health_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc_server, "WAITING_PER_THREAD", 0)
-    with serving() as server, connect(server.port) as channel, transaction.atomic(using="orders"):
-        with connections["orders"].cursor() as cursor:
+    request = pb.CreateOrderRequest(order_id="waits", user_id="ann", amount=1)
+    with serving() as server, connect(server.port) as channel:
+        orders = OrderServiceStub(channel)
+        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('waits', 0))")
-        request = pb.CreateOrderRequest(order_id="waits", user_id="ann", amount=1)
-        with ExitStack() as stack:
-            orders = OrderServiceStub(channel)
-            for _ in range(2):
-                call = orders.CreateOrder.future(request, timeout=TIMEOUT)
-                stack.callback(call.cancel)
+            calls = [orders.CreateOrder.future(request, timeout=TIMEOUT) for _ in range(2)]
             processes.wait_until(lambda: waiting_for_locks("orders") == 2, timeout=TIMEOUT)
             with pytest.raises(grpc.RpcError) as refusal:
                 orders.CreateOrder(request, timeout=TIMEOUT)
-            status = rpc_status.from_call(refusal.value)
-            retry = error_details_pb2.RetryInfo()
-            assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert any(detail.Unpack(retry) for detail in status.details)
-            assert retry.retry_delay.seconds == 1
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT)
+        assert [call.result().order_id for call in calls] == ["waits", "waits"]
+    retry = error_details_pb2.RetryInfo()
+    assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert any(detail.Unpack(retry) for detail in rpc_status.from_call(refusal.value).details)
+    assert retry.retry_delay.seconds == 1
 
 
 def test_reflection_can_be_off(settings: Any) -> None:
