@@ -5,6 +5,7 @@ from .actions import Action, ActionCall
 from .filters import Age, scan_filter
 from .forms import AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
 from .idempotency_keys import IdempotencyKeyAdmin
+from .lookups import DeclaredLookups
 from .messages import register_outbox_admin
 from .readonly import ReadOnlyAdmin, ReadOnlyInline
 
@@ -14,6 +15,7 @@ __all__ = [
     "Age",
     "AmountField",
     "ConfirmationForm",
+    "DeclaredLookups",
     "IdempotencyKeyAdmin",
     "ReadOnlyAdmin",
     "ReadOnlyInline",

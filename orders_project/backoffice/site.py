@@ -10,6 +10,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django.views.i18n import set_language
 
+from common.admin import DeclaredLookups
+
 APP_ORDER = ("orders", "payments", "processing", "orders_project", "auth", "admin")
 FIRST, LAST = ("Order", "Account", "Product"), ("IdempotencyKey", "Outgoing", "Incoming", "DeadLetter")
 
@@ -23,6 +25,13 @@ class BackOffice(admin.AdminSite):
     index_template = "admin/dashboard.html"
     site_url = None
     empty_value_display = "–"
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Register as usual. The list of every model, those of other packages too, takes declared filters only."""
+        admin_class = admin_class or admin.ModelAdmin
+        if not issubclass(admin_class, DeclaredLookups):
+            admin_class = type(admin_class.__name__, (DeclaredLookups, admin_class), {"__doc__": admin_class.__doc__})
+        super().register(model_or_iterable, admin_class, **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
