@@ -5,7 +5,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
-from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common.admin import (
@@ -16,6 +15,7 @@ from common.admin import (
     IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ShortReasonForm,
+    ShownOnce,
     display,
     panels,
     register_outbox_admin,
@@ -68,19 +68,13 @@ class NewEndpoint(ConfirmationForm):
     )
 
 
-def _register(call: ActionCall) -> str:
+def _register(call: ActionCall) -> ShownOnce:
     endpoint = webhooks.register(url=call.values["url"], events=call.values["events"], actor=call.actor, now=call.now)
-    return _secret_of(endpoint)
+    return ShownOnce(_("Signing secret"), endpoint.new_secret)
 
 
-def _rotate(call: ActionCall) -> str:
-    return _secret_of(webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now))
-
-
-def _secret_of(endpoint: WebhookEndpoint) -> str:
-    return _g("The signing secret is %(secret)s. Copy it now: it will not be shown again.") % {
-        "secret": endpoint.secret
-    }
+def _rotate(call: ActionCall) -> ShownOnce:
+    return ShownOnce(_("Signing secret"), webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now).new_secret)
 
 
 def _disable(call: ActionCall) -> None:
@@ -95,6 +89,11 @@ def _resend(call: ActionCall) -> None:
     webhooks.resend(delivery_id=str(call.row.pk), now=call.now)
 
 
+@admin.display(description=_("previous secret signs until"))
+def previous_until(endpoint: Any) -> Any:
+    return endpoint.secrets.exclude(expires_at=None).values_list("expires_at", flat=True).first()
+
+
 @admin.register(WebhookEndpoint)
 class WebhookEndpoints(ReadOnlyAdmin):
     """The endpoints of customers that receive webhooks about orders."""
@@ -104,7 +103,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
     search_by = ("id",)
     order = ("-id",)
     empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
-    fields = ("url", "events", "is_active", "disabled_because", "previous_until", "created_by", "created_at")
+    fields = ("url", "events", "is_active", "disabled_because", previous_until, "created_by", "created_at")
     page_actions = (
         Action(
             name="register",

@@ -4,10 +4,8 @@ Signed webhooks about orders, in the form of Standard Webhooks, retried until th
 An event of an order becomes a delivery to each endpoint that wants it, in the transaction that posts the event.
 """
 
-import base64
 import json
 import random
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from common.errors import Refusal
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
-from . import metrics, outbound_http
+from . import metrics, outbound_http, webhook_secrets
 from .messages import DeliverWebhook
 from .models import ROWS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -34,7 +32,6 @@ RETRY_DELAYS = tuple(
     for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 )
 MAX_WAIT = timedelta(days=1)
-OVERLAP = timedelta(days=1)  # how long the previous secret signs too after a rotation
 REST = 60.0  # seconds without attempts at an endpoint that does not answer
 GONE = 410  # the endpoint wants no more webhooks
 FAILED = (outbound_http.Refused, outbound_http.Unreachable)
@@ -59,7 +56,7 @@ class EndpointOff(Refusal):
 
 def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime) -> WebhookEndpoint:
     """
-    Register an address for these events, or for all of them, and return the endpoint.
+    Register an address for these events, or for all of them; return the endpoint with its `new_secret`.
 
     :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
     """
@@ -70,20 +67,17 @@ def register(*, url: str, events: Iterable[str] = (), actor: str, now: datetime)
         outbound_http.resolve(outbound_http.target(url))
     except FAILED as refused:
         raise BadEndpoint(str(refused), errors={"url": [str(refused)]}) from refused
-    return WebhookEndpoint.objects.create(url=url, events=wanted, secret=new_secret(), created_by=actor, created_at=now)
-
-
-def new_secret() -> str:
-    return signing.PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    with transaction.atomic(using="orders"):
+        endpoint = WebhookEndpoint.objects.create(url=url, events=wanted, created_by=actor, created_at=now)
+        endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
+    return endpoint
 
 
 @transaction.atomic(using="orders")
 def rotate(*, endpoint_id: str, now: datetime) -> WebhookEndpoint:
-    """Give an endpoint a new secret. For a day, webhooks are signed with the previous one too."""
+    """Give an endpoint a `new_secret`. For a day, webhooks are signed with the previous one too."""
     endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
-    endpoint.previous_secret, endpoint.previous_until = endpoint.secret, now + OVERLAP
-    endpoint.secret = new_secret()
-    endpoint.save(update_fields=["secret", "previous_secret", "previous_until"])
+    endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
     return endpoint
 
 
@@ -172,9 +166,7 @@ def send(message: DeliverWebhook) -> Result | None:
     )
     body, began = delivery.body.encode(), time.monotonic()
     now = timezone.now()
-    keys = [endpoint.secret]
-    if endpoint.previous_until is not None and endpoint.previous_until > now:
-        keys.append(endpoint.previous_secret)
+    keys = webhook_secrets.valid(endpoint_id=endpoint.pk, now=now)
     headers = signing.sign(secrets=keys, message_id=str(delivery.event_id), timestamp=now, body=body)
     headers |= {"Content-Type": "application/json", "User-Agent": "orders-webhooks"}
     try:

@@ -13,7 +13,7 @@ import environ
 T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
-DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
+DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key", "dev-encryption-key"}
 MIN_SECRET_LENGTH = 16
 RENAMED = {"ROOMS": "SERVICES"}  # variables under their former names, which still work in this release
 

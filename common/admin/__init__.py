@@ -1,7 +1,7 @@
 """The admin kit of every service: read-only pages over its tables, and actions of operators."""
 
 from . import display, panels
-from .actions import Action, ActionCall
+from .actions import Action, ActionCall, ShownOnce
 from .filters import Age, scan_filter
 from .forms import AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
 from .idempotency_keys import IdempotencyKeyAdmin
@@ -21,6 +21,7 @@ __all__ = [
     "ReadOnlyInline",
     "ReasonForm",
     "ShortReasonForm",
+    "ShownOnce",
     "display",
     "panels",
     "register_outbox_admin",

@@ -1,8 +1,8 @@
 """
 Lists that take no query parameters but those of their declared filters.
 
-# Note [Why a whitelist]: Django's admin passes every other parameter that names a field to the query, so whoever may see
-a list could ask for `?secret__regex=^a` and read a field that no page shows, character by character.
+# Note [Why a whitelist]: Django's admin passes every other parameter that names a field to the query, so whoever may
+see a list could ask for `?secret__regex=^a` and read a field that no page shows, character by character.
 """
 
 from functools import cache

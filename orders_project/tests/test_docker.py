@@ -128,7 +128,7 @@ DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
 BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
 # What a person or a vault provides: docs/operations.md lists it.
 GIVEN = {
-    "orders": {"secret-key", "payment-webhook-secret", "admin-secret"},
+    "orders": {"secret-key", "payment-webhook-secret", "admin-secret", "encryption-key"},
     "redis": {"url", "password"},
     "postgres-processing-orders-holding": {"uri", "username", "password"},
     "jwt-public": {"jwt-public.pem"},
@@ -263,7 +263,7 @@ class TestKubernetes:
 
 def _keys(environment: Any) -> set[str]:
     """The databases and the secrets that a process has access to."""
-    secret = {"ADMIN_SECRET", "PAYMENT_WEBHOOK_SECRET", "SECRET_KEY"}
+    secret = {"ADMIN_SECRET", "ENCRYPTION_KEY", "PAYMENT_WEBHOOK_SECRET", "SECRET_KEY"}
     return {name for name in environment if name.startswith("DATABASE_URL") or name in secret}
 
 

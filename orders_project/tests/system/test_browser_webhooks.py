@@ -151,7 +151,7 @@ class TestEndpoints:
 
     @staticmethod
     def secret(user: Operator) -> str:
-        found = re.search(r"whsec_\S+", user.told())
+        found = re.search(r"whsec_\S+", user.page.inner_text("#secret"))
         assert found is not None
         return found[0].rstrip(".")
 
