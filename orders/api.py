@@ -18,6 +18,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
 
+from common.addresses import client_address
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.principal import Principal, principal_of
@@ -25,7 +26,7 @@ from outbox.conflicts import retry_on_conflict
 
 from . import services
 from .filters import NewestFirst, OldestFirst, OrderFilter
-from .limits import address_of, count_order
+from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
 from .serializers import EventSerializer, NewOrderSerializer, OrderSerializer
 
@@ -86,9 +87,7 @@ class Orders(WithForm):
         asked = self.asked = NewOrderSerializer(data=request.data, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
-        forwarded = request.headers.get("X-Forwarded-For")
-        address = address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])
-        self.limits = count_order(email=new.user_email, principal=principal, address=address)
+        self.limits = count_order(email=new.user_email, principal=principal, address=client_address(request._request))
         key = request.headers.get(HEADER)
         order, is_new = services.place_order(new=new, now=timezone.now(), actor=principal, key=key)
         location = {"Location": reverse("order", args=[order.order_id])}

@@ -1,11 +1,9 @@
 """The limits of orders a minute: for one email, one client and one address."""
 
-from collections.abc import Iterable
-from ipaddress import ip_address
-
 from django.conf import settings
 
 from common import rate_limits
+from common.addresses import source_of
 from common.errors import Refusal
 from common.rate_limits import RateLimit, Standing
 
@@ -32,29 +30,10 @@ def count_order(*, email: str = "", principal: str = "", address: str = "") -> d
     limits = [
         RateLimit("email", email.strip().casefold(), settings.RATE_LIMIT_ORDERS_PER_MINUTE),
         RateLimit("client", principal, settings.RATE_LIMIT_CLIENT_PER_MINUTE),
-        RateLimit("address", address, settings.RATE_LIMIT_ADDRESS_PER_MINUTE),
+        RateLimit("address", source_of(address), settings.RATE_LIMIT_ADDRESS_PER_MINUTE),
     ]
     standings, full = rate_limits.count_against([limit for limit in limits if limit.key and limit.maximum])
     if full is not None:
         metrics.RATE_LIMIT_REFUSALS.labels(full.limit.name).inc()
         raise TooManyOrders(full, standings)
     return rate_limits.headers(standings)
-
-
-def address_of(peer: str, forwarded: Iterable[str]) -> str:
-    """
-    The address that a request comes from: the last one on its way that is not one of our own proxies.
-
-    `forwarded` are the X-Forwarded-For headers; only what a trusted proxy has added to them counts.
-    """
-    way = [hop.strip() for header in forwarded for hop in header.split(",")] + [peer]
-    origin = peer
-    for hop in reversed(way):
-        try:
-            address = ip_address(hop)
-        except ValueError:
-            break
-        origin = str(address)
-        if not any(address in network for network in settings.TRUSTED_PROXIES):
-            break
-    return origin

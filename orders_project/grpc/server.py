@@ -18,8 +18,8 @@ from grpc_health.v1.health import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from rest_framework.exceptions import NotAuthenticated
 
+from common.addresses import address_of
 from orders.grpc import Call, OrderService
-from orders.limits import address_of
 from orders.protos import order_service_pb2, order_service_pb2_grpc
 from outbox import context, tracing
 from outbox.metrics import Few, histogram

@@ -46,6 +46,7 @@ STATUS: dict[str, HTTPStatus] = {
     "malformed_webhook": HTTPStatus.BAD_REQUEST,
     "version_conflict": HTTPStatus.PRECONDITION_FAILED,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "locked_out": HTTPStatus.TOO_MANY_REQUESTS,
 }
 
 # Codes of Django and DRF that get a clearer name.

@@ -63,7 +63,7 @@ def test_every_list_refuses_to_be_filtered_by_what_is_no_filter(rf: RequestFacto
 
 
 class TestTheAttacks:
-    @pytest.mark.parametrize("lookup", ["secret", "secret__regex", "secrets__sealed__startswith", "previous_secret__gt"])
+    @pytest.mark.parametrize("lookup", ["secret", "secret__regex", "secrets__sealed__gt", "previous_secret__gt"])
     def test_on_the_signing_secrets_of_webhooks(self, viewer: Client, settings: Any, lookup: str) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = True
         webhooks.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())

@@ -53,6 +53,7 @@ def production(key_file: str) -> dict[str, str]:
         "SECRET_KEY": secrets.token_urlsafe(60),
         "ADMIN_SECRET": secrets.token_urlsafe(30),
         "PAYMENT_WEBHOOK_SECRET": secrets.token_urlsafe(30),
+        "ENCRYPTION_KEY": secrets.token_urlsafe(48),
         "JWT_KEY_FILES": key_file,
     }  # fmt: skip
 
@@ -86,6 +87,7 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ({"PAYMENT_WEBHOOK_SECRET": "dev-webhook-secret"}, "PAYMENT_WEBHOOK_SECRET is a development secret"),
         ({"SECRET_KEY": "dev-secret-key"}, "SECRET_KEY is a development secret"),
         ({"SECRET_KEY": "x" * 49}, "SECRET_KEY is too short"),
+        ({"ENCRYPTION_KEY": ""}, "ENCRYPTION_KEY is missing"),
         ({"API_AUTH": "open"}, "API_AUTH is open"),
         ({"API_AUTH": "ajar"}, "API_AUTH: 'ajar' is not one of"),
         ({"DATABASE_URL_ORDERS": ""}, "DATABASE_URL_ORDERS is missing"),
