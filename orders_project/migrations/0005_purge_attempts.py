@@ -30,8 +30,11 @@ END $$
 class Migration(migrations.Migration):
     dependencies = [
         ("orders_project", "0004_operator_permissions"),
+        ("sessions", "0001_initial"),
     ]
 
     operations = [
         migrations.RunSQL(PURGE, migrations.RunSQL.noop, elidable=True),
+        # Sessions lasted two weeks: everybody logs in once more.
+        migrations.RunSQL("DELETE FROM django_session", migrations.RunSQL.noop, elidable=True),
     ]

@@ -86,3 +86,7 @@ def test_no_page_shows_the_hash_of_a_secret(viewer: Client) -> None:
     page = viewer.get(f"/admin/orders_project/client/{client.pk}/change/")
     assert page.status_code == 200
     assert client.client_secret.split("$")[-1] not in page.content.decode()
+    user = User.objects.create_superuser("boss", password="right-and-long")
+    page = viewer.get(f"/admin/auth/user/{user.pk}/change/")
+    assert page.status_code == 200
+    assert user.password.split("$")[-1] not in page.content.decode()
