@@ -32,6 +32,7 @@ class LoginForm(AdminAuthenticationForm):
         name = self.cleaned_data.get("username")
         if not (name and self.cleaned_data.get("password")):
             return self.cleaned_data
+        assert self.request is not None  # the login page gives it
         attempt = Attempt("password", name, client_address(self.request))
         try:
             attempt.admit()

@@ -50,8 +50,8 @@ def check(user: Any, code: str) -> bool:
 
 def new_device(user: Any) -> TOTPDevice:
     """The device that this user is setting up. It counts once a code of it was shown."""
-    device, _created = TOTPDevice.objects.get_or_create(user_id=user.pk, confirmed=False, defaults={"name": "app"})
-    return device
+    begun = TOTPDevice.objects.filter(user_id=user.pk, confirmed=False).order_by("pk").first()
+    return begun or TOTPDevice.objects.create(user_id=user.pk, confirmed=False, name="app")
 
 
 @transaction.atomic(using="default")

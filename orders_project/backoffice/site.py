@@ -44,8 +44,8 @@ class BackOffice(admin.AdminSite):
         if request.method == "GET" and is_staff and second_factor.is_missing(request.user):
             return redirect("admin:second_factor")
         answer = super().login(request, extra_context)
-        form = getattr(answer, "context_data", None) and answer.context_data["form"]
-        if form and form.retry_after:
+        form = (getattr(answer, "context_data", None) or {}).get("form")
+        if isinstance(form, LoginForm) and form.retry_after:
             answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
             answer["Retry-After"] = str(form.retry_after)
         return answer

@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -14,6 +14,7 @@ from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.templatetags.static import static
 from django.utils import translation
 from django.utils.cache import get_conditional_response
+from django.utils.encoding import force_bytes
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
@@ -84,10 +85,10 @@ class Description(SpectacularAPIView):
 
 
 @cache
-def _description(renderer: type[BaseRenderer]) -> bytes:
+def _description(renderer: Callable[[], BaseRenderer]) -> bytes:
     with translation.override(settings.LANGUAGE_CODE):
         schema = SchemaGenerator().get_schema(request=None, public=True)
-        return renderer().render(schema, renderer_context={})
+        return force_bytes(renderer().render(schema, renderer_context={}))
 
 
 class Docs(SpectacularSwaggerSplitView):

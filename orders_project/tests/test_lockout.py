@@ -167,6 +167,12 @@ class TestTheLogin:
         assert answers == [200] * 3 + [429] * 5
         assert len(hashed) == 3
 
+    def test_hashes_for_every_name_alike(self, http: Client, hashed: list[str]) -> None:
+        for name in ("boss", "nobody"):
+            hashed.clear()
+            self.login(http, "wrong", name)
+            assert hashed == ["wrong"], name
+
     def test_ends_by_itself_within_hours(self, http: Client, settings: Any) -> None:
         assert self.login(http, "right-and-long").status_code == 302
         assert 0 < http.cookies["sessionid"]["max-age"] == settings.SESSION_COOKIE_AGE <= 12 * 3600
