@@ -166,6 +166,7 @@ class TestEndpoints:
         headers, body = self.hear(user, receiver, screenshots.place(system, user_id="demo-rich", amount=1))
         Webhook(first).verify(body, headers)
 
+        user.press("Back")
         user.follow("#result_list tbody tr:first-child th a")
         endpoint = user.page.url
         user.press("Rotate the secret")
