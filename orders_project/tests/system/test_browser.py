@@ -63,6 +63,7 @@ def test_nothing_stands_in_the_way(
         f"/admin/orders/order/{waiting}/change/",
         f"/admin/orders/order/{waiting}/do/resolve/",
         "/admin/dead-letters/",
+        "/admin/second-factor/",
     ):
         user.open(path)
         barriers[path] = user.barriers()
