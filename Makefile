@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts lint format types imports locks clean venv protos
+.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -71,8 +71,11 @@ types: venv ## check the types
 imports: venv ## check that packages import only what they may
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as check; check()'
 
+advisories: venv ## look for known vulnerabilities of the locked packages
+	@.ci/advisories
+
 locks: venv ## recompile requirements/*.txt from *.in; ARGS=--upgrade takes the newest versions
-	@for set in uv pip base dev postgres; do \
+	@for set in uv pip base dev postgres audit; do \
 	  UV_SYSTEM_CERTS=1 UV_CUSTOM_COMPILE_COMMAND="make locks" $(PY) -m uv pip compile --quiet --universal --python-version 3.11 \
 	    --generate-hashes $(ARGS) --output-file requirements/$$set.txt requirements/$$set.in || exit 1; \
 	done

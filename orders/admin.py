@@ -5,7 +5,6 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
-from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 from oauth2_provider.models import get_application_model
 
@@ -17,6 +16,7 @@ from common.admin import (
     IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ShortReasonForm,
+    ShownOnce,
     display,
     panels,
     register_outbox_admin,
@@ -81,23 +81,17 @@ class NewEndpoint(ConfirmationForm):
     )
 
 
-def _register(call: ActionCall) -> str:
+def _register(call: ActionCall) -> ShownOnce:
     client = call.values["client"]
     endpoint = webhooks.register(
         url=call.values["url"], events=call.values["events"], principal=client, hears_all=client == ALL_CLIENTS,
         actor=call.actor, now=call.now,
     )  # fmt: skip
-    return _secret_of(endpoint)
+    return ShownOnce(_("Signing secret"), endpoint.new_secret)
 
 
-def _rotate(call: ActionCall) -> str:
-    return _secret_of(webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now))
-
-
-def _secret_of(endpoint: WebhookEndpoint) -> str:
-    return _g("The signing secret is %(secret)s. Copy it now: it will not be shown again.") % {
-        "secret": endpoint.secret
-    }
+def _rotate(call: ActionCall) -> ShownOnce:
+    return ShownOnce(_("Signing secret"), webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now).new_secret)
 
 
 def _disable(call: ActionCall) -> None:
@@ -112,6 +106,11 @@ def _resend(call: ActionCall) -> None:
     webhooks.resend(delivery_id=str(call.row.pk), now=call.now)
 
 
+@admin.display(description=_("previous secret signs until"))
+def previous_until(endpoint: Any) -> Any:
+    return endpoint.secrets.exclude(expires_at=None).values_list("expires_at", flat=True).first()
+
+
 @admin.register(WebhookEndpoint)
 class WebhookEndpoints(ReadOnlyAdmin):
     """The endpoints of customers that receive webhooks about orders."""
@@ -122,7 +121,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
     fields = (
-        "url", "principal", "hears_all", "events", "is_active", "disabled_because", "previous_until", "created_by",
+        "url", "principal", "hears_all", "events", "is_active", "disabled_because", previous_until, "created_by",
         "created_at",
     )  # fmt: skip
     page_actions = (

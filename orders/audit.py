@@ -15,6 +15,10 @@ LEFT JOIN LATERAL (
 WHERE (o.status, o.version) IS DISTINCT FROM (last.status, last.version)
 """
 
+READABLE_SECRETS = """
+SELECT id::text, 'its signing secret is stored readable' FROM orders_webhookendpoint WHERE secret <> ''
+"""
+
 RULES = (
     Rule.of_query(
         "history",
@@ -22,5 +26,12 @@ RULES = (
         service="orders",
         query=HISTORY,
         repair="rebuild the order from its events: manage.py history ORDER_ID",
+    ),
+    Rule.of_query(
+        "webhook_secrets",
+        "the signing secrets of webhooks are stored encrypted only",
+        service="orders",
+        query=READABLE_SECRETS,
+        repair="manage.py reencrypt_secrets, once no process of the version before runs",
     ),
 )

@@ -2,11 +2,8 @@
 
 from django.conf import settings
 
-from common.addresses import address_of
 from common.client_limits import count
 from common.rate_limits import RateLimit
-
-__all__ = ["address_of", "count_order"]
 
 
 def count_order(*, email: str = "", principal: str = "") -> dict[str, str]:

@@ -18,6 +18,7 @@ from outbox.store import Rows
 from .webhook_models import WebhookAttempt as WebhookAttempt
 from .webhook_models import WebhookDelivery as WebhookDelivery
 from .webhook_models import WebhookEndpoint as WebhookEndpoint
+from .webhook_models import WebhookSecret as WebhookSecret
 
 ROWS = Rows("orders")
 

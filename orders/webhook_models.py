@@ -1,4 +1,4 @@
-"""Webhook endpoints, and what was delivered to them."""
+"""Webhook endpoints, their secrets, and what was delivered to them."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -16,11 +16,10 @@ class WebhookEndpoint(models.Model):
     events = models.JSONField(_("events"), default=list, blank=True, help_text=_("such as order.paid; none means all"))
     is_active = models.BooleanField(_("active"), default=True)
     disabled_because = models.CharField(_("disabled because"), max_length=50, blank=True)
-    secret = models.CharField(_("secret"), max_length=100)
-    previous_secret = models.CharField(_("previous secret"), max_length=100, blank=True)
-    previous_until = models.DateTimeField(_("previous secret signs until"), null=True)
     created_by = models.CharField(_("created by"), max_length=150, blank=True)
     created_at = models.DateTimeField(_("created at"))
+
+    new_secret = ""  # not stored: the secret, where it has just been made
 
     class Meta:
         verbose_name = _("webhook endpoint")
@@ -39,6 +38,30 @@ class WebhookEndpoint(models.Model):
 
     def wants(self, kind: str) -> bool:
         return not self.events or kind in self.events
+
+
+class WebhookSecret(models.Model):
+    """What signs the webhooks of an endpoint, encrypted. Only webhook_secrets.py reads it."""
+
+    endpoint = models.ForeignKey(
+        WebhookEndpoint, models.CASCADE, related_name="secrets", verbose_name=_("webhook endpoint")
+    )
+    sealed = models.TextField(_("encrypted secret"))
+    created_at = models.DateTimeField(_("created at"))
+    expires_at = models.DateTimeField(_("signs until"), null=True)
+
+    class Meta:
+        verbose_name = _("webhook secret")
+        verbose_name_plural = _("webhook secrets")
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=["endpoint"], condition=models.Q(expires_at=None), name="one_current_webhook_secret"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"secret of {self.endpoint_id}"
 
 
 class WebhookDelivery(models.Model):

@@ -4,11 +4,9 @@ Signed webhooks about orders, in the form of Standard Webhooks, retried until th
 An event of an order becomes a delivery to each endpoint that wants it, in the transaction that posts the event.
 """
 
-import base64
 import json
 import logging
 import random
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +23,7 @@ from outbox import clock
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
-from . import metrics, outbound_http
+from . import metrics, outbound_http, webhook_secrets
 from .messages import DeliverWebhook
 from .models import ROWS, Order, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -37,7 +35,6 @@ RETRY_DELAYS = tuple(
     for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 )
 MAX_WAIT = timedelta(days=1)
-OVERLAP = timedelta(days=1)  # how long the previous secret signs too after a rotation
 REST = 60.0  # seconds without attempts at an endpoint that does not answer
 GONE = 410  # the endpoint wants no more webhooks
 FAILED = (outbound_http.Refused, outbound_http.Unreachable)
@@ -71,7 +68,7 @@ def register(
     now: datetime,
 ) -> WebhookEndpoint:
     """
-    Register an address for these events, or for all of them, and return the endpoint.
+    Register an address for these events, or for all of them; return the endpoint with its `new_secret`.
 
     It hears of the orders of this principal only or, with `hears_all`, of those of everybody.
 
@@ -84,28 +81,24 @@ def register(
         outbound_http.resolve(outbound_http.target(url))
     except FAILED as refused:
         raise BadEndpoint(str(refused), errors={"url": [str(refused)]}) from refused
-    return WebhookEndpoint.objects.create(
-        url=url,
-        events=wanted,
-        principal="" if hears_all else principal,
-        hears_all=hears_all,
-        secret=new_secret(),
-        created_by=actor,
-        created_at=now,
-    )
-
-
-def new_secret() -> str:
-    return signing.PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    with transaction.atomic(using="orders"):
+        endpoint = WebhookEndpoint.objects.create(
+            url=url,
+            events=wanted,
+            principal="" if hears_all else principal,
+            hears_all=hears_all,
+            created_by=actor,
+            created_at=now,
+        )
+        endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
+    return endpoint
 
 
 @transaction.atomic(using="orders")
 def rotate(*, endpoint_id: str, now: datetime) -> WebhookEndpoint:
-    """Give an endpoint a new secret. For a day, webhooks are signed with the previous one too."""
+    """Give an endpoint a `new_secret`. For a day, webhooks are signed with the previous one too."""
     endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
-    endpoint.previous_secret, endpoint.previous_until = endpoint.secret, now + OVERLAP
-    endpoint.secret = new_secret()
-    endpoint.save(update_fields=["secret", "previous_secret", "previous_until"])
+    endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
     return endpoint
 
 
@@ -199,9 +192,7 @@ def send(message: DeliverWebhook) -> Result | None:
     )
     body, began = delivery.body.encode(), time.monotonic()
     now = clock.now("orders")
-    keys = [endpoint.secret]
-    if endpoint.previous_until is not None and endpoint.previous_until > now:
-        keys.append(endpoint.previous_secret)
+    keys = webhook_secrets.valid(endpoint_id=endpoint.pk, now=now)
     headers = signing.sign(secrets=keys, message_id=str(delivery.event_id), timestamp=now, body=body)
     headers |= {"Content-Type": "application/json", "User-Agent": "orders-webhooks"}
     try:

@@ -1,13 +1,17 @@
-"""The admin pages of the project: those that read several services, and those about people."""
+"""The admin pages of the project: those that read several services, and those about people and clients."""
 
 from django.contrib import admin
+from django_otp.plugins.otp_totp.models import TOTPDevice
 from oauth2_provider import models as oauth
 
-from .backoffice import orders, people, webhooks
+from .models import Client
 
-# Tokens are secrets: nobody may look at them.
-for _secret in (oauth.AccessToken, oauth.Grant, oauth.IDToken, oauth.RefreshToken):
+# Tokens are secrets, and so are the keys of authenticator apps: nobody may look at them. The page of clients is ours:
+# the toolkit's shows the hash of the secret.
+for _secret in (oauth.AccessToken, oauth.Grant, oauth.IDToken, oauth.RefreshToken, Client, TOTPDevice):
     if admin.site.is_registered(_secret):
         admin.site.unregister(_secret)
 
-__all__ = ["orders", "people", "webhooks"]
+from .backoffice import clients, orders, people, webhooks  # noqa: E402 - registers the page of clients
+
+__all__ = ["clients", "orders", "people", "webhooks"]

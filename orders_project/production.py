@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
-DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key"}
+DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key", "dev-encryption-key"}
 MIN_DISTINCT = 6  # characters of a secret; random ones of 16 digits have more
 PLACEHOLDER = re.compile(r"change.?me|example|insecure|placeholder|replace|password|todo|your.?secret", re.IGNORECASE)
 

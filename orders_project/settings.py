@@ -30,6 +30,7 @@ SECURE_REDIRECT_EXEMPT = [r"^health", r"^metrics/?$"]
 SECURE_HSTS_SECONDS = 31_536_000 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_AGE = env.whole("SESSION_SECONDS", default=8 * 3600, min_value=300, max_value=14 * 86_400)
 SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
 X_FRAME_OPTIONS = "DENY"
 
@@ -130,10 +131,15 @@ OAUTH_TOKEN_SECONDS = env.whole("OAUTH_TOKEN_SECONDS", default=900, min_value=60
 API_AUTH = env.choice("API_AUTH", default="open" if DEBUG else "required", of=("required", "open"))
 API_AUTH_OPEN_ACKNOWLEDGED = env.flag("API_AUTH_OPEN_ACKNOWLEDGED", default=False)
 ADMIN_SECRETS = env.secrets("ADMIN_SECRET", development="dev-admin-secret", needed="processing" in SERVICES_HERE)
+ENCRYPTION_KEYS = env.secrets(
+    "ENCRYPTION_KEY", development="dev-encryption-key", min_length=32, needed="orders" in SERVICES_HERE
+)
 # Orders a minute for one email, one client and one address (0: no limit).
 RATE_LIMIT_ORDERS_PER_MINUTE = env.whole("RATE_LIMIT_ORDERS_PER_MINUTE", default=5)
 RATE_LIMIT_CLIENT_PER_MINUTE = env.whole("RATE_LIMIT_CLIENT_PER_MINUTE", default=0 if EMBEDDED else 3000)
 RATE_LIMIT_ADDRESS_PER_MINUTE = env.whole("RATE_LIMIT_ADDRESS_PER_MINUTE", default=0 if EMBEDDED else 1200)
+# Attempts to log in or to get a token a minute from one address; each of them costs most of a second of a processor.
+RATE_LIMIT_LOGINS_PER_MINUTE = env.whole("RATE_LIMIT_LOGINS_PER_MINUTE", default=20)
 RATE_LIMIT_FILE = env.text("RATE_LIMIT_FILE")
 GRPC_PORT = env.whole("GRPC_PORT", default=50051, max_value=65535)
 GRPC_HOST = env.text("GRPC_HOST", default="127.0.0.1")
@@ -161,7 +167,8 @@ INSTALLED_APPS = [
     "django_filters",
     "django_prometheus",
     "oauth2_provider",
-    "axes",
+    "django_otp",
+    "django_otp.plugins.otp_totp",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "outbox",
@@ -185,14 +192,15 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "axes.middleware.AxesMiddleware",
     "orders_project.backoffice.middleware.ViewersZone",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 PROMETHEUS_EXPORT_MIGRATIONS = False
 PROMETHEUS_LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, float("inf"))
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"  # in no cookie
 ROOT_URLCONF = "orders_project.urls"
 CSRF_FAILURE_VIEW = "orders_project.http.errors.csrf_failure"
 APPEND_SLASH = False  # paths work with and without one, see urls.py
@@ -211,20 +219,15 @@ TEMPLATES = [
         },
     },
 ]
+# A code of an authenticator app at login: offered to everybody, and demanded of managers where it is required.
+SECOND_FACTOR = env.choice(
+    "SECOND_FACTOR", default="optional" if env.relaxed else "required", of=("optional", "required")
+)
+OTP_TOTP_ISSUER = "Orders"
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
 ]
-
-# After five wrong passwords or secrets from one address, the user or client is locked out there for 15 minutes.
-AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
-AXES_FAILURE_LIMIT = 5
-AXES_COOLOFF_TIME = timedelta(minutes=15)
-AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
-AXES_RESET_ON_SUCCESS = True
-AXES_CLIENT_IP_CALLABLE = "orders_project.auth.oauth.client_address"
-AXES_LOCKOUT_CALLABLE = "orders_project.auth.oauth.locked_out"
-AXES_VERBOSE = False
 
 OAUTH2_PROVIDER_APPLICATION_MODEL = "orders_project.Client"
 OAUTH2_PROVIDER = {

@@ -18,9 +18,11 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from common import fields, money
+from common.addresses import client_address
 from common.conditional import etags_in, if_match
 from common.field_rules import AtMostOne, NotEmpty
 from common.html_forms import WithForm
+from common.lockout import Attempt
 from common.pagination import KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
 from outbox import clock
@@ -94,14 +96,20 @@ class MayWriteProducts(BasePermission):
     def has_permission(self, request: Request, view: APIView) -> bool:
         if principal_of(request).may(PRODUCTS_WRITE) or not is_answered(request, view):
             return True
-        if not is_one_of(settings.ADMIN_SECRETS, request.headers.get("X-Admin-Secret", "")):
+        offered = request.headers.get("X-Admin-Secret")
+        if offered is None:
+            raise AdminSecretNeeded
+        attempt = Attempt("admin secret", "products", client_address(request._request))
+        attempt.refuse_if_locked()
+        if not is_one_of(settings.ADMIN_SECRETS, offered):
+            attempt.failed(known=True)
             raise AdminSecretNeeded
         return True
 
 
 def actor(request: Request) -> str:
     """Return the name under which the change of a product is recorded."""
-    return principal_of(request).name or "admin secret"
+    return principal_of(request).name or f"admin secret, from {client_address(request._request)}"
 
 
 def is_one_of(secrets: Iterable[str], offered: str) -> bool:

@@ -1,10 +1,11 @@
 """The admin kit of every service: read-only pages over its tables, and actions of operators."""
 
 from . import display, panels
-from .actions import Action, ActionCall
+from .actions import Action, ActionCall, ShownOnce
 from .filters import Age, scan_filter
 from .forms import AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
 from .idempotency_keys import IdempotencyKeyAdmin
+from .lookups import DeclaredLookups
 from .messages import register_outbox_admin
 from .readonly import ReadOnlyAdmin, ReadOnlyInline
 
@@ -14,11 +15,13 @@ __all__ = [
     "Age",
     "AmountField",
     "ConfirmationForm",
+    "DeclaredLookups",
     "IdempotencyKeyAdmin",
     "ReadOnlyAdmin",
     "ReadOnlyInline",
     "ReasonForm",
     "ShortReasonForm",
+    "ShownOnce",
     "display",
     "panels",
     "register_outbox_admin",

@@ -63,12 +63,21 @@ class ActionCall:
 
 
 @dataclass(frozen=True)
+class ShownOnce:
+    """A secret that an action has made. The page that answers the form shows it; it is stored in no message or log."""
+
+    label: Any
+    value: str
+
+
+@dataclass(frozen=True)
 class Action:
     """
     Something that operators may do with a row or, with `of_list`, on the list itself.
 
     `permission` is a codename: see conf.py. `first` is called before the transaction begins (it may call a foreign
-    service) and returns what it has found out. `perform` returns the message to show, if any.
+    service) and returns what it has found out. `perform` returns the message to show, if any, or a
+    secret to show once.
     """
 
     name: str
@@ -137,24 +146,38 @@ class ActionPages:
             except (Refusal, OutboxError) as refusal:
                 form.add_error(None, in_words(refusal))
             else:
+                if isinstance(message, ShownOnce):
+                    return self._show_once(request, action, row, message, back)
                 messages.success(request, message or _g("Done: %(action)s.") % {"action": action.label})
                 return HttpResponseRedirect(back)
         elif row is not None and not action.is_possible(row):
             messages.warning(request, _g("This is no longer possible: the state has changed."))
             return HttpResponseRedirect(back)
         context = {
+            **self._action_context(request, action, row, back),
+            "explanation": action.explanation(row) if callable(action.explanation) else action.explanation,
+            "form": form,
+            "destructive": action.destructive,
+        }
+        return TemplateResponse(request, "admin/action.html", context, status=422 if form.errors else 200)
+
+    def _show_once(
+        self, request: HttpRequest, action: Action, row: Any, secret: ShownOnce, back: str
+    ) -> TemplateResponse:
+        context = {**self._action_context(request, action, row, back), "secret": secret}
+        return TemplateResponse(request, "admin/shown_once.html", context)
+
+    def _action_context(self, request: HttpRequest, action: Action, row: Any, back: str) -> dict[str, Any]:
+        here: Any = self
+        return {
             **here.admin_site.each_context(request),
             "opts": here.opts,
             "original": row,
             "title": action.label,
-            "explanation": action.explanation(row) if callable(action.explanation) else action.explanation,
-            "form": form,
-            "destructive": action.destructive,
             "back": back,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
             "list_url": self._reverse("changelist"),
         }
-        return TemplateResponse(request, "admin/action.html", context, status=422 if form.errors else 200)
 
     def _reverse(self, page: str, *args: Any) -> str:
         here: Any = self

@@ -100,7 +100,7 @@ class TestAnOrderEvent:
         place()
         work()
         (headers, body), = receiver.requests  # fmt: skip
-        event = Webhook(endpoint.secret).verify(body, headers)
+        event = Webhook(endpoint.new_secret).verify(body, headers)
         assert event == json.loads(body)
         assert (event["type"], event["data"]["order_id"], event["data"]["status"]) == ("order.created", "o", "pending")
         delivery = WebhookDelivery.objects.get()
@@ -256,8 +256,8 @@ class TestAnEndpoint:
         place()
         work()
         (headers, body), = receiver.requests  # fmt: skip
-        assert renewed.secret != endpoint.secret
-        for secret in (endpoint.secret, renewed.secret):
+        assert renewed.new_secret != endpoint.new_secret
+        for secret in (endpoint.new_secret, renewed.new_secret):
             Webhook(secret).verify(body, headers)
 
 

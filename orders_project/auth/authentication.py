@@ -90,14 +90,16 @@ class Staff(SessionAuthentication):
     """
     Authentication of staff by their session in the back office, with its CSRF token, for the HTML pages of the API.
 
-    They may do there what their permissions in the back office allow.
+    They may do there what their permissions in the back office allow, once they have shown their second factor.
     """
 
     def authenticate(self, request: Request) -> tuple[Principal, None] | None:
         if not settings.BACK_OFFICE or settings.SESSION_COOKIE_NAME not in request.COOKIES:
             return None
+        from . import second_factor  # needs the back office's models, which not every process has
+
         user = request._request.user
-        if not (user.is_active and user.is_staff):
+        if not (user.is_active and user.is_staff and second_factor.is_satisfied(user)):
             return None
         self.enforce_csrf(request)
         granted = frozenset(scope for scope, permission in OF_STAFF.items() if user.has_perm(permission))

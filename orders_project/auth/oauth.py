@@ -4,12 +4,13 @@ import base64
 import binascii
 import secrets
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_plus
 
-from axes.handlers.proxy import AxesProxyHandler
 from django.conf import settings
-from django.contrib.auth.signals import user_login_failed
+from django.contrib.auth.hashers import check_password, make_password
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import reverse
 from django.utils.decorators import method_decorator
@@ -20,8 +21,10 @@ from oauth2_provider.oauth2_validators import OAuth2Validator
 from oauth2_provider.scopes import BaseScopes
 from oauth2_provider.views.mixins import OAuthLibMixin
 
+from common.addresses import client_address
+from common.lockout import Attempt, LockedOut
 from common.principal import SCOPES
-from orders.limits import address_of
+from orders_project.models import Client
 
 from . import keys
 
@@ -38,8 +41,65 @@ class ClientScopes(BaseScopes):
     get_default_scopes = get_available_scopes
 
 
+class Unclear(ValueError):
+    """The request does not authenticate in exactly one way."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a request shows: the one place that reads it, for the lockout and for the comparison alike."""
+
+    client_id: str
+    secret: str
+
+    @classmethod
+    def of(cls, authorization: str | None, body: Mapping[str, str]) -> "Credentials":
+        """
+        The credentials in the header (HTTP Basic, each part encoded as in a form) or else in the body.
+
+        :raises Unclear: if there are two, or the header is not readable
+        """
+        if authorization is None:
+            return cls(body.get("client_id", ""), body.get("client_secret", ""))
+        scheme, _, encoded = authorization.strip().partition(" ")
+        if scheme.lower() != "basic":
+            raise Unclear("Authenticate with HTTP Basic or in the body.")
+        try:
+            decoded = base64.b64decode(encoded.strip(), validate=True).decode()
+        except (binascii.Error, ValueError):
+            raise Unclear("The Authorization header cannot be read.") from None
+        client_id, colon, secret = decoded.partition(":")
+        found = cls(unquote_plus(client_id), unquote_plus(secret))
+        if not colon or "\0" in decoded or "\0" in found.client_id + found.secret:
+            raise Unclear("The Authorization header cannot be read.")
+        if "client_secret" in body or body.get("client_id", found.client_id) != found.client_id:
+            raise Unclear("Authenticate in the Authorization header or in the body, not in both.")
+        return found
+
+    def client(self) -> Client | None:
+        """
+        The client that these are the credentials of, if there is one.
+
+        Whether it exists or not, one secret is hashed, so that the time does not tell which ids exist.
+        """
+        client = Client.objects.filter(client_id=self.client_id).first()
+        if client is None:
+            make_password(self.secret)
+            return None
+        return client if check_password(self.secret, client.client_secret) else None
+
+
 class Validator(OAuth2Validator):
-    """Stores no tokens: they are verified by signature, expire in minutes and are never looked up."""
+    """
+    Authenticates clients by `Credentials` only.
+
+    Stores no tokens: they are verified by signature, expire in minutes and are never looked up.
+    """
+
+    def authenticate_client(self, request: Any, *args: Any, **kwargs: Any) -> bool:
+        authorization = request.headers.get("HTTP_AUTHORIZATION")
+        request.client = Credentials.of(authorization, dict(request.decoded_body)).client()
+        return request.client is not None
 
     def save_bearer_token(self, token: dict[str, Any], request: Any, *args: Any, **kwargs: Any) -> None:
         pass
@@ -74,43 +134,31 @@ class Token(OAuthLibMixin, View):
     def post(self, request: HttpRequest) -> HttpResponse:
         if any("\0" in value for values in request.POST.lists() for value in (values[0], *values[1])):
             return _refusal(400, "invalid_request", "A parameter contains a null character.")
-        grant = request.POST.get("grant_type", "client_credentials")
-        if grant != "client_credentials":
+        if any(len(values) > 1 for _name, values in request.POST.lists()):
+            return _refusal(400, "invalid_request", "A parameter is given twice.")
+        if request.POST.get("grant_type", "client_credentials") != "client_credentials":
             return _refusal(400, "unsupported_grant_type", "Only client_credentials is supported.")
-        claimed = {"username": _client_id(request)}
-        if not AxesProxyHandler.is_allowed(request, claimed):
-            return locked_out(request)
+        try:
+            shown = Credentials.of(request.headers.get("Authorization"), request.POST.dict())
+        except Unclear as unclear:
+            return _refusal(400, "invalid_request", str(unclear))
+        attempt = Attempt("client secret", shown.client_id, client_address(request))
+        try:
+            attempt.admit()
+        except LockedOut as refused:
+            answer = _refusal(429, "invalid_client", "Too many attempts. Try again later.")
+            answer["Retry-After"] = str(refused.retry_after)
+            return answer
         _, headers, body, status = self.create_token_response(request)
         if status == 401:
-            user_login_failed.send(sender=__name__, credentials=claimed, request=request)
+            attempt.failed(known=Client.objects.filter(client_id=shown.client_id).exists())
         elif status == 200:
-            AxesProxyHandler.reset_attempts(username=claimed["username"])
-        return HttpResponse(body, status=status, headers=headers)
-
-
-def _client_id(request: HttpRequest) -> str:
-    """The client id in the header or in the body."""
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "basic":
-        try:
-            return unquote_plus(base64.b64decode(credentials).decode().partition(":")[0]).replace("\0", "")[:255]
-        except (binascii.Error, UnicodeDecodeError):
-            return ""
-    return request.POST.get("client_id", "")[:255]
+            attempt.succeeded()
+        return HttpResponse(body, status=status, headers={"Content-Type": "application/json"} | headers)
 
 
 def _refusal(status: int, error: str, description: str) -> HttpResponse:
     return JsonResponse({"error": error, "error_description": description}, status=status)
-
-
-def locked_out(request: HttpRequest, *details: Any) -> HttpResponse:
-    """The answer to a user or a client that is locked out."""
-    if request.path_info.startswith("/oauth/"):
-        answer = _refusal(429, "invalid_client", "Too many wrong secrets. Try again later.")
-    else:
-        answer = HttpResponse("Too many wrong passwords. Try again later.", "text/plain", 429)
-    answer["Retry-After"] = str(int(settings.AXES_COOLOFF_TIME.total_seconds()))
-    return answer
 
 
 def jwks(request: HttpRequest) -> HttpResponse:
@@ -133,9 +181,3 @@ def metadata(request: HttpRequest) -> HttpResponse:
             "scopes_supported": sorted(SCOPES),
         }
     )
-
-
-def client_address(request: HttpRequest) -> str:
-    """The address that a request comes from, for the lockout of users and clients."""
-    forwarded = request.headers.get("X-Forwarded-For")
-    return address_of(request.META.get("REMOTE_ADDR", ""), [forwarded] if forwarded else [])

@@ -1,14 +1,23 @@
 """The admin site: its menu, its dashboard, and its pages over all services."""
 
+import base64
+from http import HTTPStatus
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path
+from django.urls import URLPattern, URLResolver, path, reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.cache import never_cache
 from django.views.i18n import set_language
+
+from common.admin import DeclaredLookups
+from orders_project.auth import second_factor
+from orders_project.auth.login import LoginForm
 
 APP_ORDER = ("orders", "payments", "processing", "orders_project", "auth", "admin")
 FIRST, LAST = ("Order", "Account", "Product"), ("IdempotencyKey", "Outgoing", "Incoming", "DeadLetter")
@@ -23,11 +32,58 @@ class BackOffice(admin.AdminSite):
     index_template = "admin/dashboard.html"
     site_url = None
     empty_value_display = "–"
+    login_form = LoginForm
+    login_template = "admin/login_with_code.html"
+
+    def has_permission(self, request: HttpRequest) -> bool:
+        return super().has_permission(request) and second_factor.is_satisfied(request.user)
+
+    def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Log in. Too many attempts are answered with 429; whoever has to set up a second factor first is led there."""
+        is_staff = super().has_permission(request)
+        if request.method == "GET" and is_staff and second_factor.is_missing(request.user):
+            return redirect("admin:second_factor")
+        answer = super().login(request, extra_context)
+        form = (getattr(answer, "context_data", None) or {}).get("form")
+        if isinstance(form, LoginForm) and form.retry_after:
+            answer.status_code = HTTPStatus.TOO_MANY_REQUESTS
+            answer["Retry-After"] = str(form.retry_after)
+        return answer
+
+    def second_factor(self, request: HttpRequest) -> HttpResponse:
+        """Set up an authenticator app: show its key until a code of it is entered."""
+        user = request.user
+        if not super().has_permission(request) or (second_factor.has_device(user) and not self.has_permission(request)):
+            return redirect_to_login(request.get_full_path(), reverse("admin:login"))
+        wrong = False
+        if request.method == "POST":
+            if second_factor.confirm(request, request.POST.get("code", "").replace(" ", "")):
+                messages.success(request, _("The second factor is set up."))
+                return redirect("admin:index")
+            wrong = True
+        device = second_factor.new_device(user)
+        context = {
+            **self.each_context(request),
+            "title": _("Second factor"),
+            "key": base64.b32encode(device.bin_key).decode(),
+            "address": device.config_url,
+            "has_device": second_factor.has_device(user),
+            "wrong": wrong,
+        }
+        return TemplateResponse(request, "admin/second_factor.html", context, status=422 if wrong else 200)
+
+    def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
+        """Register as usual. The list of every model, those of other packages too, takes declared filters only."""
+        admin_class = admin_class or admin.ModelAdmin
+        if not issubclass(admin_class, DeclaredLookups):
+            admin_class = type(admin_class.__name__, (DeclaredLookups, admin_class), {"__doc__": admin_class.__doc__})
+        super().register(model_or_iterable, admin_class, **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:
         return [
             path("dead-letters/", self.admin_view(self.dead_letters), name="dead_letters"),
             path("language/", set_language, name="set_language"),
+            path("second-factor/", never_cache(self.second_factor), name="second_factor"),
             *super().get_urls(),
         ]
 

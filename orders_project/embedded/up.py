@@ -119,6 +119,7 @@ def environment(given: Mapping[str, str], *, data: Path) -> dict[str, str]:
         "API_AUTH": given.get("API_AUTH") or "open",
         "JWT_KEY_FILES": given.get("JWT_KEY_FILES") or _kept_key(data / "jwt-key.pem"),
         "SECRET_KEY": given.get("SECRET_KEY") or _kept_secret(data / "secret-key"),
+        "ENCRYPTION_KEY": given.get("ENCRYPTION_KEY") or _kept_secret(data / "encryption-key"),
         "PORT": str(port),
         "PUBLIC_URL": given.get("PUBLIC_URL") or f"http://{here}:{port}",
         "FAKE_GATEWAY_PORT": str(gateway),

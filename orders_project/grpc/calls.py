@@ -26,8 +26,8 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from rest_framework.exceptions import NotAuthenticated
 
+from common.addresses import address_of
 from orders.grpc import Call, OrderService
-from orders.limits import address_of
 from orders.protos import order_service_pb2
 from outbox import context, tracing
 from outbox.metrics import Few, histogram

@@ -16,9 +16,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from common.addresses import client_address
 from common.idempotency import check_key
 from orders.grpc import IS_NEW
-from orders.limits import address_of
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
@@ -71,10 +71,9 @@ class ByGrpc(APIView):
     def call(self, method: str, message: Message) -> tuple[Any, dict[str, str]]:
         """Call a method; return the answer and its trailing metadata."""
         headers = self.request.headers
-        address = address_of(self.request.META.get("REMOTE_ADDR", ""), filter(None, [headers.get("X-Forwarded-For")]))
         metadata = [(name, headers[name]) for name in passed_on(headers)]
         metadata += [(name.lower(), value) for name, value in context.headers().items()]
-        metadata.append(("x-forwarded-for", address))
+        metadata.append(("x-forwarded-for", client_address(self.request._request)))
         ask: Callable[..., Any] = getattr(stub(), method).with_call
         try:
             answer, done = ask(message, timeout=TIMEOUT, metadata=metadata)

@@ -51,6 +51,7 @@ STATUS: dict[str, HTTPStatus] = {
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
     "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,
+    "locked_out": HTTPStatus.TOO_MANY_REQUESTS,
 }
 
 # Codes of Django and DRF that get a clearer name.

@@ -1,7 +1,8 @@
 """The start page, the description of the API, and what the codes of problems mean."""
 
+import hashlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -11,8 +12,13 @@ from django.conf import settings
 from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.templatetags.static import static
+from django.utils import translation
+from django.utils.cache import get_conditional_response
+from django.utils.encoding import force_bytes
+from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -62,7 +68,28 @@ class Root(APIView):
 
 
 class Description(SpectacularAPIView):
-    """The API in OpenAPI 3.1, as YAML or JSON."""
+    """
+    The API in OpenAPI 3.1, as YAML or JSON.
+
+    It is the same for everybody as long as the process runs, and takes a third of a second to make: so each form of it
+    is made once.
+    """
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
+        renderer = request.accepted_renderer
+        answer = HttpResponse(_description(type(renderer)), renderer.media_type)
+        answer["Content-Disposition"] = f'inline; filename="Orders.{renderer.format}"'
+        answer["Cache-Control"] = "public, max-age=300"
+        answer["ETag"] = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
+        return get_conditional_response(request._request, etag=answer["ETag"], response=answer)
+
+
+@cache
+def _description(renderer: Callable[[], BaseRenderer]) -> bytes:
+    with translation.override(settings.LANGUAGE_CODE):
+        schema = SchemaGenerator().get_schema(request=None, public=True)
+        return force_bytes(renderer().render(schema, renderer_context={}))
 
 
 @cache

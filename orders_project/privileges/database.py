@@ -32,9 +32,9 @@ TABLES: dict[str, dict[str, str]] = {
     "default": {
         "admin": ALL,
         "auth": ALL,
-        "axes": ALL,
         "contenttypes": ADD,
         "oauth2_provider": ALL,
+        "otp_totp": ALL,
         "sessions": ALL,
         "orders_project.Approval": KEEP,
         "orders_project.Client": ALL,

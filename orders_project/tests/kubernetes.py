@@ -25,7 +25,7 @@ DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
 BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
 # What a person or a vault provides: docs/operations.md lists it.
 GIVEN = {
-    "orders": {"secret-key", "payment-webhook-secret", "admin-secret"},
+    "orders": {"secret-key", "payment-webhook-secret", "admin-secret", "encryption-key"},
     "stripe": {"api-key", "webhook-secret"},
     "redis": {"url", "password"},
     "rabbitmq-users": {f"{user.name.replace('_', '-')}-{key}" for user in broker.USERS for key in ("url", "password")},

@@ -70,9 +70,8 @@ FILL: dict[str, tuple[str, ...]] = {
         SELECT '', 'k' || n, '', 201, '{}', '{}', at, order_id FROM crowd
         """,
         """
-        INSERT INTO orders_webhookendpoint (id, url, events, is_active, disabled_because, secret, previous_secret,
-            created_by, created_at)
-        SELECT id, 'https://' || n || '.example.com', '[]', n <> 1, '', '', '', '', at FROM crowd WHERE n <= 3
+        INSERT INTO orders_webhookendpoint (id, url, events, is_active, disabled_because, created_by, created_at)
+        SELECT id, 'https://' || n || '.example.com', '[]', n <> 1, '', '', at FROM crowd WHERE n <= 3
         """,
         """
         INSERT INTO orders_webhookdelivery (id, event_id, type, order_id, body, status, attempts, tries, created_at,

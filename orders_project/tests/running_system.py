@@ -63,7 +63,7 @@ class RunningSystem:
         self.env = clean | {
             "EMBEDDED": "1", "API_AUTH": "open", "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "FAKE_PAYMENT_SUCCESS_RATE": "1", "PROCESSING_SUCCESS_RATE": "1", "PYTHONUNBUFFERED": "1",
-            "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"),
+            "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"), "RATE_LIMIT_LOGINS_PER_MINUTE": "0",
         } | self.environment  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.callback(places.forget, self.home)

@@ -128,7 +128,7 @@ class Words(HTMLParser):
 
 QUOTED = {"script", "style", "pre", "code"}  # messages and tracebacks are quoted
 PHRASE = re.compile(r"\b[A-Za-z]{2,}(?:,? [A-Za-z]{2,}\b(?!_))+")  # English words in a row; one alone may be a code
-FOREIGN = ("/admin/axes/", "/admin/auth/", "/admin/orders_project/client/")  # pages with texts of other packages
+FOREIGN = ("/admin/auth/",)  # pages with texts of other packages
 NAMES = {
     "Idempotency-Key", "manage.py dlq show", "POST /orders", "The body is not JSON.",
 }  # fmt: skip

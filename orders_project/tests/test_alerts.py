@@ -10,6 +10,7 @@ import pytest
 import yaml
 from django_prometheus.middleware import Metrics
 
+from common import lockout
 from orders_project.grpc import calls
 from orders_project.http import middleware
 from orders_project.observability import metrics
@@ -33,6 +34,7 @@ WORDS_OF_PROMQL = {
 def shown() -> set[str]:
     """The names of all samples that `/metrics` can have."""
     assert calls.GRPC_SECONDS
+    assert lockout.FAILURES
     assert middleware.POOL  # they count by being imported
     assert Metrics.get_instance()
     ours_and_djangos = (REGISTRY, prometheus_client.REGISTRY)

@@ -64,6 +64,7 @@ def production(key_file: str) -> dict[str, str]:
         "INSTALLATION": "shop",
         "STRIPE_API_KEY": f"sk_test_{secrets.token_hex(20)}",
         "STRIPE_WEBHOOK_SECRET": f"whsec_{secrets.token_hex(20)}",
+        "ENCRYPTION_KEY": secrets.token_urlsafe(48),
         "JWT_KEY_FILES": key_file,
     }  # fmt: skip
 
@@ -96,6 +97,7 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("PAYMENT_WEBHOOK_SECRET", "x", "is too short"),
         ("SECRET_KEY", "dev-secret-key", "is a development secret"),
         ("SECRET_KEY", "x" * 49, "is too short"),
+        ("ENCRYPTION_KEY", "", "is missing"),
         ("STRIPE_WEBHOOK_SECRET", "x", "is too short"),
         ("STRIPE_WEBHOOK_SECRET", "", "is missing"),
         ("STRIPE_API_KEY", "sk_test", "is too short"),

@@ -1,10 +1,13 @@
 """The gateway's configuration in Debian's nginx, in front of servers that tell what they were asked."""
 
 import json
+import select
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -195,6 +198,50 @@ class TestRefusals:
 
     def test_the_answer_does_not_tell_the_version(self, gateway: Gateway) -> None:
         assert requests.get(gateway.url("/metrics"), timeout=60).headers["Server"] == "nginx"
+
+
+class TestLimits:
+    """A gateway behind a proxy that says where requests come from."""
+
+    def burst(self, gateway: Gateway, path: str, source: str, *, number: int, method: str = "POST") -> list[int]:
+        with requests.Session() as session:
+            session.headers["X-Forwarded-For"] = source
+            return [session.request(method, gateway.url(path), timeout=60).status_code for _ in range(number)]
+
+    def test_of_logins_and_tokens_hold_for_an_address(self, behind_a_proxy: Gateway) -> None:
+        began = time.monotonic()
+        for path in ("/oauth/token", "/admin/login/"):
+            answers = self.burst(behind_a_proxy, path, "192.0.2.7", number=30)
+            allowed = 21 + (time.monotonic() - began) / 2  # a token bucket of 20, and one more every two seconds
+            assert answers.count(200) <= allowed
+        assert answers[-1] == 429
+        refused = requests.post(
+            behind_a_proxy.url("/oauth/token"), headers={"X-Forwarded-For": "192.0.2.7"}, timeout=60
+        )
+        assert (refused.headers["Content-Type"], refused.json()["code"]) == (PROBLEM, "rate_limited")
+        assert refused.headers["Retry-After"] == "5"
+        assert self.burst(behind_a_proxy, "/oauth/token", "192.0.2.8", number=1) == [200]
+        assert self.burst(behind_a_proxy, "/admin/login/", "192.0.2.7", number=1, method="GET") == [200]
+
+    def test_of_ipv6_hold_for_the_network(self, behind_a_proxy: Gateway) -> None:
+        for host in range(22):
+            last = self.burst(behind_a_proxy, "/oauth/token", f"2001:db8:1:2::{host + 1:x}", number=2)
+        assert last[-1] == 429
+        assert self.burst(behind_a_proxy, "/oauth/token", "2001:db8:1:3::1", number=1) == [200]
+        assert self.burst(behind_a_proxy, "/oauth/token", "2001:db8:9::1", number=1) == [200]
+
+    def test_of_connections_hold_for_an_address(self, behind_a_proxy: Gateway) -> None:
+        head = b"POST /orders HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"
+        with ExitStack() as open_connections:
+            answers = []
+            for _ in range(101):
+                connection = socket.create_connection(("127.0.0.1", behind_a_proxy.port), timeout=60)
+                open_connections.enter_context(connection)
+                connection.sendall(head)
+                answers.append(connection)
+            ready, _, _ = select.select(answers, [], [], 60)
+            assert ready[0].recv(4096).startswith(b"HTTP/1.1 429 ")
+            assert self.burst(behind_a_proxy, "/orders", "192.0.2.10", number=1, method="GET") == [200]
 
 
 def test_compose_fills_in_every_variable_of_the_template() -> None:

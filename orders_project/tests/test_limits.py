@@ -16,7 +16,7 @@ from django.utils import timezone
 from redis import Redis
 
 from common import rate_limits
-from common.addresses import address_of
+from common.addresses import address_of, source_of
 from common.client_limits import LimitReached, count_request
 from orders.limits import count_order
 from orders_project.embedded import CannotRun, debian, processes
@@ -186,6 +186,28 @@ class TestTheAddress:
     )
     def test_is_the_last_one_that_is_not_a_trusted_proxy(self, peer: str, forwarded: list[str], address: str) -> None:
         assert address_of(peer, forwarded) == address
+
+    @pytest.mark.parametrize(
+        ("address", "source"),
+        [
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2:ffff:ffff:ffff:ffff", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("unix:", "unix:"),
+        ],
+    )
+    def test_counts_with_its_network_if_it_is_ipv6(self, address: str, source: str) -> None:
+        assert source_of(address) == source
+
+    def test_of_a_subscriber_may_change_within_its_network(self, settings: Any) -> None:
+        settings.RATE_LIMIT_ADDRESS_PER_MINUTE = 3
+        for host in range(3):
+            count_request(address=f"2001:db8::{host}")
+        with pytest.raises(LimitReached):
+            count_request(address="2001:db8::ffff")
+        count_request(address="2001:db8:0:1::1")
 
 
 def test_a_limit_of_zero_uses_no_store(settings: Any) -> None:

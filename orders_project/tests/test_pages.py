@@ -9,8 +9,10 @@ import pytest
 from django.core.management import call_command
 from django.test import Client
 from django.urls import Resolver404, resolve
+from drf_spectacular.generators import SchemaGenerator
 from jsonschema import Draft202012Validator
 
+from orders_project.http import pages
 from orders_project.http.pages import ENDPOINTS
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +31,27 @@ def described(http: Client) -> dict[str, Any]:
 class TestTheDescription:
     def test_is_sound(self) -> None:
         call_command("spectacular", "--validate", "--fail-on-warn", stdout=StringIO())
+
+    def test_is_made_once_for_each_form(self, http: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[Any] = []
+        make = SchemaGenerator.get_schema
+
+        def counted(*args: Any, **options: Any) -> Any:
+            made.append(options)
+            return make(*args, **options)
+
+        monkeypatch.setattr(SchemaGenerator, "get_schema", counted)
+        pages._description.cache_clear()
+        forms = [{"Accept": accept} for accept in ("application/json", "application/yaml", "*/*")]
+        first, again = ([http.get("/schema", headers=form) for form in forms] for _ in range(2))
+        assert [answer.content for answer in first] == [answer.content for answer in again]
+        assert http.get("/schema?format=json&lang=ru&version=2").status_code == 200
+        assert len(made) <= 4  # of the renderers
+        for path in ("/docs", "/docs?script=", "/redoc"):
+            assert http.get(path).status_code == 200
+        known = http.get("/schema", headers={"If-None-Match": first[2]["ETag"]})
+        assert (known.status_code, known.content) == (304, b"")
+        assert len(made) <= 4
 
     def test_has_every_endpoint(self, http: Client) -> None:
         description = described(http)

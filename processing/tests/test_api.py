@@ -63,7 +63,7 @@ class TestMakingAProduct:
     def test_takes_its_stock_in_by_a_movement(self, client: Client) -> None:
         make(client, LAPTOP)
         (movement,) = StockMovement.objects.all()
-        assert (movement.kind, movement.quantity, movement.actor) == ("received", 10, "admin secret")
+        assert (movement.kind, movement.quantity, movement.actor) == ("received", 10, "admin secret, from 127.0.0.1")
 
     def test_without_stock_moves_nothing(self, client: Client) -> None:
         assert make(client, LAPTOP | {"stock": 0}).json()["stock"] == 0
@@ -97,6 +97,16 @@ class TestMakingAProduct:
         assert (answer.status_code, answer["Content-Type"]) == (401, "application/problem+json")
         assert answer.json()["code"] == "admin_secret_needed"
         assert not Product.objects.exists()
+
+    def test_cannot_be_guessed_at(self, client: Client) -> None:
+        guesses = [make(client, LAPTOP, **{"X-Admin-Secret": f"guess-{number}"}) for number in range(5)]
+        assert [answer.status_code for answer in guesses] == [401] * 5
+        locked = make(client, LAPTOP)
+        assert (locked.status_code, locked.json()["code"]) == (429, "locked_out")
+        assert int(locked["Retry-After"]) > 800
+        elsewhere = make(client, LAPTOP, **{"X-Admin-Secret": "dev-admin-secret", "X-Forwarded-For": "192.0.2.7"})
+        assert elsewhere.status_code == 201
+        assert StockMovement.objects.get().actor == "admin secret, from 192.0.2.7"
 
     def test_takes_any_secret_while_they_are_rotated(self, client: Client, settings: Any) -> None:
         settings.ADMIN_SECRETS = ["new-secret", "old-secret"]

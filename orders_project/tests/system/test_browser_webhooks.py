@@ -151,7 +151,7 @@ class TestEndpoints:
 
     @staticmethod
     def secret(user: Operator) -> str:
-        found = re.search(r"whsec_\S+", user.told())
+        found = re.search(r"whsec_\S+", user.page.inner_text("#secret"))
         assert found is not None
         return found[0].rstrip(".")
 
@@ -167,6 +167,7 @@ class TestEndpoints:
         headers, body = self.hear(user, receiver, screenshots.place(system, user_id="demo-rich", amount=1))
         Webhook(first).verify(body, headers)
 
+        user.press("Back")
         user.follow("#result_list tbody tr:first-child th a")
         endpoint = user.page.url
         user.press("Rotate the secret")

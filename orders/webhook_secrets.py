@@ -1,0 +1,89 @@
+"""
+The secrets that sign webhooks, encrypted in a table of their own that no page and no list reads.
+
+A secret is returned once, to whoever has it made. Afterwards it only signs.
+"""
+
+import base64
+import secrets
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.db import connections, transaction
+from django.db.models import Q
+
+from common import encryption, signing
+
+from .webhook_models import WebhookSecret
+
+OVERLAP = timedelta(days=1)  # how long the previous secret signs too after a rotation
+
+
+def issue(*, endpoint_id: UUID, now: datetime) -> str:
+    """
+    Make a new secret for an endpoint and return it. The one before signs for another day; older ones are deleted.
+
+    Call it in a transaction of orders that holds the lock on the endpoint.
+    """
+    secret = signing.PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+    _store(endpoint_id, secret, now=now)
+    return secret
+
+
+def _store(endpoint_id: UUID, secret: str, *, now: datetime) -> None:
+    of_endpoint = WebhookSecret.objects.filter(endpoint_id=endpoint_id)
+    of_endpoint.filter(expires_at__isnull=False).delete()
+    of_endpoint.update(expires_at=now + OVERLAP)
+    WebhookSecret.objects.create(endpoint_id=endpoint_id, sealed=encryption.encrypt(secret), created_at=now)
+
+
+def valid(*, endpoint_id: UUID, now: datetime) -> list[str]:
+    """
+    The secrets that sign for an endpoint now, the newest first.
+
+    :raises NotReadable: if they were encrypted with a key that is not in ENCRYPTION_KEY
+    """
+    current = Q(expires_at=None) | Q(expires_at__gt=now)
+    rows = WebhookSecret.objects.filter(current, endpoint_id=endpoint_id).order_by("-id")
+    return [encryption.decrypt(row.sealed) for row in rows] or _take_over(now=now, endpoint_id=endpoint_id)
+
+
+@transaction.atomic(using="orders")
+def reencrypt(*, now: datetime) -> int:
+    """
+    Encrypt all secrets with the newest key, and return how many there are.
+
+    Secrets that the version before has left in readable columns move here and are erased there.
+
+    :raises NotReadable: if one was encrypted with a key that is not in ENCRYPTION_KEY; then all stay as they are
+    """
+    _take_over(now=now)
+    rows = list(WebhookSecret.objects.select_for_update())
+    for row in rows:
+        row.sealed = encryption.encrypt(encryption.decrypt(row.sealed))
+    WebhookSecret.objects.bulk_update(rows, ["sealed"], batch_size=500)
+    with connections["orders"].cursor() as cursor:
+        cursor.execute("UPDATE orders_webhookendpoint SET secret = '', previous_secret = '' WHERE secret <> ''")
+    return len(rows)
+
+
+@transaction.atomic(using="orders")
+def _take_over(*, now: datetime, endpoint_id: UUID | None = None) -> list[str]:
+    """
+    Store the secrets that processes of the version before have written since the migration, and return them.
+
+    # Note [Until the columns are dropped]: such processes read and write readable columns, and may run beside ours
+    # while a new version is rolled out. `reencrypt` erases the columns, and is run once they have ended.
+    """
+    found = []
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "SELECT id, secret FROM orders_webhookendpoint WHERE secret <> '' AND id = coalesce(%s, id) FOR UPDATE",
+            [endpoint_id],
+        )
+        for endpoint, secret in cursor.fetchall():
+            stored = WebhookSecret.objects.filter(endpoint_id=endpoint)
+            if secret not in (encryption.decrypt(row.sealed) for row in stored):
+                _store(endpoint, secret, now=now)
+                found.append(secret)
+    return found
