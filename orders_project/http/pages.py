@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -18,7 +18,6 @@ from django.utils.encoding import force_bytes
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import extend_schema
 from drf_spectacular.views import SpectacularAPIView, SpectacularRedocView, SpectacularSwaggerSplitView
-from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -78,15 +77,16 @@ class Description(SpectacularAPIView):
     @extend_schema(exclude=True)
     def get(self, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
         renderer = request.accepted_renderer
-        answer = HttpResponse(_description(type(renderer)), renderer.media_type)
+        answer = HttpResponse(_description(str(renderer.format)), renderer.media_type)
         answer["Content-Disposition"] = f'inline; filename="Orders.{renderer.format}"'
         answer["Cache-Control"] = "public, max-age=300"
         answer["ETag"] = f'"{hashlib.sha256(answer.content).hexdigest()[:32]}"'
-        return get_conditional_response(request._request, etag=answer["ETag"], response=answer)
+        return get_conditional_response(request._request, etag=answer["ETag"], response=answer) or answer
 
 
 @cache
-def _description(renderer: Callable[[], BaseRenderer]) -> bytes:
+def _description(form: str) -> bytes:
+    renderer = next(one for one in Description.renderer_classes if one.format == form)
     with translation.override(settings.LANGUAGE_CODE):
         schema = SchemaGenerator().get_schema(request=None, public=True)
         return force_bytes(renderer().render(schema, renderer_context={}))

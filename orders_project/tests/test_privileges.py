@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connections, transaction
 from django.utils import timezone
 
-from orders import webhooks
+from orders import webhook_secrets, webhooks
 from orders.messages import DeliverWebhook
 from orders.models import Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.outbound_http import Answer
@@ -227,7 +227,9 @@ def test_processing_sells_and_gives_back_by_its_own_role() -> None:
 @pytest.mark.parametrize(("answer", "status"), [(204, "delivered"), (500, "pending"), (410, "failed")])
 def test_the_worker_of_webhooks_records_its_results_and_can_post_nothing_else(answer: int, status: str) -> None:
     now = timezone.now()
-    endpoint = WebhookEndpoint.objects.create(url="https://a.example", secret="whsec_x", created_at=now)
+    with transaction.atomic(using="orders"):
+        endpoint = WebhookEndpoint.objects.create(url="https://a.example", created_at=now)
+        webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
     delivery = WebhookDelivery.objects.create(
         endpoint=endpoint, event_id=endpoint.pk, type="order.paid", order_id="o-1", body="{}", created_at=now
     )
