@@ -152,11 +152,11 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
         # Note [Order ids are names]: the id that a client gives is unique for this client alone, and nobody learns from
         # an answer which ids others use. So it is stored as a reference, and the order gets an id of ours. An order
         # from before that, and one without a client, which can only be where the API is open, have it as their key.
-        turn = f"{new.principal!r} {new.order_id}" if exclusive else ""
         if new.principal:
+            turn = f"order {new.order_id!r} of {new.principal!r}" if exclusive else ""
             stored = _found(NAMED, new.principal, new.order_id, new.order_id, turn=turn)
         else:
-            stored = _found("WHERE order_id = %s", new.order_id, turn=turn)
+            stored = _found("WHERE order_id = %s", new.order_id, turn=new.order_id if exclusive else "")
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}

@@ -400,11 +400,10 @@ def test_a_crash_between_the_commits_moves_nothing_twice() -> None:
             blocker.execute("SELECT pg_terminate_backend(%s)", [until_a_lock_is_awaited("default")])
             thread.join(300)
         assert answers in ([500], [503])
-        reason = str(values["reason"])
-        assert not LogEntry.objects.filter(change_message__contains=reason).exists()
+        assert not LogEntry.objects.filter(change_message__contains=str(values["reason"])).exists()
         again = [manager.post(url(row, action), form).status_code for _ in range(2)]
         assert again == [302, 302]
-        assert LogEntry.objects.filter(change_message__contains=reason).count() == 1
+        assert LogEntry.objects.filter(change_message__contains=str(values["reason"])).count() == 1
     lamp.refresh_from_db()
     account.refresh_from_db()
     assert (lamp.available, account.balance) == (5, 5_00)
