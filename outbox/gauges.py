@@ -41,7 +41,7 @@ class Reading:
 
 
 PENDING = f"""
-SELECT %(service)s AS service, count(*) AS outbox_room_pending,
+SELECT %(service)s AS service, count(*) AS outbox_service_pending,
        coalesce(extract(epoch FROM statement_timestamp() - min(due_at)), 0) AS outbox_oldest_seconds
 FROM (SELECT due_at FROM {OutgoingMessage._meta.db_table}
       WHERE published_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
@@ -75,7 +75,7 @@ def readings_of(service: str) -> Iterator[Reading]:
         return {"service": service, "database": database}
 
     pending = {
-        "outbox_room_pending": "Messages of a service that are due and not sent.",
+        "outbox_service_pending": "Messages of a service that are due and not sent.",
         "outbox_oldest_seconds": "How long the oldest of them has been due.",
     }
     waiting = {"outbox_waiting_for_release": "Messages put back because no worker here knows their type or version."}

@@ -63,7 +63,7 @@ DATABASE_ERRORS = counter(
 )
 
 RELAY_BATCH = histogram(
-    "relay_batch_letters", "Messages sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
+    "relay_batch_messages", "Messages sent in one batch.", "service", buckets=(1, 2, 5, 10, 20, 50, 100, 200)
 )
 RELAY_LAG = histogram(
     "relay_lag_seconds", "How long a batch's oldest message was due when the batch was sent.", "service"

@@ -78,11 +78,11 @@ class Relay:
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
         """Lock, publish and stamp one batch; return how many messages were locked."""
-        room = BATCH - sum(len(batch.rows) for batch in self._unanswered)
-        if room <= 0:
+        free = BATCH - sum(len(batch.rows) for batch in self._unanswered)
+        if free <= 0:
             return 0
         with transaction.atomic(using=self.database):
-            rows = self._due.claim(until=now - overdue, limit=room)
+            rows = self._due.claim(until=now - overdue, limit=free)
             if not rows:
                 return 0
             lag = now - rows[0].due_at

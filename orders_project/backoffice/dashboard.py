@@ -189,15 +189,15 @@ def _money(rows: list[dict[str, Any]] | None) -> Section:
 
 
 def _outboxes(rows: list[dict[str, Any]]) -> Section:
-    found = [row for row in rows if "outbox_room_pending" in row]
+    found = [row for row in rows if "outbox_service_pending" in row]
     tiles = [
         Tile(
             row["service"],
-            _count(row["outbox_room_pending"]),
+            _count(row["outbox_service_pending"]),
             display.list_url(row["service"], "outgoing", "sending=due"),
             "bad" if row["outbox_oldest_seconds"] > 30 else "good",
             _g("oldest %(age)s") % {"age": duration(float(row["outbox_oldest_seconds"]))}
-            if row["outbox_room_pending"]
+            if row["outbox_service_pending"]
             else _("nothing is waiting"),
         )
         for row in found

@@ -61,7 +61,7 @@ HOURLY = Reading("orders", PER_HOUR, {"orders": ""}, _a_day, every=10.0)
 DURATION = Reading("orders", LATENCY, {"orders": ""}, _an_hour, every=10.0)
 TURNOVER = Reading("payments", MONEY, {"amount": ""}, _a_day, every=10.0)
 DASHBOARD = Stored((HOURLY, DURATION, TURNOVER))
-SHOWN = frozenset({"orders_open", "outbox_room_pending", "dead_letters", "payments_refused"})
+SHOWN = frozenset({"orders_open", "outbox_service_pending", "dead_letters", "payments_refused"})
 
 
 def take() -> tuple[dict[Reading, list[dict[str, Any]]], list[dict[str, Any]]]:

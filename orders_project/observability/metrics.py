@@ -120,7 +120,7 @@ class Stored(Collector):
                 family = families.setdefault(name, GaugeMetricFamily(name, documentation, labels=labels))
                 for row in rows:
                     family.add_metric([str(row[label]) for label in labels], float(row[name]))
-            pending += sum(row.get("outbox_room_pending", 0) for row in rows)
+            pending += sum(row.get("outbox_service_pending", 0) for row in rows)
         answered = {reading.database for reading, _ in found}
         for database in dict.fromkeys(reading.database for reading in self.readings):
             up.add_metric([database], float(database in answered))

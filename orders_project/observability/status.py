@@ -68,7 +68,7 @@ def look() -> Status:
 
 def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
     match row:
-        case {"outbox_room_pending": pending, "outbox_oldest_seconds": oldest}:
+        case {"outbox_service_pending": pending, "outbox_oldest_seconds": oldest}:
             service.pending, service.oldest_seconds = int(pending), round(float(oldest), 1)
         case {"outbox_waiting_for_release": number}:
             service.waiting_for_release = int(number)

@@ -45,7 +45,7 @@ NAUGHTY = (
     "<details open ontoggle=xss()>",
     "<math><mtext></form><form><mglyph><style></math><img src onerror=xss()>",
 )
-# Each holds all of them, as far as a field has room, and begins with another one: a page shows many at a time.
+# Each holds all of them, as far as they fit into the field, and begins with another one: a page shows many at a time.
 ROWS = tuple("".join(NAUGHTY[first:] + NAUGHTY[:first]) for first in range(0, len(NAUGHTY), 3))
 
 

@@ -88,7 +88,7 @@ def test_a_process_whose_clock_is_wrong_delays_no_message(
     row = Outgoing.objects.get()
     assert began - NEAR < row.due_at <= there()
     pending = next(iter(readings_of(SERVICE))).take()[0]
-    assert pending["outbox_room_pending"] == 1
+    assert pending["outbox_service_pending"] == 1
     assert pending["outbox_oldest_seconds"] < (there() - began).total_seconds() + 1
     import_string(settings.BROKER_TOPOLOGY)()
     relay = Relay(SERVICE)

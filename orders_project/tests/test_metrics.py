@@ -62,7 +62,7 @@ class TestAScrape:
         )
         assert Outgoing.objects.count() == 3  # the charge, the fact, and a timer that isn't due
         found = seen()
-        assert (found["outbox_pending"], found['outbox_room_pending{service="orders"}']) == (2, 2)
+        assert (found["outbox_pending"], found['outbox_service_pending{service="orders"}']) == (2, 2)
         assert found['orders_open{status="pending"}'] == 1
         assert found['orders_stuck{status="pending"}'] == 0
 
