@@ -9,6 +9,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import TransactionTestCase
 
+from common import locks
 from orders_project.embedded import places, variable
 from orders_project.embedded.postgres import Postgres
 
@@ -53,6 +54,11 @@ def drop(of: str = WORKER) -> None:
     for alias in connections:
         connections[alias].close()
         _tell(alias, f'DROP DATABASE IF EXISTS "{name(alias, of=of)}" WITH (FORCE)')
+
+
+def keep_waiting(order_id: str) -> None:
+    """Let nobody place this order without a token until the transaction ends."""
+    locks.take_turn("orders", order_id)
 
 
 def waiting_for_locks(alias: str) -> int:

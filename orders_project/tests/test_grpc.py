@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 from django.test import Client
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import error_details_pb2
@@ -18,6 +18,8 @@ from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.grpc.calls import SERVICE
+
+from .databases import keep_waiting
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -171,8 +173,7 @@ def test_a_call_ends_at_its_deadline(orders: OrderServiceStub) -> None:
     """A statement that waits for a lock gives up when the caller has left."""
     request = pb.CreateOrderRequest(order_id="waits", user_id="ann", amount=1)
     with transaction.atomic(using="orders"):
-        with connections["orders"].cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('waits', 0))")
+        keep_waiting("waits")
         error = refused(orders.CreateOrder, request, timeout=0.5)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert orders.CreateOrder(request, timeout=60).order_id == "waits"

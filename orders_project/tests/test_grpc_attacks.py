@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -22,7 +22,7 @@ from orders_project.grpc import server as grpc_server
 from orders_project.grpc.calls import SERVICE
 from orders_project.grpc.server import Limits
 
-from .databases import waiting_for_locks
+from .databases import keep_waiting, waiting_for_locks
 from .grpc_server import serving
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -133,8 +133,8 @@ def test_calls_that_find_no_thread_are_refused_while_health_goes_on(monkeypatch:
     request = pb.CreateOrderRequest(order_id="waits", user_id="ann", amount=1)
     with serving() as server, connect(server.port) as channel:
         orders = OrderServiceStub(channel)
-        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('waits', 0))")
+        with transaction.atomic(using="orders"):
+            keep_waiting("waits")
             calls = [orders.CreateOrder.future(request, timeout=TIMEOUT) for _ in range(2)]
             processes.wait_until(lambda: waiting_for_locks("orders") == 2, timeout=TIMEOUT)
             with pytest.raises(grpc.RpcError) as refusal:

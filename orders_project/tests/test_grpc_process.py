@@ -23,7 +23,7 @@ from orders_project.management.commands.grpcserver import GRACE
 from outbox.tests.proxy import Proxy
 
 from . import forked
-from .databases import waiting_for_locks
+from .databases import keep_waiting, waiting_for_locks
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
 TIMEOUT = 120
@@ -125,9 +125,9 @@ def test_a_signal_lets_calls_finish_and_takes_no_new_ones(server: Server) -> Non
         orders = OrderServiceStub(channel)
         server.says("gRPC is listening on")
         orders.CreateOrder(an_order("first"), timeout=TIMEOUT, wait_for_ready=True)
-        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
+        with transaction.atomic(using="orders"):
             for order_id in slow:
-                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [order_id])
+                keep_waiting(order_id)
             calls = [orders.CreateOrder.future(an_order(order_id), timeout=TIMEOUT) for order_id in slow]
             processes.wait_until(lambda: waiting_for_locks("orders") == len(slow), timeout=TIMEOUT)
             load = [crowd.submit(until_turned_away, orders, f"load-{number}") for number in range(6)]
@@ -160,8 +160,8 @@ def test_a_call_that_does_not_end_is_ended(server: Server) -> None:
     with server.proxy(), server.runs() as process, server.channel() as channel:
         orders = OrderServiceStub(channel)
         server.says("gRPC is listening on")
-        with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('stuck', 0))")
+        with transaction.atomic(using="orders"):
+            keep_waiting("stuck")
             call = orders.CreateOrder.future(an_order("stuck"), timeout=GRACE + 2 * TIMEOUT, wait_for_ready=True)
             processes.wait_until(lambda: waiting_for_locks("orders") == 1, timeout=TIMEOUT)
             process.send_signal(signal.SIGTERM)
