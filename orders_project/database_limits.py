@@ -8,7 +8,8 @@ How long a session of PostgreSQL may wait, work or do nothing, so that a frozen 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +77,16 @@ def make_default(alias: str, limits: Mapping[str, str]) -> bool:
     return True
 
 
-def without_limits_of_statements(alias: str) -> None:
-    """Let this process, if it has not connected yet, run statements as long as they take: migrations, an audit."""
-    if connections[alias].connection is None:
-        options = connections[alias].settings_dict["OPTIONS"]
-        options["options"] = f"{options['options']} -c statement_timeout=0"
+@contextmanager
+def without_limits_of_statements(*aliases: str) -> Iterator[None]:
+    """Where nothing is connected yet, run statements as long as they take: migrations, an audit."""
+    unconnected = [connections[alias] for alias in aliases if connections[alias].connection is None]
+    limited = {connection: connection.settings_dict["OPTIONS"]["options"] for connection in unconnected}
+    for connection, options in limited.items():
+        connection.settings_dict["OPTIONS"]["options"] = f"{options} -c statement_timeout=0"
+    try:
+        yield
+    finally:
+        for connection, options in limited.items():
+            connection.close()
+            connection.settings_dict["OPTIONS"]["options"] = options

@@ -33,9 +33,10 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, window: float, grace: float, settle: float, **options: Any) -> None:
-        for alias in settings.DATABASES_HERE:
-            database_limits.without_limits_of_statements(alias)
-        report = audit(window=timedelta(hours=window), grace=timedelta(seconds=grace), settle=timedelta(seconds=settle))
+        with database_limits.without_limits_of_statements(*settings.DATABASES_HERE):
+            report = audit(
+                window=timedelta(hours=window), grace=timedelta(seconds=grace), settle=timedelta(seconds=settle)
+            )
         if options["json"]:
             self.stdout.write(json.dumps(as_json(report)))
         else:

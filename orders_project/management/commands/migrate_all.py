@@ -40,8 +40,8 @@ class Command(BaseCommand):
         self.verbosity = verbosity
         for alias in database or settings.DATABASES_HERE:
             self._say(self.style.MIGRATE_HEADING(f"database {alias}"))
-            database_limits.without_limits_of_statements(alias)
-            self._migrate_unless_locked(alias)
+            with database_limits.without_limits_of_statements(alias):
+                self._migrate_unless_locked(alias)
             if not database_limits.make_default(alias, settings.DATABASE_LIMITS.of_server()):
                 self.stderr.write(f"database {alias}: only its owner can make the limits of sessions its defaults.")
 
