@@ -73,7 +73,7 @@ class TestTheDescription:
         description = described(http)
         schemas = description["components"]["schemas"]
         new = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
-        assert len(new) == 5
+        assert len(new) == 6
         assert not [name for name, schema in new.items() if schema["additionalProperties"]]
         order = new["NewOrderRequest"]
         assert (order["properties"]["items"]["minItems"], order["properties"]["items"]["maxItems"]) == (1, 100)

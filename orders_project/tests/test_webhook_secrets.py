@@ -19,6 +19,7 @@ from django.utils import timezone
 from common import encryption
 from common.audit import Scope
 from orders import webhook_secrets, webhooks
+from orders.admin import ALL_CLIENTS
 from orders.audit import RULES
 from orders.models import WebhookEndpoint, WebhookSecret
 
@@ -76,7 +77,8 @@ class TestThePageThatShowsASecret:
     @pytest.mark.parametrize("action", ["register", "rotate"])
     def test_shows_it_once_and_leaves_it_nowhere(self, boss: Client, endpoint: WebhookEndpoint, action: str) -> None:
         row = "" if action == "register" else f"{endpoint.pk}/"
-        path, form = f"/admin/orders/webhookendpoint/{row}do/{action}/", {"once": str(uuid4()), "url": URL}
+        path = f"/admin/orders/webhookendpoint/{row}do/{action}/"
+        form = {"once": str(uuid4()), "url": URL, "client": ALL_CLIENTS}
         page = boss.post(path, form)
         assert page.status_code == 200, page.content
         (secret,) = re.findall(r"whsec_[A-Za-z0-9+/=]+", page.content.decode().replace("&#x3D;", "="))
