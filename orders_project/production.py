@@ -66,8 +66,9 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "STRIPE_API_URL is http://, so the key of the account would travel unencrypted. Use https://.",
     ),
     (
-        lambda s: s.WEBHOOKS_ALLOW_LOOPBACK,
-        "WEBHOOKS_ALLOW_LOOPBACK lets customers reach the ports of this machine. Remove it.",
+        lambda s: s.WEBHOOKS_ALLOW_LOOPBACK and not s.WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED,
+        "WEBHOOKS_ALLOW_LOOPBACK lets customers reach the ports of this machine. Remove it; "
+        "if that is intended, set WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED=true.",
     ),
 )
 

@@ -68,7 +68,10 @@ def test_at_the_version_that_if_match_says(client: Client, etag: str) -> None:
     assert cancel(client, factories.order().order_id, **{"If-Match": etag}).status_code == 202
 
 
-def test_a_body_makes_no_difference(client: Client) -> None:
+@pytest.mark.parametrize(
+    ("body", "status"), [("", 202), ("{}", 202), ('{"reason": "late"}', 202), ('{"raeson": "x"}', 400), ("[", 400)]
+)
+def test_a_body_may_be_left_out_and_is_read_if_it_is_there(client: Client, body: str, status: int) -> None:
     order = factories.order()
-    answer = client.post(f"/orders/{order.order_id}/cancel/", {}, content_type="application/json")
-    assert answer.status_code == 202
+    answer = client.post(f"/orders/{order.order_id}/cancel/", body, content_type="application/json")
+    assert answer.status_code == status

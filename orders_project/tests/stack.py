@@ -86,7 +86,9 @@ class Stack:
 
     def environment(self, name: str) -> dict[str, str]:
         """What the service's container would have in its environment, with the addresses of here."""
-        here = {"WAIT_SECONDS": "900", "WEBHOOKS_ALLOW_LOOPBACK": "true"}  # nothing starts it again; receivers are near
+        # Nothing starts it again here, and receivers are near.
+        near = {"WEBHOOKS_ALLOW_LOOPBACK": "true", "WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED": "true"}
+        here = {"WAIT_SECONDS": "900", **near}
         given = self.services[name]["environment"] | here
         return {key: self._here(name, [str(value)])[0] for key, value in given.items() if key not in NOT_HERE}
 

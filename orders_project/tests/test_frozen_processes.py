@@ -16,7 +16,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from asgiref.local import Local
 from django.conf import settings
 from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -77,7 +76,8 @@ def frozen(work: Callable[[], Any]) -> Iterator[None]:
     child = os.fork()
     if child == 0:
         try:
-            inherited, connections._connections = connections._connections, Local(connections.thread_critical)  # type: ignore[attr-defined]
+            inherited = connections._connections  # type: ignore[attr-defined]
+            connections._connections = type(inherited)(connections.thread_critical)  # type: ignore[attr-defined]
             BaseDatabaseWrapper.commit = _freeze  # type: ignore[method-assign,assignment]
             work()
         finally:

@@ -23,7 +23,9 @@ from orders_project.tests.running_system import RunningSystem
 def system(given: Callable[[str], Services]) -> Iterator[RunningSystem]:
     """The whole system as real processes, and a fake payment gateway; nothing runs before a test asks for it."""
     port = processes.free_port()
-    with RunningSystem({"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}, given=given("system")) as standing:
+    # An order that waits for processing in one test still waits in the last one.
+    environment = {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}", "PROCESSING_TIMEOUT_SECONDS": "7200"}
+    with RunningSystem(environment, given=given("system")) as standing:
         standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         yield standing
 
