@@ -159,7 +159,7 @@ class Cancel(WithForm):
             order_id=order_id,
             now=clock.now("orders"),
             principal=principal,
-            reason=self.reason(request),
+            reason=self.reason(request) if principal.is_staff or "json" in request.content_type else "",
             versions=versions_in(request),
         )
         self.stored_id = order.order_id
@@ -167,7 +167,7 @@ class Cancel(WithForm):
         return response(order, status.HTTP_200_OK if is_canceled else status.HTTP_202_ACCEPTED)
 
     def reason(self, request: Request) -> str:
-        """The reason in the body, which may be empty."""
+        """The reason in the body, which may be empty. A client's body that is not JSON is not looked at."""
         asked = self.asked = CancellationSerializer(data=request.data or {}, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
         return asked.validated_data.get("reason") or ""

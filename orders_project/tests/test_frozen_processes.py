@@ -19,6 +19,7 @@ import pytest
 from django.conf import settings
 from django.db import Error, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import ConnectionHandler
 from django.utils import timezone
 
 from orders import services as orders
@@ -77,7 +78,7 @@ def frozen(work: Callable[[], Any]) -> Iterator[None]:
     if child == 0:
         try:
             inherited = connections._connections  # type: ignore[attr-defined]
-            connections._connections = type(inherited)(connections.thread_critical)  # type: ignore[attr-defined]
+            connections._connections = ConnectionHandler()._connections  # type: ignore[attr-defined]
             BaseDatabaseWrapper.commit = _freeze  # type: ignore[method-assign,assignment]
             work()
         finally:

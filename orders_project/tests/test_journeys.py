@@ -146,11 +146,8 @@ JOURNEYS = {
         buys_a_lamp, {("failed", "processing_timeout")}, loses=loses("processing.process")
     ),
     "the hold expires": Journey(
-        buys_a_lamp,
-        # The time for the processor is over as well by then.
-        {DONE, ("canceled", "hold_expired"), ("failed", "processing_timeout")},
-        lambda clock: [clock.passes(timedelta(minutes=11))],
-        settings={"HOLD_TTL": timedelta(minutes=10)},
+        buys_a_lamp, {DONE, ("canceled", "hold_expired")}, lambda clock: [clock.passes(timedelta(minutes=11))],
+        settings={"HOLD_TTL": timedelta(minutes=10), "PROCESSING_TIMEOUT": timedelta(minutes=15)},
     ),
     "the hold of a canceled order expires": Journey(
         buys_a_lamp,
