@@ -9,7 +9,7 @@ unless it names another: work that would keep the service's other messages waiti
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, dataclass_transform
 
-from . import conf, metrics, strict_json
+from . import conf, strict_json
 
 EVENTS = "events"
 MAX_BYTES = 256 * 1024  # of a message's data, as JSON
@@ -73,5 +73,7 @@ class Message:
         unknown: list[str] = []
         message: Self = strict_json.read(cls, data, where="data", unknown=unknown)
         if unknown:
+            from . import metrics  # when it is needed: settings, which say where to count, may not be read yet above
+
             metrics.UNKNOWN_FIELDS.labels(cls.name).inc(len(unknown))
         return message

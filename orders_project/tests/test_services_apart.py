@@ -255,14 +255,14 @@ class TestTheWholeWay:
     def test_a_webhook_goes_out_at_the_second_attempt(self, stack: Stack, client: requests.Session) -> None:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
         threading.Thread(target=server.serve_forever, daemon=True).start()
+        register = (
+            "from orders import webhooks; from outbox import clock; webhooks.register("
+            f"url='http://127.0.0.1:{server.server_port}/', events=['order.done'], hears_all=True, actor='test',"
+            " now=clock.now('orders'))"
+        )
+        stack.inside("orders-web", "python", "manage.py", "shell", "--no-imports", "-c", register)
         (owner,) = (url for url in stack.database_urls("deploy") if url.endswith("/orders"))
         with psycopg.connect(owner, autocommit=True) as connection:
-            connection.execute(
-                "INSERT INTO orders_webhookendpoint (id, url, events, is_active, disabled_because, secret,"
-                " previous_secret, created_by, created_at)"
-                " VALUES (gen_random_uuid(), %s, %s, true, '', %s, '', '', now())",
-                [f"http://127.0.0.1:{server.server_port}/", '["order.done"]', f"whsec_{'A' * 32}"],
-            )
             order = place(stack, client, user_email="c@example.com", **free_line("ode"))
             assert ends(stack, client, order)["status"] == "done"
             query = "SELECT status, attempts FROM orders_webhookdelivery WHERE order_id = %s"

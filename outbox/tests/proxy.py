@@ -34,8 +34,7 @@ class Proxy:
     def cut(self) -> None:
         """End every connection."""
         while self._sockets:
-            with contextlib.suppress(OSError):
-                self._sockets.pop().shutdown(socket.SHUT_RDWR)
+            _end(self._sockets.pop())
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -48,8 +47,17 @@ class Proxy:
 
     def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError), source, sink:
-            while data := source.recv(65536):
-                if is_answer:
-                    self.answers.wait(120)
-                if not self.silent.is_set():
-                    sink.sendall(data)
+            try:
+                while data := source.recv(65536):
+                    if is_answer:
+                        self.answers.wait(120)
+                    if not self.silent.is_set():
+                        sink.sendall(data)
+            finally:  # closing alone ends no connection that the other thread reads from
+                _end(source)
+                _end(sink)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)

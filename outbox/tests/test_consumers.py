@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import time_machine
-from billiard.einfo import ExceptionInfo
 from celery import current_app
+from celery.app.trace import ExceptionInfo
 from celery.exceptions import Reject, Retry
 from django.conf import settings
 from django.db import OperationalError, connections, transaction
