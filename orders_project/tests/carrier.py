@@ -1,7 +1,7 @@
 """Delivers messages between the services without a broker: once, twice, shuffled."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from django.conf import settings
@@ -11,6 +11,8 @@ from outbox.consumers import receive
 from outbox.envelope import Envelope
 from outbox.models import OutgoingMessage
 from outbox.services import model_of
+
+TAKE = "UPDATE {} SET published_at = %s WHERE published_at IS NULL AND due_at <= %s RETURNING *"
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,9 @@ class Carrier:
         """Take the messages that are due now, as (service, envelope); facts for the outside are kept in `facts`."""
         taken = []
         for service in services:
-            outgoing = model_of(service, "Outgoing").objects
-            rows: list[OutgoingMessage] = list(
-                outgoing.filter(published_at=None, due_at__lte=timezone.now()).order_by("id")
-            )
-            if rows:
-                outgoing.filter(pk__in=[row.pk for row in rows]).update(published_at=timezone.now())
-            taken += [(row.to, row.envelope()) for row in rows]
+            outgoing, now = model_of(service, "Outgoing"), timezone.now()
+            due: Iterable[OutgoingMessage] = outgoing.objects.raw(TAKE.format(outgoing._meta.db_table), [now, now])
+            taken += [(row.to, row.envelope()) for row in sorted(due, key=lambda row: row.pk)]
         self.facts += [envelope for to, envelope in taken if to not in settings.SERVICES]
         return [(to, envelope) for to, envelope in taken if to in settings.SERVICES and not self.passes_over(envelope)]
 

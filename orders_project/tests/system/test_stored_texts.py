@@ -10,12 +10,10 @@ from orders_project.tests.operators import Operator
 
 pytestmark = pytest.mark.processes
 
-HARMFUL = (
-    "<script>harmed = 1</script>",
-    '"><img src=x onerror="document.title = \'harmed\'">',
-    "' onmouseover='alert(1)' autofocus onfocus='alert(1)' x='",
-    "javascript:alert(1)",
-    "<style>* { display: none }</style><base href='//evil.example/'>",
+HARMFUL = (  # the first breaks out of text and of attributes in either quotes; short fields keep its beginning
+    "'\"><img src=x onerror=harmed=1><script>harmed = 1</script><style>* { display: none }</style>"
+    "<base href='//evil.example/'>",
+    "javascript:harmed = 1",
 )
 
 
