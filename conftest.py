@@ -23,7 +23,7 @@ from orders_project.embedded.services import provide
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 MOST_WORKERS = 8
-SYSTEMS = ("system", "observability")  # running systems on the servers of the run
+SYSTEMS = ("system", "observability", "rolling")  # running systems on the servers of the run
 
 
 def _start_services() -> list[str]:

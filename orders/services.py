@@ -80,7 +80,9 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     if stored is not None:
         return stored, False
     reference = new.order_id if new.order_id is not None and new.principal else ""
-    if reference:
+    if reference and settings.UPGRADING and not Order.objects.filter(pk=reference).exists():
+        order_id, reference = reference, ""
+    elif reference:
         order_id = id_of_reference(reference, principal=new.principal, day=now.date())
     elif new.order_id is not None:
         order_id = new.order_id
@@ -152,11 +154,15 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
         # Note [Order ids are names]: the id that a client gives is unique for this client alone, and nobody learns from
         # an answer which ids others use. So it is stored as a reference, and the order gets an id of ours. An order
         # from before that, and one without a client, which can only be where the API is open, have it as their key.
+        # During an upgrade an order still gets it as its key, if that is free, since processes of the release before
+        # find it by nothing else; and everybody waits for the lock that they know.
+        turn = new.order_id if exclusive else ""
         if new.principal:
-            turn = f"order {new.order_id!r} of {new.principal!r}" if exclusive else ""
+            if exclusive and not settings.UPGRADING:
+                turn = f"order {new.order_id!r} of {new.principal!r}"
             stored = _found(NAMED, new.principal, new.order_id, new.order_id, turn=turn)
         else:
-            stored = _found("WHERE order_id = %s", new.order_id, turn=new.order_id if exclusive else "")
+            stored = _found("WHERE order_id = %s", new.order_id, turn=turn)
         if stored is not None and stored.fingerprint != new.fingerprint:
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}

@@ -11,7 +11,8 @@ class WebhookEndpoint(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     principal = models.CharField(_("client"), max_length=100, blank=True, default="", db_default="")
-    hears_all = models.BooleanField(_("all clients"), default=False, db_default=False)
+    # What processes of the version before register hears of everybody, as it did there: they do not know this column.
+    hears_all = models.BooleanField(_("all clients"), default=False, db_default=True)
     url = models.CharField(_("URL"), max_length=500)
     events = models.JSONField(_("events"), default=list, blank=True, help_text=_("such as order.paid; none means all"))
     is_active = models.BooleanField(_("active"), default=True)

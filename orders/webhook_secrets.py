@@ -9,6 +9,7 @@ import secrets
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connections, transaction
 from django.db.models import Q
 
@@ -27,7 +28,18 @@ def issue(*, endpoint_id: UUID, now: datetime) -> str:
     """
     secret = signing.PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
     _store(endpoint_id, secret, now=now)
+    if settings.UPGRADING:
+        with connections["orders"].cursor() as cursor:
+            cursor.execute(READABLE, [now + OVERLAP, secret, endpoint_id])
     return secret
+
+
+# For processes of the version before: see Note [Until the columns are dropped].
+READABLE = """
+UPDATE orders_webhookendpoint
+SET previous_secret = secret, previous_until = CASE WHEN secret <> '' THEN %s::timestamptz END, secret = %s
+WHERE id = %s
+"""
 
 
 def _store(endpoint_id: UUID, secret: str, *, now: datetime) -> None:
@@ -43,6 +55,8 @@ def valid(*, endpoint_id: UUID, now: datetime) -> list[str]:
 
     :raises NotReadable: if they were encrypted with a key that is not in ENCRYPTION_KEY
     """
+    if settings.UPGRADING:
+        _take_over(now=now, endpoint_id=endpoint_id)
     current = Q(expires_at=None) | Q(expires_at__gt=now)
     rows = WebhookSecret.objects.filter(current, endpoint_id=endpoint_id).order_by("-id")
     return [encryption.decrypt(row.sealed) for row in rows] or _take_over(now=now, endpoint_id=endpoint_id)
@@ -73,7 +87,8 @@ def _take_over(*, now: datetime, endpoint_id: UUID | None = None) -> list[str]:
     Store the secrets that processes of the version before have written since the migration, and return them.
 
     # Note [Until the columns are dropped]: such processes read and write readable columns, and may run beside ours
-    # while a new version is rolled out. `reencrypt` erases the columns, and is run once they have ended.
+    # while a new version is rolled out. So during an upgrade both are written, and both are looked at. `reencrypt`
+    # erases the columns, and is run once they have ended.
     """
     found = []
     with connections["orders"].cursor() as cursor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
@@ -72,8 +73,11 @@ def register(
 
     It hears of the orders of this principal only or, with `hears_all`, of those of everybody.
 
-    :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
+    :raises BadEndpoint: if the address is not one that webhooks are sent to, an event is unknown, or processes of the
+        release before run, which know of endpoints for everybody only
     """
+    if settings.UPGRADING and not hears_all:
+        raise BadEndpoint(_g("Not during an upgrade: the release before would send it the orders of all clients."))
     wanted = sorted(set(events))
     if unknown := [kind for kind in wanted if kind not in KINDS]:
         raise BadEndpoint(_g("There is no such event."), errors={"events": unknown})

@@ -83,6 +83,10 @@ BROKER_PASSWORDS = env.pairs("BROKER_PASSWORDS")
 DATABASE_PASSWORDS = env.pairs("DATABASE_PASSWORDS")
 REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://unset") if env.text("REDIS_URL") else ""
 
+# Whether processes of the release before run, or may be started again: then nothing is written that they can't read.
+UPGRADING = env.flag("UPGRADING", default=False)
+OUTBOX_WITHHOLDS = UPGRADING
+
 # How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as
 # its inbox row may be gone.
 OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, min_value=1))

@@ -25,6 +25,9 @@ class Message:
     A field that is added with a default needs no new version: readers ignore what they don't know. A change that an
     older reader would get wrong does: count `version` up, and write an upcaster from the version before (versions.py).
     `compatible_from` is the oldest version whose readers get it right all the same, `oldest` the oldest that is read.
+
+    `withheld` names fields that readers of the release before refuse, because it ignored none that it did not know:
+    they are not written while `OUTBOX_WITHHOLDS`, and each has a default.
     """
 
     name: ClassVar[str]
@@ -33,6 +36,7 @@ class Message:
     version: ClassVar[int]
     compatible_from: ClassVar[int]
     oldest: ClassVar[int]
+    withheld: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(
         cls,
@@ -43,10 +47,12 @@ class Message:
         version: int = 1,
         compatible_from: int | None = None,
         oldest: int = 1,
+        withheld: tuple[str, ...] = (),
     ) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
         cls.name, cls.to, cls.queue = name, to, queue or to
         cls.version, cls.compatible_from, cls.oldest = version, compatible_from or version, oldest
+        cls.withheld = withheld
         if REGISTRY.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"Two messages are named {name!r}.")
 
@@ -61,7 +67,10 @@ class Message:
 
     @property
     def data(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
+        data: dict[str, Any] = asdict(self)  # type: ignore[call-overload]  # every subclass is a dataclass
+        for name in self.withheld if conf.OUTBOX_WITHHOLDS else ():
+            del data[name]
+        return data
 
     @classmethod
     def read(cls, data: object) -> Self:

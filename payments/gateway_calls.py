@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.conf import settings
 from django.db import transaction
 
 from common.backlog import work_off
@@ -132,7 +133,20 @@ def record(*, order_id: str, reply: GatewayReply | None, now: datetime) -> None:
         return
     if reply.answer is not None and reply.answer.reference == payment.reference:
         _learn_payment_id(payment, reply.answer.payment_id)
-    lifecycle.advance(payment, _event(payment, reply), now=now, refusal=reply.refused or "no_such_payment")
+    event = _known_to_all(payment, _event(payment, reply))
+    lifecycle.advance(payment, event, now=now, refusal=reply.refused or "no_such_payment")
+
+
+def _known_to_all(payment: Payment, event: Event) -> Event:
+    """
+    Return this event, or another one if processes of the release before run and could not go on from here.
+
+    They know neither the statuses of a payment that the gateway refuses to return nor the message about it; they ask
+    the gateway again. So that is what happens while they run.
+    """
+    step = lifecycle.STEPS.get((Status(payment.status), event))
+    withheld = settings.UPGRADING and step is not None and step.becomes in Payment.REFUSED
+    return Event.NO_REPLY if withheld else event
 
 
 def _event(payment: Payment, reply: GatewayReply) -> Event:

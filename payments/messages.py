@@ -3,7 +3,7 @@
 from outbox.message import Message
 
 
-class Charge(Message, name="payments.charge", to="payments"):
+class Charge(Message, name="payments.charge", to="payments", withheld=("deadline",)):
     """
     Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway.
 
@@ -84,7 +84,7 @@ class HandleWebhook(Message, name="payments.handle_webhook", to="payments"):
     order_id: str
 
 
-class RefundReceipt(Message, name="payments.refund_receipt", to="payments"):
+class RefundReceipt(Message, name="payments.refund_receipt", to="payments", withheld=("amount", "currency")):
     """Payments to itself: have the gateway refund money that belongs to no order, if it has exactly this amount."""
 
     receipt_id: str

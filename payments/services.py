@@ -31,6 +31,12 @@ class CurrencyMismatch(Refusal):
     code = "currency_mismatch"
 
 
+class AccountTaken(Refusal):
+    """Another principal has an account of this name, and processes of the release before can't tell them apart."""
+
+    code = "account_taken"
+
+
 class BalanceTooLarge(Refusal):
     """The balance would exceed what an account may hold."""
 
@@ -44,7 +50,14 @@ class RequestIdReused(Refusal):
 
 
 def open_account(*, user_id: str, principal: str = "", currency: str | None = None) -> tuple[Account, bool]:
-    """Return this principal's account of the user, and whether it was created by this call."""
+    """
+    Return this principal's account of the user, and whether it was created by this call.
+
+    :raises AccountTaken: during an upgrade, if another principal has one of this name
+    """
+    named = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER)
+    if settings.UPGRADING and named.exclude(principal=principal).exists():
+        raise AccountTaken(_g("Another client has an account of this name. Try again after the upgrade."))
     return Account.objects.get_or_create(
         user_id=user_id,
         principal=principal,
@@ -223,7 +236,8 @@ def charge_gateway(*, order_id: str, money: Money, now: datetime, deadline: date
         gateway=settings.PAYMENT_GATEWAY,
         amount=money.amount,
         currency=money.currency,
-        installation=settings.INSTALLATION,
+        # Processes of the release before would ask the gateway for it under another name.
+        installation="" if settings.UPGRADING else settings.INSTALLATION,
         deadline=deadline,
     )
     is_late = deadline is not None and deadline <= now

@@ -5,7 +5,7 @@ from outbox.message import Message
 PROCESSING_TIMEOUT = "processing_timeout"  # the reason of a refusal because the deadline had passed
 
 
-class Process(Message, name="processing.process", to="processing"):
+class Process(Message, name="processing.process", to="processing", withheld=("deadline",)):
     """Have the processor accept or refuse the order, and sell its held stock if it accepts; refuse after `deadline`."""
 
     order_id: str

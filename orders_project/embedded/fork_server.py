@@ -100,13 +100,15 @@ class ForkServer:
         self._ready = False
 
     @classmethod
-    def bare(cls, *, env: Mapping[str, str], cwd: Path, log: Path) -> "ForkServer":
+    def bare(
+        cls, *, env: Mapping[str, str], cwd: Path, log: Path, python: Path = Path(sys.executable)
+    ) -> "ForkServer":
         """A server with the libraries alone: what it forks reads its settings from an environment of its own."""
         log.parent.mkdir(parents=True, exist_ok=True)
 
         def launch(control: socket.socket) -> processes.Process:
             with log.open("ab") as output:
-                command = [sys.executable, "-m", MODULE]
+                command = [python, "-m", MODULE]
                 return processes.spawn(command, env=env, output=output, cwd=cwd, stdin=control.fileno())
 
         server = cls(launch, log=log)

@@ -18,20 +18,20 @@ HOME = Path(os.environ["ORDERS_TEST_HOME"])
 
 
 @pytest.fixture(scope="session")
-def given(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[[str], Services]]:
+def given(django_db_setup: None, django_db_blocker: Any) -> Iterator[Callable[..., Services]]:
     """
     For a running system of this name: a part of the servers of this run, where they are its own.
 
-    There it has databases and a virtual host for itself.
+    There it has databases, `migrated` or empty, and a virtual host for itself.
     """
     made = []
 
-    def part(name: str) -> Services:
+    def part(name: str, *, migrated: bool = True) -> Services:
         services = Services()
         if (HOME / "postgres").exists():
             services.postgres = Postgres.attached(HOME / "postgres")
             with django_db_blocker.unblock():
-                services.env |= databases.copy(services.postgres, name)
+                services.env |= databases.copy(services.postgres, name, migrated=migrated)
             made.append(name)
         if address := os.environ.get(f"AMQP_URL_{name}"):
             services.env["AMQP_URL"] = address

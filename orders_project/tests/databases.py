@@ -42,10 +42,11 @@ def make() -> None:
     TransactionTestCase._fixture_teardown = _empty  # type: ignore[attr-defined]
 
 
-def copy(server: Postgres, of: str) -> dict[str, str]:
+def copy(server: Postgres, of: str, *, migrated: bool) -> dict[str, str]:
     """Make databases for others on this run's server; their addresses, as the environment names them."""
     for alias in connections:
-        _tell(alias, f'CREATE DATABASE "{name(alias, of=of)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
+        template = f' TEMPLATE "{name(alias, of=TEMPLATE)}"' if migrated else ""
+        _tell(alias, f'CREATE DATABASE "{name(alias, of=of)}"{template}')
     return {variable(alias): server.url(name(alias, of=of)) for alias in connections}
 
 
