@@ -10,7 +10,7 @@ OUTBOX_RETENTION      how long a row is kept after it was published
 INBOX_RETENTION       how long an inbox row or a resolved dead letter is kept
 DEDUPE_HORIZON        a message that was sent longer ago is never handled unseen: shorter than INBOX_RETENTION
 UNKNOWN_MESSAGE_WAIT  how long a message waits for a release that knows it before it is a dead letter
-OUTBOX_WITHHOLDS      whether the `withheld` fields of messages are not written, as a release runs that would refuse them
+OUTBOX_WITHHOLDS      whether `withheld` fields of messages are not written, as a release runs that would refuse them
 BROKER_TOPOLOGY       a function that declares exchanges and queues, called when one is missing (default: none)
 ON_START              a function called with the name of the process by `manage.py relay` (default: none)
 HEARTBEAT_FILE        a file that a living process touches (default: none)

@@ -100,9 +100,7 @@ class ForkServer:
         self._ready = False
 
     @classmethod
-    def bare(
-        cls, *, env: Mapping[str, str], cwd: Path, log: Path, python: Path = Path(sys.executable)
-    ) -> "ForkServer":
+    def bare(cls, *, env: Mapping[str, str], cwd: Path, log: Path, python: Path = Path(sys.executable)) -> "ForkServer":
         """A server with the libraries alone: what it forks reads its settings from an environment of its own."""
         log.parent.mkdir(parents=True, exist_ok=True)
 

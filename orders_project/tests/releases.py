@@ -13,6 +13,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import rmtree
+from typing import Self
 
 import pytest
 
@@ -73,37 +74,46 @@ class Release:
                      "--pidfile", "", "-l", "INFO"],
         }  # fmt: skip
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+        self._settings.stop()
+        self._libraries.stop()
+
     def log(self, name: str) -> Path:
         return self.home / f"{name}.log"
 
+    def said(self, name: str) -> str:
+        return self.log(name).read_text(errors="replace") if self.log(name).exists() else ""
+
+    def tails(self) -> str:
+        """The ends of the logs of what runs."""
+        return "\n".join(f"--- {self.name} {name}\n{processes.tail(self.log(name))}" for name in self.running)
+
     def manage(self, *arguments: str) -> str:
         """Run a manage.py command to its end, which must be a good one; what it printed."""
-        log = self.log(arguments[0])
-        with log.open("wb") as output:
-            process = self._settings.spawn(["manage.py", *arguments], output=output)
-            code = process.wait(timeout=300)
-        assert code == 0, f"{self.name}: manage.py {' '.join(arguments)}: {log.read_text()}"
-        return log.read_text()
+        with self.log(arguments[0]).open("wb") as output:
+            code = self._settings.spawn(["manage.py", *arguments], output=output).wait(timeout=300)
+        assert code == 0, f"{self.name}: manage.py {' '.join(arguments)}: {self.said(arguments[0])}"
+        return self.said(arguments[0])
 
-    def start(self) -> None:
-        """Start all processes that do not run."""
-        for name in self.commands.keys() - self.running.keys():
-            with self.log(name).open("ab") as output:
-                self.running[name] = self._settings.spawn(self.commands[name], output=output)
+    def start(self, **commands: list[str]) -> None:
+        """Start processes by these names."""
+        for name, command in commands.items():
+            with self.log(name).open("wb") as output:
+                self.running[name] = self._settings.spawn(command, output=output)
 
-    def stop(self) -> None:
-        """End all processes as a deployment does: SIGTERM, and time to finish what they do."""
-        for process in self.running.values():
+    def stop(self, *names: str) -> None:
+        """End these processes, or all, as a deployment does: SIGTERM, and time to finish what they do."""
+        ending = [self.running.pop(name) for name in names or list(self.running)]
+        for process in ending:
             process.terminate()
-        for name in list(self.running):
-            processes.end(self.running.pop(name), grace=120)
+        for process in ending:
+            processes.end(process, grace=120)
 
     def check(self) -> None:
         """All processes that were started are running."""
         for name, process in self.running.items():
             assert process.poll() is None, f"{self.name} {name} ended: {processes.tail(self.log(name), lines=40)}"
-
-    def close(self) -> None:
-        self.stop()
-        self._settings.stop()
-        self._libraries.stop()
