@@ -56,7 +56,7 @@ def open_account(*, user_id: str, principal: str = "", currency: str | None = No
     :raises AccountTaken: during an upgrade, if another principal has one of this name
     """
     named = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER)
-    if settings.UPGRADING and named.exclude(principal=principal).exists():
+    if settings.UPGRADING and named.exists() and not named.filter(principal=principal).exists():
         raise AccountTaken(_g("Another client has an account of this name. Try again after the upgrade."))
     return Account.objects.get_or_create(
         user_id=user_id,
