@@ -138,10 +138,9 @@ class Shop:
 
     def listen(self, release: Release, *, more: str = "", secret: str = "secret") -> None:
         """Have this release register an endpoint that hears of all orders."""
-        before = set(self.shoppers.orders)
         code = REGISTER.format(url=self.receiver.url, more=more, secret=secret)
         said = release.manage("shell", "-v", "0", "-c", code)
-        self.endpoints[said.partition("secret ")[2].split()[0]] = before
+        self.endpoints[said.partition("secret ")[2].split()[0]] = {*self.statuses()}
 
     def sell(self, number: int) -> None:
         """Wait until so many more orders have been accepted."""
