@@ -21,7 +21,7 @@ id=$(echo "$order" | field order_id)
 echo "placed $id"
 
 # One order, and the newest ones.
-send "$ORDERS_URL/orders/$id" -H "$auth" | field status
+echo "$(send "$ORDERS_URL/orders/$id" -H "$auth" | field status)"
 send "$ORDERS_URL/orders?limit=5" -H "$auth" >/dev/null
 
 # Stock and money go back before it is canceled.

@@ -229,13 +229,13 @@ def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str,
 def _name_enumerations(result: dict[str, Any]) -> None:
     """Let parameters refer to the enumerations that have a name, as the fields do."""
     schemas = result["components"]["schemas"]
-    named = {tuple(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema}
+    named = {frozenset(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema}
     for item in result["paths"].values():
         for operation in item.values():
             for parameter in operation.get("parameters", ()):
                 options = parameter["schema"].get("anyOf", ())
                 for option in options:
-                    if name := named.get(tuple(option.get("enum", ()))):
+                    if name := named.get(frozenset(option.get("enum", ()))):
                         option.clear()
                         option["$ref"] = f"#/components/schemas/{name}"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 import yaml
 from django.test import Client
 from openapi_spec_validator import OpenAPIV31SpecValidator
