@@ -140,10 +140,11 @@ class TestTheMessages:
 
     def test_are_shown_with_their_fields_and_examples(self, http: Client) -> None:
         page = html.unescape(http.get("/asyncapi.html").content.decode())
+        plain = re.sub("</?code>", "", page)
         components = asyncapi.document()["components"]
         for name, message in components["messages"].items():
             assert f"<code>{name}</code>" in page
-            assert message["summary"] in page
+            assert message["summary"].replace("`", "") in plain
             assert json.dumps(message["examples"][0]["payload"], indent=2, ensure_ascii=False) in page
         for schema in components["schemas"].values():
             for field in schema.get("properties", ()):
