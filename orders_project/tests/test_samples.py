@@ -24,7 +24,7 @@ from common import signing
 from orders.models import Order, Status
 from orders_project.contracts import DOCS, collection, openapi
 
-from .callers import new_key
+from .callers import bearer, new_key
 from .carrier import Carrier
 
 SAMPLES = DOCS / "samples"
@@ -223,6 +223,30 @@ class TestTheGeneratedClient:
             if "properties" in schema:
                 fields = {field.name.rstrip("_") for field in attrs.fields(getattr(models, name))}
                 assert schema["properties"].keys() <= fields, name
+
+    @pytest.mark.django_db(transaction=True)
+    def test_returns_problems_as_objects(
+        self, package: Path, shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.syspath_prepend(package)
+        client, models = (importlib.import_module(f"orders_client{name}") for name in ("", ".models"))
+        get_order, place_order = (
+            importlib.import_module(f"orders_client.api.orders.{name}") for name in ("get_order", "place_order")
+        )
+        last = [models.NewLineRequest(sku="demo-last-one", quantity=2, price=9.99)]
+        too_many = models.NewOrderRequest(customer_id="cust-123", items=last)
+        good, bad = (bearer("shop", *SCOPES)["Authorization"].removeprefix("Bearer "), "nonsense")
+        for token, call, status, code in (
+            (bad, lambda by: get_order.sync("none", client=by), 401, "authentication_failed"),
+            (good, lambda by: get_order.sync("none", client=by), 404, "order_not_found"),
+            (good, lambda by: place_order.sync(body=too_many, client=by), 409, "insufficient_stock"),
+        ):
+            with client.AuthenticatedClient(base_url=shop["ORDERS_URL"], token=token) as by:
+                problem = call(by)
+            assert isinstance(problem, models.Problem)
+            assert (problem.status, problem.code) == (status, code)
+            assert problem.detail
+            assert problem.correlation_id
 
     def test_is_used_with_strict_types(self, package: Path) -> None:
         mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={os.devnull}"]
