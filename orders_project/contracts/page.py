@@ -63,8 +63,8 @@ def content(document: dict[str, Any]) -> dict[str, Any]:
         "channels": [
             Channel(
                 name,
-                summaries[name],
-                channel["description"],
+                summaries.get(name, ""),
+                channel.get("description", ""),
                 [_message(each, messages[each], schemas, common) for each in channel["messages"]],
             )
             for name, channel in document["channels"].items()

@@ -8,8 +8,10 @@ from django.conf import settings
 from django.contrib import admin
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.template.loader import render_to_string
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
+from django.utils.safestring import SafeString
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -32,8 +34,8 @@ def _page(request: HttpRequest) -> HttpResponse:
     """The page in the language of the viewer; what it shows of the document is in English, as the document is."""
     language = translation.get_language_from_request(request)
     with translation.override(language):
-        names = {"title": translation.gettext("Messages"), "site_title": admin.site.site_title}
-        answer = render(request, "docs/messages.html", {**_content(), **names})
+        shown = {"title": translation.gettext("Messages"), "site_title": admin.site.site_title}
+        answer = render(request, "docs/messages.html", shown | {"content": _content(language)})
     answer["Content-Language"] = language
     patch_vary_headers(answer, ["Accept-Language", "Cookie"])
     return answer
@@ -58,10 +60,10 @@ def _text(form: str) -> str:
 
 
 @cache
-def _content() -> dict[str, Any]:
+def _content(language: str) -> SafeString:
     from orders_project.contracts import page
 
-    return page.content(_document())
+    return render_to_string("docs/messages_content.html", page.content(_document()))
 
 
 @cache
