@@ -1,5 +1,6 @@
 """The description of the API (OpenAPI 3.1): what drf-spectacular cannot take from the views."""
 
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
@@ -37,7 +38,7 @@ Orders, the accounts and gateways that pay for them, and the stock that they hol
 Errors are problem documents (RFC 9457): `code` is stable, `errors` has the details by field, and `correlation_id` finds
 the request in the logs. Amounts are exact JSON numbers in units of the currency. Paths work with a trailing slash too.
 
-Messages, events and outgoing webhooks are described at `/asyncapi`.
+Messages, events and outgoing webhooks are described at [/asyncapi](/asyncapi).
 """
 
 # Strings without control characters, and those that are not blank either.
@@ -241,6 +242,8 @@ def _name_enumerations(result: dict[str, Any]) -> None:
 
 
 def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        response["description"] = response["description"] or HTTPStatus(int(status)).phrase
     for status in ANSWERS:
         if status in WITH_BODY and method == "get":
             continue
