@@ -225,21 +225,25 @@ class TestTheGeneratedClient:
                 assert schema["properties"].keys() <= fields, name
 
     @pytest.mark.django_db(transaction=True)
-    def test_returns_problems_as_objects(
+    def test_returns_orders_and_problems_as_objects(
         self, package: Path, shop: dict[str, str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.syspath_prepend(package)
         client, models = (importlib.import_module(f"orders_client{name}") for name in ("", ".models"))
-        get_order, place_order = (
-            importlib.import_module(f"orders_client.api.orders.{name}") for name in ("get_order", "place_order")
+        get_order, place_order, cancel_order = (
+            importlib.import_module(f"orders_client.api.orders.{name}")
+            for name in ("get_order", "place_order", "cancel_order")
         )
-        last = [models.NewLineRequest(sku="demo-last-one", quantity=2, price=9.99)]
-        too_many = models.NewOrderRequest(customer_id="cust-123", items=last)
+
+        def basket(quantity: int) -> Any:
+            last = models.NewLineRequest(sku="demo-last-one", quantity=quantity, price=9.99)
+            return models.NewOrderRequest(customer_id="cust-123", items=[last])
+
         good, bad = (bearer("shop", *SCOPES)["Authorization"].removeprefix("Bearer "), "nonsense")
         for token, call, status, code in (
             (bad, lambda by: get_order.sync("none", client=by), 401, "authentication_failed"),
             (good, lambda by: get_order.sync("none", client=by), 404, "order_not_found"),
-            (good, lambda by: place_order.sync(body=too_many, client=by), 409, "insufficient_stock"),
+            (good, lambda by: place_order.sync(body=basket(2), client=by), 409, "insufficient_stock"),
         ):
             with client.AuthenticatedClient(base_url=shop["ORDERS_URL"], token=token) as by:
                 problem = call(by)
@@ -247,6 +251,11 @@ class TestTheGeneratedClient:
             assert (problem.status, problem.code) == (status, code)
             assert problem.detail
             assert problem.correlation_id
+        with client.AuthenticatedClient(base_url=shop["ORDERS_URL"], token=good) as by:
+            placed = place_order.sync(body=basket(1), client=by)
+            canceled = cancel_order.sync(placed.order_id, client=by)  # its body may be left out
+        assert isinstance(canceled, models.Order)
+        assert canceled.status is models.OrderStatus.VOIDING
 
     def test_is_used_with_strict_types(self, package: Path) -> None:
         mypy = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={os.devnull}"]
