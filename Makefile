@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts lint format types imports advisories locks clean venv protos
+.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -54,8 +54,13 @@ translations: venv ## update the translations from the code, and compile them
 	  --no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --width 120
 	@$(PY) -m babel.messages.frontend compile --statistics --domain django --directory $(LOCALE)
 
-contracts: venv ## write docs/openapi.yaml and docs/asyncapi.yaml; ARGS=--check or --release
+contracts: venv ## write docs/openapi.yaml, docs/asyncapi.yaml and the collection; ARGS=--check or --release
 	@DEBUG=1 $(PY) manage.py contracts $(ARGS)
+
+CLIENT ?= .cache/orders-client
+client: venv ## generate a typed Python client from docs/openapi.yaml; CLIENT=.cache/orders-client
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m openapi_python_client generate --path docs/openapi.yaml --meta uv \
+	  --output-path "$(CLIENT)" --overwrite --fail-on-warning
 
 lint: venv ## check style and likely mistakes
 	@$(PY) -m ruff check .

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_safe
 
 from .auth import oauth
 from .grpc.gateway import GrpcOrder, GrpcOrders
-from .http import pages
+from .http import messages, pages
 from .observability import health, metrics
 
 
@@ -38,7 +38,8 @@ if settings.BACK_OFFICE:
     urlpatterns += [
         path("", pages.Root.as_view(), name="root"),
         re_path(r"^schema/?$", pages.Description.as_view(), name="schema"),
-        re_path(r"^asyncapi/?$", read_only(pages.messages), name="asyncapi"),
+        re_path(r"^asyncapi(?:\.(?P<suffix>yaml|json|html))?/?$", read_only(messages.document), name="asyncapi"),
+        re_path(r"^event-types/?$", messages.EventTypes.as_view(), name="event-types"),
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
         path("redoc/redoc.js", read_only(pages.redoc_script), name="redoc-script"),

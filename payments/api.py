@@ -6,7 +6,7 @@ from django.core.validators import RegexValidator
 from django.db.models import Case, F, Q, QuerySet, When
 from django.http import HttpResponse
 from django.urls import reverse
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_serializer
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
@@ -56,6 +56,7 @@ class Deposit(fields.StrictSerializer):
     )
 
 
+@extend_schema_serializer(component_name="Account")
 class AccountShown(serializers.ModelSerializer[Account]):
     """An account, as its owner sees it."""
 
@@ -70,6 +71,7 @@ class AccountShown(serializers.ModelSerializer[Account]):
         return money.number(account.balance, currency=account.currency)
 
 
+@extend_schema_serializer(component_name="Entry")
 class EntryShown(serializers.ModelSerializer[Entry]):
     """An entry, as seen from the account: an amount that came in is positive, one that went out is negative."""
 

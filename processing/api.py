@@ -9,7 +9,7 @@ from django.conf import settings
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django_filters.rest_framework import DjangoFilterBackend
-from drf_spectacular.utils import extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import generics, serializers
 from rest_framework.exceptions import APIException
 from rest_framework.permissions import BasePermission
@@ -34,6 +34,7 @@ MAX_STOCK = 1_000_000_000
 IF_MATCH = if_match("The ETag of the product that the change is meant for; one that has changed since is left alone.")
 
 
+@extend_schema_serializer(component_name="Product")
 class ProductShown(serializers.ModelSerializer[Product]):
     """A product, as clients see it; its `stock` is what can be bought now."""
 

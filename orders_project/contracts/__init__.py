@@ -1,8 +1,8 @@
 """
 What the system promises to those who call it and listen to it: OpenAPI and AsyncAPI, recorded for every release.
 
-`docs/openapi.yaml` and `docs/asyncapi.yaml` are written from the code. `docs/contracts/VERSION` keeps those of a
-release, which later code must not break.
+`docs/openapi.yaml` and `docs/asyncapi.yaml` are written from the code, and so is a collection of requests for API
+clients. `docs/contracts/VERSION` keeps the contracts of a release, which later code must not break.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from django.conf import settings
 
-from . import asyncapi, compare, openapi
+from . import asyncapi, collection, compare, openapi
 
 DOCS = Path(settings.BASE_DIR) / "docs"
 RELEASED = DOCS / "contracts"
@@ -20,6 +20,7 @@ DOCUMENTS = {
     "openapi.yaml": (openapi.document, compare.openapi),
     "asyncapi.yaml": (asyncapi.document, compare.asyncapi),
 }
+COLLECTION = "orders.postman_collection.json"
 
 
 def text_of(document: dict[str, Any]) -> str:
@@ -28,22 +29,32 @@ def text_of(document: dict[str, Any]) -> str:
 
 
 def write(*, release: bool) -> Iterator[Path]:
-    """Write both documents from the code, and yield their paths; `release` records them as those of this version."""
-    folders = [DOCS, RELEASED / str(settings.SPECTACULAR_SETTINGS["VERSION"])] if release else [DOCS]
-    for name, (document, _) in DOCUMENTS.items():
-        text = text_of(document())
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+    """Write everything from the code, and yield the paths; `release` records the contracts as those of this version."""
+    contracts = _contracts()
+    folders = [(DOCS, contracts | _collection())]
+    if release:
+        folders.append((RELEASED / str(settings.SPECTACULAR_SETTINGS["VERSION"]), contracts))
+    for folder, texts in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
             (folder / name).write_text(text)
             yield folder / name
 
 
 def outdated() -> Iterator[str]:
     """Yield what of the written documents is not as the code is."""
-    for name, (document, _) in DOCUMENTS.items():
+    for name, text in (_contracts() | _collection()).items():
         path = DOCS / name
-        if not path.exists() or path.read_text() != text_of(document()):
+        if not path.exists() or path.read_text() != text:
             yield f"docs/{name} is not what the code says: run manage.py contracts."
+
+
+def _contracts() -> dict[str, str]:
+    return {name: text_of(document()) for name, (document, _) in DOCUMENTS.items()}
+
+
+def _collection() -> dict[str, str]:
+    return {COLLECTION: collection.text_of(collection.document())}
 
 
 def broken() -> Iterator[str]:

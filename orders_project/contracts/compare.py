@@ -89,10 +89,10 @@ def _messages(old: Document, new: Document) -> Iterator[str]:
 
 def _schema(old: Any, new: Any, *, where: str, way: Way, docs: tuple[Document, Document]) -> Iterator[str]:
     old, new = _resolve(old, docs[0]), _resolve(new, docs[1])
-    if lost := _narrowed(_types(old), _types(new), way=way):
+    if lost := _narrowed(_types(old, docs[0]), _types(new, docs[1]), way=way):
         yield f"{where}: {lost}"
         return
-    if lost := _narrowed(*(set(map(str, schema.get("enum", ()))) for schema in (old, new)), way=way):
+    if lost := _narrowed(_values(old, docs[0]), _values(new, docs[1]), way=way):
         yield f"{where}: {lost}"
     yield from _properties(old, new, where=where, way=way, docs=docs)
     before, after = (schema.get("items", {}) for schema in (old, new))
@@ -128,17 +128,30 @@ def _narrowed(old: set[str], new: set[str], *, way: Way) -> str:
     return ""
 
 
-def _types(schema: Any) -> set[str]:
+def _types(schema: Any, document: Document) -> set[str]:
     """The types that a schema allows; a number takes integers too."""
     found = schema.get("type", [])
     types = {found} if isinstance(found, str) else set(found)
-    for part in ("oneOf", "anyOf"):
-        types |= {name for option in schema.get(part, ()) for name in _types(option)}
+    types |= {name for option in _options(schema, document) for name in _types(option, document)}
     return types | ({"integer"} if "number" in types else set())
 
 
+def _values(schema: Any, document: Document) -> set[str]:
+    """The values that a schema lists, itself or by its options; none if it or an option allows others."""
+    if "enum" in schema or "const" in schema:
+        return {str(value) for value in schema.get("enum", [schema.get("const")])}
+    if schema.get("type") == "null":
+        return {"null"}
+    listed = [_values(option, document) for option in _options(schema, document)]
+    return {value for values in listed for value in values} if all(listed) else set()
+
+
+def _options(schema: Any, document: Document) -> list[Any]:
+    return [_resolve(option, document) for part in ("oneOf", "anyOf") for option in schema.get(part, ())]
+
+
 def _resolve(schema: Any, document: Document) -> Any:
-    """What a reference points to; the parts of an `allOf` as one schema."""
+    """What a reference points to; a schema and the parts of its `allOf` as one schema."""
     while "$ref" in schema:
         found: Any = document
         for name in schema["$ref"].removeprefix("#/").split("/"):
@@ -147,6 +160,7 @@ def _resolve(schema: Any, document: Document) -> Any:
     if "allOf" not in schema:
         return schema
     parts = [_resolve(part, document) for part in schema["allOf"]]
+    parts.append({name: value for name, value in schema.items() if name != "allOf"})
     merged = {name: value for part in parts for name, value in part.items()}
     properties = {name: value for part in parts for name, value in part.get("properties", {}).items()}
     return merged | {"properties": properties, "required": [n for part in parts for n in part.get("required", ())]}

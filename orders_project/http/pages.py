@@ -50,6 +50,7 @@ ENDPOINTS = {
     "metrics": "/metrics",
     "schema": "/schema",
     "messages": "/asyncapi",
+    "event types": "/event-types",
     "documents": "/docs",
     "reference": "/redoc",
 }
@@ -90,18 +91,6 @@ def _description(form: str) -> bytes:
     with translation.override(settings.LANGUAGE_CODE):
         schema = SchemaGenerator().get_schema(request=None, public=True)
         return force_bytes(renderer().render(schema, renderer_context={}))
-
-
-@cache
-def _messages() -> str:
-    from orders_project import contracts  # needs all apps
-
-    return contracts.text_of(contracts.asyncapi.document())
-
-
-def messages(request: HttpRequest) -> HttpResponse:
-    """The messages and events in AsyncAPI 3, as YAML."""
-    return HttpResponse(_messages(), "application/yaml; charset=utf-8")
 
 
 class Docs(SpectacularSwaggerSplitView):

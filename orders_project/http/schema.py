@@ -1,5 +1,6 @@
 """The description of the API (OpenAPI 3.1): what drf-spectacular cannot take from the views."""
 
+from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
@@ -20,11 +21,24 @@ from .errors import MEDIA_TYPE
 
 CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
 
+# By these the operations are grouped in documents, collections and generated clients.
+TAGS = {
+    "products": "The catalogue and its stock.",
+    "accounts": "The accounts that orders are paid from.",
+    "orders": "Orders and what became of them.",
+    "events": "What endpoints and subscribers are told.",
+    "grpc": "Orders over gRPC, for those who speak HTTP.",
+    "webhooks": "What payment gateways report.",
+}
+TAGGED_OTHERWISE = {"admin": "products", "event-types": "events"}  # than by the first part of the path
+
 DESCRIPTION = """
 Orders, the accounts and gateways that pay for them, and the stock that they hold.
 
 Errors are problem documents (RFC 9457): `code` is stable, `errors` has the details by field, and `correlation_id` finds
 the request in the logs. Amounts are exact JSON numbers in units of the currency. Paths work with a trailing slash too.
+
+Messages, events and outgoing webhooks are described at [/asyncapi](/asyncapi).
 """
 
 # Strings without control characters, and those that are not blank either.
@@ -47,6 +61,7 @@ ANSWERS = {
     "500": "The server failed; report it with the correlation id.",
     "503": "A part of the system is not available; try again.",
 }
+MAY_BE_EMPTY = frozenset({"cancel_order"})  # whose bodies may be left out
 WITH_BODY = ("409", "413", "415", "429")
 
 PROBLEM = {
@@ -103,7 +118,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 class Schema(AutoSchema):
-    """Names the operations of the views that do not name them."""
+    """Names the operations of the views that do not name them, and groups all of them."""
+
+    def get_tags(self) -> list[str]:
+        (tag,) = super().get_tags()
+        return [TAGGED_OTHERWISE.get(tag, tag)]
 
     def get_operation_id(self) -> str:
         named = {
@@ -188,6 +207,7 @@ def leave_out_duplicates(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ..
 def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str, Any]:
     """Add what all operations have: errors, the admin secret and examples; document paths without a trailing slash."""
     result["info"]["description"] = DESCRIPTION.strip()
+    result["tags"] = [{"name": name, "description": text} for name, text in TAGS.items()]
     components = result["components"]
     components["schemas"]["Problem"] = PROBLEM
     components["responses"] = {
@@ -203,10 +223,27 @@ def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str,
     for path, item in result["paths"].items():
         for method, operation in item.items():
             _complete_operation(path, method, operation)
+    _name_enumerations(result)
     return result
 
 
+def _name_enumerations(result: dict[str, Any]) -> None:
+    """Let parameters refer to the enumerations that have a name, as the fields do."""
+    schemas = result["components"]["schemas"]
+    named = {frozenset(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema}
+    for item in result["paths"].values():
+        for operation in item.values():
+            for parameter in operation.get("parameters", ()):
+                options = parameter["schema"].get("anyOf", ())
+                for option in options:
+                    if name := named.get(frozenset(option.get("enum", ()))):
+                        option.clear()
+                        option["$ref"] = f"#/components/schemas/{name}"
+
+
 def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
+    for status, response in operation["responses"].items():
+        response["description"] = response["description"] or HTTPStatus(int(status)).phrase
     for status in ANSWERS:
         if status in WITH_BODY and method == "get":
             continue
@@ -221,7 +258,7 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
         if parameter["in"] == "query" and operation["operationId"].startswith("list_"):
             parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}  # an empty value means no filter
     if "requestBody" in operation:
-        operation["requestBody"]["required"] = True
+        operation["requestBody"]["required"] = operation["operationId"] not in MAY_BE_EMPTY
     examples = EXAMPLES.get(operation["operationId"])
     if examples:
         operation["requestBody"]["content"]["application/json"]["examples"] = examples

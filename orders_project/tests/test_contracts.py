@@ -73,6 +73,22 @@ BROKEN_API: dict[str, tuple[Callable[[Any], Any], str]] = {
         ),
         "GET /orders query status: is gone",
     ),
+    "field of a body": (
+        lambda d: d["components"]["schemas"]["NewOrderRequest"]["properties"].pop("description"),
+        "POST /orders body.description: is gone",
+    ),
+    "field of a line": (
+        lambda d: d["components"]["schemas"]["NewLineRequest"]["required"].append("sku"),
+        "POST /orders body.items[].sku: is required now",
+    ),
+    "value": (
+        lambda d: d["components"]["schemas"]["OrderStatus"]["enum"].remove("paid"),
+        "GET /orders query status: can't be paid any more",
+    ),
+    "option": (
+        lambda d: d["components"]["schemas"]["PaymentMethod"]["enum"].remove("gateway"),
+        "POST /orders body.payment_method: can't be gateway any more",
+    ),
     "required": (
         lambda d: d["paths"]["/orders"]["get"]["parameters"].append(
             {"in": "query", "name": "shop", "required": True, "schema": {"type": "string"}}

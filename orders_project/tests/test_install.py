@@ -405,7 +405,9 @@ class TestWhatIsImported:
         for folder in PROJECT.glob("[!.]*/"):
             for file in folder.rglob("*.py"):
                 for_tests = (
-                    folder.name == "benchmarks" or "tests" in file.relative_to(PROJECT).parts or file in DEV_TOOLS
+                    folder.name in ("benchmarks", "docs")
+                    or "tests" in file.relative_to(PROJECT).parts
+                    or file in DEV_TOOLS
                 )
                 allowed = declared("base") | declared("dev") if for_tests else declared("base")
                 for module in imported(file):

@@ -1,17 +1,20 @@
 """The start page, the schema and the documentation list every endpoint, and load nothing from other hosts."""
 
+import html
 import json
 import re
 from io import StringIO
 from typing import Any
 
 import pytest
+import yaml
 from django.core.management import call_command
 from django.test import Client
 from django.urls import Resolver404, resolve
 from drf_spectacular.generators import SchemaGenerator
 from jsonschema import Draft202012Validator
 
+from orders_project.contracts import asyncapi
 from orders_project.http import pages
 from orders_project.http.pages import ENDPOINTS
 
@@ -101,7 +104,7 @@ class TestTheDescription:
             assert answer.status_code == 201, answer.content
 
 
-@pytest.mark.parametrize("path", ["/docs", "/docs/?script=", "/redoc/", "/"])
+@pytest.mark.parametrize("path", ["/docs", "/docs/?script=", "/redoc/", "/asyncapi", "/event-types", "/"])
 def test_a_page_loads_nothing_from_other_hosts(http: Client, path: str) -> None:
     answer = http.get(path, headers={"Accept": "text/html,*/*"})
     assert answer.status_code == 200
@@ -114,6 +117,48 @@ def test_a_page_loads_nothing_from_other_hosts(http: Client, path: str) -> None:
     assert "default-src 'none'" in policy
     assert "script-src 'self';" in policy
     assert not re.search(r"<script(?![^>]*(?:src=|application/json))", page), "a script in the page would be blocked"
+
+
+class TestTheMessages:
+    YAML, JSON, HTML = "application/yaml", "application/json", "text/html"
+    BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+    @pytest.mark.parametrize(
+        ("path", "accept", "form"),
+        [
+            ("/asyncapi", "*/*", YAML), ("/asyncapi/", JSON, JSON), ("/asyncapi", BROWSER, HTML),
+            ("/asyncapi", "image/png", YAML), ("/asyncapi.yaml", BROWSER, YAML), ("/asyncapi.json", BROWSER, JSON),
+            ("/asyncapi.html", "*/*", HTML),
+        ],
+    )  # fmt: skip
+    def test_have_the_form_that_was_asked_for(self, http: Client, path: str, accept: str, form: str) -> None:
+        answer = http.get(path, headers={"Accept": accept})
+        assert answer["Content-Type"] == f"{form}; charset=utf-8"
+        assert "Accept" in answer["Vary"]
+        if form != self.HTML:
+            assert yaml.safe_load(answer.content) == asyncapi.document()
+
+    def test_are_shown_with_their_fields_and_examples(self, http: Client) -> None:
+        page = html.unescape(http.get("/asyncapi.html").content.decode())
+        plain = re.sub("</?code>", "", page)
+        components = asyncapi.document()["components"]
+        for name, message in components["messages"].items():
+            assert f"<code>{name}</code>" in page
+            assert message["summary"].replace("`", "") in plain
+            assert json.dumps(message["examples"][0]["payload"], indent=2, ensure_ascii=False) in page
+        for schema in components["schemas"].values():
+            for field in schema.get("properties", ()):
+                assert f"<code>{field}</code>" in page
+        targets = set(re.findall(r'id="([^"]+)"', page))
+        assert set(re.findall(r'href="#([^"]+)"', page)) <= targets
+
+    def test_are_shown_in_the_language_of_the_viewer(self, http: Client) -> None:
+        page = http.get("/asyncapi.html", headers={"Accept-Language": "ru"})
+        assert page["Content-Language"] == "ru"
+        assert {"Accept-Language", "Cookie"} <= set(page["Vary"].split(", "))
+        assert '<html lang="ru"' in page.content.decode()
+        assert "An order was accepted." in page.content.decode()
+        assert http.get("/asyncapi.json", headers={"Accept-Language": "ru"}).json() == asyncapi.document()
 
 
 def test_the_root_lists_endpoints_that_exist(http: Client) -> None:

@@ -10,9 +10,9 @@ from orders_project import contracts
 
 class Command(BaseCommand):
     help = (
-        "Write docs/openapi.yaml and docs/asyncapi.yaml. With --check, write nothing and fail if they are not as the "
-        "code is, or if the code breaks what a released version in docs/contracts promises. With --release, record "
-        "them as the contract of this version."
+        "Write docs/openapi.yaml, docs/asyncapi.yaml and docs/orders.postman_collection.json. With --check, write "
+        "nothing and fail if they are not as the code is, or if the code breaks what a released version in "
+        "docs/contracts promises. With --release, record the first two as the contract of this version."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:

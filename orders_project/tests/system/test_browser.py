@@ -80,6 +80,7 @@ def test_nothing_stands_in_the_way(chromium: Any, furnished: tuple[RunningSystem
         f"/admin/orders/order/{waiting}/do/resolve/",
         "/admin/dead-letters/",
         "/admin/second-factor/",
+        "/asyncapi",
     ):
         user.open(path)
         barriers[path] = barriers_by_day_and_in_the_dark()
