@@ -55,11 +55,27 @@ def valid(*, endpoint_id: UUID, now: datetime) -> list[str]:
 
     :raises NotReadable: if they were encrypted with a key that is not in ENCRYPTION_KEY
     """
-    if settings.UPGRADING:
-        _take_over(now=now, endpoint_id=endpoint_id)
     current = Q(expires_at=None) | Q(expires_at__gt=now)
     rows = WebhookSecret.objects.filter(current, endpoint_id=endpoint_id).order_by("-id")
-    return [encryption.decrypt(row.sealed) for row in rows] or _take_over(now=now, endpoint_id=endpoint_id)
+    ours = [encryption.decrypt(row.sealed) for row in rows]
+    if ours and not settings.UPGRADING:
+        return ours
+    return list(dict.fromkeys([*_readable(endpoint_id, now=now), *ours]))
+
+
+def _readable(endpoint_id: UUID, *, now: datetime) -> list[str]:
+    """
+    The secrets that sign for an endpoint as processes of the version before know them, the newest first.
+
+    They are only read: the worker that signs may write no secrets.
+    """
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "SELECT secret, CASE WHEN previous_until > %s THEN previous_secret ELSE '' END"
+            " FROM orders_webhookendpoint WHERE id = %s",
+            [now, endpoint_id],
+        )
+        return [secret for row in cursor.fetchall() for secret in row if secret]
 
 
 @transaction.atomic(using="orders")
@@ -82,23 +98,17 @@ def reencrypt(*, now: datetime) -> int:
 
 
 @transaction.atomic(using="orders")
-def _take_over(*, now: datetime, endpoint_id: UUID | None = None) -> list[str]:
+def _take_over(*, now: datetime) -> None:
     """
-    Store the secrets that processes of the version before have written since the migration, and return them.
+    Store the secrets that processes of the version before have written since the migration.
 
     # Note [Until the columns are dropped]: such processes read and write readable columns, and may run beside ours
     # while a new version is rolled out. So during an upgrade both are written, and both are looked at. `reencrypt`
     # erases the columns, and is run once they have ended.
     """
-    found = []
     with connections["orders"].cursor() as cursor:
-        cursor.execute(
-            "SELECT id, secret FROM orders_webhookendpoint WHERE secret <> '' AND id = coalesce(%s, id) FOR UPDATE",
-            [endpoint_id],
-        )
+        cursor.execute("SELECT id, secret FROM orders_webhookendpoint WHERE secret <> '' FOR UPDATE")
         for endpoint, secret in cursor.fetchall():
             stored = WebhookSecret.objects.filter(endpoint_id=endpoint)
             if secret not in (encryption.decrypt(row.sealed) for row in stored):
                 _store(endpoint, secret, now=now)
-                found.append(secret)
-    return found

@@ -106,7 +106,7 @@ class ForkServer:
 
         def launch(control: socket.socket) -> processes.Process:
             with log.open("ab") as output:
-                command = [python, "-m", MODULE]
+                command: list[str | Path] = [python, "-m", MODULE]
                 return processes.spawn(command, env=env, output=output, cwd=cwd, stdin=control.fileno())
 
         server = cls(launch, log=log)

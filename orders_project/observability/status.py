@@ -115,6 +115,8 @@ def _queue(connection: Any, name: str) -> Queue:
 
 def _troubles(status: Status) -> Iterator[str]:
     """What needs a person, each in one line."""
+    if settings.UPGRADING:
+        yield "UPGRADING is set: remove it once the release before does not come back (docs/upgrading.md)"
     if status.broker:
         yield f"the broker cannot be reached: {status.broker}"
     for service in status.services:

@@ -25,6 +25,7 @@ from orders.tests.test_webhooks import Receiver
 from orders_project.auth import keys
 from orders_project.embedded import places, processes, variable
 from orders_project.embedded.services import Services, begin
+from orders_project.tests import releases
 from orders_project.tests.releases import Release, previous
 from orders_project.tests.running_system import PROJECT
 from orders_project.tests.shoppers import Shoppers
@@ -87,7 +88,7 @@ class Shop:
             self.new.start(bank=["manage.py", "fake_gateway", "--state", str(self.home / "bank.jsonl")])
             self.shoppers = Shoppers(self.url)
             undo.callback(self.shoppers.stop)
-            undo.callback(lambda: [connection.close() for connection in self.connections.values()])
+            undo.callback(self.disconnect)
             self.end = undo.pop_all()
 
     def query(self, service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -95,6 +96,10 @@ class Shop:
             self.connections[service] = psycopg.connect(self.env[variable(service)], autocommit=True)
         cursor = self.connections[service].execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
+
+    def disconnect(self) -> None:
+        for connection in self.connections.values():
+            connection.close()
 
     def until(self, done: Callable[[], Any]) -> None:
         """Wait until this is true, while all processes that were started run."""
@@ -182,6 +187,14 @@ def shop(given: Callable[..., Services]) -> Iterator[Shop]:
     shop = Shop(given("rolling", migrated=False), old=old)
     with shop.end:
         yield shop
+
+
+def test_a_clone_without_the_previous_release_skips_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recorded = tmp_path / "previous-release"
+    recorded.write_text("0" * 40)
+    monkeypatch.setattr(releases, "RECORDED", recorded)
+    with pytest.raises(pytest.skip.Exception, match="unshallow"):
+        previous()
 
 
 def test_a_release_replaces_the_one_before_and_goes_back(shop: Shop) -> None:
