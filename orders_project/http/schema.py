@@ -172,6 +172,23 @@ class TextField(OpenApiSerializerFieldExtension):
         return {"type": "string", "pattern": ONE_LINE if self.target.allow_blank else NOT_BLANK}
 
 
+class MetadataField(OpenApiSerializerFieldExtension):
+    target_class = "common.fields.Metadata"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "maxProperties": self.target.MAX_KEYS,
+            "propertyNames": {"minLength": 1, "maxLength": self.target.MAX_KEY, "pattern": ONE_LINE},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": self.target.MAX_VALUE,
+                "pattern": ONE_LINE.replace("+", "*"),
+            },
+            "examples": [{"campaign": "winter", "cart": "8f14"}],
+        }
+
+
 class AmountField(OpenApiSerializerFieldExtension):
     target_class = "common.fields.Amount"
 
