@@ -189,6 +189,7 @@ MIDDLEWARE = [
     "orders_project.http.errors.ErrorBodies",
     "orders_project.http.middleware.BodyLimit",
     "orders_project.http.middleware.SameOrigin",
+    "orders_project.http.deprecation.Deprecations",
     "django.middleware.security.SecurityMiddleware",
     "orders_project.http.middleware.ContentSecurity",
     "whitenoise.middleware.WhiteNoiseMiddleware",

@@ -17,7 +17,8 @@ ORDERS = int(os.environ.get("ORDERS_AT_SCALE", "20000"))
 MANY = """
 INSERT INTO orders_order (order_id, principal, customer_id, user_id, user_email, description, status, total, currency,
     payment_method, payment_id, hold_id, fail_reason, version, fingerprint, created_at, updated_at)
-SELECT 'o' || n, CASE WHEN n %% 100 = 0 THEN 'small' WHEN n %% 2 = 0 THEN '' ELSE 'shop' END, 'c' || n %% 50, 'u' || n %% 5000,
+SELECT 'o' || n, CASE WHEN n %% 100 = 0 THEN 'small' WHEN n %% 2 = 0 THEN '' ELSE 'shop' END,
+    'c' || n %% 50, 'u' || n %% 5000,
     CASE WHEN n %% 10 = 0 THEN 'e' || n %% 1000 || '@example.com' ELSE '' END, '',
     CASE WHEN n %% 10000 = 0 THEN 'failed' WHEN n %% 3 = 0 THEN 'canceled' ELSE 'done' END, 100, 'USD', 'account', '',
     NULL, '', 4, '', now() - n / 7 * interval '1 second', now() - n * interval '1 second'
