@@ -1,7 +1,7 @@
 """Pages of the lists in the API."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.template import loader
 from django.utils.translation import gettext as _
@@ -19,11 +19,11 @@ class KeysetPagination(BasePagination):
     """
     Pages by cursor. A subclass gives the `ordering`: see keyset.py.
 
-    :cvar sorts: further orderings, by the values of the parameter `sort`, and the name that the usual one has there
+    :cvar sorts: the orderings by the values of the parameter `sort`, the usual one among them; none: no such parameter
     """
 
     ordering: tuple[str, ...]
-    sorts: Mapping[str, tuple[str, ...]] = {}
+    sorts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_limit = 20
     max_limit = 100
 

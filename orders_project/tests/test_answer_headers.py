@@ -15,7 +15,7 @@ from orders_project.contracts import openapi
 from orders_project.http import deprecation
 from orders_project.http.deprecation import Deprecated
 
-JSON = {"content_type": "application/json"}
+JSON: Any = {"content_type": "application/json"}
 ORDER = {"user_id": "ann", "amount": 1}
 
 
