@@ -6,7 +6,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ("orders", "0012_metadata"),
+        ("orders", "0013_metadata"),
     ]
 
     operations = [
