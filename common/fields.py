@@ -18,6 +18,11 @@ DIGITS = re.compile(r"-?[0-9]{1,20}")
 AMOUNT = re.compile(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,9})?")
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a text has no control characters."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
 class Text(serializers.CharField):
     """One line of text: only strings are accepted, and no control characters in them."""
 
@@ -28,7 +33,7 @@ class Text(serializers.CharField):
     def run_validation(self, data: Any = empty) -> Any:
         # Before trimming: a line break at the end is a control character too, and the limit is for what was sent.
         if isinstance(data, str):
-            if any(unicodedata.category(character) in ("Cc", "Cs") for character in data):
+            if not is_one_line(data):
                 self.fail("control_characters")
             if self.max_length is not None and len(data) > self.max_length:
                 self.fail("max_length", max_length=self.max_length)
@@ -110,6 +115,36 @@ class Amount(serializers.Field):
     @staticmethod
     def _number(minor: int) -> float:
         return money.number(minor, currency=settings.CURRENCY)
+
+
+class Metadata(serializers.DictField):
+    """Texts under names that the client chooses, which mean nothing to us and are given back as they are."""
+
+    MAX_KEYS, MAX_KEY, MAX_VALUE = 50, 40, 500  # characters
+    MAX_BYTES = 32 * 1024  # of all keys and values in UTF-8: every event of an order carries them
+
+    default_error_messages = {
+        "not_a_dict": "An object with strings is required.",
+        "too_many": "Metadata has at most {limit} keys.",
+        "key": "A key has 1 to {limit} characters and no control characters.",
+        "too_large": "Metadata has at most {limit} bytes in all.",
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            child=Text(allow_blank=True, trim_whitespace=False, max_length=self.MAX_VALUE), required=False, **kwargs
+        )
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        if isinstance(data, dict) and len(data) > self.MAX_KEYS:
+            self.fail("too_many", limit=self.MAX_KEYS)
+        texts: dict[str, str] = super().to_internal_value(data)
+        wrong = self.error_messages["key"].format(limit=self.MAX_KEY)
+        if errors := {key: [wrong] for key in texts if not 1 <= len(key) <= self.MAX_KEY or not is_one_line(key)}:
+            raise serializers.ValidationError(errors)
+        if sum(len(text.encode()) for pair in texts.items() for text in pair) > self.MAX_BYTES:
+            self.fail("too_large", limit=self.MAX_BYTES)
+        return texts
 
 
 class StrictSerializer(serializers.Serializer[Any]):

@@ -40,12 +40,13 @@ def beyond(key: Sequence[Any], ordering: Sequence[str], *, forward: bool = True)
     return comparison(Row(*map(F, names(ordering))), Row(*map(Value, key)))
 
 
-def encode(key: Sequence[Any]) -> str:
-    """A key as an opaque text for URLs."""
-    return base64.urlsafe_b64encode(json.dumps(key, default=str, separators=(",", ":")).encode()).decode()
+def encode(key: Sequence[Any], *, sort: str = "") -> str:
+    """A key as an opaque text for URLs; `sort` names the ordering that it is for, if the list has several."""
+    named = [sort, *key] if sort else key
+    return base64.urlsafe_b64encode(json.dumps(named, default=str, separators=(",", ":")).encode()).decode()
 
 
-def decode(cursor: str, model: type[Model], ordering: Sequence[str]) -> list[Any]:
+def decode(cursor: str, model: type[Model], ordering: Sequence[str], *, sort: str = "") -> list[Any]:
     """
     The key in a cursor.
 
@@ -56,6 +57,8 @@ def decode(cursor: str, model: type[Model], ordering: Sequence[str]) -> list[Any
             raise ValueError(cursor)
         key = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
         if not isinstance(key, list) or not all(str(value).isprintable() for value in key):
+            raise ValueError(cursor)
+        if sort and (not key or key.pop(0) != sort):
             raise ValueError(cursor)
         fields = [model._meta.pk if name == "pk" else model._meta.get_field(name) for name in names(ordering)]
         return [field.to_python(value) for field, value in zip(fields, key, strict=True)]  # type: ignore[union-attr]

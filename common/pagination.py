@@ -1,6 +1,7 @@
 """Pages of the lists in the API."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from django.template import loader
 from django.utils.translation import gettext as _
@@ -15,37 +16,45 @@ from . import keyset
 
 
 class KeysetPagination(BasePagination):
-    """Pages by cursor. A subclass gives the `ordering`: see keyset.py."""
+    """
+    Pages by cursor. A subclass gives the `ordering`: see keyset.py.
+
+    :cvar sorts: the orderings by the values of the parameter `sort`, the usual one among them; none: no such parameter
+    """
 
     ordering: tuple[str, ...]
+    sorts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_limit = 20
     max_limit = 100
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
         self._refuse_unknown(request, view)
         limit = self._limit(request.query_params.get("limit"))
+        ordering = self._ordering(request.query_params.get("sort"))
+        # Note [The usual cursor names no order]: so it is the same as in releases that had one order only.
+        sort = "" if ordering == self.ordering else str(request.query_params["sort"])
         if cursor := request.query_params.get("cursor"):
             try:
-                key = keyset.decode(cursor, queryset.model, self.ordering)
+                key = keyset.decode(cursor, queryset.model, ordering, sort=sort)
             except ValueError:
                 raise ValidationError({"cursor": [_("This is not a valid cursor: take it from `next`.")]}) from None
-            queryset = queryset.filter(keyset.beyond(key, self.ordering))
-        rows = list(queryset.order_by(*self.ordering)[: limit + 1])
+            queryset = queryset.filter(keyset.beyond(key, ordering))
+        rows = list(queryset.order_by(*ordering)[: limit + 1])
         self.next = None
         if len(rows) > limit:
             rows = rows[:limit]
-            cursor = keyset.encode(keyset.key_of(rows[-1], self.ordering))
+            cursor = keyset.encode(keyset.key_of(rows[-1], ordering), sort=sort)
             self.next = replace_query_param(request.build_absolute_uri(), "cursor", cursor)
         return rows
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"results": data, "next": self.next})
 
-    @staticmethod
-    def _refuse_unknown(request: Request, view: APIView | None) -> None:
+    def _refuse_unknown(self, request: Request, view: APIView | None) -> None:
         """Refuse unknown parameters: a misspelled filter must not show everything."""
         filters = getattr(getattr(view, "filterset_class", None), "base_filters", ())
-        known = {"limit", "cursor", "format", *filters}
+        own = [name for name, there in (("sort", self.sorts), ("expand", getattr(view, "expandable", ()))) if there]
+        known = {"limit", "cursor", "format", *own, *filters}
         if unknown := [name for name in request.query_params if name not in known]:
             raise ValidationError({name: [_("There is no such filter.")] for name in unknown})
 
@@ -55,6 +64,13 @@ class KeysetPagination(BasePagination):
         if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= self.max_limit):
             raise ValidationError({"limit": [_("A page has 1 to %d entries.") % self.max_limit]})
         return int(text)
+
+    def _ordering(self, sort: str | None) -> tuple[str, ...]:
+        if not sort:
+            return self.ordering
+        if sort not in self.sorts:
+            raise ValidationError({"sort": [_("Sort by one of: %s.") % ", ".join(self.sorts)]})
+        return self.sorts[sort]
 
     # For people and for the schema
 
@@ -79,7 +95,14 @@ class KeysetPagination(BasePagination):
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         limit = {"type": "integer", "minimum": 1, "maximum": self.max_limit, "default": self.default_limit}
         cursor = {"type": "string", "maxLength": keyset.MAX_CURSOR_LENGTH}
-        return [
+        parameters = [
             {"name": "limit", "in": "query", "schema": limit, "description": "The size of the page, at most."},
             {"name": "cursor", "in": "query", "schema": cursor, "description": "Where the page begins: see `next`."},
         ]
+        if self.sorts:
+            usual = next(name for name, ordering in self.sorts.items() if ordering == self.ordering)
+            sort = {"type": "string", "enum": list(self.sorts), "default": usual}
+            parameters.append(
+                {"name": "sort", "in": "query", "schema": sort, "description": "The order; `-` means descending."}
+            )
+        return parameters

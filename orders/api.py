@@ -8,9 +8,11 @@ from django.http import HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.cache import get_conditional_response
+from django.utils.translation import gettext as _
 from django_filters.rest_framework import DjangoFilterBackend
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
+from rest_framework.exceptions import ValidationError
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -34,10 +36,19 @@ VERSION = re.compile(r"[1-9][0-9]{0,9}")
 IF_MATCH = if_match("The ETag of the version to cancel; another version is left alone.")
 
 
+EXPAND = OpenApiParameter(
+    "expand",
+    {"type": "array", "items": {"type": "string", "enum": list(services.EXPANDABLE)}},
+    explode=False,
+    description="What to show with an order, which would take a request of its own otherwise.",
+)
+
+
 class Orders(WithForm):
     """All orders, the newest first."""
 
     scope = "orders"
+    expandable = services.EXPANDABLE
     serializer_class = NewOrderSerializer
     pagination_class = NewestFirst
     filter_backends = [DjangoFilterBackend]
@@ -48,11 +59,11 @@ class Orders(WithForm):
     def get_queryset(self) -> QuerySet[Order]:
         if getattr(self, "swagger_fake_view", False):
             return Order.objects.none()
-        return services.orders_of(principal_of(self.request))
+        return services.orders_of(principal_of(self.request), expand=expanded(self.request))
 
-    @extend_schema(operation_id="list_orders", responses=OrderSerializer(many=True))
+    @extend_schema(operation_id="list_orders", parameters=[EXPAND], responses=OrderSerializer(many=True))
     def get(self, request: Request) -> Response:
-        """List orders page by page, the newest first."""
+        """List orders page by page, the newest first unless `sort` says otherwise."""
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         return self.get_paginated_response(ListSerializer(page, child=OrderSerializer()).data)
 
@@ -96,10 +107,11 @@ class OneOrder(GenericAPIView[Order]):
     scope = "orders"
     serializer_class = OrderSerializer
 
-    @extend_schema(operation_id="get_order")
+    @extend_schema(operation_id="get_order", parameters=[EXPAND])
     def get(self, request: Request, order_id: str) -> HttpResponseBase:
         """Return an order. Its version is the ETag."""
-        answer = response(services.get_order(order_id=order_id, principal=principal_of(request)))
+        order = services.get_order(order_id=order_id, principal=principal_of(request), expand=expanded(request))
+        answer = response(order)
         etag = answer["ETag"]
         return get_conditional_response(request._request, etag=etag, response=answer) or answer
 
@@ -171,6 +183,18 @@ class Cancel(WithForm):
         asked = self.asked = CancellationSerializer(data=request.data or {}, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
         return asked.validated_data.get("reason") or ""
+
+
+def expanded(request: Request) -> set[str]:
+    """
+    What to show with orders: the names in `expand`, which are separated by commas.
+
+    :raises ValidationError: if one is unknown
+    """
+    names = {name for text in request.query_params.getlist("expand") for name in text.split(",") if name}
+    if not names <= services.EXPANDABLE.keys():
+        raise ValidationError({"expand": [_("Expand any of: %s.") % ", ".join(services.EXPANDABLE)]})
+    return names
 
 
 def response(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[str, str] | None = None) -> Response:

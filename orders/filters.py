@@ -1,7 +1,7 @@
 """The filters and the pages of the lists of orders and events."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
@@ -44,6 +44,7 @@ class OrderFilter(filters.FilterSet):
     user_email = exactly(max_length=254)
     created_from = Moment("created_at", "gte", help_text=_("Not before this time."))
     created_to = Moment("created_at", "lt", help_text=_("Before this time."))
+    updated_since = Moment("updated_at", "gte", help_text=_("Placed or changed at this time or later."))
 
     class Meta:
         model = Order
@@ -51,9 +52,15 @@ class OrderFilter(filters.FilterSet):
 
 
 class NewestFirst(KeysetPagination):
-    """Orders, the newest first."""
+    """Orders, the newest first unless another order is asked for."""
 
     ordering = ("-created_at", "-order_id")
+    sorts: ClassVar = {
+        "created_at": ("created_at", "order_id"),
+        "-created_at": ordering,
+        "updated_at": ("updated_at", "order_id"),
+        "-updated_at": ("-updated_at", "-order_id"),
+    }
 
 
 class OldestFirst(KeysetPagination):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
@@ -74,8 +75,16 @@ def _plain(message: Message) -> dict[str, Any]:
     """The fields of a message as JSON would have them."""
     plain: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
-        plain[descriptor.name] = [_plain(each) for each in value] if descriptor.message_type else value
+        if is_map(descriptor):
+            plain[descriptor.name] = dict(value)
+        else:
+            plain[descriptor.name] = [_plain(each) for each in value] if descriptor.message_type else value
     return plain
+
+
+def is_map(descriptor: FieldDescriptor) -> bool:
+    """Whether a field is a map, which is stored as repeated messages of a key and a value."""
+    return descriptor.message_type is not None and descriptor.message_type.GetOptions().map_entry
 
 
 def message_of(order: Order) -> pb.Order:
@@ -103,6 +112,7 @@ def message_of(order: Order) -> pb.Order:
         payment_method=order.payment_method,
         payment_id=order.payment_id or None,
         fail_reason=order.fail_reason or None,
+        metadata=order.metadata,
     )
     message.created_at.FromDatetime(order.created_at)
     message.updated_at.FromDatetime(order.updated_at)

@@ -22,7 +22,8 @@ NOTE = "note"  # the reason that a person gave: kept with the state, but not a p
 def initial_data(order: Order) -> dict[str, Any]:
     """The data of the first event of an order: everything that can change, and its hold."""
     data = {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
-    return data | ({"reference": order.reference} if order.reference else {})
+    added = {"reference": order.reference, "metadata": order.metadata}  # which events of older orders do not name
+    return data | {name: value for name, value in added.items() if value}
 
 
 def state(order: Order) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class Order(models.Model):
     """An order. Only the saga changes one."""
 
     loaded_lines: list["OrderLine"]  # where the order was read with `LOADED_LINES`
+    loaded_events: list["OrderEvent"]  # where it was read with `LOADED_EVENTS`
 
     class Method(models.TextChoices):
         ACCOUNT = "account", _("account")
@@ -100,6 +101,13 @@ class Order(models.Model):
     user_id = models.CharField(_("user id"), max_length=100, blank=True)
     user_email = models.CharField(_("email"), max_length=254, blank=True)
     description = models.CharField(_("description"), max_length=500, blank=True)
+    metadata = models.JSONField(
+        _("metadata"),
+        default=dict,
+        blank=True,
+        db_default={},
+        help_text=_("texts of the client, given back as they are"),
+    )
     status = models.CharField(_("status"), max_length=20, choices=Status.choices)
     total = models.BigIntegerField(_("total"), help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3)
@@ -133,6 +141,8 @@ class Order(models.Model):
         indexes = [
             models.Index(fields=["-created_at", "-order_id"], name="order_newest"),
             models.Index(fields=["principal", "-created_at", "-order_id"], name="order_of_principal"),
+            models.Index(fields=["updated_at", "order_id"], name="order_changed"),
+            models.Index(fields=["principal", "updated_at", "order_id"], name="order_of_principal_changed"),
             models.Index(fields=["status", "-created_at", "-order_id"], name="order_of_status"),
             models.Index(
                 fields=["customer_id", "-created_at", "-order_id"],
@@ -217,6 +227,9 @@ class OrderEvent(models.Model):
         return f"{self.order_id} v{self.version}: {self.type}"
 
 
+LOADED_EVENTS = models.Prefetch("events", OrderEvent.objects.order_by("version"), to_attr="loaded_events")
+
+
 class IdempotencyKey(StoredAnswer):
     """The answer to a request, committed together with the effect of the request."""
 
@@ -244,5 +257,6 @@ def snapshot(order: Order) -> dict[str, Any]:
         "payment_method": str(order.payment_method),
         "payment_id": order.payment_id or None,
         "fail_reason": order.fail_reason or None,
+        "metadata": order.metadata,
         "updated_at": order.updated_at.isoformat() if isinstance(order.updated_at, datetime) else None,
     }

@@ -18,7 +18,7 @@ from django.utils.translation import gettext_noop
 
 from common.authority import SYSTEM, Authority
 from common.errors import Refusal
-from outbox import context
+from outbox import clock, context
 from outbox.errors import Undeliverable
 from outbox.message import Message
 from outbox.store import Batch, Statement
@@ -285,6 +285,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     """
     # Note [The first timer]: it comes after the shortest time that an order on its way forth may wait, so that an order
     # which is done by then needs no other timer. Where it comes too early, it sets the next one.
+    order.updated_at = _time_of_change(order, now=order.created_at)
     first = order.created_at + min(TIMEOUTS[status]() for status in (P, R, PP, PAID))
     with ROWS.batch() as batch:
         _set_timer(order, at=first, batch=batch)
@@ -351,7 +352,7 @@ def apply(event: Event, order: Order, *, now: datetime, by: Authority = SYSTEM, 
     if order.status == PAID and step.becomes == REFUNDING:
         by.permit(order.total, order.currency)
 
-    before = order.status
+    now, before = _time_of_change(order, now=now), order.status
     becomes = step.becomes(order) if callable(step.becomes) else step.becomes
     changes = _changes(event, order, becomes=becomes)
     for name, value in changes.items():
@@ -383,6 +384,19 @@ def apply(event: Event, order: Order, *, now: datetime, by: Authority = SYSTEM, 
     metrics.stepped(
         order, before=before, event=_name(event), through=step.through, says=getattr(step.says, "__name__", "")
     )
+
+
+# Note [Found soon after its time]: who polls for what was updated since a moment must find a change soon after that.
+# `now` was read before the order was locked, and the process may have been frozen since. So one that has grown old is
+# replaced here, in the transaction, whose rest is bounded by the limits of the session; and no change is earlier than
+# the one before it.
+MAX_AGE = timedelta(seconds=10)
+
+
+def _time_of_change(order: Order, *, now: datetime) -> datetime:
+    """The time to record for a change that is made now."""
+    present = clock.now("orders")
+    return max(order.updated_at, now if present - now <= MAX_AGE else present)
 
 
 def _changes(event: Event, order: Order, *, becomes: Status) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rest_framework.utils.html import is_html_input
 
 from common import money
 from common.field_rules import AtLeastOne, ExactlyOne, Requires
-from common.fields import Amount, Integer, StrictSerializer, Text
+from common.fields import Amount, Integer, Metadata, StrictSerializer, Text
 
 from . import services
 from .models import Order, OrderEvent, OrderLine, Status
@@ -101,6 +101,7 @@ class NewOrderSerializer(StrictSerializer):
         allow_null=True,
         help_text=_("Default: the user's account if there is a user_id, else the gateway."),
     )
+    metadata = Metadata(allow_null=True, help_text=_("Texts of your own, given back with the order and its events."))
 
     rules = (
         ExactlyOne(
@@ -133,6 +134,7 @@ class NewOrderSerializer(StrictSerializer):
             lines=lines or (services.Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
             order_id=data.get("order_id") or None,
             principal=principal,
+            metadata=data.get("metadata") or {},
             **{name: data.get(name) or "" for name in texts},
         )
 
@@ -166,29 +168,6 @@ class LineSerializer(serializers.Serializer[OrderLine]):
         return money.number(line.unit_price, currency=line.order.currency)
 
 
-class OrderSerializer(serializers.Serializer[Order]):
-    """An order in an answer."""
-
-    order_id = serializers.CharField(source="shown_id", read_only=True)
-    customer_id = NullableText()
-    user_id = NullableText()
-    user_email = NullableText()
-    status = serializers.ChoiceField(Status.choices, read_only=True)
-    total_amount = serializers.SerializerMethodField()
-    currency = serializers.CharField(read_only=True)
-    version = serializers.IntegerField(read_only=True)
-    items = LineSerializer(many=True, read_only=True, source="loaded_lines")
-    description = NullableText()
-    payment_method = serializers.ChoiceField(Order.Method.choices, read_only=True)
-    payment_id = NullableText()
-    fail_reason = NullableText()
-    created_at = serializers.DateTimeField(read_only=True)
-    updated_at = serializers.DateTimeField(read_only=True)
-
-    def get_total_amount(self, order: Order) -> float:
-        return money.number(order.total, currency=order.currency)
-
-
 class EventSerializer(serializers.Serializer[OrderEvent]):
     """One transition of an order."""
 
@@ -206,3 +185,30 @@ class EventSerializer(serializers.Serializer[OrderEvent]):
 
     def get_payment_id(self, event: OrderEvent) -> str | None:
         return event.data.get("payment_id") or None
+
+
+class OrderSerializer(serializers.Serializer[Order]):
+    """An order in an answer."""
+
+    order_id = serializers.CharField(source="shown_id", read_only=True)
+    customer_id = NullableText()
+    user_id = NullableText()
+    user_email = NullableText()
+    status = serializers.ChoiceField(Status.choices, read_only=True)
+    total_amount = serializers.SerializerMethodField()
+    currency = serializers.CharField(read_only=True)
+    version = serializers.IntegerField(read_only=True)
+    items = LineSerializer(many=True, read_only=True, source="loaded_lines")
+    description = NullableText()
+    payment_method = serializers.ChoiceField(Order.Method.choices, read_only=True)
+    payment_id = NullableText()
+    fail_reason = NullableText()
+    metadata = serializers.DictField(child=serializers.CharField(), read_only=True)
+    created_at = serializers.DateTimeField(read_only=True)
+    updated_at = serializers.DateTimeField(read_only=True)
+    events = EventSerializer(
+        many=True, required=False, source="loaded_events", help_text=_("Its history, with expand=events.")
+    )  # left out where the order was read without
+
+    def get_total_amount(self, order: Order) -> float:
+        return money.number(order.total, currency=order.currency)

@@ -189,6 +189,7 @@ MIDDLEWARE = [
     "orders_project.http.errors.ErrorBodies",
     "orders_project.http.middleware.BodyLimit",
     "orders_project.http.middleware.SameOrigin",
+    "orders_project.http.deprecation.Deprecations",
     "django.middleware.security.SecurityMiddleware",
     "orders_project.http.middleware.ContentSecurity",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -269,7 +270,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Orders",
-    "VERSION": "1.0.0",
+    "VERSION": "1.1.0",  # in every answer too
     "OAS_VERSION": "3.1.0",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],

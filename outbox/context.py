@@ -61,9 +61,9 @@ def new_correlation_id() -> str:
     return secrets.token_hex(16)
 
 
-def accepted_correlation_id(value: str | None) -> str:
-    """Return the id that a caller sent if it is well formed, else a new one."""
-    return value if value and CORRELATION_ID.fullmatch(value) else new_correlation_id()
+def accepted_correlation_id(*values: str | None) -> str:
+    """Return the first of the ids that a caller sent which is well formed, or else a new one."""
+    return next((value for value in values if value and CORRELATION_ID.fullmatch(value)), None) or new_correlation_id()
 
 
 def accepted_traceparent(value: str | None) -> str:

@@ -1,6 +1,6 @@
 """The HTTP endpoints of accounts."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.validators import RegexValidator
 from django.db.models import Case, F, Q, QuerySet, When
@@ -91,6 +91,12 @@ class NewestFirst(KeysetPagination):
     """Accounts or entries, the newest first: their ids are in the order of time."""
 
     ordering = ("-id",)
+
+
+class EntriesByTime(NewestFirst):
+    """Entries, the newest first unless the oldest are asked for first."""
+
+    sorts: ClassVar = {"at": ("id",), "-at": NewestFirst.ordering}
 
 
 class Accounts(WithForm):
@@ -219,7 +225,7 @@ class Entries(OneAccount):
     """The entries of an account."""
 
     serializer_class = EntryShown
-    pagination_class = NewestFirst
+    pagination_class = EntriesByTime
     queryset = Entry.objects.none()
 
     @extend_schema(operation_id="list_entries", responses=EntryShown(many=True))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from hmac import compare_digest
-from typing import Any
+from typing import Any, ClassVar
 
 import django_filters
 from django.conf import settings
@@ -120,9 +120,10 @@ def is_one_of(secrets: Iterable[str], offered: str) -> bool:
 
 
 class ProductPages(KeysetPagination):
-    """Products, the newest first."""
+    """Products, the newest first unless the oldest are asked for first."""
 
     ordering = ("-product_id",)  # ids are in the order of time
+    sorts: ClassVar = {"created_at": ("product_id",), "-created_at": ordering}
 
 
 class ProductFilter(django_filters.FilterSet):

@@ -42,6 +42,7 @@ class TestTheThreeShapes:
             "payment_method": "gateway",
             "payment_id": None,
             "fail_reason": None,
+            "metadata": {},
             "created_at": order["created_at"],
             "updated_at": order["created_at"],
         }

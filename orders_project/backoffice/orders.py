@@ -144,7 +144,7 @@ class Orders(ReadOnlyAdmin):
     fields = (
         "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
         "user_id", "user_email", "description", "payment_method", "payment_id", "fail_reason", "blocked", "version",
-        "created_at", "updated_at", "status_since",
+        display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
     )  # fmt: skip
     page_actions = (
         Action(

@@ -42,11 +42,14 @@ def write(*, release: bool) -> Iterator[Path]:
 
 
 def outdated() -> Iterator[str]:
-    """Yield what of the written documents is not as the code is."""
+    """Yield what of the written documents is not as the code is, or is no longer what was released as this version."""
+    version = str(settings.SPECTACULAR_SETTINGS["VERSION"])
     for name, text in (_contracts() | _collection()).items():
-        path = DOCS / name
+        path, released = DOCS / name, RELEASED / version / name
         if not path.exists() or path.read_text() != text:
             yield f"docs/{name} is not what the code says: run manage.py contracts."
+        if released.exists() and released.read_text() != text:
+            yield f"docs/{name} is not what was released as {version}: count VERSION in the settings up."
 
 
 def _contracts() -> dict[str, str]:

@@ -49,6 +49,11 @@ FACT: dict[str, Any] = {
         "payment_method": {"enum": Order.Method.values},
         "payment_id": {"type": ["string", "null"]},
         "fail_reason": {"type": ["string", "null"], "description": "Why it was turned back: a stable code."},
+        "metadata": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "What the client gave with the order; missing in events of release 1.0.0.",
+        },
         "updated_at": {**schema.TIME, "type": ["string", "null"]},
     },
 }
@@ -218,7 +223,7 @@ def _order(kind: str) -> dict[str, Any]:
     status = kind.partition(".")[2].replace("created", "pending")
     order = Order(
         order_id="ord-001", user_id="ann", status=status, version=1, total=1999, currency="USD",
-        payment_method="account",
+        payment_method="account", metadata={"campaign": "winter"},
     )  # fmt: skip
     return snapshot(order) | {"updated_at": A_TIME}
 

@@ -34,6 +34,7 @@ from outbox.metrics import Few, histogram
 from outbox.sqlstates import note
 
 from ..auth import authentication as auth
+from ..http import headers
 from ..http.errors import INTERNAL, UNAVAILABLE, CallFailed, Problem, problem_of
 from .deadlines import statements_end_in
 from .status import status_of
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTOR = order_service_pb2.DESCRIPTOR.services_by_name["OrderService"]
 SERVICE = DESCRIPTOR.full_name
+IDS = tuple(name.lower() for name in headers.IDS)  # in the metadata of a call and of its answer
 MAX_SECONDS = 30.0  # for a call without a deadline
 MALFORMED = Problem(HTTPStatus.BAD_REQUEST, "malformed", "The message cannot be parsed.")
 NO_MESSAGE = Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The message did not arrive in time.")
@@ -104,11 +106,13 @@ class Calls:
         async def answer(_: Any, call: Any) -> bytes:
             metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
             here = context.Context(
-                correlation_id=context.accepted_correlation_id(metadata.get("x-correlation-id")),
+                correlation_id=context.accepted_correlation_id(*(metadata.get(name) for name in IDS)),
                 traceparent=tracing.accepted(metadata.get("traceparent")),
             )
+            ids = tuple((name, here.correlation_id) for name in IDS)
+            call.set_trailing_metadata(ids)
             with context.acting(here), _measured(method) as measure:
-                await call.send_initial_metadata((("x-correlation-id", here.correlation_id),))
+                await call.send_initial_metadata(ids)
                 ends = time.monotonic() + _seconds_left(call)
                 try:
                     raw = await self._message(call)
@@ -118,8 +122,8 @@ class Calls:
                 except CallFailed as failed:
                     measure.code = _few(failed.problem.code)
                     status = status_of(failed.problem)
-                    await call.abort(status.code, status.details, status.trailing_metadata)
-            call.set_trailing_metadata(trailing)
+                    await call.abort(status.code, status.details, (*status.trailing_metadata, *ids))
+            call.set_trailing_metadata((*trailing, *ids))
             return content
 
         return answer

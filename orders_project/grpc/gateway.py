@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 
 from common.addresses import client_address
 from common.idempotency import check_key
-from orders.grpc import IS_NEW
+from orders.grpc import IS_NEW, is_map
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
@@ -122,7 +122,9 @@ def as_json(message: Message) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for descriptor in message.DESCRIPTOR.fields:
         value = getattr(message, descriptor.name)
-        if descriptor.is_repeated:
+        if is_map(descriptor):
+            shown[descriptor.name] = dict(value)
+        elif descriptor.is_repeated:
             shown[descriptor.name] = [as_json(each) for each in value]
         elif descriptor.has_presence and not message.HasField(descriptor.name):
             shown[descriptor.name] = None

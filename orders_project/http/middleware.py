@@ -14,6 +14,7 @@ from rest_framework.permissions import SAFE_METHODS
 from outbox import context, tracing
 from outbox.metrics import gauge
 
+from . import headers
 from .errors import TOO_LARGE, Problem
 
 logger = logging.getLogger(__name__)
@@ -34,21 +35,22 @@ CROSS_SITE = Problem(HTTPStatus.FORBIDDEN, "cross_site", "A page of another site
 
 
 class Correlation:
-    """Handles a request under its correlation id and trace, and sends the id with the response."""
+    """Handles a request under its correlation id and trace, and sends what every answer has."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         here = context.Context(
-            correlation_id=context.accepted_correlation_id(request.headers.get("X-Correlation-ID")),
+            correlation_id=headers.correlation_id(request.headers),
             traceparent=tracing.accepted(request.headers.get("traceparent")),
         )
         with context.acting(here), tracing.span(str(request.method), kind="server") as span:
             response = self.get_response(request)
             span.rename(f"{request.method} {view_name(request)}")
             span.set_attributes(http__request__method=request.method, http__response__status_code=response.status_code)
-        response["X-Correlation-ID"] = here.correlation_id
+        for name, value in headers.of_every_answer(here.correlation_id).items():
+            response[name] = value
         return response
 
 

@@ -17,6 +17,7 @@ from rest_framework.serializers import ListSerializer
 from common import money
 from common.principal import SCOPES
 
+from . import deprecation, headers
 from .errors import MEDIA_TYPE
 
 CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
@@ -63,6 +64,7 @@ ANSWERS = {
 }
 MAY_BE_EMPTY = frozenset({"cancel_order"})  # whose bodies may be left out
 WITH_BODY = ("409", "413", "415", "429")
+OF_EVERY_ANSWER = {name: {"$ref": f"#/components/headers/{name}"} for name in headers.MEANINGS}
 
 PROBLEM = {
     "type": "object",
@@ -172,6 +174,23 @@ class TextField(OpenApiSerializerFieldExtension):
         return {"type": "string", "pattern": ONE_LINE if self.target.allow_blank else NOT_BLANK}
 
 
+class MetadataField(OpenApiSerializerFieldExtension):
+    target_class = "common.fields.Metadata"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "maxProperties": self.target.MAX_KEYS,
+            "propertyNames": {"minLength": 1, "maxLength": self.target.MAX_KEY, "pattern": ONE_LINE},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": self.target.MAX_VALUE,
+                "pattern": ONE_LINE.replace("+", "*"),
+            },
+            "examples": [{"campaign": "winter", "cart": "8f14"}],
+        }
+
+
 class AmountField(OpenApiSerializerFieldExtension):
     target_class = "common.fields.Amount"
 
@@ -217,12 +236,18 @@ def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str,
         }
         for status, why in ANSWERS.items()
     }
+    components["headers"] = {
+        name: {"description": meaning, "schema": {"type": "string"}} for name, meaning in headers.MEANINGS.items()
+    }
+    for response in components["responses"].values():
+        response["headers"] = OF_EVERY_ANSWER
     schemes = components.setdefault("securitySchemes", {})
     schemes[ADMIN_SECRET] = {"type": "apiKey", "in": "header", "name": "X-Admin-Secret"}
     result["paths"] = {path.rstrip("/") or "/": item for path, item in sorted(result["paths"].items())}
     for path, item in result["paths"].items():
         for method, operation in item.items():
             _complete_operation(path, method, operation)
+            deprecation.describe(f"{method.upper()} {path}", operation, components)
     _name_enumerations(result)
     return result
 
@@ -244,6 +269,7 @@ def _name_enumerations(result: dict[str, Any]) -> None:
 def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> None:
     for status, response in operation["responses"].items():
         response["description"] = response["description"] or HTTPStatus(int(status)).phrase
+        response["headers"] = OF_EVERY_ANSWER
     for status in ANSWERS:
         if status in WITH_BODY and method == "get":
             continue
@@ -255,7 +281,8 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
     elif settings.API_AUTH == "open" and {} not in operation.setdefault("security", []):
         operation["security"].append({})
     for parameter in operation.get("parameters", ()):
-        if parameter["in"] == "query" and operation["operationId"].startswith("list_"):
+        is_list = parameter["schema"].get("type") == "array"  # which may be empty as it is
+        if parameter["in"] == "query" and operation["operationId"].startswith("list_") and not is_list:
             parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}  # an empty value means no filter
     if "requestBody" in operation:
         operation["requestBody"]["required"] = operation["operationId"] not in MAY_BE_EMPTY

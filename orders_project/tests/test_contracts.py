@@ -22,6 +22,13 @@ def test_the_written_documents_are_what_the_code_says() -> None:
     assert list(contracts.outdated()) == []
 
 
+def test_a_version_that_is_released_does_not_change(settings: Any) -> None:
+    settings.SPECTACULAR_SETTINGS = settings.SPECTACULAR_SETTINGS | {"VERSION": "1.0.0"}
+    assert "docs/openapi.yaml is not what was released as 1.0.0: count VERSION in the settings up." in [
+        *contracts.outdated()
+    ]
+
+
 def test_no_released_contract_is_broken() -> None:
     assert RELEASES
     assert list(contracts.broken()) == []

@@ -137,6 +137,14 @@ class TestHeaders:
     def test_a_correlation_id_goes_through(self, gateway: Gateway) -> None:
         assert gateway.asks("/orders", **{"X-Correlation-ID": "shop-1"})["headers"]["X-Correlation-ID"] == "shop-1"
 
+    def test_a_request_id_goes_through_unless_there_is_a_correlation_id(self, gateway: Gateway) -> None:
+        for sent, taken in (
+            ({"X-Request-ID": "r-1"}, "r-1"),
+            ({"X-Request-ID": "r-1", "X-Correlation-ID": "shop-1"}, "shop-1"),
+            ({"X-Request-ID": "r-1", "X-Correlation-ID": "a b"}, "r-1"),
+        ):
+            assert gateway.asks("/orders", **sent)["headers"]["X-Correlation-ID"] == taken
+
     @pytest.mark.parametrize("offered", ["", "a b", "x" * 65, '"><script>'])
     def test_there_is_always_a_good_one(self, gateway: Gateway, offered: str) -> None:
         found = gateway.asks("/orders", **{"X-Correlation-ID": offered})["headers"]["X-Correlation-ID"]
@@ -168,7 +176,7 @@ class TestRefusals:
         answer = requests.post(gateway.url("/orders"), data=b"x" * (256 * 1024 + 1), timeout=60)
         assert (answer.status_code, answer.headers["Content-Type"]) == (413, PROBLEM)
         assert answer.json()["code"] == "too_large"
-        assert answer.json()["correlation_id"] == answer.headers["X-Correlation-ID"]
+        assert answer.json()["correlation_id"] == answer.headers["X-Correlation-ID"] == answer.headers["X-Request-ID"]
 
     def test_a_services_own_refusal_stays_as_it_is(self, gateway: Gateway) -> None:
         answer = requests.get(gateway.url("/orders/refused"), timeout=60)

@@ -62,6 +62,17 @@ class TestAnOrder:
         assert (made.order_id, made.total_amount) == ("ord-1", 0.3)
         assert [(line.sku, line.quantity, line.price) for line in made.items] == [("free", 3, 0.1)]
 
+    def test_has_the_metadata_that_it_was_placed_with(self, orders: OrderServiceStub) -> None:
+        given = {"campaign": "winter", "корзина": ""}
+        request = pb.CreateOrderRequest(order_id="ord-1", user_id="ann", amount=1, metadata=given)
+        made = orders.CreateOrder(request)
+        assert dict(made.metadata) == given == Order.objects.get().metadata
+        assert orders.GetOrder(pb.GetOrderRequest(order_id="ord-1")) == made == orders.CreateOrder(request)
+        request.metadata["campaign"] = "spring"
+        assert refused(orders.CreateOrder, request).code() is grpc.StatusCode.ALREADY_EXISTS
+        request.metadata["line"] = "one\ntwo"
+        assert details(refused(orders.CreateOrder, request))[1].field_violations[0].field == "metadata.line"
+
     def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
         request = pb.CreateOrderRequest(user_id="ann", amount=1)
         key = [("idempotency-key", "key-1")]
@@ -241,11 +252,12 @@ class TestOverHttp:
         return Client(raise_request_exception=False)
 
     def test_an_order_goes_through_grpc(self, http: Client) -> None:
-        body = {"user_id": "ann", "amount": 19.99, "description": "A lamp"}
+        body = {"user_id": "ann", "amount": 19.99, "description": "A lamp", "metadata": {"campaign": "winter"}}
         made = http.post("/grpc/orders/", body, content_type="application/json")
         assert made.status_code == 201, made.content
         order = made.json()
         assert (order["total_amount"], order["status"], order["user_email"]) == (19.99, "pending", None)
+        assert order["metadata"] == {"campaign": "winter"}
         assert http.get(f"/grpc/orders/{order['order_id']}").json() == order
         assert http.get("/grpc/orders").json() == [order]
         direct = http.get(f"/orders/{order['order_id']}").json()

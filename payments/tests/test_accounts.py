@@ -213,17 +213,18 @@ class TestTheEntriesOfAnAccount:
         ]  # fmt: skip
         assert sum(e["amount"] for e in entries) == client.get("/accounts/ann/balance").json()["balance"] == 9.0
 
-    def test_come_in_pages(self, client: Client, ann: Account) -> None:
+    @pytest.mark.parametrize(("sort", "first"), [("", 7), ("-at", 7), ("at", 1)])
+    def test_come_in_pages(self, client: Client, ann: Account, sort: str, first: int) -> None:
         for amount in range(1, 8):
             services.deposit(user_id="ann", amount=amount, now=NOW)
-        seen, url = [], "/accounts/ann/entries?limit=3"
+        seen, url = [], f"/accounts/ann/entries?limit=3&sort={sort}"
         while url:
             page = client.get(url).json()
             seen += [round(e["amount"] * 100) for e in page["results"]]
             url = page["next"]
-        assert seen == [7, 6, 5, 4, 3, 2, 1]
+        assert seen == sorted(range(1, 8), reverse=first == 7)
 
-    @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=-1", "limit=101", "cursor=x", "cursor=%00"])
+    @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=101", "cursor=x", "cursor=%00", "sort=amount"])
     def test_of_an_invalid_page_are_refused(self, client: Client, ann: Account, query: str) -> None:
         assert client.get(f"/accounts/ann/entries?{query}").status_code == 400
 

@@ -249,15 +249,16 @@ class TestChangingAProduct:
 
 
 class TestTheCatalogue:
-    def test_is_paged_newest_first(self, client: Client) -> None:
+    @pytest.mark.parametrize(("sort", "step"), [("", -1), ("-created_at", -1), ("created_at", 1)])
+    def test_is_paged_newest_first_unless_sorted_otherwise(self, client: Client, sort: str, step: int) -> None:
         skus = [product(f"p{number}").sku for number in range(5)]
-        seen, path = [], "/products?limit=2"
+        seen, path = [], f"/products?limit=2&sort={sort}"
         while path:
             page = client.get(path).json()
             assert len(page["results"]) <= 2
             seen += [one["sku"] for one in page["results"]]
             path = page["next"]
-        assert seen == skus[::-1]
+        assert seen == skus[::step]
 
     def test_is_filtered(self, client: Client) -> None:
         product("lamp")
@@ -270,7 +271,17 @@ class TestTheCatalogue:
 
     @pytest.mark.parametrize(
         "query",
-        ["limit=0", "limit=-1", "limit=x", "limit=1.5", "is_active=perhaps", "page=2", "sku=a%00b", "sku=" + "x" * 65],
+        [
+            "limit=0",
+            "limit=-1",
+            "limit=x",
+            "limit=1.5",
+            "is_active=perhaps",
+            "page=2",
+            "sku=a%00b",
+            "sku=" + "x" * 65,
+            "sort=price",
+        ],
     )
     def test_refuses_invalid_queries_by_name(self, client: Client, query: str) -> None:
         answer = client.get(f"/products?{query}")

@@ -72,7 +72,14 @@ def test_a_refusal_is_a_problem(web: RunningSystem, said: bytes, status: int, co
     assert (found, headers["content-type"]) == (status, "application/problem+json"), body
     problem = json.loads(body if "content-length" in headers else body.partition(b"\r\n")[2].partition(b"\r\n")[0])
     assert (problem["status"], problem["code"]) == (status, code)
-    assert problem["correlation_id"] == headers["x-correlation-id"]
+    assert problem["correlation_id"] == headers["x-correlation-id"] == headers["x-request-id"]
+    assert headers["api-version"]
+
+
+def test_what_fails_outside_of_django_has_the_id_of_its_request(web: RunningSystem) -> None:
+    said = asked("POST", "/orders", CHUNKED + "X-Request-ID: mine-1\r\n", b"zz\r\nabc\r\n0\r\n\r\n")
+    status, headers, body = spoken(web, said)
+    assert (status, headers["x-request-id"], json.loads(body)["correlation_id"]) == (400, "mine-1", "mine-1")
 
 
 def test_a_body_in_chunks_is_a_body(web: RunningSystem) -> None:
