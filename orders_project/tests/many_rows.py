@@ -164,6 +164,8 @@ def gather(orders: int, *, services: Iterable[str] = FILL, tables: Container[str
     for service in services:
         statements = {statement: INTO.findall(statement)[0] for statement in (*FILL[service], *MAILBOX)}
         filled = {sql: table for sql, table in statements.items() if tables is None or table in tables}
+        if not filled:
+            continue
         with connections[service].cursor() as cursor:
             cursor.execute(UUID7)
             cursor.execute(ROWS, {"orders": orders})

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.processes,
     pytest.mark.django_db(transaction=True, databases=["orders", "payments", "processing"]),
 ]
-WITHIN = 300  # seconds for anything that is waited for
+WITHIN = 60  # seconds for anything that is waited for
 KNOWN = ("host", "port", "dbname", "user", "password")
 
 
@@ -138,7 +138,7 @@ MESSAGES = (
     "UPDATE outbox_outgoingmessage SET published_at = now() WHERE subject = 'w' || %(n)s",
     "UPDATE outbox_outgoingmessage SET last_error = 'again' WHERE subject = 'o' || 1 + %(n)s %% 40",
 )
-# By service: what the last release writes, with the columns that it knows; the table that is changed first; another one.
+# By service: what the last release writes, with the columns that it knows; the table that is changed first; another.
 SHOP: dict[str, tuple[tuple[str, ...], str, str]] = {
     "orders": (
         (
@@ -191,9 +191,9 @@ SHOP: dict[str, tuple[tuple[str, ...], str, str]] = {
         "processing_processing",
     ),
 }
-ROWS = {"orders": 100_000, "payments": 20_000, "processing": 20_000}
+MANY, SOME = 100_000, 5_000
 FILLED = (
-    "orders_order", "orders_idempotencykey", "payments_account", "payments_payment", "processing_hold",
+    "orders_idempotencykey", "payments_account", "payments_payment", "processing_hold",
     "outbox_outgoingmessage",
 )  # fmt: skip
 FILES = "SELECT relname, relfilenode FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
@@ -213,7 +213,8 @@ def rows_of(alias: str, sql: str) -> list[Any]:
 def test_the_shop_goes_on_while_it_is_migrated(service: str, quick: None, settings: Any) -> None:
     statements, table, other = SHOP[service]
     with databases.of_last_release(service):
-        many_rows.gather(ROWS[service], services=[service], tables=FILLED)
+        many_rows.gather(MANY, services=[service], tables=["orders_order"])
+        many_rows.gather(SOME, services=[service], tables=FILLED)
         files = dict(rows_of(service, FILES))
         writer = Writer(service, (*statements, *MESSAGES))
         readers = [Reader(service, table), Reader(service, other)]
