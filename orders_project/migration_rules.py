@@ -54,13 +54,13 @@ RULES = (
     ),
     Rule(
         "unique",
-        r"ADD CONSTRAINT \S+ (UNIQUE|PRIMARY KEY|EXCLUDE)\b(?! USING INDEX)|ADD COLUMN .*\b(UNIQUE|PRIMARY KEY)\b",
+        r"ADD (CONSTRAINT \S+ )?(UNIQUE|PRIMARY KEY|EXCLUDE)\b(?! USING INDEX)|ADD COLUMN .*\b(UNIQUE|PRIMARY KEY)\b",
         "nobody can use the table while an index is made",
         f"{APART}AddUniqueOnline.",
     ),
     Rule(
         "constraint",
-        r"ADD CONSTRAINT \S+ (CHECK|FOREIGN KEY)\b(?!.* NOT VALID)",
+        r"ADD (CONSTRAINT \S+ )?(CHECK|FOREIGN KEY)\b(?!.* NOT VALID)",
         "the whole table is read while nobody can write to it",
         "AddConstraintNotValid, and ValidateConstraint in a later migration with atomic = False.",
     ),
@@ -116,7 +116,7 @@ RULES = (
     ),
     Rule(
         "rows",
-        r"(^|;|\bBEGIN|\bLOOP|\bTHEN)\s*(UPDATE|DELETE FROM|MERGE)\b",
+        r"(^|'|\)|\bBEGIN|\bLOOP|\bTHEN)\s*(UPDATE|DELETE FROM|MERGE)\b",
         "all rows stay locked until the migration ends",
         f"{APART}UpdateOnline or DeleteOnline.",
     ),
@@ -146,6 +146,12 @@ VALIDATED_APART = Rule(
 ONLINE = (*online_ddl.OPERATIONS, ValidateConstraint)
 NOISE = re.compile(r"--[^\n]*|/\*.*?\*/|AS \$(\w*)\$.*?\$\1\$", re.DOTALL)  # comments, and the bodies of functions
 NAME = r'(?:IF (?:NOT )?EXISTS |ONLY )*"?(\w+)"?'
+# In ALTER TABLE, COLUMN may be left out.
+SHORT = re.compile(
+    r"\b(ADD|DROP|ALTER) "
+    r"(?!COLUMN|CONSTRAINT|UNIQUE|PRIMARY|EXCLUDE|CHECK|FOREIGN|DEFAULT|NOT|EXPRESSION|IDENTITY|TABLE)",
+    re.IGNORECASE,
+)
 MADE = re.compile(rf"CREATE TABLE {NAME}", re.IGNORECASE)
 TABLE = re.compile(rf"^(?:ALTER TABLE|UPDATE|DELETE FROM|TRUNCATE(?: TABLE)?|DROP TABLE|.*? ON) {NAME}", re.IGNORECASE)
 LOCKING = re.compile(
@@ -243,7 +249,7 @@ def _split(text: str) -> Iterator[str]:
     """Yield the statements of SQL, each in one line."""
     for statement in NOISE.sub(" ", text).split(";"):
         if line := " ".join(statement.split()):
-            yield line
+            yield SHORT.sub(r"\1 COLUMN ", line) if line.upper().startswith("ALTER TABLE") else line
 
 
 def _grows(
