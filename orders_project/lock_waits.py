@@ -54,8 +54,8 @@ class LockWatch:
                         known.add((wanted, pid, query))
                         by = f"{user}, {application}" if application else user
                         self._say(
-                            f"waits for {wanted}, which process {pid} holds ({by}; {state} in a transaction"
-                            f" for {seconds:.0f} s): {without_values(query)}"
+                            f"waits for {wanted}, which process {pid} holds"
+                            f" ({by}; {state}, begun {seconds:.0f} s ago): {without_values(query)}"
                         )
         except Error as trouble:
             self._say(f"nobody looks whom it waits for: {type(trouble).__name__}")

@@ -241,7 +241,8 @@ def test_the_shop_goes_on_while_it_is_migrated(service: str, quick: None, settin
             writer.end()
         assert writer.refused == []
         assert f"{held} (" in said
-        assert f"backup; idle in transaction in a transaction for 0 s): SELECT count(*) FROM {table} WHERE '…'" in said
+        assert "backup; idle in transaction, begun " in said
+        assert f"s ago): SELECT count(*) FROM {table} WHERE '…' <> '…'" in said
         assert "'secret'" not in said
         assert rows_of(service, UNFINISHED) == []
         now = dict(rows_of(service, FILES))
