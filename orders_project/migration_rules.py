@@ -198,7 +198,7 @@ def since_release() -> tuple[ProjectState, list[Migration]]:
 def findings(state: ProjectState, migrations: Iterable[Migration]) -> Iterator[Finding]:
     """Yield what these migrations must not do where the models were in this state in the previous release."""
     used = {
-        model._meta.db_table: {field.column for field in model._meta.local_concrete_fields}
+        model._meta.db_table: {str(field.column) for field in model._meta.local_concrete_fields}
         for model in state.apps.get_models(include_auto_created=True)
     }
     made: set[str] = set()
@@ -261,9 +261,10 @@ def _grows(
         state.apps.get_model(*key)._meta.get_field(operation.name).db_type(connection) or ""
         for state in (before, after)
     )
-    length = SIZED.fullmatch(old)
-    longer = SIZED.fullmatch(new)
-    return bool(length) and (new == "text" or bool(longer and int(longer[2]) >= int(length[2])))
+    length, longer = SIZED.fullmatch(old), SIZED.fullmatch(new)
+    if length is None:
+        return False
+    return new == "text" or (longer is not None and int(longer[2]) >= int(length[2]))
 
 
 def _of_step(migration: Migration, step: _Step, *, used: dict[str, set[str]], made: set[str]) -> Iterator[Finding]:

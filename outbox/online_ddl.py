@@ -80,7 +80,7 @@ class AddUniqueOnline(NotInTransactionMixin, AddConstraint):
         model = to_state.apps.get_model(app_label, self.model_name)
         allowed = self.allow_migrate_model(schema_editor.connection.alias, model)
         if allowed and _is_missing(schema_editor, self.constraint.name):
-            statement = self.constraint.create_sql(model, schema_editor)
+            statement: Any = self.constraint.create_sql(model, schema_editor)
             statement.template = MAKE_UNIQUE
             schema_editor.execute(statement, params=None)
 
@@ -157,7 +157,8 @@ class _InBatches(NotInTransactionMixin, Operation):
 
     def _walk(self, cursor: Any) -> None:
         """Change what is not locked, from the lowest key to the highest."""
-        key, table, after = self.key, self.table, []
+        key, table = self.key, self.table
+        after: list[Any] = []
         while True:
             beyond = f"AND {key} > %s" if after else ""
             cursor.execute(

@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.django_db(transaction=True, databases=["orders", "payments", "processing"]),
 ]
 WITHIN = 60  # seconds for anything that is waited for
+NO_LOCKS = "did not get its locks, trying again in"
 KNOWN = ("host", "port", "dbname", "user", "password")
 
 
@@ -67,6 +68,11 @@ class Migrating:
             return line in self.said.text
 
         processes.wait_until(said, timeout=WITHIN)
+
+    def tries_again(self) -> None:
+        """Return when it has once more not got its locks."""
+        tries = self.said.text.count(NO_LOCKS)
+        processes.wait_until(lambda: self.said.text.count(NO_LOCKS) > tries, timeout=WITHIN)
 
     def end(self) -> str:
         """Wait for its end, and return what it said."""
@@ -223,10 +229,7 @@ def test_the_shop_goes_on_while_it_is_migrated(service: str, quick: None, settin
             held = f"waits for {table}, which process {readers[0].pid} holds"
             migrating.until(held, beside=writer)
             for _ in range(2):  # it gives up its place in the queue for the table, more than once
-                tries = migrating.said.text.count("did not get its locks, trying again in")
-                processes.wait_until(
-                    lambda tries=tries: migrating.said.text.count("did not get its locks") > tries, timeout=WITHIN
-                )
+                migrating.tries_again()
                 writer.goes_on()
             readers[0].end()
             # Now an index is made, which waits for the other reader; nobody waits for the index.

@@ -24,7 +24,7 @@ class Table:
 
     def __init__(self) -> None:
         self.state = ProjectState()
-        fields = [("id", models.IntegerField(primary_key=True)), ("name", models.CharField(max_length=9))]
+        fields: Any = [("id", models.IntegerField(primary_key=True)), ("name", models.CharField(max_length=9))]
         self.run(CreateModel("Thing", fields))
         self.sql("INSERT INTO orders_thing SELECT n, 'n' || n FROM generate_series(1, 10) n")
 
@@ -103,7 +103,7 @@ class TestAUniqueConstraint:
 
 
 class TestRowsInBatches:
-    UPDATE = {"to": "name = 'new'", "where": "name LIKE 'n%' AND name <> 'new'", "batch": 3}
+    UPDATE: dict[str, Any] = {"to": "name = 'new'", "where": "name LIKE 'n%' AND name <> 'new'", "batch": 3}
 
     def test_pass_over_a_row_that_is_locked_and_come_back_to_it(
         self, table: Table, locked: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
