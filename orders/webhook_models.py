@@ -31,7 +31,7 @@ class WebhookEndpoint(models.Model):
             )
         ]
         indexes = [
-            models.Index(fields=["principal"], condition=models.Q(is_active=True), name="webhook_endpoint_active")
+            models.Index(fields=["principal"], condition=models.Q(is_active=True), name="webhook_endpoint_of_client")
         ]
 
     def __str__(self) -> str:

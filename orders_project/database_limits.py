@@ -17,6 +17,7 @@ from django.db import connections
 from psycopg import sql
 
 CONNECT_SECONDS = 5
+UNLIMITED = " -c statement_timeout=0"
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,13 @@ def make_default(alias: str, limits: Mapping[str, str]) -> bool:
 def without_limits_of_statements(*aliases: str) -> Iterator[None]:
     """Where nothing is connected yet, run statements as long as they take: migrations, an audit."""
     unconnected = [connections[alias] for alias in aliases if connections[alias].connection is None]
-    limited = {connection: connection.settings_dict["OPTIONS"]["options"] for connection in unconnected}
-    for connection, options in limited.items():
-        connection.settings_dict["OPTIONS"]["options"] = f"{options} -c statement_timeout=0"
+    for connection in unconnected:
+        connection.settings_dict["OPTIONS"]["options"] += UNLIMITED
     try:
         yield
     finally:
-        for connection, options in limited.items():
+        for connection in unconnected:
             connection.close()
-            connection.settings_dict["OPTIONS"]["options"] = options
+            # Not what was there before: the settings are those of all threads.
+            options = connection.settings_dict["OPTIONS"]
+            options["options"] = options["options"].removesuffix(UNLIMITED)

@@ -57,6 +57,9 @@ DATABASE_LIMITS = Limits(
     idle=env.seconds("DATABASE_IDLE_TIMEOUT", default=10),
     host=env.seconds("DATABASE_HOST_TIMEOUT", default=20),
 )
+# How long a migration that makes others wait may wait for a lock, and how long any of them tries: see migrate_all.
+MIGRATION_LOCK_TIMEOUT = env.seconds("MIGRATION_LOCK_TIMEOUT", default=1)
+MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
     given = database.get("OPTIONS", {})
     database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))

@@ -82,7 +82,9 @@ class Account(models.Model):
         verbose_name_plural = _("accounts")
         constraints = [
             models.UniqueConstraint(
-                fields=["user_id", "principal"], condition=Q(kind="customer"), name="one_account_per_user"
+                fields=["user_id", "principal"],
+                condition=Q(kind="customer"),
+                name="one_account_per_user_and_principal",
             ),
             models.UniqueConstraint(
                 fields=["user_id", "currency"],

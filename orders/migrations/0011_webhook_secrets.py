@@ -1,34 +1,11 @@
 import django.db.models.deletion
-from django.conf import settings
+from django.contrib.postgres.operations import AddConstraintNotValid
 from django.db import migrations, models
-
-from common import encryption
-
-READABLE = (
-    "SELECT id, secret, previous_secret, previous_until, created_at FROM orders_webhookendpoint WHERE secret <> ''"
-)
-
-
-def encrypt(apps, schema_editor):
-    """
-    Copy the secrets of all endpoints, encrypted.
-
-    Processes of the version before go on with the readable columns: `manage.py reencrypt_secrets` erases them
-    afterwards. An embedded run has no such processes.
-    """
-    secrets = apps.get_model("orders", "WebhookSecret").objects.using("orders")
-    with schema_editor.connection.cursor() as cursor:
-        cursor.execute(READABLE)
-        for endpoint, secret, previous, until, created_at in cursor.fetchall():
-            if previous and until is not None:
-                sealed = encryption.encrypt(previous)
-                secrets.create(endpoint_id=endpoint, sealed=sealed, created_at=created_at, expires_at=until)
-            secrets.create(endpoint_id=endpoint, sealed=encryption.encrypt(secret), created_at=created_at)
-        if settings.EMBEDDED:
-            cursor.execute("UPDATE orders_webhookendpoint SET secret = '', previous_secret = ''")
 
 
 class Migration(migrations.Migration):
+    """Webhook endpoints belong to a client, those from before hear all orders; their secrets get a table of their own."""
+
     dependencies = [
         ("orders", "0010_deadlines"),
     ]
@@ -64,6 +41,23 @@ class Migration(migrations.Migration):
                 ],
             },
         ),
+        migrations.AddField(
+            model_name="webhookendpoint",
+            name="hears_all",
+            field=models.BooleanField(db_default=True, default=False, verbose_name="all clients"),
+        ),
+        migrations.AddField(
+            model_name="webhookendpoint",
+            name="principal",
+            field=models.CharField(blank=True, db_default="", default="", max_length=100, verbose_name="client"),
+        ),
+        AddConstraintNotValid(
+            model_name="webhookendpoint",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("hears_all", False), ("principal", ""), _connector="OR"),
+                name="endpoint_of_one_client_or_of_all",
+            ),
+        ),
         # The columns stay for processes of the version before, and are dropped one version later.
         migrations.SeparateDatabaseAndState(
             state_operations=[
@@ -80,5 +74,4 @@ class Migration(migrations.Migration):
                 ),
             ],
         ),
-        migrations.RunPython(encrypt, migrations.RunPython.noop, elidable=True),
     ]

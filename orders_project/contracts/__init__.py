@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from django.conf import settings
 
+from orders_project import migration_rules
+
 from . import asyncapi, collection, compare, openapi
 
 DOCS = Path(settings.BASE_DIR) / "docs"
@@ -29,7 +31,7 @@ def text_of(document: dict[str, Any]) -> str:
 
 
 def write(*, release: bool) -> Iterator[Path]:
-    """Write everything from the code, and yield the paths; `release` records the contracts as those of this version."""
+    """Write everything from the code, and yield the paths; `release` records the contracts and the last migrations."""
     contracts = _contracts()
     folders = [(DOCS, contracts | _collection())]
     if release:
@@ -39,6 +41,10 @@ def write(*, release: bool) -> Iterator[Path]:
         for name, text in texts.items():
             (folder / name).write_text(text)
             yield folder / name
+    if release:
+        path = folders[-1][0] / migration_rules.FILE
+        path.write_text(migration_rules.last_migrations())
+        yield path
 
 
 def outdated() -> Iterator[str]:

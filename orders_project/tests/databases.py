@@ -1,15 +1,19 @@
 """The databases of the tests: migrated once a run by the worker that comes first, and copied for each."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, router
+from django.db.migrations.executor import MigrationExecutor
 from django.test import TransactionTestCase
 
 from common import locks
+from orders_project import migration_rules
 from orders_project.embedded import places, variable
 from orders_project.embedded.postgres import Postgres
 
@@ -48,6 +52,21 @@ def copy(server: Postgres, of: str, *, migrated: bool) -> dict[str, str]:
         template = f' TEMPLATE "{name(alias, of=TEMPLATE)}"' if migrated else ""
         _tell(alias, f'CREATE DATABASE "{name(alias, of=of)}"{template}')
     return {variable(alias): server.url(name(alias, of=of)) for alias in connections}
+
+
+@contextmanager
+def of_last_release(alias: str) -> Iterator[None]:
+    """Use a database with the empty tables of the last release in place of this worker's."""
+    there = f"{WORKER}_released"
+    _tell(alias, f'CREATE DATABASE "{name(alias, of=there)}"')
+    _use(alias, of=there)
+    try:
+        executor = MigrationExecutor(connections[alias])
+        executor.migrate([end for end in migration_rules.released() if router.allow_migrate(alias, end[0])])
+        yield
+    finally:
+        _use(alias, of=WORKER)
+        _tell(alias, f'DROP DATABASE "{name(alias, of=there)}" WITH (FORCE)')
 
 
 def drop(of: str = WORKER) -> None:

@@ -5,6 +5,7 @@ What is rare (a status, a type, a method of payment) is among the oldest: whoeve
 """
 
 import re
+from collections.abc import Container, Iterable
 
 from django.db import connections
 
@@ -158,15 +159,19 @@ FILL: dict[str, tuple[str, ...]] = {
 }
 
 
-def gather(orders: int) -> None:
-    """Fill every service's database with what so many orders would have left there."""
-    for service, statements in FILL.items():
+def gather(orders: int, *, services: Iterable[str] = FILL, tables: Container[str] | None = None) -> None:
+    """Fill the databases of services, or these tables of them, with what so many orders would have left there."""
+    for service in services:
+        statements = {statement: INTO.findall(statement)[0] for statement in (*FILL[service], *MAILBOX)}
+        filled = {sql: table for sql, table in statements.items() if tables is None or table in tables}
+        if not filled:
+            continue
         with connections[service].cursor() as cursor:
             cursor.execute(UUID7)
             cursor.execute(ROWS, {"orders": orders})
-            for statement in (*statements, *MAILBOX):
+            for statement in filled:
                 cursor.execute(statement)
             cursor.execute("DROP TABLE crowd")
             cursor.execute("DROP FUNCTION pg_temp.uuid7")
             # Of these tables only: of all would lock the server's own, which the next service's transaction waits for.
-            cursor.execute(f"ANALYZE {', '.join(INTO.findall(' '.join((*statements, *MAILBOX))))}")
+            cursor.execute(f"ANALYZE {', '.join(filled.values())}")

@@ -1,15 +1,13 @@
 """Limits of sessions: what a process asks for, and what the database gives everybody."""
 
-from contextlib import nullcontext
 from typing import Any
 
 import psycopg
 import pytest
 from django.conf import settings
-from django.db import OperationalError, connection, connections
+from django.db import connection, connections
 
 from orders_project.database_limits import Limits, make_default
-from orders_project.management.commands import migrate_all
 
 SETTINGS = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
 SHORT = Limits(lock=0.5, statement=7, idle=1.5, host=12)
@@ -60,22 +58,3 @@ class TestASession:
             finally:
                 cursor.execute("RESET ROLE")
                 cursor.execute("DROP ROLE stranger_to_limits")
-
-
-@pytest.mark.parametrize(("locked", "passes"), [(migrate_all.TRIES - 1, True), (migrate_all.TRIES, False)])
-def test_a_migration_that_finds_a_table_in_use_is_tried_again(
-    locked: int, passes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command, tries = migrate_all.Command(), []
-    command.verbosity = 0
-
-    def migrate(alias: str) -> None:
-        tries.append(alias)
-        if len(tries) <= locked:
-            raise OperationalError("canceling statement due to lock timeout") from psycopg.errors.LockNotAvailable()
-
-    monkeypatch.setattr(command, "_migrate", migrate)
-    monkeypatch.setattr(migrate_all.time, "sleep", lambda seconds: None)
-    with nullcontext() if passes else pytest.raises(OperationalError):
-        command._migrate_unless_locked("orders")
-    assert len(tries) == migrate_all.TRIES

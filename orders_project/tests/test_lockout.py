@@ -197,14 +197,21 @@ def test_nothing_that_was_typed_is_stored_or_logged(
     assert "Wrong client secret for an unknown name from 127.0.0.1." in caplog.text
 
 
+@pytest.mark.django_db(transaction=True, databases=["default"])
 def test_what_was_stored_before_is_purged() -> None:
-    migration = import_module("orders_project.migrations.0006_purge_attempts")
+    no_bodies = import_module("orders_project.migrations.0007_no_typed_secrets")
+    purge, *_ = import_module("orders_project.migrations.0008_purge").Migration.operations
     with connections["default"].cursor() as cursor:
         cursor.execute("CREATE TABLE axes_accessattempt (id int, get_data text NOT NULL, post_data text NOT NULL)")
-        cursor.execute("INSERT INTO axes_accessattempt VALUES (1, '', 'client_secret=readable')")
-        cursor.execute(migration.PURGE)
-        cursor.execute("SELECT count(*) FROM axes_accessattempt")
-        assert cursor.fetchone() == (0,)
-        cursor.execute("INSERT INTO axes_accessattempt VALUES (2, 'x', 'client_secret=readable')")
-        cursor.execute("SELECT get_data, post_data FROM axes_accessattempt")
-        assert cursor.fetchall() == [("", "")]
+        try:
+            cursor.execute("INSERT INTO axes_accessattempt VALUES (1, '', 'client_secret=readable')")
+            cursor.execute(no_bodies.STORE_NO_BODIES)
+            with connections["default"].schema_editor(atomic=False) as editor:
+                purge.database_forwards("orders_project", editor, None, None)
+            cursor.execute("SELECT count(*) FROM axes_accessattempt")
+            assert cursor.fetchone() == (0,)
+            cursor.execute("INSERT INTO axes_accessattempt VALUES (2, 'x', 'client_secret=readable')")
+            cursor.execute("SELECT get_data, post_data FROM axes_accessattempt")
+            assert cursor.fetchall() == [("", "")]
+        finally:
+            cursor.execute("DROP TABLE axes_accessattempt; DROP FUNCTION axes_store_no_bodies")

@@ -136,7 +136,7 @@ class TestSecretsOfTheVersionBefore:
     @pytest.mark.parametrize("embedded", [True, False])
     def test_are_encrypted_by_the_migration(self, settings: Any, old: WebhookEndpoint, embedded: bool) -> None:
         settings.EMBEDDED = embedded
-        migration = importlib.import_module("orders.migrations.0011_webhook_secrets")
+        migration = importlib.import_module("orders.migrations.0013_encrypt_webhook_secrets")
         migration.encrypt(apps, connections["orders"].schema_editor())
         assert signing(old) == ["whsec_second", "whsec_first"]
         # Processes of the version before go on reading the columns; an embedded run has none.

@@ -1,5 +1,7 @@
 from django.db import migrations, models
 
+from outbox.online_ddl import AddFieldNotValid
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -7,7 +9,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.AddField(
+        AddFieldNotValid(
             model_name="outgoingmessage",
             name="compatible_from",
             field=models.PositiveSmallIntegerField(null=True, verbose_name="compatible from version"),
@@ -16,13 +18,5 @@ class Migration(migrations.Migration):
             model_name="outgoingmessage",
             name="waiting_since",
             field=models.DateTimeField(null=True, verbose_name="waiting since"),
-        ),
-        migrations.AddIndex(
-            model_name="outgoingmessage",
-            index=models.Index(
-                condition=models.Q(("published_at__isnull", True), ("waiting_since__isnull", False)),
-                fields=["waiting_since"],
-                name="outgoing_waiting",
-            ),
         ),
     ]

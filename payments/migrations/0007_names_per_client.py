@@ -2,7 +2,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    """User ids belong to a client, and the forms about money are remembered with the money."""
+    """The forms about money are remembered with the money, and a webhook with the installation that it is for."""
 
     dependencies = [
         ("payments", "0006_answers_to_the_letter"),
@@ -26,18 +26,9 @@ class Migration(migrations.Migration):
                 "default_permissions": (),
             },
         ),
-        migrations.RemoveConstraint(
-            model_name="account",
-            name="one_account_per_user",
-        ),
-        migrations.AddIndex(
-            model_name="idempotencykey",
-            index=models.Index(fields=["principal"], name="payments_answers_of_client"),
-        ),
-        migrations.AddConstraint(
-            model_name="account",
-            constraint=models.UniqueConstraint(
-                condition=models.Q(("kind", "customer")), fields=("user_id", "principal"), name="one_account_per_user"
-            ),
+        migrations.AddField(
+            model_name="webhookreceipt",
+            name="installation",
+            field=models.CharField(blank=True, db_default="", default="", max_length=20, verbose_name="installation"),
         ),
     ]

@@ -1,34 +1,64 @@
 """
-manage.py migrate_all: migrate all databases of this process.
+manage.py migrate_all: migrate all databases of this process, while others use them.
 
 # Note [Each database runs its own migrations]: Django's `migrate` runs all of them on each database, where the router
 then turns most operations into nothing: most of its time goes into models without a table there. So those of an app
 that is kept away from a database altogether are recorded as applied, after its own have run. The result is the same.
+
+# Note [Why a migration gives up its place]: everybody who comes after a migration that waits for a table waits behind
+it. So one that needs a table for itself waits for an instant only, and then tries again later. One with `atomic =
+False` makes nobody wait (see outbox/online_ddl.py), so it may wait itself: until the transactions that were there
+before it have ended.
 """
 
+import random
 import time
 from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.core.management.sql import emit_post_migrate_signal, emit_pre_migrate_signal
-from django.db import OperationalError, connections, router
+from django.db import Error, OperationalError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DEFAULT_DB_ALIAS
 
 from orders_project import database_limits
+from orders_project.lock_waits import LockWatch
+from outbox.online_ddl import RowsStayLocked
 from outbox.sqlstates import sqlstate_of
 
-LOCKED = "55P03"
-TRIES, PAUSE = 12, 5.0  # seconds between two of them
+LOCKED = {"55P03", "40P01"}  # a lock was not available in time, or two waited for each other
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds between two tries
+LOOK = 1.0  # seconds between two looks whether the other migration of a database has ended
+TURN = "1835625074, 1"  # the advisory lock of the migration of a database
+HOLDS_TURN = f"""
+SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND (classid, objid) = ({TURN}) AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""  # noqa: S608 - a constant
+
+
+class Executor(MigrationExecutor):
+    """Runs migrations, and gives each of them its time to wait for a lock."""
+
+    running: Any = None
+    since = 0.0
+
+    def apply_migration(self, state: Any, migration: Any, *args: Any, **options: Any) -> Any:
+        self.running, self.since = migration, time.monotonic()
+        seconds = settings.MIGRATION_LOCK_TIMEOUT if migration.atomic else settings.MIGRATION_WAIT_SECONDS
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{seconds * 1000:.0f}"])
+        return super().apply_migration(state, migration, *args, **options)
 
 
 class Command(BaseCommand):
     help = (
-        "Migrate every configured database, each with its own tables, and make the limits of this process (see "
-        "DATABASE_LOCK_TIMEOUT) the defaults of all sessions there."
+        "Migrate every configured database, each with its own tables, while processes use it; say whom a migration "
+        "waits for. Make the limits of this process (see DATABASE_LOCK_TIMEOUT) the defaults of all sessions there."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -40,31 +70,59 @@ class Command(BaseCommand):
         self.verbosity = verbosity
         for alias in database or settings.DATABASES_HERE:
             self._say(self.style.MIGRATE_HEADING(f"database {alias}"))
-            with database_limits.without_limits_of_statements(alias):
-                self._migrate_unless_locked(alias)
+            with database_limits.without_limits_of_statements(alias), self._turn(alias):
+                self._migrate_until_done(alias)
             if not database_limits.make_default(alias, settings.DATABASE_LIMITS.of_server()):
                 self.stderr.write(f"database {alias}: only its owner can make the limits of sessions its defaults.")
 
-    def _migrate_unless_locked(self, alias: str) -> None:
-        """
-        Migrate; while somebody uses a table that a migration needs for itself, try again.
+    @contextmanager
+    def _turn(self, alias: str) -> Iterator[None]:
+        """Run the block while nobody else migrates this database. The turn ends with the session, however that ends."""
+        began, said = time.monotonic(), False
+        with connections[alias].cursor() as cursor:
+            # Not pg_advisory_lock: a statement that waits has a snapshot, and the other one's indexes wait for those.
+            while not _only(cursor, f"SELECT pg_try_advisory_lock({TURN})"):
+                holder = _only(cursor, HOLDS_TURN)
+                if time.monotonic() - began > settings.MIGRATION_WAIT_SECONDS:
+                    raise CommandError(f"database {alias}: process {holder} is still migrating it.")
+                if not said:
+                    self.stderr.write(f"database {alias}: waits for process {holder}, which is migrating it")
+                    said = True
+                time.sleep(LOOK)
+        try:
+            yield
+        finally:
+            with _if_connected(alias) as cursor:
+                cursor.execute(f"SELECT pg_advisory_unlock({TURN})")
+                cursor.execute("RESET lock_timeout")
 
-        # Note [Why not wait for the lock]: everybody else would wait behind a migration that waits.
+    def _migrate_until_done(self, alias: str) -> None:
         """
-        for attempt in range(1, TRIES + 1):
+        Migrate; begin again with the migration that did not get its locks, after a pause that grows.
+
+        :raises CommandError: if one has not got its locks within MIGRATION_WAIT_SECONDS
+        """
+        waiting, since, pause = "", 0.0, FIRST_PAUSE
+        while True:
+            executor = Executor(connections[alias], self._progress)
             try:
-                self._migrate(alias)
+                return self._migrate(alias, executor)
+            except RowsStayLocked as error:
+                raise CommandError(f"{executor.running}: {error}") from error
             except OperationalError as error:
-                if sqlstate_of(error) != LOCKED or attempt == TRIES:
+                if sqlstate_of(error) not in LOCKED or executor.running is None:
                     raise
-                self._say(f"  a table is in use, trying again in {PAUSE:g} s")
-                time.sleep(PAUSE)
-            else:
-                break
+                if str(executor.running) != waiting:
+                    waiting, since, pause = str(executor.running), executor.since, FIRST_PAUSE
+                waited = time.monotonic() - since
+                if waited >= settings.MIGRATION_WAIT_SECONDS:
+                    raise CommandError(f"{waiting} did not get its locks within {waited:.0f} s.") from error
+            self.stderr.write(f"  {waiting} did not get its locks, trying again in {pause:g} s")
+            time.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(pause * 2, LONGEST_PAUSE)
 
-    def _migrate(self, alias: str) -> None:
+    def _migrate(self, alias: str, executor: Executor) -> None:
         connections[alias].prepare_database()
-        executor = MigrationExecutor(connections[alias], self._progress)
         loader, recorder = executor.loader, executor.recorder
         loader.check_consistent_history(connections[alias])
         if conflicts := loader.detect_conflicts():
@@ -76,7 +134,8 @@ class Command(BaseCommand):
             about: dict[str, Any] = {"verbosity": self.verbosity, "interactive": False, "db": alias}
             emit_pre_migrate_signal(**about, apps=apps, plan=plan)
             if plan:
-                executor.migrate(own, plan=plan)
+                with self._watch(alias, executor):
+                    executor.migrate(own, plan=plan)
             # Also where nothing has run: permissions and roles follow the code, which may be newer.
             emit_post_migrate_signal(**about, apps=apps, plan=plan)
         if rest := [step[0] for step in everything if step not in plan]:
@@ -86,6 +145,14 @@ class Command(BaseCommand):
             )
         executor.check_replacements()
 
+    def _watch(self, alias: str, executor: Executor) -> LockWatch:
+        return LockWatch(
+            alias,
+            pid=connections[alias].connection.info.backend_pid,
+            every=settings.MIGRATION_LOCK_TIMEOUT / 4,
+            say=lambda line: self.stderr.write(f"  {executor.running} {line}"),
+        )
+
     def _progress(self, action: str, migration: Any | None = None, fake: bool | None = False, /) -> None:
         if action == "apply_success":
             self._say(f"  {migration} is applied")
@@ -93,3 +160,19 @@ class Command(BaseCommand):
     def _say(self, line: str) -> None:
         if self.verbosity:
             self.stdout.write(line)
+
+
+@contextmanager
+def _if_connected(alias: str) -> Iterator[Any]:
+    """A cursor for statements that do not matter if the connection is lost."""
+    try:
+        with connections[alias].cursor() as cursor:
+            yield cursor
+    except Error:
+        pass
+
+
+def _only(cursor: Any, sql: str) -> Any:
+    """Return the one value of a query, or None."""
+    cursor.execute(sql)
+    return next(iter(cursor.fetchone() or ()), None)
