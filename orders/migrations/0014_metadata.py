@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("orders", "0012_beside_the_version_before"),
+        ("orders", "0013_encrypt_webhook_secrets"),
     ]
 
     operations = [

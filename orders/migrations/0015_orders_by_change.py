@@ -1,20 +1,21 @@
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
+
+from outbox.online_ddl import AddIndexOnline
 
 
 class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ("orders", "0013_metadata"),
+        ("orders", "0014_metadata"),
     ]
 
     operations = [
-        AddIndexConcurrently(
+        AddIndexOnline(
             model_name="order",
             index=models.Index(fields=["updated_at", "order_id"], name="order_changed"),
         ),
-        AddIndexConcurrently(
+        AddIndexOnline(
             model_name="order",
             index=models.Index(fields=["principal", "updated_at", "order_id"], name="order_of_principal_changed"),
         ),
