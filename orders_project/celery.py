@@ -9,8 +9,10 @@ The topology of the broker: exchanges, queues, dead-lettering and periodic tasks
     tasks             a topic exchange for the periodic tasks of beat
     <service>.beat    those of a service: they expire after a few seconds, so that they never pile up
     events            a topic exchange for the events of orders as CloudEvents; unrouted ones go to events.unheard
+    events.stream     keeps all events for late subscribers: see outbox/stream.py
 """
 
+import logging
 import os
 from typing import Any
 
@@ -21,8 +23,10 @@ from celery.signals import celeryd_after_setup
 from django.conf import settings
 from kombu import Connection, Exchange, Queue
 
+from outbox import stream
 from outbox.broker import binding
 
+logger = logging.getLogger(__name__)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 
 SERVICES = settings.SERVICES
@@ -174,4 +178,8 @@ def declare_topology() -> list[str]:
             exchange(channel).declare()
         for queue in queues:
             queue(channel).declare()
-    return [queue.name for queue in queues]
+    names = [queue.name for queue in queues]
+    if why := stream.declare():
+        logger.warning("%s", why)
+        return names
+    return [*names, settings.EVENTS_STREAM]

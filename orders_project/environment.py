@@ -78,6 +78,12 @@ class Environment:
     def seconds(self, name: str, *, default: float) -> float:
         return self._read(name, default, lambda value: _within(float(value), 0.001, 1e9), "a number of seconds")
 
+    def age(self, name: str, *, default: str) -> str:
+        """How long something is kept, as RabbitMQ writes it."""
+        return self._read(
+            name, default, _an_age, "a number of years, months, days or hours, such as 30D (Y, M, D, h; also m, s)"
+        )
+
     def text(self, name: str, *, default: str = "") -> str:
         return os.environ.get(name, "").strip() or default
 
@@ -173,6 +179,12 @@ def _lookup(table: dict[str, T], key: str) -> T:
 
 def _a_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,20}", value):
+        raise ValueError(value)
+    return value
+
+
+def _an_age(value: str) -> str:
+    if not re.fullmatch(r"[1-9][0-9]{0,4}[YMDhms]", value):
         raise ValueError(value)
     return value
 

@@ -80,6 +80,14 @@ BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_EXCHANGE = "messages"
 OUTBOX_SUBJECT_FIELD = "order_id"
+OUTBOX_SEQUENCE_FIELD = "version"
+EVENTS_STREAM = "events.stream"
+# How long events are kept for late subscribers: what exceeds one of the two goes, a whole segment at a time.
+EVENTS_STREAM_MAX_AGE = env.age("EVENTS_STREAM_MAX_AGE", default="30D")
+EVENTS_STREAM_MAX_BYTES = env.whole(
+    "EVENTS_STREAM_MAX_BYTES", default=2_000_000_000, min_value=1_000_000, max_value=2**50
+)
+EVENTS_STREAM_SEGMENT_BYTES = env.whole("EVENTS_STREAM_SEGMENT_BYTES", default=20_000_000, min_value=10_000)
 # What the deployment gives to the users of the broker and to the roles of the databases: see `manage.py grant`.
 RABBITMQ_MANAGEMENT_URL = env.text("RABBITMQ_MANAGEMENT_URL")
 BROKER_PASSWORDS = env.pairs("BROKER_PASSWORDS")

@@ -24,6 +24,7 @@ CONFIRM_TIMEOUT = 3.0
 HEARTBEAT = 30  # seconds; a broker that is silent for two of them is lost
 WINDOW = 256 * 1024  # bytes that are sent ahead of the answers
 OLDEST_BROKER = (3, 10)
+Encoded = tuple[str, str, amqp.Message]  # exchange, routing key, message
 LOST = (OSError, AMQPError)  # amqp raises these when the connection or the channel is gone
 
 
@@ -116,7 +117,7 @@ def _word(queue: str) -> str:
     return queue.replace(".", "-")  # a dot would make two words of it, and `orders.#` match `orders.webhooks` too
 
 
-def encode(envelope: Envelope, *, to: str) -> tuple[str, str, amqp.Message]:
+def encode(envelope: Envelope, *, to: str) -> Encoded:
     """Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world."""
     common = {
         "content_encoding": "utf-8",
@@ -220,8 +221,12 @@ class Publisher:
     # the answers than the buffers of a connection hold, so that sending never blocks on a broker that stands still.
     """
 
-    def __init__(self, url: str | None = None) -> None:
+    def __init__(self, url: str | None = None, *, exchanges: Sequence[str] | None = None) -> None:
+        """
+        :param exchanges: to which it publishes; by default what messages need
+        """
         self._url = url
+        self._exchanges = exchanges
         self._connection: amqp.Connection | None = None
         self._lanes: dict[str, _Lane] = {}
 
@@ -234,7 +239,7 @@ class Publisher:
         if self._connection is None or not self._connection.connected:
             self.close()
             self._connection = connect(self._url, heartbeat=HEARTBEAT)
-        for exchange in (conf.OUTBOX_EXCHANGE, EVENTS):
+        for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
 
@@ -251,8 +256,12 @@ class Publisher:
                 connection.collect()
 
     def publish(self, batch: Sequence[tuple[Envelope, str]]) -> Outcome:
+        """Publish messages, each to its destination: see `send`."""
+        return self.send([encode(envelope, to=to) for envelope, to in batch])
+
+    def send(self, batch: Sequence[Encoded]) -> Outcome:
         """
-        Publish messages, each to its destination, and wait for the answers together.
+        Publish messages and wait for the answers together.
 
         Returns what is known after `CONFIRM_TIMEOUT`. A slow broker gets only the first of them, and the outcome names
         the others nowhere.
@@ -264,32 +273,32 @@ class Publisher:
         outcome, until = Outcome(), time.monotonic() + CONFIRM_TIMEOUT
         try:
             self.open()
-            for index, (envelope, to) in enumerate(batch):
-                if not self._publish(outcome, index, envelope, to=to, until=until):
+            for index, encoded in enumerate(batch):
+                if not self._publish(outcome, index, encoded, until=until):
                     break
             self._read_until(lambda: not outcome.waiting, until)
             for index in sorted(outcome.suspected):
-                self._publish_alone(outcome, index, *batch[index])
+                self._publish_alone(outcome, index, batch[index])
         except LOST as error:
             outcome.cut_off = f"{type(error).__name__}: {error}"
             self.close(why=outcome.cut_off)
         return outcome
 
-    def _publish(self, outcome: Outcome, index: int, envelope: Envelope, *, to: str, until: float) -> bool:
+    def _publish(self, outcome: Outcome, index: int, encoded: Encoded, *, until: float) -> bool:
         """Publish a message; return false if the broker has not answered enough of the others in time."""
-        exchange, routing_key, message = encode(envelope, to=to)
-        sent = _Sent(outcome, index, envelope.id, len(message.body))
+        exchange, routing_key, message = encoded
+        sent = _Sent(outcome, index, message.properties.get("message_id", ""), len(message.body))
         if not self._read_until(lambda: self._has_room(sent.size), until):
             return False
         self._send(sent, message, exchange=exchange, routing_key=routing_key)
         return True
 
-    def _publish_alone(self, outcome: Outcome, index: int, envelope: Envelope, to: str) -> None:
+    def _publish_alone(self, outcome: Outcome, index: int, encoded: Encoded) -> None:
         """Publish a message that was sent with one that this user may not send, and see whether it is this one."""
         until = time.monotonic() + CONFIRM_TIMEOUT
         del outcome.suspected[index]
         self.open()
-        self._publish(outcome, index, envelope, to=to, until=until)
+        self._publish(outcome, index, encoded, until=until)
         self._read_until(lambda: index not in outcome.waiting, until)
         if index in outcome.suspected:
             outcome.refused[index] = outcome.suspected.pop(index)

@@ -6,6 +6,10 @@ OUTBOX_SERVICES       the services of this process: which relays and dead letter
 OUTBOX_EXCHANGE       the topic exchange that leads messages to the queues of services by `<queue>.<type>`, so that the
                       broker can limit what a user may send (default: none, they go to their queues directly)
 OUTBOX_SUBJECT_FIELD  the field of a message that holds what it is about, such as "order_id" (default: none)
+OUTBOX_SEQUENCE_FIELD the field of an event's data that counts the events of its subject, such as "version": the
+                      envelope has it as `sequence` (default: none)
+EVENTS_STREAM         the stream in which events are kept for late subscribers (default: events.stream), see stream.py;
+EVENTS_STREAM_MAX_AGE, EVENTS_STREAM_MAX_BYTES, EVENTS_STREAM_SEGMENT_BYTES say how long, how much, and in which pieces
 OUTBOX_RETENTION      how long a row is kept after it was published
 INBOX_RETENTION       how long an inbox row or a resolved dead letter is kept
 DEDUPE_HORIZON        a message that was sent longer ago is never handled unseen: shorter than INBOX_RETENTION
@@ -27,6 +31,11 @@ DEFAULTS: dict[str, Any] = {
     "OUTBOX_SERVICES": None,
     "OUTBOX_EXCHANGE": "",
     "OUTBOX_SUBJECT_FIELD": "",
+    "OUTBOX_SEQUENCE_FIELD": "",
+    "EVENTS_STREAM": "events.stream",
+    "EVENTS_STREAM_MAX_AGE": "30D",
+    "EVENTS_STREAM_MAX_BYTES": 2_000_000_000,
+    "EVENTS_STREAM_SEGMENT_BYTES": 20_000_000,
     "OUTBOX_RETENTION": timedelta(days=7),
     "INBOX_RETENTION": timedelta(days=14),
     "DEDUPE_HORIZON": timedelta(days=13),

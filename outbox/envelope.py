@@ -34,6 +34,7 @@ class Envelope:
     due: str | None = None
     compatiblefrom: int | None = None  # the oldest version whose readers understand this one; None: this one
     waitingsince: str | None = None  # when a worker first put it back because its release did not know it
+    sequence: str | None = None  # of an event: the later of two with the same subject has the greater text
     specversion: str = "1.0"
     datacontenttype: str = "application/json"
 

@@ -95,7 +95,8 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
 
 
 def _queues() -> tuple[list[Queue], str]:
-    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), UNROUTED_QUEUE.name]
+    kept = (UNROUTED_QUEUE.name, settings.EVENTS_STREAM)
+    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), *kept]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
@@ -133,7 +134,7 @@ def _troubles(status: Status) -> Iterator[str]:
         if service.dead_letters:
             yield f"{service.name} has {service.dead_letters} dead letters: manage.py dlq list"
     for queue in status.queues:
-        if queue.waiting is None:
+        if queue.waiting is None and queue.name != settings.EVENTS_STREAM:  # some brokers have no streams
             yield f"the queue {queue.name} does not exist: manage.py declare_topology"
         elif queue.name in WORK and not queue.consumers:
             yield f"no worker consumes the queue {queue.name}"

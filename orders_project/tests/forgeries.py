@@ -53,4 +53,5 @@ MAY_NOT_SEND = [
     ("orders-relay", "messages", "payments.payments.handle_webhook"),
     ("orders-relay", "tasks", "payments.beat"),
     ("beat", "tasks", "orders"),
+    *((name, "", "events.stream") for name in ("orders-relay", "payments-worker", "orders-web")),
 ]

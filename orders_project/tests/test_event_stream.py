@@ -3,17 +3,22 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import kombu
 import pytest
 from django.conf import settings
+from django.db import connections, transaction
 from django.utils import timezone
 
 from orders import services
+from orders.messages import OrderFact
+from orders.models import Outgoing
 from orders_project.celery import declare_topology
+from outbox import stream
 from outbox.relay import Relay
 
 pytestmark = pytest.mark.django_db
@@ -73,6 +78,7 @@ def test_an_order_is_told_as_a_cloud_event(connection: kombu.Connection) -> None
     }
     assert UUID(event["id"]).version == 7
     assert datetime.fromisoformat(event["time"]).tzinfo is not None
+    assert event["sequence"] == "0000000001"
     told = {"order_id": order.order_id, "status": "pending", "total": 1250, "version": 1}
     assert told.items() <= event["data"].items()
     # Attributes as CloudEvents allows them: lower-case a to z and digits, strings and integers.
@@ -81,7 +87,52 @@ def test_an_order_is_told_as_a_cloud_event(connection: kombu.Connection) -> None
 
 
 def test_what_nobody_hears_is_kept_for_a_while(connection: kombu.Connection) -> None:
+    """Where the broker keeps no stream of events."""
+    channel = connection.channel()
+    channel.queue_delete(settings.EVENTS_STREAM)
     order = place()
     relay_orders()
     unheard = kombu.Queue("events.unheard", no_declare=True)
-    assert hear(connection, unheard(connection.channel()), until=order.order_id)["type"] == "order.created"
+    assert hear(connection, unheard(channel), until=order.order_id)["type"] == "order.created"
+    declare_topology()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_relays_side_by_side_tell_every_version_and_a_reader_can_order_them(
+    connection: kombu.Connection, settings: Any
+) -> None:
+    settings.EVENTS_STREAM = f"tests.stream.{uuid4()}"
+    declare_topology()
+    told = {(f"o-{n}", version) for n in range(60) for version in range(1, 6)}
+    for version in range(1, 6):
+        facts = (
+            OrderFact(order_id=order_id, fact="paid", order={"order_id": order_id, "version": version})
+            for order_id, of_order in sorted(told)
+            if of_order == version
+        )
+        with transaction.atomic(using="orders"):
+            Outgoing.post(*facts)
+    relays = [Relay("orders"), Relay("orders")]
+
+    def send(relay: Relay) -> None:
+        # Small batches that alternate, as those of two busy relays do.
+        while Outgoing.objects.filter(published_at=None).exists():
+            relay.send_batch(now=timezone.now())
+        relay.publisher.close()
+        connections["orders"].close()
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as threads:
+        patch.setattr("outbox.relay.BATCH", 20)
+        for done in [threads.submit(send, relay) for relay in relays]:
+            done.result()
+    found: list[dict[str, Any]] = []
+    with stream.Reader("first") as reader:
+        while len(found) < len(told):
+            found += [kept.event for kept in reader.read(wait=60)]
+    connection.channel().queue_delete(settings.EVENTS_STREAM)
+    assert {(event["subject"], int(event["sequence"])) for event in found} == told
+    assert all(len(event["sequence"]) == 10 and int(event["sequence"]) == event["data"]["version"] for event in found)
+    newest: dict[str, str] = {}
+    for event in found:
+        newest[event["subject"]] = max(event["sequence"], newest.get(event["subject"], ""))
+    assert set(newest.values()) == {"0000000005"}

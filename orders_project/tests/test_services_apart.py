@@ -7,15 +7,19 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import amqp
 import psycopg
 import pytest
 import requests
 from amqp.exceptions import AccessRefused
+from django.conf import settings
 
 from orders_project.embedded import processes
+from orders_project.privileges.broker import hashed, vhost_of
 from outbox import broker
 from outbox.ids import uuid7
 from payments.messages import PaymentSucceeded, Refund
@@ -157,6 +161,13 @@ def channel_of(stack: Stack, name: str) -> Any:
     return broker.connect(stack.environment(name)["AMQP_URL"]).channel()
 
 
+def read_stream(channel: Any) -> None:
+    """Begin to read the stream of events, and end."""
+    channel.basic_qos(0, 1, False)
+    channel.basic_consume("events.stream", arguments={"x-stream-offset": "first"})
+    channel.connection.close()
+
+
 class TestTheBroker:
     @pytest.mark.parametrize(("name", "exchange", "key"), MAY_NOT_SEND)
     def test_refuses_what_a_process_has_no_business_to_send(
@@ -176,6 +187,9 @@ class TestTheBroker:
             lambda channel: channel.queue_unbind("orders", "messages", "orders.#"),
             lambda channel: channel.queue_bind("orders", "messages", "payments.#"),
             lambda channel: channel.exchange_delete("messages"),
+            lambda channel: channel.queue_delete("events.stream"),
+            lambda channel: channel.queue_unbind("events.stream", "events", "#"),
+            lambda channel: channel.queue_declare("mine", arguments={"x-queue-type": "stream"}, durable=True),
         ],
     )
     def test_lets_no_process_change_the_topology(self, stack: Stack, attempt: Callable[[Any], Any]) -> None:
@@ -191,6 +205,36 @@ class TestTheBroker:
         with pytest.raises(AccessRefused):
             channel.basic_get(queue)
         channel.connection.close()
+
+    def test_lets_no_process_read_the_stream_of_events(self, stack: Stack) -> None:
+        for name in ("orders-worker", "orders-relay", "payments-worker", "webhooks-worker", "beat", "orders-web"):
+            with pytest.raises(AccessRefused):
+                read_stream(channel_of(stack, name))
+
+    def test_lets_a_subscriber_read_the_stream_and_do_nothing_else(self, stack: Stack, tmp_path: Path) -> None:
+        """With the permissions that docs/events.md names."""
+        (pattern,) = re.findall(r"needs to read `(.*?)`", (Path(settings.BASE_DIR) / "docs/events.md").read_text())
+        url = urlsplit(stack.environment("orders-relay")["AMQP_URL"])
+        vhost = vhost_of(url.geturl())
+        reader = {"user": "reader", "vhost": vhost, "configure": "^$", "write": "^$", "read": pattern}
+        user = {"name": "reader", "password_hash": hashed("secret"), "tags": "", "limits": {}}
+        algorithm = {"hashing_algorithm": "rabbit_password_hashing_sha256"}
+        file = tmp_path / "reader.json"
+        file.write_text(json.dumps({"users": [user | algorithm], "permissions": [reader]}))
+        assert stack.servers.rabbitmq is not None
+        stack.servers.rabbitmq.import_definitions(file)
+        own = url._replace(netloc=f"reader:secret@{url.hostname}:{url.port}").geturl()
+        read_stream(broker.connect(own).channel())
+        for attempt in (
+            lambda channel: channel.basic_publish_confirm(amqp.Message(b"{}"), "", "events.stream"),
+            lambda channel: channel.basic_publish_confirm(amqp.Message(b"{}"), "events", "order.paid"),
+            lambda channel: channel.queue_delete("events.stream"),
+            lambda channel: channel.queue_purge("events.stream"),
+            lambda channel: channel.queue_declare("mine"),
+            lambda channel: channel.basic_get("orders"),
+        ):
+            with pytest.raises(AccessRefused):
+                attempt(broker.connect(own).channel())
 
     def test_refuses_one_message_of_a_batch_and_takes_the_others(self, stack: Stack) -> None:
         fine, forbidden = GiveBack(order_id="o-1", hold_id=str(uuid7())), Refund(order_id="o-1")

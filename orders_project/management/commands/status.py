@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
@@ -61,6 +62,8 @@ class Command(BaseCommand):
         yield ""
         yield self.style.MIGRATE_HEADING(f"{'queue':<22}{'waiting':>8}{'consumers':>11}")
         for queue in found.queues:
+            if queue.name == settings.EVENTS_STREAM:
+                continue  # where nothing waits: it is shown below
             yield f"{queue.name:<22}{_or_dash(queue.waiting):>8}{_or_dash(queue.consumers):>11}"
         yield ""
         under_way = (
@@ -69,6 +72,7 @@ class Command(BaseCommand):
             if number
         )
         yield f"orders under way    {', '.join(under_way) or 'none'}"
+        yield f"events kept         {_events_kept(found)}"
         yield f"payments unknown    {_or_dash(found.payments_unknown)}"
         unsettled = (f"{where} {number}" for where, number in found.webhooks_open.items() if number)
         yield f"webhooks unsettled  {', '.join(unsettled) or 'none'}"
@@ -78,6 +82,12 @@ class Command(BaseCommand):
             yield self.style.SUCCESS("All is well.")
         for trouble in found.troubles:
             yield self.style.ERROR(f"! {trouble}")
+
+
+def _events_kept(found: Status) -> str:
+    """The number of events in the stream, which the broker counts every few seconds."""
+    kept = next((queue.waiting for queue in found.queues if queue.name == settings.EVENTS_STREAM), None)
+    return "none: there is no stream, and manage.py declare_topology says why" if kept is None else f"about {kept}"
 
 
 def _or_dash(number: int | None) -> str:
