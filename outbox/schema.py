@@ -15,6 +15,10 @@ UUID = {"type": "string", "format": "uuid"}
 TIME = {"type": "string", "format": "date-time"}
 ENVELOPE_FORMATS: dict[str, dict[str, Any]] = {
     "id": UUID, "time": TIME, "due": TIME, "waitingsince": TIME, "specversion": {"const": "1.0"},
+    "sequence": {
+        "pattern": "^[0-9]{10}$",
+        "description": "Of an event: of two with the same subject, the later one has the greater text.",
+    },
 }  # fmt: skip
 
 

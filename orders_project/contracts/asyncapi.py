@@ -17,11 +17,12 @@ DESCRIPTION = """
 What travels between the services of Orders, and what it tells the outside world.
 
 Every message is a CloudEvent. Between services it is the one argument of a Celery task, in a quorum queue; events of
-orders are published to the topic exchange `events`, where any number of subscribers bind queues of their own; the same
-events are sent as signed webhooks (Standard Webhooks) to the endpoints of clients.
+orders are published to the topic exchange `events`, where any number of subscribers bind queues of their own, and kept
+for a while in the stream `events.stream`, which can be read from any point; the same events are sent as signed webhooks
+(Standard Webhooks) to the endpoints of clients.
 
-A message may arrive more than once, and in any order: `id` is the same in every copy, and `version` in an order's data
-says which of two events is the later one. Ignore fields that you do not know.
+A message may arrive more than once, and in any order: `id` is the same in every copy, and `sequence`, which is `version`
+in an order's data, says which of two events of an order is the later one. Ignore fields that you do not know.
 """.strip()
 
 AN_ID = "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"
@@ -176,7 +177,7 @@ def _event(kind: str) -> dict[str, Any]:
         "summary": _told(kind),
         "contentType": "application/cloudevents+json",
         "payload": _envelope(kind, data=_ref("schemas", "OrderFact")),
-        "examples": [{"payload": example(kind, data=_order(kind))}],
+        "examples": [{"payload": example(kind, data=_order(kind)) | {"sequence": f"{1:010}"}}],
     }
 
 

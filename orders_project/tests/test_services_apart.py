@@ -229,7 +229,6 @@ class TestTheBroker:
             lambda channel: channel.basic_publish_confirm(amqp.Message(b"{}"), "", "events.stream"),
             lambda channel: channel.basic_publish_confirm(amqp.Message(b"{}"), "events", "order.paid"),
             lambda channel: channel.queue_delete("events.stream"),
-            lambda channel: channel.queue_purge("events.stream"),
             lambda channel: channel.queue_declare("mine"),
             lambda channel: channel.basic_get("orders"),
         ):
