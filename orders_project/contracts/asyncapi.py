@@ -21,8 +21,8 @@ orders are published to the topic exchange `events`, where any number of subscri
 for a while in the stream `events.stream`, which can be read from any point; the same events are sent as signed webhooks
 (Standard Webhooks) to the endpoints of clients.
 
-A message may arrive more than once, and in any order: `id` is the same in every copy, and `sequence`, which is `version`
-in an order's data, says which of two events of an order is the later one. Ignore fields that you do not know.
+A message may arrive more than once, and in any order: `id` is the same in every copy, and `sequence`, which is the
+`version` in an order's data, says which of two events of an order is the later one. Ignore fields that you do not know.
 """.strip()
 
 AN_ID = "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"

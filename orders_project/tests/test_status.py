@@ -60,6 +60,13 @@ class TestTheScreen:
         assert found["services"][0]["pending"] == 0
         assert found["ledger_imbalance"] == 0
 
+    def test_says_that_no_events_are_kept_and_that_this_needs_nobody(self, settings: Any) -> None:
+        assert re.search(r"events kept         about \d+", show()[0])
+        settings.EVENTS_STREAM = "tests.no.stream"  # as with a broker that has none
+        output, _ = show()
+        assert "events kept         none: there is no stream" in output
+        assert "! the queue tests.no.stream" not in output
+
     def test_without_a_broker_still_shows_the_services(self, settings: Any) -> None:
         settings.AMQP_URL = "amqp://nobody:nothing@127.0.0.1:1//"
         output, code = show()
