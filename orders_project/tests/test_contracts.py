@@ -36,14 +36,18 @@ def test_no_released_contract_is_broken() -> None:
 
 @pytest.mark.parametrize("path", RELEASES, ids=lambda path: path.parent.name)
 def test_the_samples_of_every_release_are_read(path: Any) -> None:
-    read = set()
-    for name, message in yaml.safe_load(path.read_text())["components"]["messages"].items():
+    messages = yaml.safe_load(path.read_text())["components"]["messages"]
+    assert messages
+    for name, message in messages.items():
+        assert message["examples"], name
         for example in message["examples"]:
-            if name in REGISTRY:
-                envelope = Envelope.parse(json.loads(json.dumps(example["payload"][0][0])))
-                assert envelope.message().name == name
-                read.add(name)
-    assert read
+            payload = json.loads(json.dumps(example["payload"]))
+            if isinstance(payload, list):  # a task, which today's handlers get
+                assert Envelope.parse(payload[0][0]).message().name == name
+            elif "specversion" in payload:  # an event, which may wait in an outbox or among the dead letters
+                assert Envelope.parse(payload).type == name
+            else:
+                assert name == f"webhook.{payload['type']}"
 
 
 def test_every_message_between_services_is_described_with_a_valid_example() -> None:
