@@ -90,6 +90,7 @@ def test_what_nobody_hears_is_kept_for_a_while(connection: kombu.Connection) -> 
     """Where the broker keeps no stream of events."""
     channel = connection.channel()
     channel.queue_delete(settings.EVENTS_STREAM)
+    channel.queue_purge("events.unheard")
     order = place()
     relay_orders()
     unheard = kombu.Queue("events.unheard", no_declare=True)

@@ -243,6 +243,24 @@ class TestACopy:
             replay("--to", to)
 
 
+def test_tail_prints_what_was_asked_for_until_ctrl_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    created, paid = event("o-1", type="order.created"), event("o-1", 2)
+    tell(created, paid)
+    read, seen = stream.Reader.read, []
+
+    def until_both(reader: stream.Reader, *, wait: float) -> list[stream.Kept]:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        kept = read(reader, wait=wait)
+        seen.extend(kept)
+        return kept
+
+    monkeypatch.setattr(stream.Reader, "read", until_both)
+    out = StringIO()
+    call_command("events", "tail", "--from", "2026-01-01", "--type", "order.paid", stdout=out)
+    assert out.getvalue() == f"1 order.paid {paid.time} o-1 0000000002 {paid.id}\n"
+
+
 @pytest.mark.processes
 class TestTheConsumerInTheDocumentation:
     @pytest.fixture
