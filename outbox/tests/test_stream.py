@@ -246,7 +246,8 @@ class TestACopy:
 def test_tail_prints_what_was_asked_for_until_ctrl_c(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     created, paid = event("o-1", type="order.created"), event("o-1", 2)
     tell(created, paid)
-    read, seen = stream.Reader.read, []
+    read = stream.Reader.read
+    seen: list[stream.Kept] = []
 
     def until_both(reader: stream.Reader, *, wait: float) -> list[stream.Kept]:
         if len(seen) == 2:
