@@ -264,9 +264,11 @@ class TestAnIndexThatIsMade:
 
     @pytest.fixture(autouse=True)
     def begun(self, quick: None) -> Iterator[None]:
+        self.all = self.recorded()
         with connections["orders"].cursor() as cursor:
             cursor.execute("DELETE FROM django_migrations WHERE app = 'orders' AND name >= '0012'")
             cursor.execute("DROP INDEX order_open_since")
+            cursor.execute("ALTER TABLE orders_order DROP COLUMN metadata")  # of a later one, which cannot be run twice
         yield
         call_command("migrate_all", database=["orders"], verbosity=0, skip_checks=True)
 
@@ -297,7 +299,7 @@ class TestAnIndexThatIsMade:
         assert self.recorded() == 0
         reader.end()
         call_command("migrate_all", database=["orders"], verbosity=0, skip_checks=True)
-        assert (self.index(), self.recorded()) == ([True], 2)
+        assert (self.index(), self.recorded()) == ([True], self.all)
 
     def test_is_made_once_by_two_at_the_same_time(self, reader: Reader) -> None:
         first = Migrating("orders")
@@ -307,7 +309,7 @@ class TestAnIndexThatIsMade:
         reader.end()
         assert "0012_indexes is applied" in first.end()
         assert "is applied" not in second.end()
-        assert (self.index(), self.recorded()) == ([True], 2)
+        assert (self.index(), self.recorded()) == ([True], self.all)
 
     def test_is_given_up_after_a_time(self, reader: Reader, settings: Any) -> None:
         settings.MIGRATION_WAIT_SECONDS = 0.5

@@ -243,9 +243,10 @@ def test_a_release_replaces_the_one_before_and_goes_back(shop: Shop) -> None:
     assert shop.dead() == []
     assert_nothing_was_done_twice(shop)
     assert_everybody_heard_once(shop)
-    old.stop()
+    old.stop("web", "beat")  # relay and worker go on, as the last timers are due meanwhile
     new.manage("reencrypt_secrets")  # as is told for the end of the upgrade
-    new.manage("audit", "--grace", "0")
+    new.manage("audit", "--grace", "0", "--settle", "10")
+    old.stop()
     new.manage("history", "--check")
 
 
