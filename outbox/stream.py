@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Self
 
 import amqp
-from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed
+from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed, ResourceLocked
 
 from . import conf
 from .broker import CONFIRM_TIMEOUT, LOST, Publisher, connect
@@ -129,6 +129,11 @@ class Reader:
         self._offset = message.headers.get("x-stream-offset", self._offset + 1)
         self._kept.append(Kept(self._offset, str(message.delivery_info["routing_key"]), message))
 
+    def count(self) -> int:
+        """Return how many events there are, as the broker counts them every few seconds."""
+        with connect() as connection:
+            return int(connection.channel().queue_declare(conf.EVENTS_STREAM, passive=True).message_count)
+
     def read(self, *, wait: float) -> list[Kept]:
         """Return the next events: those that have come, up to `BATCH`; none if none comes in this time."""
         if self._unacknowledged:
@@ -202,19 +207,24 @@ def replay(*, to: str, selection: Selection, offset: int | None, now: datetime) 
     :raises StreamError: if there is no stream or no such queue, or the broker stops on the way
     """
     _check_target(to)
-    last = _last_offset()
+    last = _last()
     start = start_of(selection, offset)
     progress = Progress(next_offset=offset)
-    if last is None or (isinstance(start, int) and start > last):
+    if last is None:
         yield progress
         return
+    if isinstance(start, int):
+        is_certain = start <= last.offset  # otherwise there may be some in the last chunk
+    else:
+        is_certain = not isinstance(start, datetime) or (last.time is not None and last.time >= start)
     publisher = Publisher(exchanges=[""])
     try:
         with Reader(start) as reader:
             while True:
-                kept = reader.read(wait=_wait(progress, start, last))
+                is_due = (progress.next_offset or 0) <= last.offset if progress.read else is_certain
+                kept = reader.read(wait=SILENCE if is_due else QUIET if progress.read else FIRST_ANSWER)
                 if not kept:
-                    if (progress.next_offset or 0) <= last and (progress.read or not isinstance(start, datetime)):
+                    if is_due:
                         raise StreamError(f"The broker has sent nothing for {SILENCE:g} s, and there is more.")
                     break
                 chosen = [one for one in kept if one in selection]
@@ -225,39 +235,42 @@ def replay(*, to: str, selection: Selection, offset: int | None, now: datetime) 
                 progress.copied += len(chosen)
                 progress.next_offset = kept[-1].offset + 1
                 yield progress
-                if any(one.offset > last and one.time and one.time > now + SKEW for one in kept):
+                if any(one.offset > last.offset and one.time and one.time > now + SKEW for one in kept):
                     break  # written since it began
     finally:
         publisher.close()
     yield progress
 
 
-def _wait(progress: Progress, start: Start, last: int) -> float:
-    """Return for how long to wait for the next event."""
-    if not progress.read and isinstance(start, datetime):
-        return FIRST_ANSWER  # there may be none as late as that
-    return QUIET if (progress.next_offset or 0) > last else SILENCE
+def _last() -> Kept | None:
+    """
+    Return an event at the end of the stream: only what was written together with it comes after it.
 
-
-def _last_offset() -> int | None:
-    """Return the offset of an event at the end of the stream: only what was written together with it comes after it."""
+    :raises StreamError: if there are events, and the broker sends none
+    """
     with Reader("last", prefetch=1) as reader:
         kept = reader.read(wait=FIRST_ANSWER)
-    return kept[0].offset if kept else None
+        if not kept and reader.count():
+            kept = reader.read(wait=SILENCE)
+            if not kept:
+                raise StreamError(f"The broker has sent nothing for {SILENCE:g} s, and there are events.")
+    return kept[0] if kept else None
 
 
 def _check_target(queue: str) -> None:
     """
     :raises StreamError: if there is no such queue, or it is one of ours, whose consumers expect something else
     """
-    ours = {name for kind in REGISTRY.values() for name in (kind.to, kind.queue)} - {EVENTS}
-    if queue == conf.EVENTS_STREAM or any(queue == name or queue.startswith(f"{name}.") for name in ours):
+    ours = {conf.EVENTS_STREAM, *(name for kind in REGISTRY.values() for name in (kind.to, kind.queue))}
+    if queue in ours - {EVENTS} or any(queue.startswith(f"{name}.") for name in ours):
         raise StreamError(f"{queue} is a queue of this system: copy events to a queue of the subscriber.")
     with connect() as connection:
         try:
             connection.channel().queue_declare(queue, passive=True)
         except NotFound as error:
             raise StreamError(f"There is no queue {queue}: the subscriber declares it.") from error
+        except (AccessRefused, ResourceLocked) as error:
+            raise StreamError(f"The queue {queue} is not for this user of the broker: {error}") from error
 
 
 def _publish(publisher: Publisher, queue: str, events: list[Kept]) -> None:

@@ -90,12 +90,14 @@ def test_what_nobody_hears_is_kept_for_a_while(connection: kombu.Connection) -> 
     """Where the broker keeps no stream of events."""
     channel = connection.channel()
     channel.queue_delete(settings.EVENTS_STREAM)
-    channel.queue_purge("events.unheard")
-    order = place()
-    relay_orders()
-    unheard = kombu.Queue("events.unheard", no_declare=True)
-    assert hear(connection, unheard(channel), until=order.order_id)["type"] == "order.created"
-    declare_topology()
+    try:
+        channel.queue_purge("events.unheard")
+        order = place()
+        relay_orders()
+        unheard = kombu.Queue("events.unheard", no_declare=True)
+        assert hear(connection, unheard(channel), until=order.order_id)["type"] == "order.created"
+    finally:
+        declare_topology()
 
 
 @pytest.mark.django_db(transaction=True)

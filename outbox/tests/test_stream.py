@@ -16,6 +16,7 @@ import amqp
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
+from django.utils.module_loading import import_string
 
 from outbox import broker, stream
 from outbox.envelope import Envelope
@@ -140,7 +141,7 @@ class TestABrokerWithoutStreams:
         settings.EVENTS_STREAM = f"tests.stream.{uuid4()}"
         channel.queue_declare(settings.EVENTS_STREAM, durable=True, auto_delete=False, arguments=arguments)
         channel.queue_delete("events.unheard")
-        broker.conf.call("BROKER_TOPOLOGY")
+        import_string("orders_project.celery.declare_topology")()
         assert f"{settings.EVENTS_STREAM}: the broker keeps no stream of events" in caplog.text
         channel.queue_declare("events.unheard", passive=True)
         with pytest.raises(CommandError, match="is a queue and not a stream"):
@@ -184,6 +185,18 @@ class TestACopy:
         assert "Copied 1 of 1 events" in replay("--to", to, "--from-offset", offset)
         assert "Copied 0 of 0 events" in replay("--to", to, "--from-offset", "351")
 
+    def test_of_a_slow_broker_is_no_empty_one(
+        self, name: str, queue: Any, take: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tell(event("o-1"))
+        with stream.Reader("next") as reader:
+            while not reader.count():  # which the broker counts every few seconds
+                time.sleep(0.1)
+        monkeypatch.setattr(stream, "FIRST_ANSWER", 0.0)
+        to = queue()
+        assert "Copied 1 of 1 events" in replay("--to", to)
+        assert "Copied 1 of 1 events" in replay("--to", to, "--from", "2026-01-01")
+
     def test_that_is_interrupted_goes_on_without_a_gap(
         self, name: str, queue: Any, take: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -223,6 +236,7 @@ class TestACopy:
             (["--to", "payments"], "payments is a queue of this system"),
             (["--to", "orders.dlq"], "orders.dlq is a queue of this system"),
             (["--to", "events.stream"], "events.stream is a queue of this system"),
+            (["--to", "events.unheard"], "events.unheard is a queue of this system"),
             (["--to", "q", "--from", "2026-02-30"], "no date and no time"),
             (["--to", "q", "--from", "yesterday"], "no date and no time"),
             (["--to", "q", "--until", "2026-11-01T10:00"], "has no time zone"),
