@@ -171,15 +171,6 @@ def consume_beat_queues(sender: str, instance: Any, **kwargs: Any) -> None:
 
 
 def declare_topology() -> list[str]:
-    """Declare all that the system needs of the broker, the stream if it can have one; return the names of queues."""
-    names = declare_queues()
-    if why := stream.declare():
-        logger.warning("%s", why)
-        return names
-    return [*names, settings.EVENTS_STREAM]
-
-
-def declare_queues() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
@@ -187,4 +178,8 @@ def declare_queues() -> list[str]:
             exchange(channel).declare()
         for queue in queues:
             queue(channel).declare()
-    return [queue.name for queue in queues]
+    names = [queue.name for queue in queues]
+    if why := stream.declare():
+        logger.warning("%s", why)
+        return names
+    return [*names, settings.EVENTS_STREAM]

@@ -13,7 +13,7 @@ from celery.worker.consumer.heart import Heart
 from celery.worker.consumer.tasks import Tasks
 from kombu.exceptions import ContentDisallowed, DecodeError
 
-from outbox import broker, conf, stream
+from outbox import broker, conf
 from outbox.consumers import CONSUMERS
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,6 @@ class CarefulConsumer(Consumer):
         connected = super().connect()
         try:
             conf.call("BROKER_TOPOLOGY")
-            if why := stream.declare():
-                logger.warning("%s", why)
         except AccessRefused:
             logger.debug("This user of the broker may not declare queues: the deployment does.")
         except broker.LOST as error:

@@ -76,7 +76,7 @@ AMQP_URL = env.url(
     "AMQP_URL", schemes=("amqp", "amqps"), default="amqp://guest:guest@localhost:5672//" if DEBUG else None
 )
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
-BROKER_TOPOLOGY = "orders_project.celery.declare_queues"
+BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_EXCHANGE = "messages"
 OUTBOX_SUBJECT_FIELD = "order_id"
