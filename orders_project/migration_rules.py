@@ -219,7 +219,7 @@ class _Step:
 
     operation: Any
     statements: tuple[str, ...]
-    grows: bool = False  # whether it only gives a text more room
+    is_longer: bool = False  # whether it only raises the length that a text may have
 
     def finding(self, migration: Migration, rule: Rule, sql: str = "") -> Finding:
         return Finding(str(migration), self.operation.describe(), sql or "; ".join(self.statements), rule)
@@ -239,8 +239,10 @@ def _steps(migration: Migration, state: ProjectState) -> Iterator[_Step]:
                     operation.database_forwards(migration.app_label, editor, before, state)
                     while editor.deferred_sql:  # what a transaction would run at its end
                         editor.execute(editor.deferred_sql.pop(0), None)
-                grows = isinstance(operation, AlterField) and _grows(operation, migration, before, state, connection)
-                yield _Step(operation, tuple(_split("\n".join(editor.collected_sql))), grows)
+                is_longer = isinstance(operation, AlterField) and _is_longer(
+                    operation, migration, before, state, connection
+                )
+                yield _Step(operation, tuple(_split("\n".join(editor.collected_sql))), is_longer)
     finally:
         connection.close()
 
@@ -252,7 +254,7 @@ def _split(text: str) -> Iterator[str]:
             yield SHORT.sub(r"\1 COLUMN ", line) if line.upper().startswith("ALTER TABLE") else line
 
 
-def _grows(
+def _is_longer(
     operation: AlterField, migration: Migration, before: ProjectState, after: ProjectState, connection: Any
 ) -> bool:
     """Return whether a field becomes a longer text, which changes no row, and which the previous release can read."""
@@ -275,7 +277,7 @@ def _of_step(migration: Migration, step: _Step, *, used: dict[str, set[str]], ma
         for rule in RULES:
             if not re.search(rule.sql, sql, re.IGNORECASE):
                 continue
-            if (rule.name == "type" and step.grows) or (rule.name == "drop" and not _is_used(sql, table, used)):
+            if (rule.name == "type" and step.is_longer) or (rule.name == "drop" and not _is_used(sql, table, used)):
                 continue
             yield step.finding(migration, rule, sql)
     if not migration.atomic and step.statements and not isinstance(step.operation, ONLINE):

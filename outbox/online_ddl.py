@@ -38,6 +38,17 @@ def _is_missing(editor: BaseDatabaseSchemaEditor, name: str) -> bool:
     return row in (None, (False,))
 
 
+def _model_of(operation: Any, app_label: str, editor: Any, state: ProjectState) -> Any:
+    """
+    Return the model that an operation is for, or None if its table is in another database.
+
+    :raises NotSupportedError: in a transaction
+    """
+    operation._ensure_not_in_transaction(editor)
+    model = state.apps.get_model(app_label, operation.model_name)
+    return model if operation.allow_migrate_model(editor.connection.alias, model) else None
+
+
 def _drop(editor: BaseDatabaseSchemaEditor, name: str) -> None:
     editor.execute(DROP.format(editor.quote_name(name)))
 
@@ -48,10 +59,8 @@ class AddIndexOnline(AddIndexConcurrently):
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        self._ensure_not_in_transaction(schema_editor)
-        model = to_state.apps.get_model(app_label, self.model_name)
-        allowed = self.allow_migrate_model(schema_editor.connection.alias, model)
-        if allowed and _is_missing(schema_editor, self.index.name):
+        model = _model_of(self, app_label, schema_editor, to_state)
+        if model is not None and _is_missing(schema_editor, self.index.name):
             schema_editor.add_index(model, self.index, concurrently=True)
 
 
@@ -76,10 +85,8 @@ class AddUniqueOnline(NotInTransactionMixin, AddConstraint):
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        self._ensure_not_in_transaction(schema_editor)
-        model = to_state.apps.get_model(app_label, self.model_name)
-        allowed = self.allow_migrate_model(schema_editor.connection.alias, model)
-        if allowed and _is_missing(schema_editor, self.constraint.name):
+        model = _model_of(self, app_label, schema_editor, to_state)
+        if model is not None and _is_missing(schema_editor, self.constraint.name):
             statement: Any = self.constraint.create_sql(model, schema_editor)
             statement.template = MAKE_UNIQUE
             schema_editor.execute(statement, params=None)
@@ -87,9 +94,7 @@ class AddUniqueOnline(NotInTransactionMixin, AddConstraint):
     def database_backwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        self._ensure_not_in_transaction(schema_editor)
-        model = to_state.apps.get_model(app_label, self.model_name)
-        if self.allow_migrate_model(schema_editor.connection.alias, model):
+        if _model_of(self, app_label, schema_editor, to_state) is not None:
             _drop(schema_editor, self.constraint.name)
 
 
@@ -101,9 +106,7 @@ class RemoveUniqueOnline(NotInTransactionMixin, RemoveConstraint):
     def database_forwards(
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
-        self._ensure_not_in_transaction(schema_editor)
-        model = to_state.apps.get_model(app_label, self.model_name)
-        if self.allow_migrate_model(schema_editor.connection.alias, model):
+        if _model_of(self, app_label, schema_editor, to_state) is not None:
             _drop(schema_editor, self.name)
 
     def database_backwards(

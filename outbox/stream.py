@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from time import monotonic
 from typing import Any, Self
 
@@ -76,7 +77,7 @@ class Kept:
     type: str
     message: amqp.Message
 
-    @property
+    @cached_property
     def event(self) -> dict[str, Any]:
         """The event, or nothing if it is none."""
         try:

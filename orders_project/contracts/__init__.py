@@ -32,9 +32,10 @@ def text_of(document: dict[str, Any]) -> str:
 
 def write(*, release: bool) -> Iterator[Path]:
     """Write everything from the code, and yield the paths; `release` records the contracts and the last migrations."""
-    contracts = _contracts()
-    folders = [(DOCS, contracts | _collection())]
+    everything = _texts()
+    folders = [(DOCS, everything)]
     if release:
+        contracts = {name: everything[name] for name in DOCUMENTS}
         folders.append((RELEASED / str(settings.SPECTACULAR_SETTINGS["VERSION"]), contracts))
     for folder, texts in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def write(*, release: bool) -> Iterator[Path]:
 def outdated() -> Iterator[str]:
     """Yield what of the written documents is not as the code is, or is no longer what was released as this version."""
     version = str(settings.SPECTACULAR_SETTINGS["VERSION"])
-    for name, text in (_contracts() | _collection()).items():
+    for name, text in _texts().items():
         path, released = DOCS / name, RELEASED / version / name
         if not path.exists() or path.read_text() != text:
             yield f"docs/{name} is not what the code says: run manage.py contracts."
@@ -58,12 +59,11 @@ def outdated() -> Iterator[str]:
             yield f"docs/{name} is not what was released as {version}: count VERSION in the settings up."
 
 
-def _contracts() -> dict[str, str]:
-    return {name: text_of(document()) for name, (document, _) in DOCUMENTS.items()}
-
-
-def _collection() -> dict[str, str]:
-    return {COLLECTION: collection.text_of(collection.document())}
+def _texts() -> dict[str, str]:
+    """What the code says, by the names of the files in which it is written."""
+    documents = {name: document() for name, (document, _) in DOCUMENTS.items()}
+    texts = {name: text_of(document) for name, document in documents.items()}
+    return texts | {COLLECTION: collection.text_of(collection.document(documents["openapi.yaml"]))}
 
 
 def broken() -> Iterator[str]:

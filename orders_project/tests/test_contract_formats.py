@@ -99,7 +99,7 @@ class TestTheCollection:
                 item["request"]["method"],
                 "/" + "/".join(item["request"]["url"]["path"]).replace("{{", "{").replace("}}", "}"),
             )
-            for folder in collection.document()["item"]
+            for folder in collection.document(openapi.document())["item"]
             for item in folder.get("item", ())
         ]
         api = openapi.document()
@@ -112,6 +112,6 @@ class TestTheCollection:
         assert set(made) == described
 
     def test_needs_no_variable_that_it_does_not_have(self) -> None:
-        made = collection.document()
+        made = collection.document(openapi.document())
         used = set(re.findall(r"\{\{(\w+)\}\}", json.dumps(made)))
         assert used <= {variable["key"] for variable in made["variable"]}

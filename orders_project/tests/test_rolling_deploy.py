@@ -175,7 +175,7 @@ class Shop:
 
     def dead(self) -> list[tuple[Any, ...]]:
         dead = "SELECT type, subject, reason, error FROM outbox_deadletter WHERE status = 'dead'"
-        return [letter for service in SERVICES for letter in self.query(service, dead)]
+        return [row for service in SERVICES for row in self.query(service, dead)]
 
 
 COLUMNS = "SELECT column_name FROM information_schema.columns WHERE table_name = 'orders_order'"

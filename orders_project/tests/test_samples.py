@@ -191,7 +191,7 @@ def requests_in(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 @pytest.mark.django_db(transaction=True)
 def test_every_request_of_the_collection_succeeds(shop: dict[str, str], settings: Any, grpc_channel: Any) -> None:
     settings.ORDER_SERVICE_GRPC = grpc_channel.target
-    made = collection.document()
+    made = collection.document(openapi.document())
     sender = Sender(
         made, base_url=shop["ORDERS_URL"], client_secret=shop["CLIENT_SECRET"], admin_secret=settings.ADMIN_SECRETS[0]
     )

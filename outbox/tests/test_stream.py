@@ -16,7 +16,6 @@ import amqp
 import pytest
 from django.conf import settings as django_settings
 from django.core.management import CommandError, call_command
-from django.utils.module_loading import import_string
 
 from outbox import broker, stream
 from outbox.envelope import Envelope
@@ -141,7 +140,7 @@ class TestABrokerWithoutStreams:
         settings.EVENTS_STREAM = f"tests.stream.{uuid4()}"
         channel.queue_declare(settings.EVENTS_STREAM, durable=True, auto_delete=False, arguments=arguments)
         channel.queue_delete("events.unheard")
-        import_string("orders_project.celery.declare_topology")()
+        broker.conf.call("BROKER_TOPOLOGY")
         assert f"{settings.EVENTS_STREAM}: the broker keeps no stream of events" in caplog.text
         channel.queue_declare("events.unheard", passive=True)
         with pytest.raises(CommandError, match="is a queue and not a stream"):
