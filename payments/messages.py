@@ -3,11 +3,11 @@
 from outbox.message import Message
 
 
-class Charge(Message, name="payments.charge", to="payments", withheld=("deadline",)):
+class Charge(Message, name="payments.charge", to="payments", withheld=("deadline", "capture")):
     """
     Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway.
 
-    After `deadline` no money is taken any more.
+    After `deadline` no money is taken any more. With `capture` `manual` the gateway only reserves it.
     """
 
     order_id: str
@@ -17,6 +17,14 @@ class Charge(Message, name="payments.charge", to="payments", withheld=("deadline
     user_id: str | None = None
     principal: str = ""
     deadline: str | None = None
+    capture: str | None = None  # None, as before there was a choice, is automatic
+
+
+class Capture(Message, name="payments.capture", to="payments"):
+    """Take this much of the money that is reserved for the order, and release the rest."""
+
+    order_id: str
+    amount: int
 
 
 class Void(Message, name="payments.void", to="payments"):
@@ -26,9 +34,19 @@ class Void(Message, name="payments.void", to="payments"):
 
 
 class Refund(Message, name="payments.refund", to="payments"):
-    """Give the money of this order back."""
+    """Give back all the money of this order that is left."""
 
     order_id: str
+
+
+class RefundPart(Message, name="payments.refund_part", to="payments"):
+    """Give a part of the money of this order back, and answer with `refund.succeeded` or `refund.failed`."""
+
+    order_id: str
+    refund_id: str
+    amount: int
+    currency: str
+    reason: str = ""
 
 
 class PaymentPending(Message, name="payment.pending", to="orders"):
@@ -38,11 +56,21 @@ class PaymentPending(Message, name="payment.pending", to="orders"):
     payment_id: str
 
 
-class PaymentSucceeded(Message, name="payment.succeeded", to="orders"):
-    """The money is in."""
+class PaymentAuthorized(Message, name="payment.authorized", to="orders"):
+    """The money is reserved, until `expires_at`, and waits to be captured."""
 
     order_id: str
     payment_id: str
+    amount: int
+    expires_at: str | None = None
+
+
+class PaymentSucceeded(Message, name="payment.succeeded", to="orders", withheld=("amount",)):
+    """The money is in: `amount` of it, or all of it."""
+
+    order_id: str
+    payment_id: str
+    amount: int | None = None
 
 
 class PaymentFailed(Message, name="payment.failed", to="orders"):
@@ -64,6 +92,37 @@ class PaymentRefunded(Message, name="payment.refunded", to="orders"):
     order_id: str
 
 
+class RefundSucceeded(Message, name="refund.succeeded", to="orders"):
+    """A part of the money is back. `reason` says why if it was not asked for here but made at the gateway."""
+
+    order_id: str
+    refund_id: str
+    amount: int
+    currency: str
+    reason: str = ""
+
+
+class RefundFailed(Message, name="refund.failed", to="orders"):
+    """A part of the money did not go back, perhaps after it was said to have; `code` says why."""
+
+    order_id: str
+    refund_id: str
+    amount: int
+    currency: str
+    code: str
+
+
+class PaymentDisputed(Message, name="payment.disputed", to="orders"):
+    """The payer's bank wants the money back: the dispute was `opened`, `won` or `lost`."""
+
+    order_id: str
+    dispute_id: str
+    status: str
+    amount: int
+    currency: str
+    reason: str = ""
+
+
 class PaymentReturnRefused(Message, name="payment.return_refused", to="orders"):
     """The gateway refuses to cancel the payment or to return its money; `reason` is its code. A person decides."""
 
@@ -75,6 +134,13 @@ class CallGateway(Message, name="payments.turn_to_gateway", to="payments"):
     """Payments to itself: make the call that this payment needs in its status: create, look up, cancel or refund."""
 
     order_id: str
+
+
+class CallForRefund(Message, name="payments.call_for_refund", to="payments"):
+    """Payments to itself: make the call that this refund needs in its status."""
+
+    order_id: str
+    refund_id: str
 
 
 class HandleWebhook(Message, name="payments.handle_webhook", to="payments"):

@@ -111,6 +111,10 @@ class Entry(models.Model):
         CHARGE = "charge", _("charge")
         REFUND = "refund", _("refund")
         CORRECTION = "correction", _("correction")
+        REFUND_FAILED = "refund_failed", _("refund failed")  # a refund that was booked has not reached the payer
+        DISPUTE = "dispute", _("dispute")  # the gateway has taken money that is disputed
+        DISPUTE_WON = "dispute_won", _("dispute won")
+        FEE = "fee", _("fee")  # what the gateway keeps
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
@@ -122,6 +126,10 @@ class Entry(models.Model):
     reason = models.CharField(_("reason"), max_length=200, blank=True)
     actor = models.CharField(_("actor"), max_length=150, blank=True)
     request_id = models.CharField(_("request id"), max_length=64, blank=True)
+    refund_id = models.UUIDField(_("refund"), null=True)  # of a part of a payment; none where all of it went back
+    gateway_id = models.CharField(
+        _("id at the gateway"), max_length=100, blank=True, default="", db_default=""
+    )  # of the refund, dispute or transaction that it records
     at = models.DateTimeField(_("at"))
 
     class Meta:
@@ -168,6 +176,8 @@ class Payment(models.Model):
     class Status(models.TextChoices):
         REQUESTED = "requested", _("requested")  # the gateway is being asked for it
         PENDING = "pending", _("pending")  # the gateway has accepted it; the money is not in yet
+        AUTHORIZED = "authorized", _("authorized")  # the gateway has reserved the money
+        CAPTURING = "capturing", _("capturing")  # the gateway is being asked to take what it has reserved
         SUCCEEDED = "succeeded", _("succeeded")
         FAILED = "failed", _("failed")
         VOIDING = "voiding", _("voiding")  # the gateway is being asked to cancel
@@ -200,6 +210,11 @@ class Payment(models.Model):
     deadline = models.DateTimeField(_("not to be taken after"), null=True)
     tried_at = models.DateTimeField(_("last tried to open at"), null=True)
     unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
+    is_manual = models.BooleanField(_("captured on request"), default=False, db_default=False)
+    to_capture = models.BigIntegerField(_("to capture"), null=True, help_text=_("in minor units"))
+    authorized_until = models.DateTimeField(_("authorized until"), null=True)
+    client_secret = models.CharField(max_length=255, blank=True, default="", db_default="", editable=False)
+    next_action = models.JSONField(_("what the payer has to do"), null=True, editable=False)
     ask_at = models.DateTimeField(_("ask the gateway at"), null=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -240,6 +255,114 @@ class Payment(models.Model):
         """Return the payment of an order, locked. Callers wait for each other even where there is no payment yet."""
         take_turn("payments", order_id)
         return cls.objects.select_for_update().filter(pk=order_id).first()
+
+
+class Attempt(models.Model):
+    """An attempt to pay at the gateway that was declined."""
+
+    payment = models.ForeignKey(Payment, models.PROTECT, related_name="attempts", verbose_name=_("payment"))
+    attempt_id = models.CharField(_("id at the gateway"), max_length=100)
+    code = models.CharField(_("code"), max_length=50)
+    message = models.CharField(_("message"), max_length=500, blank=True)
+    at = models.DateTimeField(_("at"))
+
+    class Meta:
+        verbose_name = _("declined attempt")
+        verbose_name_plural = _("declined attempts")
+        constraints = [
+            models.UniqueConstraint(fields=["payment", "attempt_id"], name="one_row_per_declined_attempt"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.payment_id}: {self.code}"
+
+
+class Refund(models.Model):
+    """
+    A part of the money of a payment that goes back: asked for here, or made by hand at the gateway.
+
+    All that is left of a payment goes back without one: see `Payment.Status.REFUNDING`. A refund changes by the table
+    in refund_lifecycle.py only.
+    """
+
+    class Status(models.TextChoices):
+        REQUESTED = "requested", _("requested")  # the gateway is being asked
+        PENDING = "pending", _("pending")  # the gateway has accepted it; the money is on its way
+        SUCCEEDED = "succeeded", _("succeeded")
+        FAILED = "failed", _("failed")
+
+    OPEN = (Status.REQUESTED, Status.PENDING)
+
+    refund_id = models.UUIDField(_("refund id"), primary_key=True, default=uuid7, editable=False)
+    payment = models.ForeignKey(Payment, models.PROTECT, related_name="refunds", verbose_name=_("payment"))
+    amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices)
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
+    gateway = models.CharField(_("gateway"), max_length=20, blank=True)
+    gateway_refund_id = models.CharField(_("refund id at the gateway"), max_length=100, blank=True)
+    is_foreign = models.BooleanField(_("made at the gateway"), default=False)
+    unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
+    ask_at = models.DateTimeField(_("ask the gateway at"), null=True)
+    created_at = models.DateTimeField(_("created at"))
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("refund")
+        verbose_name_plural = _("refunds")
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="refund_amount_positive"),
+            models.UniqueConstraint(
+                fields=["gateway_refund_id", "gateway"],
+                condition=~Q(gateway_refund_id=""),
+                name="one_refund_per_gateway_id",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="refund_to_ask_about"),
+            models.Index(
+                fields=["status", "refund_id"], condition=~Q(status="succeeded"), name="refund_not_succeeded"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.refund_id}: {self.status}"
+
+
+class Dispute(models.Model):
+    """A payer's bank that wants the money of a payment back. It changes by what the gateway says only."""
+
+    class Status(models.TextChoices):
+        OPENED = "opened", _("opened")
+        WON = "won", _("won")
+        LOST = "lost", _("lost")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    payment = models.ForeignKey(Payment, models.PROTECT, related_name="disputes", verbose_name=_("payment"))
+    gateway = models.CharField(_("gateway"), max_length=20)
+    dispute_id = models.CharField(_("dispute id"), max_length=100)
+    amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices)
+    reason = models.CharField(_("reason"), max_length=100, blank=True)
+    respond_by = models.DateTimeField(_("respond by"), null=True)
+    created_at = models.DateTimeField(_("created at"))
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("dispute")
+        verbose_name_plural = _("disputes")
+        constraints = [
+            models.CheckConstraint(condition=Q(amount__gt=0), name="dispute_amount_positive"),
+            models.UniqueConstraint(fields=["dispute_id", "gateway"], name="one_dispute_per_gateway_id"),
+        ]
+        indexes = [
+            models.Index(fields=["respond_by"], condition=Q(status="opened"), name="dispute_open"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dispute_id}: {self.status}"
 
 
 class WebhookReceipt(models.Model):

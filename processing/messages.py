@@ -13,11 +13,33 @@ class Process(Message, name="processing.process", to="processing", withheld=("de
     deadline: str | None = None
 
 
-class Release(Message, name="processing.release", to="processing"):
-    """Give held stock back and never process this order. If it was accepted before, that is the answer."""
+class Release(Message, name="processing.release", to="processing", withheld=("sold",)):
+    """
+    Give held stock back and never process this order.
+
+    If it was accepted before, that is the answer, unless `sold` says to take back what was sold as well.
+    """
 
     order_id: str
     hold_id: str | None = None
+    sold: bool | None = None
+
+
+class KeepHold(Message, name="processing.keep_hold", to="processing"):
+    """Keep what is held for this order until then: its money is reserved, and stays so for longer than the hold."""
+
+    order_id: str
+    hold_id: str
+    until: str
+
+
+class TakeBack(Message, name="processing.take_back", to="processing"):
+    """Put a part of what was sold with an order back into stock; `request_id` tells repeated requests apart."""
+
+    order_id: str
+    hold_id: str
+    request_id: str
+    quantities: dict[str, int]  # by product id
 
 
 class GiveBack(Message, name="processing.give_back", to="processing"):

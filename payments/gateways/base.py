@@ -1,6 +1,6 @@
 """The port to payment gateways: requests, answers, and errors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -12,21 +12,51 @@ from common.circuit_breaker import CircuitBreaker
 class Status(StrEnum):
     """The status of a payment at a gateway."""
 
+    PENDING = "pending"  # the payer can still pay, or the money is on its way: see `next_action` and `attempt`
+    AUTHORIZED = "authorized"  # the money is reserved and waits to be captured
+    SUCCEEDED = "succeeded"  # the money is in, `captured` of it
+    FAILED = "failed"  # declined for good
+    CANCELED = "canceled"
+    REFUNDED = "refunded"  # nothing of the money is left
+
+
+class RefundStatus(StrEnum):
+    """The status of a refund at a gateway."""
+
     PENDING = "pending"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-    REFUNDED = "refunded"
+    FAILED = "failed"  # the money is still, or again, with us; a refund can fail after it has succeeded
+
+
+class DisputeStatus(StrEnum):
+    """The status of a dispute at a gateway."""
+
+    OPENED = "opened"  # the gateway has taken the money
+    WON = "won"  # the gateway has given it back
+    LOST = "lost"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PaymentRequest:
     """
-    A request to take the money of an order, in minor units. Requests with the same key make one payment.
+    A request to take or, with `capture="manual"`, to reserve the money of an order, in minor units.
 
-    `order_id`, here and below, is the name of the order at the gateway: see payments.models.reference.
+    Requests with the same key make one payment. `order_id`, here and below, is the name of the order at the gateway:
+    see payments.models.reference.
     """
 
+    order_id: str
+    amount: int
+    currency: str
+    idempotency_key: str
+    capture: str = "automatic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureRequest:
+    """A request to take this much of the money that is reserved; the gateway releases the rest."""
+
+    payment_id: str
     order_id: str
     amount: int
     currency: str
@@ -35,13 +65,24 @@ class PaymentRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RefundRequest:
-    """A request to return a payment in full."""
+    """A request to return this much of a payment. `refund_id` is our name of the refund; "" if it has none."""
 
     payment_id: str
     order_id: str
     amount: int
     currency: str
     idempotency_key: str
+    refund_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """An attempt to pay that was declined. The payer can try again unless the payment has failed."""
+
+    attempt_id: str  # the same however often the gateway tells of it
+    code: str
+    message: str = ""
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +92,52 @@ class Answer:
     payment_id: str
     order_id: str
     status: Status
-    amount: int
+    amount: int  # what was requested
     currency: str
     fail_reason: str = ""
+    captured: int | None = None  # what the gateway has taken, if that is another amount than requested
+    client_secret: str = ""  # what the payer's browser needs to pay
+    next_action: dict[str, str] | None = None  # what the payer has to do: `type`, and `url` of a hosted page
+    attempt: Attempt | None = None  # the last one that was declined
+    authorized_until: datetime | None = None  # when the gateway releases what it has reserved
+
+    @property
+    def reference(self) -> str:
+        """The order as the gateway names it."""
+        return self.order_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundAnswer:
+    """A refund as the gateway describes it. It may be wrong: compare payment, amount and currency."""
+
+    gateway_refund_id: str
+    payment_id: str
+    status: RefundStatus
+    amount: int
+    currency: str
+    order_id: str = ""  # if the gateway tells
+    refund_id: str = ""  # our name of it; "" if it was made at the gateway, by hand
+    fail_reason: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The order as the gateway names it."""
+        return self.order_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisputeAnswer:
+    """A dispute as the gateway describes it: the payer's bank wants the money back."""
+
+    dispute_id: str
+    payment_id: str
+    status: DisputeStatus
+    amount: int
+    currency: str
+    order_id: str = ""  # if the gateway tells
+    reason: str = ""
+    respond_by: datetime | None = None
 
     @property
     def reference(self) -> str:
@@ -66,16 +150,36 @@ class Event:
     """
     The content of a webhook whose signature is verified. It may still be wrong: compare everything.
 
-    `status` is None for an event that is not about the status of a payment.
+    It is about a payment, a refund or a dispute, or about nothing of ours.
     """
 
     webhook_id: str
     type: str
+    about: Answer | RefundAnswer | DisputeAnswer | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transaction:
+    """A movement on the gateway's balance, in minor units: what it has booked, whatever else it says."""
+
+    class Kind(StrEnum):
+        CHARGE = "charge"
+        REFUND = "refund"
+        REFUND_FAILED = "refund_failed"
+        DISPUTE = "dispute"
+        DISPUTE_WON = "dispute_won"
+        OTHER = "other"  # payouts and the like, which no order has caused
+
+    transaction_id: str
+    kind: Kind
+    amount: int  # without its sign
+    fee: int  # what the gateway keeps of it
+    currency: str
+    at: datetime
     payment_id: str = ""
-    order_id: str = ""
-    status: Status | None = None
-    amount: int = 0
-    currency: str = ""
+    source_id: str = ""  # of the refund or the dispute at the gateway; of the payment for a charge
+    order_id: str = ""  # if the gateway tells
+    description: str = ""
 
 
 class GatewayUnavailable(Exception):
@@ -115,10 +219,25 @@ class Gateway(Protocol):
         """Return a payment by its id, or by its order if the id is not known; None if there is no such payment."""
 
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
-        """Cancel a pending payment and return it; refused with `already_succeeded` if the money has moved."""
+        """
+        Cancel a pending or authorized payment and return it; refused with `already_succeeded` if the money has moved.
+        """
 
-    def refund(self, refund: RefundRequest) -> Answer:
-        """Return the money of a payment, and the payment as it is then."""
+    def capture(self, capture: CaptureRequest) -> Answer:
+        """
+        Take money that is reserved and return the payment.
+
+        Refused with `capture_exceeds_authorized`, with `authorization_expired`, or otherwise if it is not authorized.
+        """
+
+    def refund(self, refund: RefundRequest) -> RefundAnswer:
+        """Return money of a payment, and the refund as it is then: it may be pending, or have failed."""
+
+    def refunds(self, *, payment_id: str) -> list[RefundAnswer]:
+        """Return all refunds of a payment, whoever has made them."""
+
+    def transactions(self, *, since: datetime, until: datetime) -> Iterator[Transaction]:
+        """Yield what the gateway has booked from `since` until before `until`, page by page, in no certain order."""
 
     def parse_webhook(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
         """
@@ -126,4 +245,13 @@ class Gateway(Protocol):
 
         :raises common.signing.BadSignature: if the gateway did not sign it, or did so long ago
         :raises BadEvent: if the gateway sent it and it cannot be read
+        """
+
+    def read_webhook(self, *, body: bytes) -> Event:
+        """
+        Return the content of a webhook that was verified when it was stored.
+
+        Two deliveries of one webhook have equal events, also where their bodies differ in what is about the delivery.
+
+        :raises BadEvent: if it cannot be read
         """
