@@ -114,10 +114,11 @@ class Entry(models.Model):
         REFUND_FAILED = "refund_failed", _("refund failed")  # a refund that was booked has not reached the payer
         DISPUTE = "dispute", _("dispute")  # the gateway has taken money that is disputed
         DISPUTE_WON = "dispute_won", _("dispute won")
+        DISPUTE_LOST = "dispute_lost", _("dispute lost")
         FEE = "fee", _("fee")  # what the gateway keeps
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
+    kind = models.CharField(_("kind"), max_length=20, choices=Kind.choices)
     source = models.ForeignKey(Account, models.PROTECT, related_name="paid_out", verbose_name=_("from"), db_index=False)
     target = models.ForeignKey(Account, models.PROTECT, related_name="paid_in", verbose_name=_("to"), db_index=False)
     amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
@@ -144,11 +145,18 @@ class Entry(models.Model):
             models.CheckConstraint(condition=Q(amount__gt=0), name="entry_amount_positive"),
             models.CheckConstraint(condition=~Q(source=F("target")), name="entry_has_two_sides"),
             models.UniqueConstraint(fields=["order_id"], condition=Q(kind="charge"), name="one_capture_per_order"),
-            models.UniqueConstraint(fields=["order_id"], condition=Q(kind="refund"), name="one_refund_per_order"),
+            models.UniqueConstraint(
+                fields=["order_id", "gateway_id"],
+                condition=Q(kind="refund", refund_id__isnull=True),
+                name="one_return_of_all_per_order",  # and another one after it has failed at the gateway
+            ),
+            models.UniqueConstraint(
+                fields=["gateway_id", "kind"], condition=~Q(gateway_id=""), name="one_entry_per_gateway_id_and_kind"
+            ),
             models.UniqueConstraint(fields=["request_id"], condition=~Q(request_id=""), name="one_entry_per_request"),
             models.CheckConstraint(
-                condition=~Q(kind__in=["charge", "refund"]) | ~Q(order_id=""),
-                name="order_money_names_its_order",
+                condition=Q(kind__in=["deposit", "correction", "fee"]) | ~Q(order_id=""),
+                name="money_of_an_order_names_it",
             ),
             models.CheckConstraint(
                 condition=~Q(kind="correction") | ~Q(reason="") & ~Q(actor=""),
@@ -187,8 +195,11 @@ class Payment(models.Model):
         VOID_REFUSED = "void_refused", _("void refused")  # the gateway refuses to cancel: a person decides
         REFUND_REFUSED = "refund_refused", _("refund refused")  # the gateway refuses to refund: a person decides
 
-    ASKED = (Status.REQUESTED, Status.PENDING, Status.VOIDING, Status.REFUNDING)  # the gateway has a call to answer
+    ASKED = (
+        Status.REQUESTED, Status.PENDING, Status.AUTHORIZED, Status.CAPTURING, Status.VOIDING, Status.REFUNDING,
+    )  # the gateway has a call to answer  # fmt: skip
     REFUSED = (Status.VOID_REFUSED, Status.REFUND_REFUSED)  # the gateway does not return the money
+    PAYABLE = (Status.REQUESTED, Status.PENDING)  # the payer can still pay
     NAMELESS = (Status.REQUESTED, Status.VOIDING)  # the gateway has yet to tell its id, if it has the payment
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64)
@@ -210,6 +221,10 @@ class Payment(models.Model):
     deadline = models.DateTimeField(_("not to be taken after"), null=True)
     tried_at = models.DateTimeField(_("last tried to open at"), null=True)
     unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
+    broken = models.PositiveSmallIntegerField(_("calls that broke at the gateway"), default=0, db_default=0)
+    gateway_refund_id = models.CharField(
+        _("refund id at the gateway"), max_length=100, blank=True, default="", db_default=""
+    )  # of the refund of all that was left
     is_manual = models.BooleanField(_("captured on request"), default=False, db_default=False)
     to_capture = models.BigIntegerField(_("to capture"), null=True, help_text=_("in minor units"))
     authorized_until = models.DateTimeField(_("authorized until"), null=True)
@@ -260,7 +275,9 @@ class Payment(models.Model):
 class Attempt(models.Model):
     """An attempt to pay at the gateway that was declined."""
 
-    payment = models.ForeignKey(Payment, models.PROTECT, related_name="attempts", verbose_name=_("payment"))
+    payment = models.ForeignKey(
+        Payment, models.PROTECT, related_name="attempts", verbose_name=_("payment"), db_index=False
+    )
     attempt_id = models.CharField(_("id at the gateway"), max_length=100)
     code = models.CharField(_("code"), max_length=50)
     message = models.CharField(_("message"), max_length=500, blank=True)
@@ -304,6 +321,7 @@ class Refund(models.Model):
     gateway_refund_id = models.CharField(_("refund id at the gateway"), max_length=100, blank=True)
     is_foreign = models.BooleanField(_("made at the gateway"), default=False)
     unanswered = models.PositiveSmallIntegerField(_("unanswered in a row"), default=0)
+    broken = models.PositiveSmallIntegerField(_("calls that broke at the gateway"), default=0)
     ask_at = models.DateTimeField(_("ask the gateway at"), null=True)
     created_at = models.DateTimeField(_("created at"))
     updated_at = models.DateTimeField(_("updated at"))
@@ -376,6 +394,11 @@ class WebhookReceipt(models.Model):
         REFUNDED = "refunded", _("refunded")
         DISCARDED = "discarded", _("discarded")
 
+    class About(models.TextChoices):
+        PAYMENT = "payment", _("payment")
+        REFUND = "refund", _("refund")
+        DISPUTE = "dispute", _("dispute")
+
     UNSETTLED = (Status.RECEIVED, Status.UNMATCHED, Status.QUARANTINED)  # handled later, or kept for a decision
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -385,7 +408,10 @@ class WebhookReceipt(models.Model):
     reason = models.CharField(_("reason"), max_length=50, blank=True)
     headers = models.JSONField(_("headers"), default=dict)
     body = models.BinaryField(_("body"))
-    says = models.CharField(_("says"), max_length=12, blank=True)  # one of gateways.base.Status
+    about = models.CharField(
+        _("about"), max_length=10, choices=About.choices, default=About.PAYMENT, db_default=About.PAYMENT
+    )
+    says = models.CharField(_("says"), max_length=12, blank=True)  # the status in gateways.base of what it is about
     amount = models.BigIntegerField(_("amount"), default=0, help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3, blank=True)
     payment_id = models.CharField(_("payment id"), max_length=100, blank=True, db_index=True)

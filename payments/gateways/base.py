@@ -1,7 +1,7 @@
 """The port to payment gateways: requests, answers, and errors."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -96,8 +96,8 @@ class Answer:
     currency: str
     fail_reason: str = ""
     captured: int | None = None  # what the gateway has taken, if that is another amount than requested
-    client_secret: str = ""  # what the payer's browser needs to pay
-    next_action: dict[str, str] | None = None  # what the payer has to do: `type`, and `url` of a hosted page
+    client_secret: str = field(default="", repr=False)  # what the payer's browser needs to pay
+    next_action: dict[str, str] | None = field(default=None, repr=False)  # what the payer has to do: `type`, and `url` of a hosted page
     attempt: Attempt | None = None  # the last one that was declined
     authorized_until: datetime | None = None  # when the gateway releases what it has reserved
 
