@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
@@ -13,6 +14,10 @@ from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
 from outbox.store import Rows
+
+from .books.models import Difference as Difference
+from .books.models import GatewayTransaction as GatewayTransaction
+from .books.models import Reconciliation as Reconciliation
 
 ROWS = Rows("payments")
 
@@ -140,6 +145,7 @@ class Entry(models.Model):
             models.Index(fields=["source", "id"], name="entry_paid_out"),
             models.Index(fields=["target", "id"], name="entry_paid_in"),
             models.Index(fields=["kind", "id"], name="entry_other_than_charge", condition=~Q(kind="charge")),
+            BrinIndex(fields=["at"], name="entry_by_time"),
         ]
         constraints = [
             models.CheckConstraint(condition=Q(amount__gt=0), name="entry_amount_positive"),
@@ -339,9 +345,7 @@ class Refund(models.Model):
         ]
         indexes = [
             models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="refund_to_ask_about"),
-            models.Index(
-                fields=["status", "refund_id"], condition=~Q(status="succeeded"), name="refund_not_succeeded"
-            ),
+            models.Index(fields=["status", "refund_id"], condition=~Q(status="succeeded"), name="refund_not_succeeded"),
         ]
 
     def __str__(self) -> str:

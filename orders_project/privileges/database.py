@@ -55,10 +55,13 @@ TABLES: dict[str, dict[str, str]] = {
     "payments": OUTBOX
     | {
         "payments.Account": KEEP,
+        "payments.Difference": KEEP,
         "payments.Entry": ADD,
+        "payments.GatewayTransaction": KEEP,
         "payments.IdempotencyKey": ALL,
         "payments.Payment": KEEP,
         "payments.PerformedAction": ALL,
+        "payments.Reconciliation": KEEP,
         "payments.WebhookReceipt": KEEP,
     },
     "processing": OUTBOX
