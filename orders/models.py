@@ -176,15 +176,30 @@ class Order(models.Model):
 
 
 class OrderLine(models.Model):
-    """A line of an order. Without a product it is a free line, which holds no stock."""
+    """
+    A line of an order: goods, or what is added to their price or taken off it.
+
+    Goods without a product are a free line, which holds no stock. What is no goods belongs to one line of goods
+    (`of_position`) or to the order as a whole, and has a quantity of one.
+    """
+
+    class Kind(models.TextChoices):
+        ITEM = "item", _("item")
+        TAX = "tax", _("tax")
+        DISCOUNT = "discount", _("discount")
+        SHIPPING = "shipping", _("shipping")
 
     order = models.ForeignKey(Order, models.PROTECT, related_name="lines", verbose_name=_("order"))
     position = models.PositiveSmallIntegerField(_("position"))
+    kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.ITEM, db_default="item")
+    of_position = models.SmallIntegerField(_("belongs to position"), null=True)
     product_id = models.UUIDField(_("product"), null=True)
     sku = models.CharField(_("sku"), max_length=64, blank=True)
     name = models.CharField(_("name"), max_length=500, blank=True)
     quantity = models.PositiveIntegerField(_("quantity"))
-    unit_price = models.BigIntegerField(_("unit price"), help_text=_("in minor units"))
+    unit_price = models.BigIntegerField(
+        _("unit price"), help_text=_("in minor units; negative for a discount, and for nothing else")
+    )
 
     class Meta:
         verbose_name = _("order line")
@@ -193,11 +208,25 @@ class OrderLine(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["order", "position"], name="one_line_per_position"),
             models.CheckConstraint(condition=models.Q(quantity__gte=1), name="line_quantity_positive"),
-            models.CheckConstraint(condition=models.Q(unit_price__gte=0), name="line_price_not_negative"),
+            models.CheckConstraint(
+                condition=models.Q(unit_price__gte=0) & ~models.Q(kind="discount")
+                | models.Q(unit_price__lt=0, kind="discount"),
+                name="line_price_has_the_sign_of_its_kind",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(kind="item", of_position=None)
+                | models.Q(kind__in=["tax", "discount", "shipping"], product_id=None, quantity=1),
+                name="line_is_goods_or_belongs_to_some",
+            ),
         ]
 
     def __str__(self) -> str:
         return f"{self.quantity} x {self.sku or self.name}"
+
+    @property
+    def amount(self) -> int:
+        """What the line adds to the total of its order, in minor units."""
+        return self.unit_price * self.quantity
 
 
 LOADED_LINES = models.Prefetch("lines", to_attr="loaded_lines")

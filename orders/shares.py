@@ -1,0 +1,61 @@
+"""
+What falls to each line of goods of an order: its price, its taxes and discounts, and its share of the order's own.
+
+The shares sum exactly to the total of the order, and the shares of the pieces of a line to that of the line. So whoever
+gives everything back, in whatever order and in however many parts, gives back the total.
+
+# Note [Largest remainder]: what belongs to the order as a whole is divided in proportion to what the lines cost by
+themselves. Each line first gets the whole minor units of its part; those that are left over go to the lines that have
+lost most by that, and among equals to the first of them. Pieces are counted from the first: a piece costs what the line
+up to and including it costs, rounded down, minus the same without it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from .models import OrderLine
+
+
+def of_goods(lines: Iterable[OrderLine]) -> dict[int, int]:
+    """Return what falls to each line of goods, by its position, in minor units. The sum is the total of the lines."""
+    lines = list(lines)
+    goods = {line.position: line for line in lines if line.kind == OrderLine.Kind.ITEM}
+    own = dict.fromkeys(goods, 0)
+    for line in lines:
+        belongs_to = line.position if line.position in goods else line.of_position
+        if belongs_to is not None:
+            own[belongs_to] += line.amount
+    total = sum(line.amount for line in lines)
+    # Where nothing is left of all prices, what there is to pay, such as the shipping, falls to the pieces.
+    weights = own if any(own.values()) else {position: line.quantity for position, line in goods.items()}
+    return dict(zip(weights, divide(total, list(weights.values())), strict=True))
+
+
+def divide(amount: int, weights: Sequence[int]) -> list[int]:
+    """Divide an amount in proportion to weights of which one is positive and none negative, without any rest."""
+    whole = sum(weights)
+    parts = [amount * weight // whole for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda index: -(amount * weights[index] % whole))
+    for index in by_remainder[: amount - sum(parts)]:
+        parts[index] += 1
+    return parts
+
+
+def of_pieces(lines: Iterable[OrderLine], *, wanted: Mapping[int, int], returned: Mapping[int, int]) -> int:
+    """
+    Return what falls to these pieces, in minor units.
+
+    :param wanted: how many of each line of goods, by its position: no more than are left of it
+    :param returned: how many of each have been given back before
+    """
+    lines = list(lines)
+    shares, quantities = of_goods(lines), {line.position: line.quantity for line in lines}
+    return sum(
+        _up_to(returned.get(position, 0) + number, shares[position], quantities[position])
+        - _up_to(returned.get(position, 0), shares[position], quantities[position])
+        for position, number in wanted.items()
+    )
+
+
+def _up_to(number: int, share: int, quantity: int) -> int:
+    """What falls to the first pieces of a line, this many of them."""
+    return share * number // quantity

@@ -1,0 +1,100 @@
+"""Whoever gives back line by line gives back exactly the total, in whatever order and however it is split."""
+
+import itertools
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orders import shares
+from orders.models import OrderLine
+from orders_project.tests.efforts import SETTINGS
+
+Kind = OrderLine.Kind
+AMOUNTS = st.integers(0, 10**9) | st.integers(0, 20)
+
+
+def order(*lines: tuple[Kind, int, int, int | None]) -> list[OrderLine]:
+    """Lines of kind, quantity, price and what they belong to."""
+    return [
+        OrderLine(position=position, kind=kind, quantity=quantity, unit_price=price, of_position=of)
+        for position, (kind, quantity, price, of) in enumerate(lines, start=1)
+    ]
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> list[OrderLine]:
+    """Lines as an order may have: no discount takes off more than there is, and something is left to pay."""
+    goods = draw(st.lists(st.tuples(st.integers(1, 7) | st.integers(1, 10**4), AMOUNTS), min_size=1, max_size=5))
+    lines: list[tuple[Kind, int, int, int | None]] = [(Kind.ITEM, quantity, price, None) for quantity, price in goods]
+    for position, (quantity, price) in enumerate(goods, start=1):
+        if draw(st.booleans()) and quantity * price:
+            lines.append((Kind.DISCOUNT, 1, -draw(st.integers(1, quantity * price)), position))
+        if draw(st.booleans()):
+            lines.append((draw(st.sampled_from([Kind.TAX, Kind.SHIPPING])), 1, draw(AMOUNTS), position))
+    for kind in draw(st.lists(st.sampled_from([Kind.TAX, Kind.SHIPPING]), max_size=3)):
+        lines.append((kind, 1, draw(AMOUNTS), None))
+    left = sum(quantity * price for _kind, quantity, price, _of in lines)
+    if not left:
+        lines.append((Kind.SHIPPING, 1, 1, None))
+    elif left > 1 and draw(st.booleans()):
+        lines.append((Kind.DISCOUNT, 1, -draw(st.integers(1, left - 1)), None))
+    return order(*lines)
+
+
+@given(orders(), st.randoms(use_true_random=False))
+@SETTINGS
+def test_all_pieces_together_are_the_total(lines: list[OrderLine], random: Random) -> None:
+    left = Counter({line.position: line.quantity for line in lines if line.kind == Kind.ITEM})
+    returned: Counter[int] = Counter()
+    total = sum(line.amount for line in lines)
+    given_back = 0
+    while +left:
+        picked = random.sample(sorted(+left), random.randint(1, len(+left)))
+        wanted = {position: random.randint(1, left[position]) for position in picked}
+        part = shares.of_pieces(lines, wanted=wanted, returned=returned)
+        assert 0 <= part <= total - given_back
+        given_back += part
+        returned.update(wanted)
+        left.subtract(wanted)
+    assert given_back == total
+
+
+@given(st.integers(0, 10**14), st.lists(AMOUNTS, min_size=1, max_size=8).filter(any))
+@SETTINGS
+def test_a_part_differs_from_the_exact_one_by_less_than_a_minor_unit(amount: int, weights: list[int]) -> None:
+    parts = shares.divide(amount, weights)
+    assert sum(parts) == amount
+    for part, weight in zip(parts, weights, strict=True):
+        assert abs(part * sum(weights) - amount * weight) < sum(weights)
+
+
+def test_a_line_has_its_own_taxes_and_discounts() -> None:
+    lines = order(
+        (Kind.ITEM, 1, 1000, None),
+        (Kind.ITEM, 2, 1000, None),
+        (Kind.TAX, 1, 190, 1),
+        (Kind.DISCOUNT, 1, -500, 2),
+    )
+    assert shares.of_goods(lines) == {1: 1190, 2: 1500}
+    assert shares.of_pieces(lines, wanted={2: 1}, returned={}) == 750
+
+
+@pytest.mark.parametrize("first", list(itertools.permutations([1, 2, 3])))
+def test_what_does_not_divide_goes_to_the_lines_that_lose_most(first: tuple[int, ...]) -> None:
+    lines = order(*[(Kind.ITEM, 1, 333, None)] * 3, (Kind.SHIPPING, 1, 2, None))
+    assert shares.of_goods(lines) == {1: 334, 2: 334, 3: 333}
+    back = [
+        shares.of_pieces(lines, wanted={one: 1}, returned=dict.fromkeys(first[:number], 1))
+        for number, one in enumerate(first)
+    ]
+    assert sum(back) == 1001
+
+
+def test_shipping_alone_falls_to_the_pieces() -> None:
+    lines = order(
+        (Kind.ITEM, 1, 100, None), (Kind.ITEM, 3, 0, None), (Kind.DISCOUNT, 1, -100, 1), (Kind.SHIPPING, 1, 401, None)
+    )
+    assert shares.of_goods(lines) == {1: 100, 2: 301}
