@@ -1,5 +1,6 @@
-import outbox.ids
 from django.db import migrations, models
+
+import outbox.ids
 
 
 class Migration(migrations.Migration):
