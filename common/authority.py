@@ -2,7 +2,8 @@
 Who decides to move money: the rule for people, which the service that moves it asks under the lock that guards it.
 
 A client acts within its own right. A person of the staff, whatever way they come in, gives a reason; and what is worth
-more than `REFUND_APPROVAL_ABOVE` takes a second person, who has approved exactly this amount.
+more than `REFUND_APPROVAL_ABOVE`, or than the limit of its currency in `REFUND_APPROVAL_LIMITS`, takes a second person,
+who has approved exactly this amount.
 """
 
 from dataclasses import dataclass
@@ -79,4 +80,5 @@ def limit(currency: str) -> int:
     """The amount, in minor units, above which two persons decide; nothing at all in a currency that is not ours."""
     if currency not in money.EXPONENTS:
         return 0
-    return money.minor_units(settings.REFUND_APPROVAL_ABOVE, currency=currency)
+    whole = settings.REFUND_APPROVAL_LIMITS.get(currency, settings.REFUND_APPROVAL_ABOVE)
+    return money.minor_units(whole, currency=currency)

@@ -127,6 +127,44 @@ class Requires:
 
 
 @dataclass(frozen=True)
+class Without:
+    """None of these fields has a value. Those that have one are wrong."""
+
+    names: tuple[str, ...]
+    given: str | Promise
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        return {name: [self.given] for name in self.names if is_given(data, name)}
+
+    def schema(self, fields: Fields) -> Schema:
+        return {"allOf": [absent(fields, name) for name in self.names]}
+
+
+@dataclass(frozen=True)
+class When:
+    """The rules `then`, where a field has one of these values, and the rules `otherwise`, where it has none of them."""
+
+    name: str
+    values: tuple[str, ...]
+    then: tuple[FieldRule, ...]
+    otherwise: tuple[FieldRule, ...]
+
+    def errors(self, data: Mapping[str, Any]) -> Errors:
+        rules = self.then if data.get(self.name) in self.values else self.otherwise
+        return {name: texts for rule in rules for name, texts in rule.errors(data).items()}
+
+    def schema(self, fields: Fields) -> Schema:
+        is_one = {"required": [self.name], "properties": {self.name: {"enum": list(self.values)}}}
+        is_none = {"properties": {self.name: {"not": {"enum": list(self.values)}}}}
+        return {
+            "oneOf": [
+                {"allOf": [condition, *(rule.schema(fields) for rule in rules)]}
+                for condition, rules in ((is_one, self.then), (is_none, self.otherwise))
+            ]
+        }
+
+
+@dataclass(frozen=True)
 class NotEmpty:
     """At least one field is sent."""
 

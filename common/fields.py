@@ -86,23 +86,43 @@ class Boolean(serializers.BooleanField):
         return super().run_validation(data)
 
 
+class Currency(Text):
+    """One of the currencies that are configured."""
+
+    default_error_messages = {
+        "unknown_currency": "One of these currencies is required: {currencies}.",
+    }
+
+    def to_internal_value(self, data: Any) -> str:
+        text = super().to_internal_value(data)
+        if text not in settings.CURRENCIES and text:
+            self.fail("unknown_currency", currencies=", ".join(settings.CURRENCIES))
+        return text
+
+
 class Amount(serializers.Field):
-    """An amount in the configured currency: a number or a numeric string outside, minor units inside."""
+    """
+    An amount: a number or a numeric string outside, minor units inside.
+
+    It is in the given currency, or in the one that the context of its serializer names, or else in the default one.
+    """
 
     default_error_messages = {
         "invalid": "{detail}",
         "range": "An amount from {min_value} to {max_value} is required.",
     }
 
-    def __init__(self, *, min_value: int = 0, max_value: int = money.LARGEST, **kwargs: Any) -> None:
-        self.min_value, self.max_value = min_value, max_value
+    def __init__(
+        self, *, min_value: int = 0, max_value: int = money.LARGEST, currency: str = "", **kwargs: Any
+    ) -> None:
+        self.min_value, self.max_value, self.given_currency = min_value, max_value, currency
         super().__init__(**kwargs)
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, str) and not AMOUNT.fullmatch(data):
             self.fail("invalid", detail="An amount must be a number.")
         try:
-            minor = money.minor_units(data, currency=settings.CURRENCY)
+            minor = money.minor_units(data, currency=self.currency)
         except money.NotAnAmount as error:
             self.fail("invalid", detail=error)
         if not self.min_value <= minor <= self.max_value:
@@ -112,9 +132,52 @@ class Amount(serializers.Field):
     def to_representation(self, value: int) -> float:
         return self._number(value)
 
-    @staticmethod
-    def _number(minor: int) -> float:
-        return money.number(minor, currency=settings.CURRENCY)
+    @property
+    def currency(self) -> str:
+        return str(self.given_currency or self.context.get("currency") or settings.CURRENCY)
+
+    def _number(self, minor: int) -> float:
+        return money.number(minor, currency=self.currency)
+
+
+class Amounts(serializers.Field):
+    """
+    An amount for each of some currencies, by the currency: minor units inside.
+
+    `nullable` ones may be null, which says that there is none.
+    """
+
+    default_error_messages = {
+        "not_a_dict": "An object with an amount for each currency is required.",
+        "unknown_currency": "One of these currencies is required: {currencies}.",
+    }
+
+    def __init__(self, *, nullable: bool = False, **kwargs: Any) -> None:
+        self.nullable = nullable
+        super().__init__(**kwargs)
+
+    def get_value(self, dictionary: Any) -> Any:
+        return empty if is_html_input(dictionary) else super().get_value(dictionary)  # a form has no field for it
+
+    def to_internal_value(self, data: Any) -> dict[str, int | None]:
+        if not isinstance(data, dict):
+            self.fail("not_a_dict")
+        amounts, errors = {}, {}
+        for currency, value in data.items():
+            try:
+                amounts[currency] = self._amount(currency, value)
+            except serializers.ValidationError as error:
+                errors[currency] = error.detail
+        if errors:
+            raise serializers.ValidationError(errors)
+        return amounts
+
+    def _amount(self, currency: str, value: Any) -> int | None:
+        if currency not in settings.CURRENCIES:
+            self.fail("unknown_currency", currencies=", ".join(settings.CURRENCIES))
+        if value is None and self.nullable:
+            return None
+        return int(Amount(currency=currency).run_validation(value))
 
 
 class Metadata(serializers.DictField):

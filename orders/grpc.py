@@ -105,6 +105,9 @@ def message_of(order: Order) -> pb.Order:
                 name=line.name or None,
                 quantity=line.quantity,
                 price=money.number(line.unit_price, currency=order.currency),
+                position=line.position,
+                type=line.kind,
+                of=line.of_position,
             )
             for line in order.loaded_lines
         ],
@@ -113,6 +116,7 @@ def message_of(order: Order) -> pb.Order:
         payment_id=order.payment_id or None,
         fail_reason=order.fail_reason or None,
         metadata=order.metadata,
+        **{name: money.number(amount, currency=order.currency) for name, amount in order.sums().items()},
     )
     message.created_at.FromDatetime(order.created_at)
     message.updated_at.FromDatetime(order.updated_at)

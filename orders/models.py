@@ -174,6 +174,14 @@ class Order(models.Model):
         """The id by which its client knows the order: the one that the client gave it, or else ours."""
         return self.reference or self.order_id
 
+    def sums(self) -> dict[str, int]:
+        """The sums of its lines that are no goods, in minor units, none of them negative; read it with its lines."""
+        return {
+            f"{kind}_amount": abs(sum(line.amount for line in self.loaded_lines if line.kind == kind))
+            for kind in OrderLine.Kind
+            if kind != OrderLine.Kind.ITEM
+        }
+
 
 class OrderLine(models.Model):
     """

@@ -1,17 +1,17 @@
 """How an order is written in a request and in an answer."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.validators import EmailValidator, RegexValidator
-from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 from rest_framework.utils.html import is_html_input
 
 from common import money
-from common.field_rules import AtLeastOne, ExactlyOne, Requires
-from common.fields import Amount, Integer, Metadata, StrictSerializer, Text
+from common.field_rules import AtLeastOne, ExactlyOne, Requires, When, Without
+from common.fields import Amount, Currency, Integer, Metadata, StrictSerializer, Text
 
 from . import services
 from .models import Order, OrderEvent, OrderLine, Status
@@ -23,9 +23,8 @@ LINES_FORM = {"template": "orders/new_lines.html", "rows": range(3)}
 
 ORDER_ID = RegexValidator(r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z", _("At most 64 of A-Z a-z 0-9 . _ -"))
 PRODUCT_ID = RegexValidator(r"\A[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z", _("Must be a valid UUID."))
-CURRENCY = RegexValidator(
-    rf"\A({settings.CURRENCY})?\Z", format_lazy(_("Orders are in {currency}."), currency=settings.CURRENCY)
-)
+ITEM = OrderLine.Kind.ITEM
+ADDED = (OrderLine.Kind.TAX, OrderLine.Kind.DISCOUNT, OrderLine.Kind.SHIPPING)  # lines that are no goods
 
 
 def optional_text(**kwargs: Any) -> Text:
@@ -34,22 +33,59 @@ def optional_text(**kwargs: Any) -> Text:
 
 
 class NewLineSerializer(StrictSerializer):
-    """A product of the catalogue by `product_id`, or by `sku` with its price; an unknown sku is a free line."""
+    """
+    A product of the catalogue by `product_id`, or by `sku` with its price; an unknown sku is a free line.
 
+    With a `type` it is a tax, a discount or shipping: its `name` and `amount`, which is positive for a discount too. It
+    belongs to the line of goods of the number `of`, counted from 1, or without that to the order as a whole.
+    """
+
+    type = serializers.ChoiceField(
+        OrderLine.Kind.choices, required=False, allow_blank=True, allow_null=True, help_text=_("Default: item.")
+    )
     product_id = optional_text(trim_whitespace=False, validators=[PRODUCT_ID])
     sku = optional_text(max_length=64)
-    quantity = Integer(min_value=1, max_value=MAX_QUANTITY)
+    quantity = Integer(min_value=1, max_value=MAX_QUANTITY, required=False, allow_null=True)
     price = Amount(required=False, allow_null=True)
+    name = optional_text(max_length=500)
+    amount = Amount(required=False, allow_null=True, min_value=1)
+    of = Integer(min_value=1, max_value=MAX_LINES, required=False, allow_null=True)
 
     rules = (
-        ExactlyOne(
-            "product_id",
-            "sku",
-            none_given=_("Say what is ordered: product_id or sku."),
-            both_given=_("Give either product_id or sku."),
+        When(
+            "type",
+            ADDED,
+            then=(
+                AtLeastOne(("name",), none_given=_("Say what it is for.")),
+                AtLeastOne(("amount",), none_given=_("This field is required.")),
+                Without(("product_id", "sku", "quantity", "price"), given=_("Only goods have this.")),
+            ),
+            otherwise=(
+                ExactlyOne(
+                    "product_id",
+                    "sku",
+                    none_given=_("Say what is ordered: product_id or sku."),
+                    both_given=_("Give either product_id or sku."),
+                ),
+                AtLeastOne(("quantity",), none_given=_("This field is required.")),
+                Requires("sku", "price", missing=_("A line with a sku needs its price.")),
+                Without(("name", "amount", "of"), given=_("Goods do not have this.")),
+            ),
         ),
-        Requires("sku", "price", missing=_("A line with a sku needs its price.")),
     )
+
+    def line(self, data: dict[str, Any]) -> services.Line:
+        """The line that valid data stands for."""
+        is_added = data.get("type") in ADDED
+        return services.Line(
+            kind=data.get("type") or ITEM,
+            quantity=data.get("quantity") or 1,
+            product_id=(data.get("product_id") or "").lower() or None,
+            sku=data.get("sku") or "",
+            name=data.get("name") or "",
+            price=data.get("amount" if is_added else "price"),
+            of=data.get("of"),
+        )
 
 
 class LinesSerializer(serializers.ListSerializer[Any]):
@@ -66,6 +102,8 @@ class LinesSerializer(serializers.ListSerializer[Any]):
         seen: dict[tuple[str, str], int] = {}
         errors: list[dict[str, Any]] = [{} for _line in lines]
         for number, line in enumerate(lines):
+            if line.get("type") in ADDED:
+                continue
             product = ("product_id", line["product_id"].lower()) if line.get("product_id") else ("sku", line["sku"])
             if (first := seen.setdefault(product, number)) != number:
                 errors[number] = {product[0]: [_("Ordered already in items[%d]: give the quantity there.") % first]}
@@ -90,8 +128,15 @@ class NewOrderSerializer(StrictSerializer):
         style=LINES_FORM,
     )
     amount = Amount(required=False, allow_null=True, min_value=1, help_text=_("Instead of items."))
-    currency = optional_text(
-        max_length=3, validators=[CURRENCY], help_text=_("If given, it must be the currency of the system.")
+    currency = Currency(
+        required=False,
+        allow_null=True,
+        allow_blank=True,
+        max_length=3,
+        help_text=_("Of all amounts. Default: the first currency of the system."),
+    )
+    total_amount = Amount(
+        required=False, allow_null=True, min_value=1, help_text=_("If given, the lines must sum to it.")
     )
     description = optional_text(max_length=500)
     payment_method = serializers.ChoiceField(
@@ -117,24 +162,23 @@ class NewOrderSerializer(StrictSerializer):
         Requires("payment_method", "user_id", value=Order.Method.ACCOUNT, missing=_("Say whose account pays.")),
     )
 
+    def to_internal_value(self, data: Any) -> Any:
+        asked = data.get("currency") if isinstance(data, Mapping) else None
+        self.context["currency"] = asked if asked in settings.CURRENCIES else settings.CURRENCY
+        return super().to_internal_value(data)
+
     def new_order(self, *, principal: str) -> services.NewOrder:
         """The new order, once the data is valid."""
         data = self.validated_data
-        lines = tuple(
-            services.Line(
-                quantity=line["quantity"],
-                product_id=(line.get("product_id") or "").lower() or None,
-                sku=line.get("sku") or "",
-                price=line.get("price"),
-            )
-            for line in data.get("items") or ()
-        )
+        lines = tuple(map(self.fields["items"].child.line, data.get("items") or ()))
         texts = ("customer_id", "user_id", "user_email", "description", "payment_method")
         return services.NewOrder(
             lines=lines or (services.Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
             order_id=data.get("order_id") or None,
             principal=principal,
             metadata=data.get("metadata") or {},
+            currency=self.context["currency"],
+            total=data.get("total_amount"),
             **{name: data.get(name) or "" for name in texts},
         )
 
@@ -156,8 +200,13 @@ class NullableText(serializers.CharField):
 
 
 class LineSerializer(serializers.Serializer[OrderLine]):
-    """A line of an order."""
+    """A line of an order. The price of a discount is negative."""
 
+    position = serializers.IntegerField(read_only=True)
+    type = serializers.ChoiceField(OrderLine.Kind.choices, read_only=True, source="kind")
+    of = serializers.IntegerField(
+        read_only=True, allow_null=True, source="of_position", help_text=_("the line of goods that it belongs to")
+    )
     product_id = serializers.UUIDField(allow_null=True, read_only=True)
     sku = NullableText()
     name = NullableText()
@@ -196,6 +245,9 @@ class OrderSerializer(serializers.Serializer[Order]):
     user_email = NullableText()
     status = serializers.ChoiceField(Status.choices, read_only=True)
     total_amount = serializers.SerializerMethodField()
+    tax_amount = serializers.SerializerMethodField()
+    discount_amount = serializers.SerializerMethodField()
+    shipping_amount = serializers.SerializerMethodField()
     currency = serializers.CharField(read_only=True)
     version = serializers.IntegerField(read_only=True)
     items = LineSerializer(many=True, read_only=True, source="loaded_lines")
@@ -212,3 +264,16 @@ class OrderSerializer(serializers.Serializer[Order]):
 
     def get_total_amount(self, order: Order) -> float:
         return money.number(order.total, currency=order.currency)
+
+    def get_tax_amount(self, order: Order) -> float:
+        return self._sum(order, "tax_amount")
+
+    def get_discount_amount(self, order: Order) -> float:
+        return self._sum(order, "discount_amount")
+
+    def get_shipping_amount(self, order: Order) -> float:
+        return self._sum(order, "shipping_amount")
+
+    @staticmethod
+    def _sum(order: Order, name: str) -> float:
+        return money.number(order.sums()[name], currency=order.currency)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
@@ -55,13 +55,22 @@ class NewOrder:
     payment_method: str = ""
     principal: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    currency: str = ""  # the default one
+    total: int | None = None  # what the client takes the sum of the lines to be
+
+    _ADDED: ClassVar = frozenset({"metadata", "currency", "total"})  # by later releases
 
     @property
     def fingerprint(self) -> str:
         """What tells a repeated request from another one under the same id."""
         # Note [Fingerprints outlive releases]: what a later release has added counts only where it is given. Otherwise
         # a request that is repeated after the deploy would be taken for another one.
-        said = {name: value for name, value in asdict(self).items() if name != "metadata" or value}
+        said = {name: value for name, value in asdict(self).items() if name not in self._ADDED or value}
+        if self.currency == settings.CURRENCY:
+            del said["currency"]
+        for line in said["lines"]:
+            if line["kind"] == OrderLine.Kind.ITEM:
+                del line["kind"], line["of"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
@@ -96,7 +105,8 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         order_id = id_under(key, principal=new.principal, day=now.date())
     else:
         order_id = new_order_id()
-    lines = price(new.lines)
+    currency = new.currency or settings.CURRENCY
+    lines = price(new.lines, currency=currency, total=new.total)
     quantities = {str(line.product_id): line.quantity for line in lines if line.product_id is not None}
     hold_id = None
     if quantities:
@@ -114,8 +124,8 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         description=new.description,
         metadata=new.metadata,
         status=Status.RESERVED if hold_id else Status.PENDING,
-        total=sum(line.unit_price * line.quantity for line in lines),
-        currency=settings.CURRENCY,
+        total=sum(line.amount for line in lines),
+        currency=currency,
         payment_method=new.payment_method or (Order.Method.ACCOUNT if new.user_id else Order.Method.GATEWAY),
         hold_id=hold_id,
         fingerprint=new.fingerprint,
@@ -123,8 +133,8 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         updated_at=now,
         status_since=now,
     )
-    for position, line in enumerate(lines, start=1):
-        line.order, line.position = order, position
+    for line in lines:
+        line.order = order
     with transaction.atomic(using="orders"):
         if (stored := _stored(new, key=key, now=now, exclusive=True)) is not None:
             _give_back_another(hold_id, stored)

@@ -113,6 +113,20 @@ class Environment:
             )
         return tuple(service for service in of if service in words)
 
+    def several(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the known words that are named, each once, in the order of the variable."""
+        words = self.words(name, default=[])
+        if unknown := set(words) - set(of):
+            self.problems.append(f"{name}: there is no {', '.join(sorted(unknown))}; there are {', '.join(of)}.")
+        return tuple(dict.fromkeys(word for word in words if word in of))
+
+    def whole_numbers(self, name: str, *, of: tuple[str, ...]) -> dict[str, int]:
+        """Whole numbers that are given for some of the known words: `word=number`, separated by commas."""
+        given = self.pairs(name)
+        if wrong := [word for word, text in given.items() if word not in of or not text.isdecimal()]:
+            self.problems.append(f"{name}: {', '.join(wrong)} has no whole number, or is none of {', '.join(of)}.")
+        return {word: int(text) for word, text in given.items() if word not in wrong}
+
     def networks(self, name: str, *, default: list[str]) -> list[Network]:
         found = []
         for word in self.words(name, default=default):

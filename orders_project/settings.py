@@ -6,6 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from common.money import EXPONENTS
+
 from . import production
 from .database_limits import Limits
 from .environment import Environment
@@ -108,14 +110,16 @@ IDEMPOTENCY_MAX_KEYS = env.whole("IDEMPOTENCY_MAX_KEYS", default=1_000_000)
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
 
 # Business.
-CURRENCY = env.choice(
-    "CURRENCY", default="USD", of=("USD", "EUR", "GBP", "RUB", "CHF", "CNY", "INR", "JPY", "KRW", "KWD")
-)
+KNOWN_CURRENCIES = tuple(EXPONENTS)
+_also = env.several("CURRENCIES", of=KNOWN_CURRENCIES)
+CURRENCY = env.choice("CURRENCY", default=_also[0] if _also else "USD", of=KNOWN_CURRENCIES)
+CURRENCIES = tuple(dict.fromkeys((CURRENCY, *_also)))  # the default first
 ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=True)
 PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", default=900))
 PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
 HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))
-REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of the currency
+REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of whichever currency
+REFUND_APPROVAL_LIMITS = env.whole_numbers("REFUND_APPROVAL_LIMITS", of=KNOWN_CURRENCIES)
 PROCESSOR = env.text("PROCESSOR", default="processing.processors.random_success")
 PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 

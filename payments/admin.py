@@ -4,9 +4,7 @@ import operator
 from functools import reduce
 from typing import Any
 
-from django.conf import settings
 from django.contrib import admin
-from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _g
@@ -17,7 +15,6 @@ from common.admin import (
     ActionCall,
     Age,
     AmountField,
-    ConfirmationForm,
     IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ReasonForm,
@@ -40,9 +37,6 @@ class Deposit(ReasonForm):
     amount = AmountField(label=_("Amount"))
     field_order = ("amount", "reason")
 
-    def clean_amount(self) -> int:
-        return _for_a_customer(self, int(self.cleaned_data["amount"]))
-
 
 class Correction(Deposit):
     """Asks for the difference, positive or negative, and the reason."""
@@ -52,30 +46,24 @@ class Correction(Deposit):
     )
 
 
-def _for_a_customer(form: ConfirmationForm, amount: int) -> int:
-    if form.row.currency != settings.CURRENCY:
-        raise ValidationError(
-            _("The currency of this account is %(currency)s."), params={"currency": form.row.currency}
-        )
-    return amount
-
-
 def _is_customer_account(account: Account) -> bool:
     return account.kind == Account.Kind.CUSTOMER
 
 
 def _deposit(call: ActionCall) -> str:
     entry = services.deposit(
-        user_id=call.row.user_id, principal=call.row.principal, amount=call.values["amount"],
-        reason=call.values["reason"], by=call.by, now=call.now, request_id=call.request_id,
+        user_id=call.row.user_id, principal=call.row.principal, currency=call.row.currency,
+        amount=call.values["amount"], reason=call.values["reason"], by=call.by, now=call.now,
+        request_id=call.request_id,
     )  # fmt: skip
     return _g("Deposited %(amount)s.") % {"amount": display.money_text(entry.amount, entry.currency)}
 
 
 def _correct(call: ActionCall) -> str:
     services.correct(
-        user_id=call.row.user_id, principal=call.row.principal, amount=call.values["amount"],
-        reason=call.values["reason"], by=call.by, now=call.now, request_id=call.request_id,
+        user_id=call.row.user_id, principal=call.row.principal, currency=call.row.currency,
+        amount=call.values["amount"], reason=call.values["reason"], by=call.by, now=call.now,
+        request_id=call.request_id,
     )  # fmt: skip
     return _g("The balance has been corrected by %(amount)s.") % {
         "amount": display.money_text(call.values["amount"], call.row.currency)

@@ -36,8 +36,15 @@ USER = OpenApiParameter(
 )
 
 
+CURRENCY = OpenApiParameter(
+    "currency",
+    {"type": "string", "pattern": "^[A-Z]{3}$", "maxLength": 3},
+    description="The currency of the account. Default: the first currency of the system, or that of the only account.",
+)
+
+
 class NewAccount(fields.StrictSerializer):
-    """The user whose account is to be opened."""
+    """The user whose account is to be opened, and its currency."""
 
     user_id = fields.Text(
         max_length=100,
@@ -45,6 +52,7 @@ class NewAccount(fields.StrictSerializer):
             RegexValidator(USER_ID, "A user id has no slash or control character, and is not one or two dots.")
         ],
     )
+    currency = fields.Currency(max_length=3, required=False, allow_blank=True)
 
 
 class Deposit(fields.StrictSerializer):
@@ -116,26 +124,30 @@ class Accounts(WithForm):
 
     @extend_schema(
         operation_id="open_account",
-        parameters=[USER],
+        parameters=[USER, CURRENCY],
         request=None,
         responses={200: AccountShown, 201: AccountShown},
     )
     def post(self, request: Request) -> Response:
-        """Open the account of a user, or return it if it is open already."""
+        """Open the account of a user in a currency, or return it if it is open already."""
         asked = self.asked = self.get_serializer(data=self._input(request))
         asked.is_valid(raise_exception=True)
         user_id, principal = asked.validated_data["user_id"], principal_of(request).name
-        account, created = services.open_account(user_id=user_id, principal=principal)
-        headers = {"Location": reverse("account-balance", args=[account.user_id])}
+        currency = asked.validated_data.get("currency") or None
+        account, created = services.open_account(user_id=user_id, principal=principal, currency=currency)
+        location = reverse("account-balance", args=[account.user_id])
+        headers = {"Location": f"{location}?currency={currency}" if currency else location}
         return Response(AccountShown(account).data, status=201 if created else 200, headers=headers)
 
     @staticmethod
     def _input(request: Request) -> Any:
-        """Return the user id of the query, or else the body, in which the form of the page has it."""
-        query = request.query_params.getlist("user_id")
-        if len(query) > 1:
-            raise ValidationError({"user_id": ["Give one user id."]})
-        return {"user_id": query[0]} if query else request.data
+        """Return the user id and the currency of the query, or else the body, where the form of the page has them."""
+        if "user_id" not in request.query_params:
+            return request.data
+        query = {name: request.query_params.getlist(name) for name in ("user_id", "currency")}
+        if several := {name: ["Give one."] for name, values in query.items() if len(values) > 1}:
+            raise ValidationError(several)
+        return {name: values[0] for name, values in query.items() if values}
 
 
 class AmbiguousUser(Refusal):
@@ -154,17 +166,18 @@ class OneAccount(WithForm):
         Return the account of the path.
 
         :raises services.NoAccount: if there is none that the client may see
+        :raises services.CurrencyMismatch: if there are several, and none says which is meant
         :raises AmbiguousUser: if it sees those of several clients, and has none of its own
         """
         user_id, principal = self.kwargs["user_id"], principal_of(self.request)
         customers = Account.objects.filter(kind=Account.Kind.CUSTOMER, user_id=user_id)
         found = list(principal.own(customers)[:MAX_NAMESAKES])
         own = [account for account in found if account.principal == principal.name] or found
-        if len(own) > 1:
+        if len({account.principal for account in own}) > 1:
             raise AmbiguousUser(f"Several clients have a user {user_id}. Use the back office.")
-        if not own:
-            raise services.NoAccount(f"{user_id} has no account.")
-        return own[0]
+        if currency := self.request.query_params.get("currency"):
+            own = [account for account in own if account.currency == currency]
+        return services.pick(own, user_id=user_id)
 
 
 class Deposits(OneAccount):
@@ -173,7 +186,10 @@ class Deposits(OneAccount):
     serializer_class = Deposit
 
     @extend_schema(
-        operation_id="deposit", parameters=[PARAMETER], request={"application/json": Deposit}, responses=AccountShown
+        operation_id="deposit",
+        parameters=[CURRENCY, PARAMETER],
+        request={"application/json": Deposit},
+        responses=AccountShown,
     )
     @retry_on_conflict
     def post(self, request: Request, user_id: str) -> HttpResponse:
@@ -188,11 +204,13 @@ class Deposits(OneAccount):
 
     def _deposit(self) -> Response:
         account = self.account()
-        asked = self.asked = self.get_serializer(data=self.request.data)
+        context = self.get_serializer_context() | {"currency": account.currency}
+        asked = self.asked = Deposit(data=self.request.data, context=context)
         asked.is_valid(raise_exception=True)
         services.deposit(
             user_id=account.user_id,
             principal=account.principal,
+            currency=account.currency,
             amount=asked.validated_data["amount"],
             reason=asked.validated_data.get("reason", ""),
             now=clock.now("payments"),
@@ -207,7 +225,7 @@ class Balance(OneAccount):
 
     serializer_class = AccountShown
 
-    @extend_schema(operation_id="get_balance")
+    @extend_schema(operation_id="get_balance", parameters=[CURRENCY])
     def get(self, request: Request, user_id: str) -> Response:
         """Return an account with its balance."""
         return Response(AccountShown(self.account()).data)
@@ -228,7 +246,7 @@ class Entries(OneAccount):
     pagination_class = EntriesByTime
     queryset = Entry.objects.none()
 
-    @extend_schema(operation_id="list_entries", responses=EntryShown(many=True))
+    @extend_schema(operation_id="list_entries", parameters=[CURRENCY], responses=EntryShown(many=True))
     def get(self, request: Request, user_id: str) -> Response:
         """List the entries of an account, the newest first, in pages."""
         page = self.paginate_queryset(entries_of(self.account()))

@@ -87,9 +87,9 @@ class Account(models.Model):
         verbose_name_plural = _("accounts")
         constraints = [
             models.UniqueConstraint(
-                fields=["user_id", "principal"],
+                fields=["user_id", "principal", "currency"],
                 condition=Q(kind="customer"),
-                name="one_account_per_user_and_principal",
+                name="one_account_per_user_principal_and_currency",
             ),
             models.UniqueConstraint(
                 fields=["user_id", "currency"],

@@ -1,5 +1,6 @@
 """What can be done with the money on accounts, and with the payment of an order."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from django.conf import settings
@@ -26,13 +27,13 @@ class NoAccount(Refusal):
 
 
 class CurrencyMismatch(Refusal):
-    """The account is in another currency than the payment."""
+    """The user has accounts in other currencies only."""
 
     code = "currency_mismatch"
 
 
 class AccountTaken(Refusal):
-    """Another principal has an account of this name, and processes of the release before can't tell them apart."""
+    """There is another account of this name, and processes of the release before can't tell them apart."""
 
     code = "account_taken"
 
@@ -51,33 +52,58 @@ class RequestIdReused(Refusal):
 
 def open_account(*, user_id: str, principal: str = "", currency: str | None = None) -> tuple[Account, bool]:
     """
-    Return this principal's account of the user, and whether it was created by this call.
+    Return this principal's account of the user in a currency, and whether it was created by this call.
 
-    :raises AccountTaken: during an upgrade, if another principal has one of this name
+    :param currency: the default one, if it is not given
+    :raises AccountTaken: during an upgrade, if another principal has one of this name, or this one another currency
     """
-    named = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER)
-    if settings.UPGRADING and named.exists() and not named.filter(principal=principal).exists():
-        raise AccountTaken(_g("Another client has an account of this name. Try again after the upgrade."))
+    currency = currency or settings.CURRENCY
+    customers = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER)
+    own = customers.filter(principal=principal, currency=currency)
+    if settings.UPGRADING and not own.exists():
+        if customers.exists():
+            raise AccountTaken(_g("There is another account of this name. Try again after the upgrade."))
+        if currency != settings.CURRENCY:  # in which a process of the release before may open one at this moment
+            raise AccountTaken(_g("Accounts in other currencies can be opened after the upgrade."))
     return Account.objects.get_or_create(
-        user_id=user_id,
-        principal=principal,
-        kind=Account.Kind.CUSTOMER,
-        defaults={"currency": currency or settings.CURRENCY},
+        user_id=user_id, principal=principal, currency=currency, kind=Account.Kind.CUSTOMER
     )
 
 
-def account_of(user_id: str, *, principal: str = "") -> Account:
+def account_of(user_id: str, *, principal: str = "", currency: str = "") -> Account:
     """
     Return this principal's account of the user. User ids are names that each principal gives for itself.
 
+    :param currency: of the account; without one it is the only account, or of several the one in the default currency
     :raises NoAccount: if there is none
+    :raises CurrencyMismatch: if there are only accounts in other currencies
     """
-    account = ROWS.first(
+    accounts = ROWS.select(
         Account, "WHERE user_id = %s AND principal = %s AND kind = %s", user_id, principal, Account.Kind.CUSTOMER
     )
-    if account is None:
+    return pick(accounts, user_id=user_id, currency=currency)
+
+
+def pick(accounts: Sequence[Account], *, user_id: str, currency: str = "") -> Account:
+    """
+    Return the one of a user's accounts that is meant: see `account_of`.
+
+    :raises NoAccount: if there is none
+    :raises CurrencyMismatch: if there are only accounts in other currencies
+    """
+    if not accounts:
         raise NoAccount(_g("%(user)s has no account.") % {"user": user_id})
-    return account
+    if len(accounts) == 1 and not currency:
+        return accounts[0]
+    wanted = currency or settings.CURRENCY
+    for account in accounts:
+        if account.currency == wanted:
+            return account
+    others = ", ".join(sorted(account.currency for account in accounts))
+    raise CurrencyMismatch(
+        _g("%(user)s has no account in %(wanted)s, but in %(others)s.")
+        % {"user": user_id, "wanted": wanted, "others": others}
+    )
 
 
 @transaction.atomic(using="payments")
@@ -87,6 +113,7 @@ def deposit(
     amount: int,
     now: datetime,
     principal: str = "",
+    currency: str = "",
     reason: str = "",
     by: Authority = SYSTEM,
     request_id: str = "",
@@ -94,14 +121,16 @@ def deposit(
     """
     Put money on a customer's account and return the entry. The same `request_id` has the same entry.
 
+    :param currency: of the account, of which a user may have several: see `account_of`
     :raises NoAccount: if there is no account
+    :raises CurrencyMismatch: if there are only accounts in other currencies
     :raises BalanceTooLarge: if the balance would exceed what an account may hold
     :raises RequestIdReused: if another amount or account was named under the request id
     :raises ReasonMissing: if staff give no reason
     :raises NeedsSecondPerson: if one person may not deposit this amount alone
     """
     by.justify(reason)
-    account = account_of(user_id, principal=principal)
+    account = account_of(user_id, principal=principal, currency=currency)
     entry = _moved(
         Entry.Kind.DEPOSIT,
         source=system_account(CASH, currency=account.currency),
@@ -119,12 +148,22 @@ def deposit(
 
 @transaction.atomic(using="payments")
 def correct(
-    *, user_id: str, amount: int, reason: str, by: Authority, now: datetime, principal: str = "", request_id: str = ""
+    *,
+    user_id: str,
+    amount: int,
+    reason: str,
+    by: Authority,
+    now: datetime,
+    principal: str = "",
+    currency: str = "",
+    request_id: str = "",
 ) -> Entry:
     """
     Correct a customer's balance by a new entry, up or (with a negative amount) down, and return the entry.
 
+    :param currency: of the account, of which a user may have several: see `account_of`
     :raises NoAccount: if there is no account
+    :raises CurrencyMismatch: if there are only accounts in other currencies
     :raises InsufficientFunds: if the balance would fall below zero
     :raises RequestIdReused: if another amount or account was named under the request id
     :raises ReasonMissing: without a reason and a name
@@ -132,7 +171,7 @@ def correct(
     """
     if not (reason.strip() and by.name):
         raise ReasonMissing(_g("A correction needs a reason and the name of who makes it."))
-    account = account_of(user_id, principal=principal)
+    account = account_of(user_id, principal=principal, currency=currency)
     system = system_account(CORRECTIONS, currency=account.currency)
     source, target = (system, account) if amount > 0 else (account, system)
     return _moved(
@@ -207,17 +246,10 @@ def charge_account(
     if deadline is not None and deadline <= now:
         return lifecycle.begin(payment, Event.TOO_LATE, now=now)
     try:
-        source = _account_to_charge(payment, principal=principal)
+        source = account_of(payment.user_id, principal=principal, currency=payment.currency)
     except Refusal as refusal:
         return lifecycle.begin(payment, Event.ACCOUNT_REFUSED, now=now, reason=refusal.code)
     return lifecycle.begin(payment, Event.CHARGE_ACCOUNT, now=now, source=source)
-
-
-def _account_to_charge(payment: Payment, *, principal: str) -> Account:
-    account = account_of(payment.user_id, principal=principal)
-    if account.currency != payment.currency:
-        raise CurrencyMismatch(f"{payment.user_id} has an account in {account.currency}.")
-    return account
 
 
 @transaction.atomic(using="payments")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
@@ -31,7 +32,36 @@ from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
 
-class NewProduct(ConfirmationForm):
+OTHER_PRICE = "price_"
+
+
+class ProductForm(ConfirmationForm):
+    """Has a field for the price in each currency besides the one of the product."""
+
+    own: str  # the currency of the product
+
+    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
+        super().__init__(*args, row=row, **kwargs)
+        self.own = row.currency if row else settings.CURRENCY
+        known = row.prices if row else {}
+        for currency in dict.fromkeys((*known, *settings.CURRENCIES)):
+            if currency != self.own:
+                self.fields[f"{OTHER_PRICE}{currency}"] = AmountField(
+                    label=_("Price in %(currency)s") % {"currency": currency},
+                    min_value=0,
+                    currency=currency,
+                    required=False,
+                    initial=display.bare_amount(known[currency], currency) if currency in known else "",
+                )
+
+    def clean(self) -> dict[str, Any]:
+        """Put the prices in other currencies together: an empty one is none."""
+        values = dict(super().clean() or {})
+        others = [name for name in values if name.startswith(OTHER_PRICE)]
+        return values | {"prices": {name.removeprefix(OTHER_PRICE): values.pop(name) for name in others}}
+
+
+class NewProduct(ProductForm):
     """Asks for the fields of a new product."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
@@ -40,7 +70,7 @@ class NewProduct(ConfirmationForm):
     stock = forms.IntegerField(label=_("Initial stock"), min_value=0, max_value=MAX_INTEGER, initial=0)
 
 
-class EditProduct(ConfirmationForm):
+class EditProduct(ProductForm):
     """Asks for the fields of a product that may be changed; stock is not one of them."""
 
     name = forms.CharField(label=_("Name"), max_length=200)
@@ -84,8 +114,8 @@ class Correction(ReasonForm):
 def _create(call: ActionCall) -> str:
     values = call.values
     product = services.make_product(
-        name=values["name"], price=values["price"], stock=values["stock"], sku=values["sku"] or None, actor=call.actor,
-        now=call.now,
+        name=values["name"], price=values["price"], stock=values["stock"], sku=values["sku"] or None,
+        prices=values["prices"], actor=call.actor, now=call.now,
     )  # fmt: skip
     return _g("%(product)s has been added to the catalog.") % {"product": product}
 
@@ -122,6 +152,12 @@ class LowStock(admin.SimpleListFilter):
         return queryset
 
 
+@admin.display(description=_("prices in other currencies"))
+def other_prices(product: Product) -> str:
+    _own, *others = product.prices.items()
+    return ", ".join(display.money_text(price, currency) for currency, price in others) or display.NOTHING
+
+
 @admin.register(Product)
 class Products(ReadOnlyAdmin):
     """The products of the catalog."""
@@ -132,8 +168,8 @@ class Products(ReadOnlyAdmin):
     order = ("-product_id",)
     empty = _("No products yet. Add the first one.")
     fields = (
-        "product_id", "sku", "name", display.amount("price", _("price")), "is_active", "available", "held", "sold",
-        "received", "created_at", "updated_at",
+        "product_id", "sku", "name", display.amount("price", _("price")), other_prices, "is_active", "available",
+        "held", "sold", "received", "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (
         Action(

@@ -39,24 +39,30 @@ class ProductShown(serializers.ModelSerializer[Product]):
     """A product, as clients see it; its `stock` is what can be bought now."""
 
     price = serializers.SerializerMethodField()
+    prices = serializers.SerializerMethodField()
     stock = serializers.IntegerField(source="available", read_only=True)
 
     class Meta:
         model = Product
         fields = (
-            "product_id", "sku", "name", "price", "currency", "stock", "held", "is_active", "created_at", "updated_at",
+            "product_id", "sku", "name", "price", "currency", "prices", "stock", "held", "is_active", "created_at",
+            "updated_at",
         )  # fmt: skip
         read_only_fields = fields
 
     def get_price(self, product: Product) -> float:
         return money.number(product.price, currency=product.currency)
 
+    def get_prices(self, product: Product) -> dict[str, float]:
+        return {currency: money.number(price, currency=currency) for currency, price in product.prices.items()}
+
 
 class NewProduct(fields.StrictSerializer):
     """A new product."""
 
     name = fields.Text(max_length=200)
-    price = fields.Amount()
+    price = fields.Amount(help_text="In the default currency.")
+    prices = fields.Amounts(required=False, help_text="In other currencies; nothing is converted.")
     stock = fields.Integer(max_value=MAX_STOCK)
     sku = fields.Text(max_length=64, required=False, help_text="Generated if it is left out.")
     is_active = fields.Boolean(default=True)
@@ -66,18 +72,20 @@ class ProductChange(fields.StrictSerializer):
     """
     Changes to a product.
 
+    `price` is in the currency of the product; `prices` has others, null where it is not to be sold any more.
     `stock` is the new available stock, to which a movement corrects what is available; send it with `If-Match`, or it
     overrules what happened since it was read. `stock_change` is what came in or, if negative, is missing.
     """
 
     name = fields.Text(max_length=200, required=False)
     price = fields.Amount(required=False)
+    prices = fields.Amounts(required=False, nullable=True)
     stock = fields.Integer(max_value=MAX_STOCK, required=False)
     stock_change = fields.Integer(min_value=-MAX_STOCK, max_value=MAX_STOCK, required=False)
     is_active = fields.Boolean(required=False)
 
     rules = (
-        NotEmpty("Nothing to change: name, price, stock, stock_change, is_active."),
+        NotEmpty("Nothing to change: name, price, prices, stock, stock_change, is_active."),
         AtMostOne("stock", "stock_change", "Send stock or stock_change, not both."),
     )
 
@@ -150,7 +158,7 @@ class Products(generics.ListAPIView[Product]):
     pagination_class = ProductPages
     filter_backends = (DjangoFilterBackend,)
     filterset_class = ProductFilter
-    queryset = Product.objects.all()
+    queryset = Product.objects.prefetch_related("other_prices")
 
 
 class OneProduct(generics.GenericAPIView[Product]):
@@ -195,11 +203,11 @@ class ChangeProduct(WithForm):
 
     @extend_schema(parameters=[IF_MATCH], request={"application/json": ProductChange}, responses=ProductShown)
     def patch(self, request: Request, **kwargs: Any) -> Response:
-        asked = self.get_serializer(data=request.data)
+        product = self.get_object()
+        asked = self.get_serializer(data=request.data, context={"currency": product.currency})
         asked.is_valid(raise_exception=True)
-        product_id = self.get_object().product_id
         changed = services.change_product(
-            product_id=product_id,
+            product_id=product.product_id,
             **asked.validated_data,
             seen=etags_in(request),
             actor=actor(request),

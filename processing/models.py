@@ -49,7 +49,11 @@ class DeadLetter(AnyDeadLetter):
 
 
 class Product(models.Model):
-    """A product. Its counters change only together with a movement."""
+    """
+    A product. Its counters change only together with a movement.
+
+    Its own price is the one in its currency; `other_prices` are what it costs in others. Nothing is converted.
+    """
 
     product_id = models.UUIDField(_("product id"), primary_key=True, default=uuid7, editable=False)
     sku = models.CharField(_("sku"), max_length=64, unique=True)
@@ -83,12 +87,40 @@ class Product(models.Model):
     @property
     def catalog_etag(self) -> str:
         """What changes whenever the product is sold in another way, and stays while its stock moves."""
-        return _digest(self.name, self.price, self.currency, self.is_active)
+        _own, *others = self.prices.items()
+        return _digest(self.name, self.price, self.currency, self.is_active, *others)
+
+    @property
+    def prices(self) -> dict[str, int]:
+        """What it costs, by currency, in minor units; in its own currency first."""
+        others = sorted((one.currency, one.price) for one in self.other_prices.all())
+        return {self.currency: self.price} | dict(others)
 
     @property
     def etag(self) -> str:
         """What changes whenever anything of the product does."""
         return _digest(self.catalog_etag, self.available, self.held, self.sold, self.received, self.updated_at)
+
+
+class ProductPrice(models.Model):
+    """What a product costs in another currency than its own. It changes under the lock of its product."""
+
+    product = models.ForeignKey(
+        Product, models.PROTECT, related_name="other_prices", verbose_name=_("product"), db_index=False
+    )
+    currency = models.CharField(_("currency"), max_length=3)
+    price = models.BigIntegerField(_("price"), help_text=_("in minor units"))
+
+    class Meta:
+        verbose_name = _("price")
+        verbose_name_plural = _("prices")
+        constraints = [
+            models.UniqueConstraint(fields=["product", "currency"], name="one_price_per_product_and_currency"),
+            models.CheckConstraint(condition=Q(price__gte=0), name="price_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.price} {self.currency}"
 
 
 def _digest(*values: object) -> str:

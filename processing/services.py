@@ -1,6 +1,6 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -23,7 +23,7 @@ from .holds import (
     process,
     release,
 )
-from .models import ROWS, Product, StockMovement
+from .models import ROWS, Product, ProductPrice, StockMovement
 
 __all__ = [
     "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ask_processor", "expired_holds", "give_back",
@@ -46,6 +46,12 @@ class SkuTaken(Refusal):
     code = "sku_taken"
 
 
+class TwoPrices(Refusal):
+    """In its own currency a product would have two prices, or none."""
+
+    code = "two_prices"
+
+
 @dataclass(frozen=True)
 class Offer:
     """What is needed to order a product."""
@@ -53,27 +59,40 @@ class Offer:
     product_id: str
     sku: str
     name: str
-    price: int
-    currency: str
+    price: int | None  # in the currency that was asked for; None if it is not sold in that one
     is_active: bool
 
 
-def offers(*, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
-    """Return the products with these ids or skus, as they are sold now. Unknown ones are left out."""
+def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
+    """Return the products with these ids or skus, as they are sold now in this currency. Unknown ones are left out."""
     if not (product_ids or skus):
         return []
     found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
-    return [Offer(str(p.product_id), p.sku, p.name, p.price, p.currency, p.is_active) for p in found]
+    prices: dict[UUID, int] = {product.product_id: product.price for product in found if product.currency == currency}
+    if others := [product.product_id for product in found if product.currency != currency]:
+        in_it = ROWS.select(ProductPrice, "WHERE product_id = ANY(%s) AND currency = %s", others, currency)
+        prices |= {one.product_id: one.price for one in in_it}
+    return [Offer(str(p.product_id), p.sku, p.name, prices.get(p.product_id), p.is_active) for p in found]
 
 
 @transaction.atomic(using="processing")
 def make_product(
-    *, name: str, price: int, stock: int, actor: str, now: datetime, sku: str | None = None, is_active: bool = True
+    *,
+    name: str,
+    price: int,
+    stock: int,
+    actor: str,
+    now: datetime,
+    sku: str | None = None,
+    is_active: bool = True,
+    prices: Mapping[str, int | None] | None = None,
 ) -> Product:
     """
     Add a product to the catalogue, with its first stock, and return it.
 
+    :param prices: what it costs in currencies besides the default one
     :raises SkuTaken: if another product has this sku
+    :raises TwoPrices: if another price than `price` is given in the default currency
     """
     product = Product(name=name, price=price, currency=settings.CURRENCY, is_active=is_active)
     product.sku = sku or f"product-{product.product_id}"
@@ -86,6 +105,7 @@ def make_product(
         raise SkuTaken(
             _g("There already is a product %(sku)s.") % {"sku": product.sku}, errors={"sku": [product.sku]}
         ) from error
+    _set_prices(product, prices or {}, price=price)
     if stock:
         receive_stock(product_id=product.product_id, quantity=stock, reason="first stock", actor=actor, now=now)
         product.refresh_from_db()
@@ -100,6 +120,7 @@ def change_product(
     now: datetime,
     name: str | None = None,
     price: int | None = None,
+    prices: Mapping[str, int | None] | None = None,
     is_active: bool | None = None,
     stock: int | None = None,
     stock_change: int = 0,
@@ -108,16 +129,19 @@ def change_product(
     """
     Change what is given, and return the product.
 
+    :param price: what it costs in its own currency
+    :param prices: what it costs in these currencies; None where it is not to be sold any more
     :param stock: the new available stock: a movement corrects the difference to what is available at this moment
     :param stock_change: what came in or, if it is negative, is missing
     :param seen: change the product only if its `Product.etag` or its `Product.catalog_etag` is one of these
     :raises ProductChanged: if neither is
+    :raises TwoPrices: if there is not one price in its own currency
     :raises InsufficientStock: if less than nothing would be available
     """
     product = Product.objects.select_for_update(no_key=True).get(pk=product_id)
     if seen is not None and not {product.etag, product.catalog_etag} & set(seen):
         raise ProductChanged
-    changes = {"name": name, "price": price, "is_active": is_active}
+    changes = {"name": name, "price": _set_prices(product, prices or {}, price=price), "is_active": is_active}
     for field, value in changes.items():
         if value is not None:
             setattr(product, field, value)
@@ -134,6 +158,22 @@ def change_product(
         )
         product.refresh_from_db()
     return product
+
+
+def _set_prices(product: Product, prices: Mapping[str, int | None], *, price: int | None) -> int | None:
+    """Store the prices in other currencies than the product's own, and return the one in that, if it is given."""
+    own = prices.get(product.currency, price)
+    if (product.currency in prices and own is None) or (price is not None and own != price):
+        detail = _g("A product has exactly one price in %(currency)s.") % {"currency": product.currency}
+        raise TwoPrices(detail, errors={f"prices.{product.currency}": [detail]})
+    for currency, other in prices.items():
+        if currency == product.currency:
+            continue
+        if other is None:
+            product.other_prices.filter(currency=currency).delete()
+        else:
+            product.other_prices.update_or_create(currency=currency, defaults={"price": other})
+    return own
 
 
 @transaction.atomic(using="processing")

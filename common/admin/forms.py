@@ -26,6 +26,8 @@ class ConfirmationForm(forms.Form):
         for name, field in self.fields.items():
             if field.help_text:
                 field.widget.attrs["aria-describedby"] = f"id_{name}_help"
+            if isinstance(field, AmountField) and not field.currency:
+                field.currency = getattr(row, "currency", "") or settings.CURRENCY
 
 
 class ReasonForm(ConfirmationForm):
@@ -41,11 +43,15 @@ class ShortReasonForm(ReasonForm):
 
 
 class AmountField(forms.CharField):
-    """An amount as people write it; its value is in minor units."""
+    """
+    An amount as people write it; its value is in minor units.
 
-    def __init__(self, *, min_value: int | None = 1, **kwargs: Any) -> None:
+    It is in the given currency, or in that of the row that its form is about, or else in the default one.
+    """
+
+    def __init__(self, *, min_value: int | None = 1, currency: str = "", **kwargs: Any) -> None:
         self.min_value = min_value
-        self.currency = settings.CURRENCY
+        self.currency = currency
         widget = forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off", "size": 16})
         super().__init__(widget=widget, **kwargs)
 

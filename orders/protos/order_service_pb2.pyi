@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateOrderRequest(_message.Message):
-    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "items", "amount", "currency", "description", "payment_method", "metadata")
+    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "items", "amount", "currency", "description", "payment_method", "metadata", "total_amount")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class CreateOrderRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     PAYMENT_METHOD_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     customer_id: str
     user_id: str
@@ -39,19 +40,28 @@ class CreateOrderRequest(_message.Message):
     description: str
     payment_method: str
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., items: _Optional[_Iterable[_Union[NewItem, _Mapping]]] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    total_amount: float
+    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., items: _Optional[_Iterable[_Union[NewItem, _Mapping]]] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., total_amount: _Optional[float] = ...) -> None: ...
 
 class NewItem(_message.Message):
-    __slots__ = ("product_id", "sku", "quantity", "price")
+    __slots__ = ("product_id", "sku", "quantity", "price", "type", "name", "amount", "of")
     PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
     SKU_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
     product_id: str
     sku: str
     quantity: int
     price: float
-    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ...) -> None: ...
+    type: str
+    name: str
+    amount: float
+    of: int
+    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ..., type: _Optional[str] = ..., name: _Optional[str] = ..., amount: _Optional[float] = ..., of: _Optional[int] = ...) -> None: ...
 
 class GetOrderRequest(_message.Message):
     __slots__ = ("order_id",)
@@ -66,7 +76,7 @@ class ListOrdersResponse(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata")
+    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata", "tax_amount", "discount_amount", "shipping_amount")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +100,9 @@ class Order(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    TAX_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    DISCOUNT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    SHIPPING_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     customer_id: str
     user_id: str
@@ -106,18 +119,27 @@ class Order(_message.Message):
     created_at: _timestamp_pb2.Timestamp
     updated_at: _timestamp_pb2.Timestamp
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    tax_amount: float
+    discount_amount: float
+    shipping_amount: float
+    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tax_amount: _Optional[float] = ..., discount_amount: _Optional[float] = ..., shipping_amount: _Optional[float] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("product_id", "sku", "name", "quantity", "price")
+    __slots__ = ("product_id", "sku", "name", "quantity", "price", "position", "type", "of")
     PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
     SKU_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    OF_FIELD_NUMBER: _ClassVar[int]
     product_id: str
     sku: str
     name: str
     quantity: int
     price: float
-    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., name: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ...) -> None: ...
+    position: int
+    type: str
+    of: int
+    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., name: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ..., position: _Optional[int] = ..., type: _Optional[str] = ..., of: _Optional[int] = ...) -> None: ...

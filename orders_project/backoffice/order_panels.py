@@ -41,12 +41,20 @@ def _guarded(title: Any, build: Callable[[], Panel]) -> Panel:
 def _items(order: Order) -> Panel:
     return panel(
         order.lines.all(),
+        (_("position"), lambda line: line.position),
+        (_("kind"), _kind),
         (_("product"), _product),
         (_("quantity"), lambda line: line.quantity),
         (_("unit price"), lambda line: display.money_text(line.unit_price, order.currency)),
-        (_("sum"), lambda line: display.money_text(line.unit_price * line.quantity, order.currency)),
+        (_("sum"), lambda line: display.money_text(line.amount, order.currency)),
         title=_("Items"),
     )
+
+
+def _kind(line: Any) -> Any:
+    if line.of_position is None:
+        return line.get_kind_display()
+    return _g("%(kind)s of %(position)d") % {"kind": line.get_kind_display(), "position": line.of_position}
 
 
 def _product(line: Any) -> Any:

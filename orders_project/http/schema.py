@@ -1,5 +1,6 @@
 """The description of the API (OpenAPI 3.1): what drf-spectacular cannot take from the views."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +15,7 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.serializers import ListSerializer
 
-from common import money
+from common import fields, money
 from common.principal import SCOPES
 
 from . import deprecation, headers
@@ -195,20 +196,49 @@ class AmountField(OpenApiSerializerFieldExtension):
     target_class = "common.fields.Amount"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
-        exponent = money.EXPONENTS[settings.CURRENCY]
-        least, most = (
-            money.number(edge, currency=settings.CURRENCY) for edge in (self.target.min_value, self.target.max_value)
-        )
-        whole = rf"(0|[1-9][0-9]{{0,{len(str(money.LARGEST)) - exponent - 2}}})"
-        decimals = rf"(\.[0-9]{{1,{exponent}}}0{{0,6}})?" if exponent else r"(\.0{1,9})?"
-        something = "(?=.*[1-9])" if self.target.min_value else ""
+        currency = self.target.given_currency
+        return amount_schema(self.target, [currency] if currency else settings.CURRENCIES)
+
+
+def amount_schema(amount: Any, currencies: Sequence[str]) -> dict[str, Any]:
+    """Whatever is an amount in one of these currencies: which of them, JSON Schema does not know."""
+    exponents = [money.EXPONENTS[currency] for currency in currencies]
+    exponent = max(exponents)
+    least = amount.min_value / 10**exponent
+    most = amount.max_value / 10 ** min(exponents)
+    whole = rf"(0|[1-9][0-9]{{0,{len(str(money.LARGEST)) - min(exponents) - 2}}})"
+    decimals = rf"(\.[0-9]{{1,{exponent}}}0{{0,6}})?" if exponent else r"(\.0{1,9})?"
+    something = "(?=.*[1-9])" if amount.min_value else ""
+    return {
+        "oneOf": [
+            {"type": "number", "minimum": least, "maximum": most},
+            {"type": "string", "pattern": f"^{something}{whole}{decimals}$"},
+        ],
+        "examples": [1200.0, "19.99"],
+    }
+
+
+class AmountsField(OpenApiSerializerFieldExtension):
+    target_class = "common.fields.Amounts"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        def amount(currency: str) -> dict[str, Any]:
+            schema = amount_schema(fields.Amount(), [currency])
+            return {"oneOf": [*schema["oneOf"], {"type": "null"}]} if self.target.nullable else schema
+
         return {
-            "oneOf": [
-                {"type": "number", "minimum": least, "maximum": most},
-                {"type": "string", "pattern": f"^{something}{whole}{decimals}$"},
-            ],
-            "examples": [1200.0, "19.99"],
+            "type": "object",
+            "properties": {currency: amount(currency) for currency in settings.CURRENCIES},
+            "additionalProperties": False,
         }
+
+
+class CurrencyField(OpenApiSerializerFieldExtension):
+    target_class = "common.fields.Currency"
+
+    def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        codes = "|".join(settings.CURRENCIES)
+        return {"type": "string", "pattern": f"^({codes})?$" if self.target.allow_blank else f"^({codes})$"}
 
 
 class IntegerField(OpenApiSerializerFieldExtension):

@@ -71,6 +71,7 @@ TABLES: dict[str, dict[str, str]] = {
         "processing.PerformedAction": ALL,
         "processing.Processing": ADD,
         "processing.Product": KEEP,
+        "processing.ProductPrice": ALL,
         "processing.StockMovement": ADD,
     },
 }
@@ -133,6 +134,7 @@ ROLES: tuple[Role, ...] = (
         "orders-web, grpc",
         {
             "processing.Product": "SELECT, UPDATE (available, held, updated_at)",
+            "processing.ProductPrice": READ,
             "processing.Hold": "SELECT, INSERT, UPDATE (status, ended_at, expires_at)",
             "processing.HoldLine": ADD,
             "processing.StockMovement": "INSERT",
