@@ -97,9 +97,14 @@ class Answer:
     fail_reason: str = ""
     captured: int | None = None  # what the gateway has taken, if that is another amount than requested
     client_secret: str = field(default="", repr=False)  # what the payer's browser needs to pay
-    next_action: dict[str, str] | None = field(default=None, repr=False)  # what the payer has to do: `type`, and `url` of a hosted page
+    next_action: dict[str, str] | None = field(default=None, repr=False)  # `type`, and `url` of a hosted page
     attempt: Attempt | None = None  # the last one that was declined
     authorized_until: datetime | None = None  # when the gateway releases what it has reserved
+
+    @property
+    def taken(self) -> int:
+        """What the gateway has taken of a payment that has succeeded."""
+        return self.amount if self.captured is None else self.captured
 
     @property
     def reference(self) -> str:
