@@ -193,6 +193,14 @@ class GatewayUnavailable(Exception):
     code = "gateway_unavailable"
 
 
+class GatewayBroke(GatewayUnavailable):
+    """
+    The gateway answered with an error of its own, which it may repeat for as long as it remembers the key.
+
+    The outcome is unknown as well: ask for it, and go on under another key.
+    """
+
+
 class GatewayRefused(Exception):
     """The gateway refuses a request and has done nothing. `code` says why."""
 
@@ -220,8 +228,12 @@ class Gateway(Protocol):
     def create(self, payment: PaymentRequest) -> Answer:
         """Request a payment and return it."""
 
-    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
-        """Return a payment by its id, or by its order if the id is not known; None if there is no such payment."""
+    def status(self, *, payment_id: str = "", order_id: str = "", since: datetime | None = None) -> Answer | None:
+        """
+        Return a payment by its id, or by its order if the id is not known; None if there is no such payment.
+
+        The search by an order may lag behind, unless it says `since` when there can have been a payment.
+        """
 
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
         """
