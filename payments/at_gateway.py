@@ -11,7 +11,16 @@ import logging
 from datetime import datetime, timedelta
 
 from . import gateways
-from .gateways.base import Answer, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
+from .gateways.base import (
+    Answer,
+    DisputeAnswer,
+    GatewayRefused,
+    GatewayUnavailable,
+    PaymentRequest,
+    RefundAnswer,
+    RefundRequest,
+)
+from .gateways.base import Status as GatewayStatus
 from .models import Payment
 
 logger = logging.getLogger(__name__)
@@ -96,3 +105,28 @@ class AtGateway:
             logger.error("%s: the gateway answers about another payment: %s", self.payment, answer)
             raise GatewayUnavailable(f"{self._gateway.name}: the answer is about another payment.")
         return answer
+
+
+def difference(payment: Payment, said: Answer | RefundAnswer | DisputeAnswer) -> str:
+    """Return the first thing that differs between this payment and what the gateway says of it; "" if nothing does."""
+    for name, ours, theirs in (
+        ("order", payment.reference, said.reference),
+        ("payment", payment.gateway_payment_id, said.payment_id),
+        ("currency", payment.currency, said.currency),
+    ):
+        if ours != theirs:
+            return f"{name}_mismatch"
+    if not isinstance(said, Answer):
+        return ""
+    if said.amount != payment.amount:
+        return "amount_mismatch"
+    return "" if _fits(payment, said) else "capture_mismatch"
+
+
+def _fits(payment: Payment, said: Answer) -> bool:
+    """Return whether as much was taken as could be: all of it, or a part of what was only to be reserved."""
+    if said.status == GatewayStatus.AUTHORIZED:
+        return payment.is_manual
+    if said.status != GatewayStatus.SUCCEEDED or said.taken == payment.amount:
+        return True
+    return payment.is_manual and 0 < said.taken < payment.amount

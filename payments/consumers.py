@@ -5,7 +5,7 @@ from datetime import datetime
 from outbox import clock
 from outbox.consumers import consumes
 
-from . import gateway_calls, messages, receipts, services
+from . import decisions, gateway_calls, messages, receipts, services
 
 
 @consumes(messages.Charge)
@@ -50,7 +50,7 @@ def handle_webhook(message: messages.HandleWebhook) -> None:
     receipts.handle(receipt_id=message.receipt_id, now=clock.now("payments"))
 
 
-@consumes(messages.RefundReceipt, first=receipts.refund_at_gateway)
+@consumes(messages.RefundReceipt, first=decisions.refund_at_gateway)
 def refund_receipt(message: messages.RefundReceipt, refunded: bool) -> None:
     """Record whether money which belongs to no order went back."""
-    receipts.refunded(receipt_id=message.receipt_id, done=refunded, now=clock.now("payments"))
+    decisions.refunded(receipt_id=message.receipt_id, done=refunded, now=clock.now("payments"))

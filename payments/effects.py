@@ -7,8 +7,9 @@ from datetime import datetime, timedelta
 
 from outbox.message import Message
 
-from . import messages
-from .ledger import CASH, capture, hand_back, system_account
+from . import ledger, messages, refunds
+from .gateways.base import RefundAnswer
+from .ledger import CASH, system_account
 from .models import Account, Outgoing, Payment
 
 Status = Payment.Status
@@ -18,21 +19,28 @@ Status = Payment.Status
 LONGEST_PAUSE = {
     Status.REQUESTED: timedelta(minutes=5),
     Status.PENDING: timedelta(minutes=5),
+    Status.AUTHORIZED: timedelta(hours=1),
+    Status.CAPTURING: timedelta(minutes=5),
     Status.VOIDING: timedelta(hours=1),
     Status.REFUNDING: timedelta(hours=1),
 }
+
+CAPTURE_REFUSED = "capture_refused"  # why a payment is voided that orders wants; the only such reason
 
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
     """
-    What else is known of an event: its time, the account to charge, and why that, or returning the money, is refused.
+    What else is known of an event: its time, the account to charge, how much was captured, the refund that it is about,
+    and why charging the account, or returning the money, is refused.
     """
 
     now: datetime
     reason: str = ""
     refusal: str = ""
     source: Account | None = None
+    captured: int | None = None
+    refund: RefundAnswer | None = None
 
 
 Effect = Callable[[Payment, Details], None]
@@ -45,17 +53,33 @@ def charge_account(payment: Payment, details: Details) -> None:
     :raises InsufficientFunds: if the account has less than that
     """
     assert details.source is not None
-    capture(payment, source=details.source, now=details.now)
+    ledger.capture(payment, source=details.source, amount=payment.amount, now=details.now)
 
 
 def record_capture(payment: Payment, details: Details) -> None:
-    """Record in the ledger that the money came in through the gateway."""
-    capture(payment, source=system_account(CASH, currency=payment.currency), now=details.now)
+    """Record in the ledger how much money came in through the gateway."""
+    amount = payment.amount if details.captured is None else details.captured
+    source = system_account(CASH, currency=payment.currency)
+    ledger.capture(payment, source=source, amount=amount, now=details.now)
 
 
 def return_money(payment: Payment, details: Details) -> None:
-    """Return the money by a new entry, to where it came from."""
-    hand_back(payment, now=details.now)
+    """Return what the refund returns, or all that is left, by a new entry, to where it came from."""
+    refund = details.refund
+    ledger.hand_back(
+        payment,
+        amount=refund.amount if refund else refunds.left(payment),
+        gateway_id=refund.gateway_refund_id if refund else "",
+        now=details.now,
+    )
+
+
+def take_return_back(payment: Payment, details: Details) -> None:
+    """Record by a new entry that a refund which was recorded has not reached the payer."""
+    assert details.refund is not None
+    ledger.take_back(
+        payment, amount=details.refund.amount, gateway_id=details.refund.gateway_refund_id, now=details.now
+    )
 
 
 def call_gateway(payment: Payment, details: Details) -> None:
@@ -63,13 +87,36 @@ def call_gateway(payment: Payment, details: Details) -> None:
     Outgoing.post(messages.CallGateway(order_id=payment.order_id))
 
 
+def _authorized(payment: Payment) -> Message:
+    until = payment.authorized_until
+    return messages.PaymentAuthorized(
+        order_id=payment.order_id,
+        payment_id=payment.gateway_payment_id,
+        amount=payment.amount,
+        expires_at=until.isoformat() if until else None,
+    )
+
+
+def _succeeded(payment: Payment) -> Message:
+    return messages.PaymentSucceeded(
+        order_id=payment.order_id,
+        payment_id=payment.gateway_payment_id or payment.order_id,
+        amount=ledger.of_order(payment.order_id).captured if payment.is_manual else None,
+    )
+
+
+def _voided(payment: Payment) -> Message:
+    if payment.fail_reason:
+        return messages.PaymentFailed(order_id=payment.order_id, reason=payment.fail_reason)
+    return messages.PaymentVoided(order_id=payment.order_id)
+
+
 ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
     Status.PENDING: lambda p: messages.PaymentPending(order_id=p.order_id, payment_id=p.gateway_payment_id),
-    Status.SUCCEEDED: lambda p: messages.PaymentSucceeded(
-        order_id=p.order_id, payment_id=p.gateway_payment_id or p.order_id
-    ),
+    Status.AUTHORIZED: _authorized,
+    Status.SUCCEEDED: _succeeded,
     Status.FAILED: lambda p: messages.PaymentFailed(order_id=p.order_id, reason=p.fail_reason),
-    Status.VOIDED: lambda p: messages.PaymentVoided(order_id=p.order_id),
+    Status.VOIDED: _voided,
     Status.REFUNDED: lambda p: messages.PaymentRefunded(order_id=p.order_id),
     Status.VOID_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
     Status.REFUND_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
@@ -84,7 +131,7 @@ def announce(payment: Payment, details: Details) -> None:
 
 def announce_refund(payment: Payment, details: Details) -> None:
     """Announce that the money is back, unless it was announced before that none came in."""
-    if not payment.fail_reason:
+    if payment.fail_reason in ("", CAPTURE_REFUSED):
         announce(payment, details)
 
 

@@ -1,7 +1,11 @@
 """The ledger: the system's own accounts, and the entries that move money between accounts."""
 
+from collections import defaultdict
+from dataclasses import dataclass
 from datetime import datetime
+from uuid import UUID
 
+from django.db import connections
 from django.utils.translation import gettext as _g
 
 from common.errors import Refusal
@@ -41,6 +45,8 @@ def move(
     reason: str = "",
     actor: str = "",
     request_id: str = "",
+    refund_id: UUID | None = None,
+    gateway_id: str = "",
 ) -> Entry:
     """
     Move money between the system and a customer, or within the system, and return the entry that does it.
@@ -57,6 +63,8 @@ def move(
         reason=reason,
         actor=actor,
         request_id=request_id,
+        refund_id=refund_id,
+        gateway_id=gateway_id,
         at=now,
     )
     customer, change = (source, -amount) if source.kind == Account.Kind.CUSTOMER else (target, amount)
@@ -69,32 +77,91 @@ def move(
     return entry
 
 
-def capture(payment: Payment, *, source: Account, now: datetime) -> None:
+def capture(payment: Payment, *, source: Account, amount: int, now: datetime) -> None:
     """
     Take the money of an order, once: the database refuses a second time.
 
     :raises InsufficientFunds: if the source is a customer's and has less than that
     """
-    if payment.amount:
+    if amount:
         move(
             kind=Entry.Kind.CHARGE,
             source=source,
             target=system_account(REVENUE, currency=payment.currency),
-            amount=payment.amount,
+            amount=amount,
             now=now,
             order_id=payment.order_id,
         )
 
 
-def hand_back(payment: Payment, *, now: datetime) -> None:
-    """Give back what was taken for an order, to where it came from, once: the database refuses a second time."""
-    charged = Entry.objects.select_related("source", "target").filter(order_id=payment.order_id, kind=Entry.Kind.CHARGE)
-    for entry in charged:
+def hand_back(
+    payment: Payment, *, amount: int, now: datetime, refund_id: UUID | None = None, gateway_id: str = ""
+) -> None:
+    """Give back this much of what was taken for an order, to where it came from."""
+    charge = _charge_of(payment.order_id)
+    if charge is not None and amount:
         move(
             kind=Entry.Kind.REFUND,
-            source=entry.target,
-            target=entry.source,
-            amount=entry.amount,
+            source=charge.target,
+            target=charge.source,
+            amount=amount,
             now=now,
             order_id=payment.order_id,
+            refund_id=refund_id,
+            gateway_id=gateway_id,
         )
+
+
+def take_back(
+    payment: Payment, *, amount: int, now: datetime, refund_id: UUID | None = None, gateway_id: str = ""
+) -> None:
+    """Record that this much, which was given back before, has not reached whoever paid it."""
+    charge = _charge_of(payment.order_id)
+    assert charge is not None
+    move(
+        kind=Entry.Kind.REFUND_FAILED,
+        source=charge.source,
+        target=charge.target,
+        amount=amount,
+        now=now,
+        order_id=payment.order_id,
+        refund_id=refund_id,
+        gateway_id=gateway_id,
+    )
+
+
+def _charge_of(order_id: str) -> Entry | None:
+    """Return the entry by which the money of an order was taken."""
+    return Entry.objects.select_related("source", "target").filter(order_id=order_id, kind=Entry.Kind.CHARGE).first()
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoneyOfOrder:
+    """What the ledger says of the money of an order, in minor units."""
+
+    captured: int = 0
+    refunded: int = 0  # without what did not reach the payer
+    disputed: int = 0  # by disputes that are open
+    lost: int = 0  # by disputes that were lost
+
+    @property
+    def kept(self) -> int:
+        """What has not gone back, be it disputed or not."""
+        return self.captured - self.refunded - self.lost
+
+
+OF_ORDER = "SELECT kind, sum(amount)::bigint FROM payments_entry WHERE order_id = %s GROUP BY kind"
+
+
+def of_order(order_id: str) -> MoneyOfOrder:
+    """Return what was taken and given back for an order: the sums of its entries."""
+    with connections["payments"].cursor() as cursor:
+        cursor.execute(OF_ORDER, [order_id])
+        sums: defaultdict[str, int] = defaultdict(int, cursor.fetchall())
+    kinds = Entry.Kind
+    return MoneyOfOrder(
+        captured=sums[kinds.CHARGE],
+        refunded=sums[kinds.REFUND] - sums[kinds.REFUND_FAILED],
+        disputed=sums[kinds.DISPUTE] - sums[kinds.DISPUTE_WON] - sums[kinds.DISPUTE_LOST],
+        lost=sums[kinds.DISPUTE_LOST],
+    )

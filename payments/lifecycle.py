@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from .effects import (
+    CAPTURE_REFUSED,
     Contradiction,
     Details,
     Effect,
@@ -24,7 +25,9 @@ from .effects import (
     do_nothing,
     record_capture,
     return_money,
+    take_return_back,
 )
+from .gateways.base import RefundAnswer
 from .ledger import InsufficientFunds
 from .models import Account, Payment
 
@@ -42,11 +45,13 @@ class Event(StrEnum):
     CHARGE_GATEWAY = "charge gateway"
     NOTHING_TO_PAY = "nothing to pay"
     TOO_LATE = "too late"  # the deadline passed before anything was done
+    CAPTURE = "capture"  # take what is reserved
     WITHDRAW = "withdraw"  # void or refund a payment that the gateway may know
     WITHDRAW_HERE = "withdraw here"  # void or refund a payment that no gateway knows
 
     # The reply of the gateway to a call.
     PENDING = "reply pending"
+    AUTHORIZED = "reply authorized"
     PAID = "reply paid"
     UNPAID = "reply not paid"  # failed, canceled, or refunded: the gateway has no money for us
     DIFFERENT = "reply different"  # another order, payment, amount or currency than ours
@@ -58,9 +63,17 @@ class Event(StrEnum):
 
     # A webhook of the gateway, which was verified and compared with the payment.
     WEBHOOK_PENDING = "webhook pending"
+    WEBHOOK_AUTHORIZED = "webhook authorized"
     WEBHOOK_PAID = "webhook paid"
     WEBHOOK_UNPAID = "webhook not paid"  # failed or canceled
     WEBHOOK_REFUNDED = "webhook refunded"
+
+    # The refund of all that was left, as a reply or as a webhook: see returns.py.
+    RETURN_PENDING = "return pending"
+    RETURNED = "returned"
+    RETURNED_IN_PART = "returned in part"  # and more is left by now
+    RETURN_FAILED = "return failed"  # perhaps after it had succeeded
+    PART_ENDED = "part ended"  # the refund of a part has succeeded, or has failed, so that more is left
 
     # What a person decides after the gateway has refused to return the money.
     TRY_AGAIN = "try again"
@@ -80,9 +93,11 @@ class Step:
 
 
 NEW = None  # the status of a payment that is not stored yet
-REQUESTED, PENDING, SUCCEEDED, FAILED = Status.REQUESTED, Status.PENDING, Status.SUCCEEDED, Status.FAILED
-VOIDING, VOIDED, REFUNDING, REFUNDED = Status.VOIDING, Status.VOIDED, Status.REFUNDING, Status.REFUNDED
+REQUESTED, PENDING, AUTHORIZED, CAPTURING = Status.REQUESTED, Status.PENDING, Status.AUTHORIZED, Status.CAPTURING
+SUCCEEDED, FAILED, VOIDING, VOIDED = Status.SUCCEEDED, Status.FAILED, Status.VOIDING, Status.VOIDED
+REFUNDING, REFUNDED = Status.REFUNDING, Status.REFUNDED
 VOID_REFUSED, REFUND_REFUSED = Status.VOID_REFUSED, Status.REFUND_REFUSED
+EXPIRED = "authorization_expired"
 E = Event
 
 # fmt: off
@@ -95,9 +110,11 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (NEW,       E.TOO_LATE):        Step(FAILED,    (announce,), "payment_timeout"),
     (NEW,       E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),  # a tombstone: a charge that comes later does nothing
 
-    # the gateway has been asked for the money
+    # the gateway has been asked for the money; whoever pays may try again until it is paid, or canceled
     (REQUESTED, E.PENDING):         Step(PENDING,   (announce,)),
     (PENDING,   E.PENDING):         Step(PENDING),
+    (REQUESTED, E.WEBHOOK_PENDING): Step(PENDING,   (announce, call_gateway)),
+    (PENDING,   E.WEBHOOK_PENDING): Step(PENDING,   (call_gateway,)),  # it may be late, so the gateway is asked
     (REQUESTED, E.PAID):            Step(SUCCEEDED, (record_capture, announce)),
     (PENDING,   E.PAID):            Step(SUCCEEDED, (record_capture, announce)),
     (REQUESTED, E.WEBHOOK_PAID):    Step(SUCCEEDED, (record_capture, announce)),
@@ -109,23 +126,48 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (REQUESTED, E.REFUSED):         Step(FAILED,    (announce,), "payment_refused"),
     (REQUESTED, E.TOO_LATE):        Step(FAILED,    (announce,), "payment_timeout"),
 
+    # the money is only reserved, until orders wants it, or somebody captures it at the gateway, or it expires
+    (REQUESTED,  E.AUTHORIZED):         Step(AUTHORIZED, (announce,)),
+    (PENDING,    E.AUTHORIZED):         Step(AUTHORIZED, (announce,)),
+    (REQUESTED,  E.WEBHOOK_AUTHORIZED): Step(AUTHORIZED, (announce,)),
+    (PENDING,    E.WEBHOOK_AUTHORIZED): Step(AUTHORIZED, (announce,)),
+    (AUTHORIZED, E.AUTHORIZED):         Step(AUTHORIZED),
+    (AUTHORIZED, E.CAPTURE):            Step(CAPTURING,  (call_gateway,)),
+    (AUTHORIZED, E.PAID):               Step(SUCCEEDED,  (record_capture, announce)),
+    (CAPTURING,  E.PAID):               Step(SUCCEEDED,  (record_capture, announce)),
+    (AUTHORIZED, E.WEBHOOK_PAID):       Step(SUCCEEDED,  (record_capture, announce)),
+    (CAPTURING,  E.WEBHOOK_PAID):       Step(SUCCEEDED,  (record_capture, announce)),
+    (AUTHORIZED, E.UNPAID):             Step(FAILED,     (announce,), EXPIRED),
+    (CAPTURING,  E.UNPAID):             Step(FAILED,     (announce,), EXPIRED),
+    (AUTHORIZED, E.WEBHOOK_UNPAID):     Step(FAILED,     (announce,), EXPIRED),
+    (CAPTURING,  E.WEBHOOK_UNPAID):     Step(FAILED,     (announce,), EXPIRED),
+    (CAPTURING,  E.REFUSED):            Step(VOIDING,    (call_gateway,), CAPTURE_REFUSED),  # the payer gets it back
+
     # orders wants no money to stay in: cancel the payment, or return its money
-    (REQUESTED, E.WITHDRAW_HERE):   Step(VOIDED,    (announce,)),
-    (SUCCEEDED, E.WITHDRAW_HERE):   Step(REFUNDED,  (return_money, announce)),
-    (REQUESTED, E.WITHDRAW):        Step(VOIDING,   (call_gateway,)),
-    (PENDING,   E.WITHDRAW):        Step(VOIDING,   (call_gateway,)),
-    (SUCCEEDED, E.WITHDRAW):        Step(REFUNDING, (call_gateway,)),
-    (VOIDING,   E.UNPAID):          Step(VOIDED,    (announce,)),
-    (VOIDING,   E.UNKNOWN):         Step(VOIDED,    (announce,)),
-    (VOIDING,   E.WEBHOOK_UNPAID):  Step(VOIDED,    (announce,)),
-    (VOIDING,   E.PAID):            Step(REFUNDING, (record_capture, call_gateway)),
-    (VOIDING,   E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway)),
-    (REFUNDING, E.UNPAID):          Step(REFUNDED,  (return_money, announce_refund)),
+    (REQUESTED,  E.WITHDRAW_HERE):  Step(VOIDED,    (announce,)),
+    (SUCCEEDED,  E.WITHDRAW_HERE):  Step(REFUNDED,  (return_money, announce)),
+    (REQUESTED,  E.WITHDRAW):       Step(VOIDING,   (call_gateway,)),
+    (PENDING,    E.WITHDRAW):       Step(VOIDING,   (call_gateway,)),
+    (AUTHORIZED, E.WITHDRAW):       Step(VOIDING,   (call_gateway,)),
+    (CAPTURING,  E.WITHDRAW):       Step(VOIDING,   (call_gateway,)),
+    (SUCCEEDED,  E.WITHDRAW):       Step(REFUNDING, (call_gateway,)),
+    (VOIDING,    E.UNPAID):         Step(VOIDED,    (announce,)),
+    (VOIDING,    E.UNKNOWN):        Step(VOIDED,    (announce,)),
+    (VOIDING,    E.WEBHOOK_UNPAID): Step(VOIDED,    (announce,)),
+    (VOIDING,    E.PAID):           Step(REFUNDING, (record_capture, call_gateway)),
+    (VOIDING,    E.WEBHOOK_PAID):   Step(REFUNDING, (record_capture, call_gateway)),
+    (REFUNDING,  E.UNPAID):         Step(REFUNDED,  (return_money, announce_refund)),
+    (REFUNDING,  E.RETURNED):       Step(REFUNDED,  (return_money, announce_refund)),
+    (REFUNDING,  E.RETURNED_IN_PART): Step(REFUNDING, (return_money, call_gateway)),
+    (REFUNDING,  E.PART_ENDED):     Step(REFUNDING, (call_gateway,)),
+    (REFUNDED,   E.PART_ENDED):     Step(REFUNDING, (call_gateway,)),
 
     # the gateway refuses: repeating it by itself would not help, so a person has it repeated, or settles it
     (VOIDING,   E.REFUSED):         Step(VOID_REFUSED,   (announce,)),
     (REFUNDING, E.REFUSED):         Step(REFUND_REFUSED, (announce,)),
     (REFUNDING, E.UNKNOWN):         Step(REFUND_REFUSED, (announce,)),
+    (REFUNDING, E.RETURN_FAILED):   Step(REFUND_REFUSED, (announce,)),
+    (REFUNDED,  E.RETURN_FAILED):   Step(REFUND_REFUSED, (take_return_back, announce)),
     (VOID_REFUSED,   E.TRY_AGAIN):  Step(VOIDING,   (call_gateway,)),
     (REFUND_REFUSED, E.TRY_AGAIN):  Step(REFUNDING, (call_gateway,)),
     (VOID_REFUSED,   E.SETTLED_BY_HAND): Step(VOIDED,   (announce,)),
@@ -134,19 +176,25 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (VOID_REFUSED,   E.WEBHOOK_UNPAID):  Step(VOIDED,    (announce,)),
 
     # late news: it was announced that no money came in, so it goes back by itself
-    (FAILED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
-    (VOIDED,    E.WEBHOOK_PAID):    Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
+    (FAILED,    E.WEBHOOK_PAID):       Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
+    (VOIDED,    E.WEBHOOK_PAID):       Step(REFUNDING, (record_capture, call_gateway), "paid_after_void"),
+    (FAILED,    E.WEBHOOK_AUTHORIZED): Step(VOIDING,   (call_gateway,)),
+    (VOIDED,    E.WEBHOOK_AUTHORIZED): Step(VOIDING,   (call_gateway,)),
 
     # the payment changed while the gateway was called: call it again for the status of now
-    (REQUESTED, E.OUTDATED):        Step(REQUESTED, (call_gateway,)),
-    (PENDING,   E.OUTDATED):        Step(PENDING,   (call_gateway,)),
-    (VOIDING,   E.OUTDATED):        Step(VOIDING,   (call_gateway,)),
-    (REFUNDING, E.OUTDATED):        Step(REFUNDING, (call_gateway,)),
-    (REQUESTED, E.OUTDATED_WITH_MONEY): Step(REQUESTED, (call_gateway,)),
-    (PENDING,   E.OUTDATED_WITH_MONEY): Step(PENDING,   (call_gateway,)),
-    (VOIDING,   E.OUTDATED_WITH_MONEY): Step(VOIDING,   (call_gateway,)),
-    (REFUNDING, E.OUTDATED_WITH_MONEY): Step(REFUNDING, (call_gateway,)),
-    (VOIDED,    E.OUTDATED_WITH_MONEY): Step(VOIDING,   (call_gateway,)),
+    (REQUESTED,  E.OUTDATED):       Step(REQUESTED,  (call_gateway,)),
+    (PENDING,    E.OUTDATED):       Step(PENDING,    (call_gateway,)),
+    (AUTHORIZED, E.OUTDATED):       Step(AUTHORIZED, (call_gateway,)),
+    (CAPTURING,  E.OUTDATED):       Step(CAPTURING,  (call_gateway,)),
+    (VOIDING,    E.OUTDATED):       Step(VOIDING,    (call_gateway,)),
+    (REFUNDING,  E.OUTDATED):       Step(REFUNDING,  (call_gateway,)),
+    (REQUESTED,  E.OUTDATED_WITH_MONEY): Step(REQUESTED,  (call_gateway,)),
+    (PENDING,    E.OUTDATED_WITH_MONEY): Step(PENDING,    (call_gateway,)),
+    (AUTHORIZED, E.OUTDATED_WITH_MONEY): Step(AUTHORIZED, (call_gateway,)),
+    (CAPTURING,  E.OUTDATED_WITH_MONEY): Step(CAPTURING,  (call_gateway,)),
+    (VOIDING,    E.OUTDATED_WITH_MONEY): Step(VOIDING,    (call_gateway,)),
+    (REFUNDING,  E.OUTDATED_WITH_MONEY): Step(REFUNDING,  (call_gateway,)),
+    (VOIDED,     E.OUTDATED_WITH_MONEY): Step(VOIDING,    (call_gateway,)),
 }
 # fmt: on
 
@@ -172,6 +220,7 @@ ASKED = Payment.ASKED
 SETTLED = (SUCCEEDED, FAILED, VOIDED, REFUNDED)
 REFUSED = Payment.REFUSED
 RESTING = (*SETTLED, *REFUSED)  # the gateway has no call to answer
+NOT_RETURNED = (REQUESTED, PENDING, AUTHORIZED, CAPTURING, VOIDING, SUCCEEDED, FAILED, VOIDED, VOID_REFUSED)
 
 # fmt: off
 OTHERWISE: dict[Event, dict[Otherwise, tuple[Status, ...]]] = {
@@ -179,23 +228,32 @@ OTHERWISE: dict[Event, dict[Otherwise, tuple[Status, ...]]] = {
     E.ACCOUNT_REFUSED:     {REPEAT: (*ASKED, *RESTING)},
     E.CHARGE_GATEWAY:      {REPEAT: (*ASKED, *RESTING)},
     E.NOTHING_TO_PAY:      {REPEAT: (*ASKED, *RESTING)},
-    E.TOO_LATE:            {REPEAT: (PENDING, VOIDING, REFUNDING, *RESTING)},
+    E.TOO_LATE:            {REPEAT: (PENDING, AUTHORIZED, CAPTURING, VOIDING, REFUNDING, *RESTING)},
+    E.CAPTURE:             {REPEAT: (REQUESTED, PENDING, CAPTURING, VOIDING, REFUNDING, *RESTING)},
     E.WITHDRAW:            {REPEAT: (VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED, *REFUSED)},
-    E.WITHDRAW_HERE:       {REPEAT: (PENDING, VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED, *REFUSED)},
-    E.PENDING:             {AGAIN: (VOIDING, REFUNDING), OLD_NEWS: RESTING},
+    E.WITHDRAW_HERE:       {REPEAT: (PENDING, AUTHORIZED, CAPTURING, VOIDING, REFUNDING, FAILED, VOIDED, REFUNDED,
+                                     *REFUSED)},
+    E.PENDING:             {AGAIN: (AUTHORIZED, CAPTURING, VOIDING, REFUNDING), OLD_NEWS: RESTING},
+    E.AUTHORIZED:          {AGAIN: (CAPTURING, VOIDING, REFUNDING), OLD_NEWS: RESTING},
     E.PAID:                {AGAIN: (REFUNDING,), OLD_NEWS: RESTING},
     E.UNPAID:              {OLD_NEWS: RESTING},
     E.DIFFERENT:           {AGAIN: ASKED, OLD_NEWS: RESTING},
-    E.UNKNOWN:             {AGAIN: (REQUESTED, PENDING), OLD_NEWS: RESTING},
-    E.REFUSED:             {AGAIN: (PENDING,), OLD_NEWS: RESTING},
+    E.UNKNOWN:             {AGAIN: (REQUESTED, PENDING, AUTHORIZED, CAPTURING), OLD_NEWS: RESTING},
+    E.REFUSED:             {AGAIN: (PENDING, AUTHORIZED), OLD_NEWS: RESTING},
     E.NO_REPLY:            {AGAIN: ASKED, OLD_NEWS: RESTING},
     E.OUTDATED:            {OLD_NEWS: RESTING},
     E.OUTDATED_WITH_MONEY: {OLD_NEWS: (SUCCEEDED, FAILED, REFUNDED, *REFUSED)},
-    E.WEBHOOK_PENDING:     {CONTRADICTION: (*ASKED, *RESTING)},  # no gateway sends it
+    E.WEBHOOK_PENDING:     {OLD_NEWS: (AUTHORIZED, CAPTURING, VOIDING, REFUNDING, *RESTING)},
+    E.WEBHOOK_AUTHORIZED:  {OLD_NEWS: (AUTHORIZED, CAPTURING, VOIDING, REFUNDING, SUCCEEDED, REFUNDED, *REFUSED)},
     E.WEBHOOK_PAID:        {OLD_NEWS: (SUCCEEDED, REFUNDING, REFUNDED, REFUND_REFUSED)},
     E.WEBHOOK_UNPAID:      {OLD_NEWS: (FAILED, VOIDED, REFUNDED),
                             CONTRADICTION: (SUCCEEDED, REFUNDING, REFUND_REFUSED)},
     E.WEBHOOK_REFUNDED:    {OLD_NEWS: (REFUNDED,), CONTRADICTION: (*ASKED, SUCCEEDED, FAILED, VOIDED, *REFUSED)},
+    E.RETURN_PENDING:      {AGAIN: (REFUNDING,), OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
+    E.RETURNED:            {OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
+    E.RETURNED_IN_PART:    {OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
+    E.RETURN_FAILED:       {OLD_NEWS: (REFUND_REFUSED,), CONTRADICTION: NOT_RETURNED},
+    E.PART_ENDED:          {OLD_NEWS: (REFUND_REFUSED, *NOT_RETURNED)},
     E.TRY_AGAIN:           {OLD_NEWS: (*ASKED, *SETTLED)},
     E.SETTLED_BY_HAND:     {OLD_NEWS: (*ASKED, *SETTLED)},
 }
@@ -217,9 +275,18 @@ def _next_check(payment: Payment, now: datetime) -> datetime:
     return next((time for time in times if time > now), now + CHECK_AFTER[-1])
 
 
+def _at_expiry(payment: Payment, now: datetime) -> datetime:
+    """When the gateway releases what it has reserved, if it has told; a little later, if it has not done so by then."""
+    if payment.authorized_until is None:
+        return _next_check(payment, now)
+    return max(payment.authorized_until, now + LEASE)
+
+
 ASK_AT: dict[Status, Callable[[Payment, datetime], datetime]] = {
     REQUESTED: _lease,
     PENDING: _next_check,
+    AUTHORIZED: _at_expiry,
+    CAPTURING: _lease,
     VOIDING: _lease,
     REFUNDING: _lease,
 }
@@ -254,15 +321,25 @@ def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", so
     return payment
 
 
-def advance(payment: Payment, event: Event, *, now: datetime, refusal: str = "") -> Payment:
+def advance(
+    payment: Payment,
+    event: Event,
+    *,
+    now: datetime,
+    refusal: str = "",
+    captured: int | None = None,
+    refund: RefundAnswer | None = None,
+) -> Payment:
     """
     Let an event happen to a stored payment, which is locked: one step of the table, or what is decided otherwise.
 
     :param refusal: why the gateway does not return the money, if that is what has happened
+    :param captured: how much the gateway has taken; None for all of it
+    :param refund: the refund that has become something
 
     :raises Contradiction: if the table refuses the event
     """
-    status, details = Status(payment.status), Details(now=now, refusal=refusal)
+    status, details = Status(payment.status), Details(now=now, refusal=refusal, captured=captured, refund=refund)
     step = STEPS.get((status, event))
     if step is None:
         CARRY_OUT[otherwise(status, event)](payment, details)
@@ -279,6 +356,8 @@ def _become(payment: Payment, step: Step, details: Details) -> None:
     payment.refusal = details.refusal if step.becomes in REFUSED else ""
     payment.refusals += step.becomes in REFUSED
     payment.unanswered = 0
+    if step.becomes not in Payment.PAYABLE:
+        payment.client_secret, payment.next_action = "", None
     ask_at = ASK_AT.get(step.becomes)
     payment.ask_at = ask_at(payment, details.now) if ask_at else None
 

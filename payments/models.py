@@ -152,11 +152,6 @@ class Entry(models.Model):
             models.CheckConstraint(condition=~Q(source=F("target")), name="entry_has_two_sides"),
             models.UniqueConstraint(fields=["order_id"], condition=Q(kind="charge"), name="one_capture_per_order"),
             models.UniqueConstraint(
-                fields=["order_id", "gateway_id"],
-                condition=Q(kind="refund", refund_id__isnull=True),
-                name="one_return_of_all_per_order",  # and another one after it has failed at the gateway
-            ),
-            models.UniqueConstraint(
                 fields=["gateway_id", "kind"], condition=~Q(gateway_id=""), name="one_entry_per_gateway_id_and_kind"
             ),
             models.UniqueConstraint(fields=["request_id"], condition=~Q(request_id=""), name="one_entry_per_request"),
@@ -445,3 +440,7 @@ class WebhookReceipt(models.Model):
     def reference(self) -> str:
         """The order as the gateway names it."""
         return reference(self.order_id, installation=self.installation)
+
+    @property
+    def says_that_money_came_in(self) -> bool:
+        return self.about == self.About.PAYMENT and self.says == "succeeded"

@@ -3,40 +3,44 @@ Webhooks of gateways: each is stored as it came, handled once, and kept for a pe
 
 A receipt is `received` until its message is handled. Then it is `applied`; or `unmatched`, which is kept until its
 payment is known; or `quarantined`, because its order, payment, amount or currency differs from that of the payment.
+What operators decide about those is in decisions.py.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from django.conf import settings
 from django.db import transaction
-from django.utils.translation import gettext as _g
 
 from common.audit import rows
-from common.authority import Authority
 from common.backlog import work_off
 from common.errors import Refusal
-from common.money import Money
 from outbox import metrics
-from outbox.errors import Undeliverable
 
-from . import gateways, lifecycle
-from .gateway_calls import mismatch
-from .gateways.base import Answer, GatewayRefused, GatewayUnavailable, RefundRequest
-from .gateways.base import Event as EventOfGateway
+from . import disputes, gateways, lifecycle, refunds
+from .at_gateway import difference
+from .gateways.base import Answer, BadEvent, DisputeAnswer, RefundAnswer
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
-from .messages import HandleWebhook, RefundReceipt
+from .messages import HandleWebhook
 from .metrics import WEBHOOKS
 from .models import Outgoing, Payment, WebhookReceipt
 
-Status = WebhookReceipt.Status
+Status, About = WebhookReceipt.Status, WebhookReceipt.About
+Content = Answer | RefundAnswer | DisputeAnswer
 KEPT_HEADERS = ("content-type", "user-agent", "x-correlation-id", "traceparent", "stripe-signature")
 BATCH = 500  # kept webhooks in one transaction
-OPEN = (Status.UNMATCHED, Status.QUARANTINED)  # kept for a person to decide
+UPGRADING = "upgrading"  # why a webhook is not handled while processes of the release before would misread it
 
+ABOUT: dict[type[Content], About] = {
+    Answer: About.PAYMENT,
+    RefundAnswer: About.REFUND,
+    DisputeAnswer: About.DISPUTE,
+}
 EVENTS = {
     GatewayStatus.PENDING: Event.WEBHOOK_PENDING,
+    GatewayStatus.AUTHORIZED: Event.WEBHOOK_AUTHORIZED,
     GatewayStatus.SUCCEEDED: Event.WEBHOOK_PAID,
     GatewayStatus.FAILED: Event.WEBHOOK_UNPAID,
     GatewayStatus.CANCELED: Event.WEBHOOK_UNPAID,
@@ -48,30 +52,6 @@ class WebhookIdReused(Refusal):
     """Another webhook was received under this id."""
 
     code = "webhook_id_reused"
-
-
-class NotOpen(Refusal):
-    """The webhook is not kept for a decision."""
-
-    code = "webhook_not_open"
-
-
-class DoesNotMatch(Refusal):
-    """The webhook is about other money than the payment of this order."""
-
-    code = "webhook_does_not_match"
-
-
-class NoMoney(Refusal):
-    """The gateway has no money of this payment, or does not say."""
-
-    code = "no_money_at_gateway"
-
-
-class NotStray(Refusal):
-    """The money belongs to an order, which has to be canceled to return it."""
-
-    code = "money_is_not_stray"
 
 
 # Receiving ----------------------------------------------------------------------------------------------------------
@@ -86,43 +66,74 @@ def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
     :raises gateways.base.BadEvent: if the gateway sent it and it cannot be read
     :raises WebhookIdReused: if another webhook was received under its id
     """
-    event = gateways.get(gateway).parse_webhook(headers=headers, body=body, now=now)
-    installation, _colon, order_id = event.order_id.rpartition(":")
-    why_not = _why_not(event, installation=installation, order_id=order_id)
+    adapter = gateways.get(gateway)
+    event = adapter.parse_webhook(headers=headers, body=body, now=now)
+    about = event.about and _with_order(gateway, event.about)
+    why_not = _why_not(about)
     receipt, created = WebhookReceipt.objects.get_or_create(
         gateway=gateway,
         webhook_id=event.webhook_id,
         defaults={
             "status": Status.DISCARDED if why_not else Status.RECEIVED,
-            "reason": why_not,
+            "reason": why_not or (UPGRADING if _is_new(about) and settings.UPGRADING else ""),
             "headers": {name: value for name, value in headers.items() if _is_kept(name)},
             "body": body,
-            "says": event.status or "",
-            "amount": event.amount,
-            "currency": event.currency,
-            "payment_id": event.payment_id,
-            "order_id": order_id[:64],
-            "installation": installation[:20],
             "received_at": now,
+            **(_columns(about) if about else {}),
         },
     )
-    if created and receipt.status == Status.RECEIVED:
+    if created and receipt.status == Status.RECEIVED and not receipt.reason:
         _post(receipt)
-    elif not created and bytes(receipt.body) != body:
+    elif not created and bytes(receipt.body) != body and not _is_same(adapter, bytes(receipt.body), body):
         raise WebhookIdReused("Another webhook was received under this id.")
     return receipt
 
 
-def _why_not(event: EventOfGateway, *, installation: str, order_id: str) -> str:
+def _with_order(gateway: str, about: Content) -> Content:
+    """What a webhook is about, with the order of its payment if the gateway does not tell it and we know it."""
+    if about.order_id or isinstance(about, Answer):
+        return about
+    payment = Payment.objects.filter(gateway=gateway, gateway_payment_id=about.payment_id).first()
+    return replace(about, order_id=payment.reference) if payment else about
+
+
+def _why_not(about: Content | None) -> str:
     """Return why a webhook is none of our business; "" if it may be."""
-    if not event.status:
+    if about is None:
         return "not_about_a_payment"
+    if not about.order_id and not isinstance(about, Answer):
+        return "unknown_payment"
+    installation, _colon, order_id = about.reference.rpartition(":")
     if (
         installation == settings.INSTALLATION
         or Payment.objects.filter(pk=order_id, installation=installation).exists()  # from under a former name
     ):
         return ""
     return "another_installation"
+
+
+def _columns(about: Content) -> dict[str, object]:
+    installation, _colon, order_id = about.reference.rpartition(":")
+    return {
+        "about": ABOUT[type(about)],
+        "says": str(about.status),
+        "amount": about.amount,
+        "currency": about.currency,
+        "payment_id": about.payment_id,
+        "order_id": order_id[:64],
+        "installation": installation[:20],
+    }
+
+
+def _is_new(about: Content | None) -> bool:
+    """Return whether processes of the release before would misread it: they know ends of payments only."""
+    ends = (GatewayStatus.SUCCEEDED, GatewayStatus.FAILED, GatewayStatus.CANCELED)
+    return about is not None and not (isinstance(about, Answer) and about.status in ends)
+
+
+def _is_same(adapter: gateways.Gateway, stored: bytes, body: bytes) -> bool:
+    """Return whether two bodies differ only in what is about the delivery."""
+    return adapter.read_webhook(body=stored) == adapter.read_webhook(body=body)
 
 
 def _is_kept(name: str) -> bool:
@@ -142,11 +153,15 @@ def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
     payment, receipt = _lock(receipt_id)
     if receipt.status not in (Status.RECEIVED, Status.UNMATCHED):
         return receipt
-    status, reason = _judge(receipt, payment)
+    try:
+        about = content(receipt)
+    except BadEvent as error:
+        return settle(receipt, Status.QUARANTINED, reason=error.code, now=now)
+    status, reason = _judge(receipt, about, payment)
     if status == Status.APPLIED:
         assert payment is not None
-        status, reason = _apply(receipt, payment, now=now)
-    return _decide(receipt, status, reason=reason, now=now)
+        status, reason = apply(receipt, about, payment, now=now)
+    return settle(receipt, status, reason=reason, now=now)
 
 
 def _lock(receipt_id: str) -> tuple[Payment | None, WebhookReceipt]:
@@ -156,7 +171,19 @@ def _lock(receipt_id: str) -> tuple[Payment | None, WebhookReceipt]:
     return payment, WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
 
 
-def _judge(receipt: WebhookReceipt, payment: Payment | None) -> tuple[Status, str]:
+def content(receipt: WebhookReceipt) -> Content:
+    """
+    Return what a stored webhook says, about the order that its receipt names.
+
+    :raises BadEvent: if it cannot be read, or is about nothing of ours
+    """
+    about = gateways.get(receipt.gateway).read_webhook(body=bytes(receipt.body)).about
+    if about is None:
+        raise BadEvent("The webhook is about nothing of ours.")
+    return replace(about, order_id=receipt.reference)
+
+
+def _judge(receipt: WebhookReceipt, about: Content, payment: Payment | None) -> tuple[Status, str]:
     """Return the status that a receipt gets by what is known of its payment, and the reason."""
     if payment is None or payment.gateway != receipt.gateway:
         if Payment.objects.filter(gateway=receipt.gateway, gateway_payment_id=receipt.payment_id).exists():
@@ -168,21 +195,29 @@ def _judge(receipt: WebhookReceipt, payment: Payment | None) -> tuple[Status, st
         payment.gateway_payment_id = (
             receipt.payment_id
         )  # the reply never came: the webhook has the first word of the id
-    reason = mismatch(payment, receipt)
+    reason = difference(payment, about)
     return (Status.QUARANTINED, reason) if reason else (Status.APPLIED, "")
 
 
-def _apply(receipt: WebhookReceipt, payment: Payment, *, now: datetime) -> tuple[Status, str]:
+def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: datetime) -> tuple[Status, str]:
+    """Let what a webhook says happen to its payment, which is locked; return the new status of its receipt, and why."""
     try:
-        lifecycle.advance(payment, EVENTS[GatewayStatus(receipt.says)], now=now)
+        match about:
+            case Answer():
+                lifecycle.advance(payment, EVENTS[about.status], now=now)
+            case RefundAnswer():
+                return refunds.apply_webhook(about, receipt, now=now)
+            case DisputeAnswer():
+                return disputes.apply_webhook(about, receipt, now=now)
     except lifecycle.Contradiction as contradiction:
         return Status.QUARANTINED, contradiction.code
     return Status.APPLIED, ""
 
 
-def _decide(
+def settle(
     receipt: WebhookReceipt, status: Status, *, reason: str = "", actor: str = "", now: datetime
 ) -> WebhookReceipt:
+    """Store what became of a webhook, and return its receipt."""
     receipt.status, receipt.reason, receipt.handled_at = status, reason, now
     receipt.decided_by = actor or receipt.decided_by
     receipt.save(update_fields=["status", "reason", "handled_at", "decided_by"])
@@ -204,10 +239,21 @@ UPDATE payments_webhookreceipt receipt SET status = '{Status.RECEIVED}' FROM kno
 RETURNING receipt.id, receipt.order_id
 """  # noqa: S608 - the statuses are ours
 
+UPGRADED = f"""
+WITH kept AS (
+    SELECT id FROM payments_webhookreceipt WHERE status = '{Status.RECEIVED}' AND reason = '{UPGRADING}'
+    ORDER BY received_at LIMIT {BATCH}
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE payments_webhookreceipt receipt SET reason = '' FROM kept WHERE receipt.id = kept.id
+RETURNING receipt.id, receipt.order_id
+"""  # noqa: S608 - the statuses are ours
+
 
 def sweep() -> int:
     """
-    Have kept webhooks handled whose payment is known by now, or settled without them; return how many there were.
+    Have kept webhooks handled whose payment is known by now, or settled without them, or which waited for the end of an
+    upgrade; return how many there were.
 
     They count as received again, so that each is handled once for each time that it is found.
     """
@@ -216,177 +262,6 @@ def sweep() -> int:
 
 @transaction.atomic(using="payments")
 def _sweep() -> int:
-    found = rows("payments", KNOWN_NOW)
+    found = rows("payments", KNOWN_NOW) + ([] if settings.UPGRADING else rows("payments", UPGRADED))
     Outgoing.post(*(HandleWebhook(receipt_id=str(receipt_id), order_id=order_id) for receipt_id, order_id in found))
     return len(found)
-
-
-# What operators decide ----------------------------------------------------------------------------------------------
-
-
-@transaction.atomic(using="payments")
-def match(*, receipt_id: str, order_id: str, reason: str, by: Authority, now: datetime) -> WebhookReceipt:
-    """
-    Decide that a kept webhook is about the payment of this order, handle it, and return its receipt.
-
-    The money then pays the order or, if the order was turned back, goes back to whoever paid it.
-
-    :raises NotOpen: if it is not kept
-    :raises DoesNotMatch: if the payment has another gateway, amount, currency, or id at the gateway
-    :raises ReasonMissing: without a reason
-    :raises NeedsSecondPerson: if one person may not decide about this amount alone
-    """
-    by.justify(reason)
-    payment = Payment.lock(order_id)
-    receipt = _open_receipt(receipt_id)
-    if payment is None or payment.gateway != receipt.gateway:
-        raise DoesNotMatch(
-            _g("Order %(order)s has no payment at %(gateway)s.") % {"order": order_id, "gateway": receipt.gateway}
-        )
-    payment.gateway_payment_id = payment.gateway_payment_id or receipt.payment_id
-    receipt.order_id, receipt.installation = order_id, payment.installation
-    if differs := mismatch(payment, receipt):
-        raise DoesNotMatch(
-            _g("The webhook is about other money than the payment of %(order)s: %(reason)s.")
-            % {"order": order_id, "reason": differs}
-        )
-    by.permit(payment.amount, payment.currency)
-    payment.save(update_fields=["gateway_payment_id", "updated_at"])
-    receipt.save(update_fields=["order_id", "installation"])
-    status, differs = _apply(receipt, payment, now=now)
-    return _decide(receipt, status, reason=differs, actor=by.name, now=now)
-
-
-def money_at_gateway(*, receipt_id: str) -> Money:
-    """
-    Return what the gateway itself has of the money of a webhook, whatever the webhook says. Call it outside of any
-    transaction.
-
-    :raises NoMoney: if it has none, or does not answer
-    """
-    receipt = WebhookReceipt.objects.get(pk=receipt_id)
-    try:
-        found = gateways.get(receipt.gateway).status(payment_id=receipt.payment_id)
-    except (GatewayRefused, GatewayUnavailable) as error:
-        raise NoMoney(_g("The gateway does not say what it has: %(error)s") % {"error": error}) from error
-    if found is None or found.status != GatewayStatus.SUCCEEDED or _difference(receipt, found):
-        raise NoMoney(_g("The gateway has no such money."))
-    return Money(found.amount, found.currency)
-
-
-@transaction.atomic(using="payments")
-def refund(*, receipt_id: str, money: Money, reason: str, by: Authority) -> WebhookReceipt:
-    """
-    Decide that the money of a kept webhook belongs to no order, have it refunded, and return the receipt.
-
-    `money` is what the gateway has: see `money_at_gateway`. Nothing is refunded if that has changed by then.
-
-    :raises NotOpen: if the webhook is not kept, is being refunded, or does not say that money came in
-    :raises NotStray: if the money belongs to an order
-    :raises ReasonMissing: without a reason
-    :raises NeedsSecondPerson: if one person may not refund this amount alone
-    """
-    by.justify(reason)
-    receipt = _open_receipt(receipt_id)
-    if receipt.says != GatewayStatus.SUCCEEDED:
-        raise NotOpen(_g("The webhook does not say that money came in."))
-    if receipt.decided_by:
-        raise NotOpen(_g("The money is being refunded already."))
-    if _is_ours(receipt):
-        raise NotStray(_g("The money belongs to an order. Cancel the order to return it."))
-    by.permit(money.amount, money.currency)
-    receipt.decided_by = by.name
-    receipt.save(update_fields=["decided_by"])
-    Outgoing.post(
-        RefundReceipt(
-            receipt_id=str(receipt.pk), order_id=receipt.order_id, amount=money.amount, currency=money.currency
-        )
-    )
-    return receipt
-
-
-def _is_ours(receipt: WebhookReceipt) -> bool:
-    return Payment.objects.filter(gateway=receipt.gateway, gateway_payment_id=receipt.payment_id).exists()
-
-
-def refund_at_gateway(message: RefundReceipt) -> bool:
-    """
-    Have the gateway refund money that belongs to no order. It runs outside of any transaction, and may run again.
-
-    Returns False, and refunds nothing, if the gateway has another amount than was decided about.
-
-    :raises Undeliverable: if the money belongs to an order, or the gateway refuses
-    """
-    receipt = WebhookReceipt.objects.get(pk=message.receipt_id)
-    if receipt.status not in OPEN or _is_ours(receipt):
-        raise Undeliverable("money_is_not_stray", "The money belongs to an order, or was refunded already.")
-    gateway = gateways.get(receipt.gateway)
-    try:
-        found = gateway.status(payment_id=receipt.payment_id)
-        if found is None:
-            raise Undeliverable("no_such_payment", "The gateway knows no such payment.")
-        if different := _difference(receipt, found):
-            raise Undeliverable(different, "The gateway answers about other money than the webhook.")
-        if found.status == GatewayStatus.SUCCEEDED:
-            if (found.amount, found.currency) != _decided(message, receipt):
-                return False
-            gateway.refund(
-                RefundRequest(
-                    payment_id=found.payment_id,
-                    order_id=found.order_id,
-                    amount=found.amount,
-                    currency=found.currency,
-                    idempotency_key=f"{receipt.pk}.refund",
-                )
-            )
-    except GatewayRefused as refused:
-        raise Undeliverable(refused.code, f"The gateway refuses the refund: {refused}") from refused
-    return True
-
-
-def _decided(message: RefundReceipt, receipt: WebhookReceipt) -> tuple[int, str]:
-    """What was decided to be refunded. A message from before it said so means what the webhook says."""
-    if message.amount is None:
-        return receipt.amount, receipt.currency
-    return message.amount, message.currency
-
-
-def _difference(receipt: WebhookReceipt, found: Answer) -> str:
-    """Return in what the gateway speaks of another payment than the webhook did; "" if it is the same."""
-    for name in ("payment_id", "reference"):
-        if getattr(receipt, name) != getattr(found, name):
-            return f"{name.removesuffix('_id')}_mismatch"
-    return ""
-
-
-@transaction.atomic(using="payments")
-def refunded(*, receipt_id: str, done: bool, now: datetime) -> WebhookReceipt:
-    """Record that the money of this webhook was refunded, or that it waits for another decision; return the receipt."""
-    receipt = WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
-    if done:
-        return _decide(receipt, Status.REFUNDED, now=now)
-    receipt.decided_by = ""
-    return _decide(receipt, Status.QUARANTINED, reason="amount_mismatch", now=now)
-
-
-@transaction.atomic(using="payments")
-def discard(*, receipt_id: str, reason: str, by: Authority, now: datetime) -> WebhookReceipt:
-    """
-    Decide that nothing follows from a kept webhook, and return its receipt. Money that it tells of stays where it is.
-
-    :raises NotOpen: if it is not kept
-    :raises ReasonMissing: without a reason
-    :raises NeedsSecondPerson: if one person may not forget this amount alone
-    """
-    by.justify(reason)
-    receipt = _open_receipt(receipt_id)
-    if receipt.says == GatewayStatus.SUCCEEDED:
-        by.permit(receipt.amount, receipt.currency)
-    return _decide(receipt, Status.DISCARDED, reason=reason[:50], actor=by.name, now=now)
-
-
-def _open_receipt(receipt_id: str) -> WebhookReceipt:
-    receipt = WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
-    if receipt.status not in OPEN:
-        raise NotOpen(_g("The webhook is %(status)s.") % {"status": receipt.get_status_display()})
-    return receipt

@@ -19,7 +19,7 @@ from common.admin import (
     display,
 )
 from common.money import Money
-from payments import receipts
+from payments import decisions
 from payments.models import WebhookReceipt
 
 
@@ -31,7 +31,7 @@ class Match(ReasonForm):
 
 
 def _match(call: ActionCall) -> str:
-    receipt = receipts.match(
+    receipt = decisions.match(
         receipt_id=str(call.row.pk), order_id=call.values["order_id"], reason=call.values["reason"], by=call.by,
         now=call.now,
     )  # fmt: skip
@@ -39,27 +39,27 @@ def _match(call: ActionCall) -> str:
 
 
 def _found(call: ActionCall) -> dict[str, Any]:
-    money = receipts.money_at_gateway(receipt_id=str(call.row.pk))
+    money = decisions.money_at_gateway(receipt_id=str(call.row.pk))
     return {"amount": money.amount, "currency": money.currency}
 
 
 def _refund(call: ActionCall) -> str:
-    receipts.refund(
+    decisions.refund(
         receipt_id=str(call.row.pk), money=Money(**call.found), reason=call.values["reason"], by=call.by
     )  # fmt: skip
     return _g("The gateway has been asked to return the money.")
 
 
 def _discard(call: ActionCall) -> None:
-    receipts.discard(receipt_id=str(call.row.pk), reason=call.values["reason"], by=call.by, now=call.now)
+    decisions.discard(receipt_id=str(call.row.pk), reason=call.values["reason"], by=call.by, now=call.now)
 
 
 def _is_open(receipt: WebhookReceipt) -> bool:
-    return receipt.status in receipts.OPEN
+    return receipt.status in decisions.OPEN
 
 
 def _is_refundable(receipt: WebhookReceipt) -> bool:
-    return _is_open(receipt) and receipt.says == receipts.GatewayStatus.SUCCEEDED and not receipt.decided_by
+    return _is_open(receipt) and receipt.says_that_money_came_in and not receipt.decided_by
 
 
 class Open(admin.SimpleListFilter):
@@ -72,7 +72,7 @@ class Open(admin.SimpleListFilter):
         return [("yes", _("for a decision"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(status__in=receipts.OPEN) if self.value() else queryset
+        return queryset.filter(status__in=decisions.OPEN) if self.value() else queryset
 
 
 @admin.register(WebhookReceipt)

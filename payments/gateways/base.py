@@ -97,9 +97,14 @@ class Answer:
     fail_reason: str = ""
     captured: int | None = None  # what the gateway has taken, if that is another amount than requested
     client_secret: str = field(default="", repr=False)  # what the payer's browser needs to pay
-    next_action: dict[str, str] | None = field(default=None, repr=False)  # what the payer has to do: `type`, and `url` of a hosted page
+    next_action: dict[str, str] | None = field(default=None, repr=False)  # `type`, and `url` of a hosted page
     attempt: Attempt | None = None  # the last one that was declined
     authorized_until: datetime | None = None  # when the gateway releases what it has reserved
+
+    @property
+    def taken(self) -> int:
+        """What the gateway has taken of a payment that has succeeded."""
+        return self.amount if self.captured is None else self.captured
 
     @property
     def reference(self) -> str:
@@ -188,6 +193,14 @@ class GatewayUnavailable(Exception):
     code = "gateway_unavailable"
 
 
+class GatewayBroke(GatewayUnavailable):
+    """
+    The gateway answered with an error of its own, which it may repeat for as long as it remembers the key.
+
+    The outcome is unknown as well: ask for it, and go on under another key.
+    """
+
+
 class GatewayRefused(Exception):
     """The gateway refuses a request and has done nothing. `code` says why."""
 
@@ -215,8 +228,12 @@ class Gateway(Protocol):
     def create(self, payment: PaymentRequest) -> Answer:
         """Request a payment and return it."""
 
-    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
-        """Return a payment by its id, or by its order if the id is not known; None if there is no such payment."""
+    def status(self, *, payment_id: str = "", order_id: str = "", since: datetime | None = None) -> Answer | None:
+        """
+        Return a payment by its id, or by its order if the id is not known; None if there is no such payment.
+
+        The search by an order may lag behind, unless it says `since` when there can have been a payment.
+        """
 
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
         """

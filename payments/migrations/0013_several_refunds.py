@@ -16,14 +16,6 @@ class Migration(migrations.Migration):
         AddUniqueOnline(
             model_name="entry",
             constraint=models.UniqueConstraint(
-                condition=models.Q(("kind", "refund"), ("refund_id__isnull", True)),
-                fields=("order_id", "gateway_id"),
-                name="one_return_of_all_per_order",
-            ),
-        ),
-        AddUniqueOnline(
-            model_name="entry",
-            constraint=models.UniqueConstraint(
                 condition=models.Q(("gateway_id", ""), _negated=True),
                 fields=("gateway_id", "kind"),
                 name="one_entry_per_gateway_id_and_kind",

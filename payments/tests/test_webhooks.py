@@ -19,7 +19,7 @@ from common.authority import Authority
 from common.money import Money
 from outbox.models import OutgoingMessage
 from outbox.services import model_of
-from payments import gateway_calls, lifecycle, receipts, services
+from payments import decisions, gateway_calls, lifecycle, receipts, services
 from payments.gateway_calls import GatewayReply
 from payments.gateways.base import Answer
 from payments.gateways.base import Status as GatewayStatus
@@ -308,33 +308,33 @@ class TestAnOperator:
 
     def test_matches_a_webhook_to_its_order(self) -> None:
         receipt_id = self.kept(order_id="mistyped")
-        receipt = receipts.match(receipt_id=receipt_id, order_id="o", reason="seen", by=ROOT, now=timezone.now())
+        receipt = decisions.match(receipt_id=receipt_id, order_id="o", reason="seen", by=ROOT, now=timezone.now())
         assert (receipt.status, receipt.decided_by, work()) == ("applied", "root", ["payment.succeeded"])
 
     @pytest.mark.parametrize("says", [{"amount": 1.0}, {"currency": "EUR"}, {"payment_id": "pay_second"}])
     def test_cannot_match_other_money(self, says: dict[str, Any]) -> None:
         receipt_id = self.kept(**says)
-        with pytest.raises(receipts.DoesNotMatch):
-            receipts.match(receipt_id=receipt_id, order_id="o", reason="seen", by=ROOT, now=timezone.now())
+        with pytest.raises(decisions.DoesNotMatch):
+            decisions.match(receipt_id=receipt_id, order_id="o", reason="seen", by=ROOT, now=timezone.now())
         assert WebhookReceipt.objects.get().status == "quarantined"
         assert not Entry.objects.exists()
 
     def test_discards_a_webhook_once(self) -> None:
         receipt_id = self.kept(amount=1.0)
-        receipts.discard(receipt_id=receipt_id, reason="a test of theirs", by=ROOT, now=timezone.now())
+        decisions.discard(receipt_id=receipt_id, reason="a test of theirs", by=ROOT, now=timezone.now())
         receipt = WebhookReceipt.objects.get()
         assert (receipt.status, receipt.reason, receipt.decided_by) == ("discarded", "a test of theirs", "root")
-        with pytest.raises(receipts.NotOpen):
-            receipts.discard(receipt_id=receipt_id, reason="again", by=ROOT, now=timezone.now())
+        with pytest.raises(decisions.NotOpen):
+            decisions.discard(receipt_id=receipt_id, reason="again", by=ROOT, now=timezone.now())
 
     def test_cannot_return_money_that_belongs_to_an_order(self) -> None:
         receipt_id = self.kept(amount=1.0)
-        with pytest.raises(receipts.NotStray):
-            receipts.refund(receipt_id=receipt_id, money=Money(1, "USD"), reason="stray", by=ROOT)
+        with pytest.raises(decisions.NotStray):
+            decisions.refund(receipt_id=receipt_id, money=Money(1, "USD"), reason="stray", by=ROOT)
 
     def test_has_stray_money_refunded(self) -> None:
         receipt_id = self.kept(payment_id="pay_second")
-        receipts.refund(receipt_id=receipt_id, money=Money(1, "USD"), reason="stray", by=ROOT)
+        decisions.refund(receipt_id=receipt_id, money=Money(1, "USD"), reason="stray", by=ROOT)
         assert work() == ["payments.refund_receipt"]
 
 
