@@ -20,6 +20,9 @@ def place(client: Client, body: Any, **headers: str) -> Any:
     return client.post("/orders", body, content_type="application/json", headers=headers)
 
 
+GOODS = {"position": 1, "type": "item", "of": None}
+
+
 class TestTheThreeShapes:
     def test_products_of_the_catalogue_are_held_at_their_price(self, client: Client, shop: Shop, lamp: str) -> None:
         answer = place(
@@ -35,9 +38,12 @@ class TestTheThreeShapes:
             "user_email": "ann@example.com",
             "status": "reserved",
             "total_amount": 79.8,
+            "tax_amount": 0.0,
+            "discount_amount": 0.0,
+            "shipping_amount": 0.0,
             "currency": "USD",
             "version": 1,
-            "items": [{"product_id": lamp, "sku": "lamp", "name": "Lamp", "quantity": 2, "price": 39.9}],
+            "items": [GOODS | {"product_id": lamp, "sku": "lamp", "name": "Lamp", "quantity": 2, "price": 39.9}],
             "description": None,
             "payment_method": "gateway",
             "payment_id": None,
@@ -68,14 +74,15 @@ class TestTheThreeShapes:
         assert (answer.status_code, answer.json()["status"]) == (201, "pending")
         assert b'"total_amount":1200.0' in answer.content
         assert answer.json()["items"] == [
-            {"product_id": None, "sku": "laptop", "name": None, "quantity": 1, "price": 1200.0}
+            GOODS | {"product_id": None, "sku": "laptop", "name": None, "quantity": 1, "price": 1200.0}
         ]
 
     def test_an_amount_is_one_free_line_paid_from_the_account(self, client: Client) -> None:
         answer = place(client, {"user_id": "ann", "amount": "12.50", "description": "A course"})
         order = answer.json()
         assert (answer.status_code, order["payment_method"], order["total_amount"]) == (201, "account", 12.5)
-        assert order["items"] == [{"product_id": None, "sku": None, "name": "A course", "quantity": 1, "price": 12.5}]
+        line = {"product_id": None, "sku": None, "name": "A course", "quantity": 1, "price": 12.5}
+        assert order["items"] == [GOODS | line]
 
     @pytest.mark.parametrize("amount", [12, 12.5, "12", "12.5", "12.50", 0.01, 999_999_999_999.99])
     def test_amounts_are_exact(self, client: Client, amount: Any) -> None:

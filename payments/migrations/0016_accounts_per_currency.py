@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     atomic = False
 
     dependencies = [
-        ("payments", "0009_indexes"),
+        ("payments", "0015_entries_by_time"),
     ]
 
     operations = [
