@@ -1,24 +1,31 @@
 """
 The payment of an order at its gateway: what can be asked about it, with every answer compared.
 
-# Note [A search proves nothing]: a gateway's list of payments may lag behind, or find what is spelled alike. A payment
-# whose id we do not know is asked for by repeating the request under the same idempotency key: the gateway returns the
-# payment that it has made under that key, or makes it now, and then it can be canceled. Only when the gateway may have
-# forgotten the key, a day later, does an empty search count.
+# Note [The request is repeated]: a payment whose id we do not know is asked for by repeating the request under the same
+idempotency key: the gateway returns the payment that it has made under that key, or makes it now, and then it can be
+canceled. A search could miss what the gateway is still making. Only when the gateway may have forgotten the key, a day
+later, does an empty search count.
+
+# Note [A key that broke]: a gateway that fails in the middle of a call may repeat its failure under that key for as
+long as it remembers it. So each failure ends a key, as each refusal does; and before a call is made under another key,
+the gateway is asked whether the former one had an effect after all.
 """
 
 import logging
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from . import gateways
+from . import gateways, refunds, returns
 from .gateways.base import (
     Answer,
+    CaptureRequest,
     DisputeAnswer,
     GatewayRefused,
     GatewayUnavailable,
     PaymentRequest,
     RefundAnswer,
     RefundRequest,
+    RefundStatus,
 )
 from .gateways.base import Status as GatewayStatus
 from .models import Payment
@@ -26,6 +33,7 @@ from .models import Payment
 logger = logging.getLogger(__name__)
 
 KEYS_LAST = timedelta(hours=23)  # gateways remember idempotency keys for a day
+CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 class AtGateway:
@@ -42,18 +50,26 @@ class AtGateway:
 
     def create(self) -> Answer:
         """Request the payment, or find the one that was requested before."""
+        if self.payment.broken and (known := self._search()) is not None:
+            return known
         request = PaymentRequest(
             order_id=self.payment.reference,
             amount=self.payment.amount,
             currency=self.payment.currency,
-            idempotency_key=f"{self.payment.reference}.charge",
+            idempotency_key=self._key("charge"),
+            capture="manual" if self.payment.is_manual else "automatic",
         )
         try:
             return self._ours(self._gateway.create(request))
         except GatewayRefused:
-            if (known := self._gateway.status(order_id=self.payment.reference)) is not None:
-                return self._ours(known)
+            if (known := self._search()) is not None:
+                return known
             raise
+
+    def _search(self) -> Answer | None:
+        since = self.payment.created_at - CLOCKS_DIFFER
+        found = self._gateway.status(order_id=self.payment.reference, since=since)
+        return found and self._ours(found)
 
     def find(self) -> Answer | None:
         """Return the payment as it is at the gateway; None if it is certain that there is none."""
@@ -62,42 +78,86 @@ class AtGateway:
             found = self._gateway.status(payment_id=payment_id)
             if found is None and is_recent:
                 raise GatewayUnavailable(f"{self._gateway.name}: the payment is not listed.")
-        elif is_recent:
-            try:
-                return self.create()
-            except GatewayRefused:
-                return None
-        else:
-            found = self._gateway.status(order_id=self.payment.reference)
-        return found and self._ours(found)
+            return found and self._ours(found)
+        if not is_recent:
+            return self._search()
+        try:
+            return self.create()
+        except GatewayRefused:
+            return None
 
     def cancel(self, found: Answer) -> Answer:
-        """Cancel a pending payment, and return it; if its money has moved, return it as it is now."""
+        """Cancel a payment whose money has not moved, and return it; if it has moved by now, return it as it is."""
         try:
             answer = self._gateway.cancel(payment_id=found.payment_id, idempotency_key=self._key("void"))
-        except GatewayRefused:
-            moved = self._gateway.status(payment_id=found.payment_id)
-            if moved is None or moved.status == found.status:
-                raise
-            answer = moved
+        except GatewayRefused as refused:
+            answer = self._moved_on(found, refused)
         return self._ours(answer, payment_id=found.payment_id)
 
-    def refund(self, found: Answer) -> Answer:
-        """Have all the money of a payment returned."""
+    def capture(self, found: Answer) -> Answer:
+        """Take the money that is reserved; if it cannot be taken any more, return the payment as it is."""
+        amount = self.payment.to_capture
+        request = CaptureRequest(
+            payment_id=found.payment_id,
+            order_id=self.payment.reference,
+            amount=self.payment.amount if amount is None else amount,
+            currency=self.payment.currency,
+            idempotency_key=self._key("capture"),
+        )
+        try:
+            answer = self._gateway.capture(request)
+        except GatewayRefused as refused:
+            answer = self._moved_on(found, refused)
+        return self._ours(answer, payment_id=found.payment_id)
+
+    def _moved_on(self, found: Answer, refused: GatewayRefused) -> Answer:
+        """Return the payment if it is not as it was found any more, which explains the refusal."""
+        moved = self._gateway.status(payment_id=found.payment_id)
+        if moved is None or moved.status == found.status:
+            raise refused
+        return moved
+
+    def refund(self, found: Answer) -> RefundAnswer | None:
+        """
+        Have the money that is left returned, and return the refund; None if nothing is left to be returned now.
+
+        What was asked for before is not asked for again: the refund is as it is by now.
+        """
+        made = self._gateway.refunds(payment_id=found.payment_id)
+        if (current := returns.current(self.payment, made)) is not None:
+            return current
+        amount = refunds.left(self.payment) if found.status == GatewayStatus.SUCCEEDED else 0
+        return self._refund(found, amount=amount) if amount else None
+
+    def refund_unknown(self, found: Answer) -> Answer:
+        """Have money returned that the ledger does not know, and return the payment without it."""
+        refund = self._refund(found, amount=found.taken)
+        if refund.status == RefundStatus.PENDING:
+            raise GatewayUnavailable(f"{self._gateway.name}: the money is on its way back.")
+        if refund.status == RefundStatus.FAILED:
+            raise GatewayRefused(refund.fail_reason or "refund_failed")
+        return replace(found, status=GatewayStatus.REFUNDED)
+
+    def _refund(self, found: Answer, *, amount: int) -> RefundAnswer:
+        name = returns.name(self.payment)
         request = RefundRequest(
             payment_id=found.payment_id,
             order_id=self.payment.reference,
-            amount=found.amount,
+            amount=amount,
             currency=found.currency,
-            idempotency_key=self._key("refund"),
+            idempotency_key=name,
+            refund_id=name,
         )
-        return self._ours(self._gateway.refund(request), payment_id=found.payment_id)
+        refund = self._gateway.refund(request)
+        if (refund.payment_id, refund.amount, refund.currency) != (found.payment_id, amount, found.currency):
+            logger.error("%s: the gateway answers about another refund: %s", self.payment, refund)
+            raise GatewayUnavailable(f"{self._gateway.name}: the answer is about another refund.")
+        return refund
 
     def _key(self, what: str) -> str:
-        """The idempotency key of a call. A gateway repeats its refusal under the same key, so each refusal ends one."""
-        return ".".join(
-            [self.payment.reference, what, *([str(self.payment.refusals)] if self.payment.refusals else [])]
-        )
+        """The idempotency key of a call: another one after each refusal, and each failure, which end the one before."""
+        number = self.payment.refusals + self.payment.broken
+        return f"{self.payment.reference}.{what}" + (f".{number}" if number else "")
 
     def _ours(self, answer: Answer, *, payment_id: str = "") -> Answer:
         expected = (self.payment.reference, payment_id or self.payment.gateway_payment_id or answer.payment_id)

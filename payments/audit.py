@@ -9,7 +9,7 @@ from .gateways.base import Status as GatewayStatus
 from .models import Account, Entry, Payment, WebhookReceipt
 
 Status = Payment.Status
-CHARGE, REFUND = Entry.Kind.CHARGE, Entry.Kind.REFUND
+CHARGE, REFUND, REFUND_FAILED = Entry.Kind.CHARGE, Entry.Kind.REFUND, Entry.Kind.REFUND_FAILED
 
 
 class Query(NamedTuple):
@@ -73,16 +73,20 @@ LEDGER = {
         FROM (
             SELECT payment.*,
                    coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{CHARGE}'), 0) AS charged,
-                   coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND}'), 0) AS refunded
+                   coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND}'), 0)
+                       - coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND_FAILED}'), 0) AS refunded
             FROM payments_payment payment
             LEFT JOIN payments_entry entry
-                ON entry.order_id = payment.order_id AND entry.kind IN ('{CHARGE}', '{REFUND}')
+                ON entry.order_id = payment.order_id AND entry.kind IN ('{CHARGE}', '{REFUND}', '{REFUND_FAILED}')
             GROUP BY payment.order_id
         ) payment
         WHERE NOT CASE
             WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}', '{Status.REFUND_REFUSED}')
-                THEN charged = payment.amount AND refunded = 0
-            WHEN payment.status = '{Status.REFUNDED}' THEN charged = payment.amount AND refunded = charged
+                THEN (charged = payment.amount OR is_manual AND charged BETWEEN 1 AND payment.amount)
+                     AND refunded BETWEEN 0 AND charged
+            WHEN payment.status = '{Status.REFUNDED}'
+                THEN (charged = payment.amount OR is_manual AND charged BETWEEN 1 AND payment.amount)
+                     AND refunded = charged
             ELSE charged = 0 AND refunded = 0
         END
         """,  # noqa: S608

@@ -14,7 +14,13 @@ def charge(command: messages.Charge) -> None:
     now, money = clock.now("payments"), services.Money(command.amount, command.currency)
     deadline = datetime.fromisoformat(command.deadline) if command.deadline else None
     if command.method == "gateway":
-        services.charge_gateway(order_id=command.order_id, money=money, now=now, deadline=deadline)
+        services.charge_gateway(
+            order_id=command.order_id,
+            money=money,
+            now=now,
+            deadline=deadline,
+            is_manual=command.capture == "manual",
+        )
     else:
         services.charge_account(
             order_id=command.order_id,
@@ -24,6 +30,12 @@ def charge(command: messages.Charge) -> None:
             now=now,
             deadline=deadline,
         )
+
+
+@consumes(messages.Capture)
+def capture(command: messages.Capture) -> None:
+    """Have money that is reserved taken."""
+    services.capture(order_id=command.order_id, amount=command.amount, now=clock.now("payments"))
 
 
 @consumes(messages.Void)

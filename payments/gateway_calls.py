@@ -20,9 +20,9 @@ from common.backlog import work_off
 from outbox import clock
 from outbox.store import Statement
 
-from . import effects, lifecycle, messages
-from .at_gateway import AtGateway
-from .gateways.base import Answer, GatewayRefused, GatewayUnavailable
+from . import attempts, effects, ledger, lifecycle, messages, refunds, returns
+from .at_gateway import AtGateway, difference
+from .gateways.base import Answer, GatewayBroke, GatewayRefused, GatewayUnavailable, RefundAnswer
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
 from .models import ROWS, Outgoing, Payment, WebhookReceipt
@@ -38,14 +38,17 @@ class GatewayReply:
     """
     The reply to a call, and the status for which the call was made.
 
-    It is an answer, a refusal with its code, or no reply; or the deadline had passed, and no call was made. Without any
-    of them the gateway knows no such payment.
+    It is the payment, with the refund that was asked for, if one was; a refusal with its code; or no reply, also where
+    the gateway `broke`; or the deadline had passed, and no call was made. Without any of them the gateway knows no such
+    payment.
     """
 
     status: Status
     answer: Answer | None = None
+    refund: RefundAnswer | None = None
     refused: str = ""
     unavailable: bool = False
+    broke: bool = False
     too_late: bool = False
 
 
@@ -67,13 +70,13 @@ def call_gateway(message: messages.CallGateway) -> GatewayReply | None:
     if status == Status.REQUESTED and not _mark_as_tried(payment, now=now):
         return None
     try:
-        return GatewayReply(status, answer=CALLS[status](AtGateway(payment, now=now), payment))
+        return CALLS[status](AtGateway(payment, now=now), payment)
     except GatewayRefused as refused:
         logger.warning("%s: the gateway refuses the call: %s %s", payment, refused.code, refused)
         return GatewayReply(status, refused=refused.code)
     except GatewayUnavailable as unavailable:
         logger.warning("%s: the gateway does not reply: %s", payment, unavailable)
-        return GatewayReply(status, unavailable=True)
+        return GatewayReply(status, unavailable=True, broke=isinstance(unavailable, GatewayBroke))
 
 
 def _mark_as_tried(payment: Payment, *, now: datetime) -> bool:
@@ -82,34 +85,48 @@ def _mark_as_tried(payment: Payment, *, now: datetime) -> bool:
     return bool(requested.update(tried_at=now, updated_at=now))
 
 
-def _cancel(at: AtGateway, payment: Payment) -> Answer | None:
+def _create(at: AtGateway, payment: Payment) -> GatewayReply:
+    return GatewayReply(Status.REQUESTED, answer=at.create())
+
+
+def _find(at: AtGateway, payment: Payment) -> GatewayReply:
+    return GatewayReply(Status(payment.status), answer=at.find())
+
+
+def _capture(at: AtGateway, payment: Payment) -> GatewayReply:
     found = at.find()
-    if found is not None and found.status == GatewayStatus.PENDING:
+    if found is not None and found.status == GatewayStatus.AUTHORIZED:
+        found = at.capture(found)
+    return GatewayReply(Status.CAPTURING, answer=found)
+
+
+def _cancel(at: AtGateway, payment: Payment) -> GatewayReply:
+    found = at.find()
+    if found is not None and found.status in (GatewayStatus.PENDING, GatewayStatus.AUTHORIZED):
         found = at.cancel(found)
-    if found is not None and _other_money(payment, found):
-        return _refund_in_full(at, found)  # the gateway took another amount: the ledger never records it
-    return found
+    if found is not None and found.status == GatewayStatus.SUCCEEDED and _other_money(payment, found):
+        found = at.refund_unknown(found)  # the gateway took another amount: the ledger never records it
+    return GatewayReply(Status.VOIDING, answer=found)
 
 
-def _refund(at: AtGateway, payment: Payment) -> Answer | None:
-    found = at.find()
+def _refund(at: AtGateway, payment: Payment) -> GatewayReply:
+    found, refund = at.find(), None
     if found is not None and _other_money(payment, found):
         raise GatewayRefused("amount_mismatch", "The gateway names another amount than it took.")
-    return found and _refund_in_full(at, found)
-
-
-def _refund_in_full(at: AtGateway, found: Answer) -> Answer:
-    """Have the gateway return all that it took, if it took anything."""
-    return at.refund(found) if found.status == GatewayStatus.SUCCEEDED else found
+    if found is not None and found.status in (GatewayStatus.SUCCEEDED, GatewayStatus.REFUNDED):
+        refund = at.refund(found)
+    return GatewayReply(Status.REFUNDING, answer=found, refund=refund)
 
 
 def _other_money(payment: Payment, found: Answer) -> bool:
     return (found.amount, found.currency) != (payment.amount, payment.currency)
 
 
-CALLS: dict[Status, Callable[[AtGateway, Payment], Answer | None]] = {
-    Status.REQUESTED: lambda at, payment: at.create(),
-    Status.PENDING: lambda at, payment: at.find(),
+CALLS: dict[Status, Callable[[AtGateway, Payment], GatewayReply]] = {
+    Status.REQUESTED: _create,
+    Status.PENDING: _find,
+    Status.AUTHORIZED: _find,
+    Status.CAPTURING: _capture,
     Status.VOIDING: _cancel,
     Status.REFUNDING: _refund,
 }
@@ -119,11 +136,14 @@ CALLS: dict[Status, Callable[[AtGateway, Payment], Answer | None]] = {
 
 ANSWERS = {
     GatewayStatus.PENDING: Event.PENDING,
+    GatewayStatus.AUTHORIZED: Event.AUTHORIZED,
     GatewayStatus.SUCCEEDED: Event.PAID,
     GatewayStatus.FAILED: Event.UNPAID,
     GatewayStatus.CANCELED: Event.UNPAID,
     GatewayStatus.REFUNDED: Event.UNPAID,
 }
+UNCERTAIN = (Event.DIFFERENT, Event.OUTDATED, Event.OUTDATED_WITH_MONEY)
+WITH_MONEY = (GatewayStatus.PENDING, GatewayStatus.AUTHORIZED, GatewayStatus.SUCCEEDED)
 
 
 def record(*, order_id: str, reply: GatewayReply | None, now: datetime) -> None:
@@ -131,10 +151,21 @@ def record(*, order_id: str, reply: GatewayReply | None, now: datetime) -> None:
     payment = Payment.lock(order_id)
     if payment is None or reply is None:
         return
-    if reply.answer is not None and reply.answer.reference == payment.reference:
-        _learn_payment_id(payment, reply.answer.payment_id)
+    answer = reply.answer
+    if answer is not None and answer.reference == payment.reference:
+        _learn_payment_id(payment, answer.payment_id)
+    if reply.broke and payment.status == reply.status:
+        payment.broken += 1
+        payment.save(update_fields=["broken", "updated_at"])
     event = _known_to_all(payment, _event(payment, reply))
-    lifecycle.advance(payment, event, now=now, refusal=reply.refused or "no_such_payment")
+    if answer is not None and event not in UNCERTAIN:
+        _learn(payment, answer, now=now)
+    captured = answer.captured if answer is not None else None
+    lifecycle.advance(payment, event, now=now, refusal=_refusal(reply), captured=captured, refund=reply.refund)
+
+
+def _refusal(reply: GatewayReply) -> str:
+    return reply.refused or (reply.refund.fail_reason or "refund_failed" if reply.refund else "no_such_payment")
 
 
 def _known_to_all(payment: Payment, event: Event) -> Event:
@@ -153,7 +184,7 @@ def _event(payment: Payment, reply: GatewayReply) -> Event:
     """What this reply means for the payment."""
     answer = reply.answer
     if payment.status != reply.status:
-        has_money = answer is not None and answer.status in (GatewayStatus.PENDING, GatewayStatus.SUCCEEDED)
+        has_money = answer is not None and answer.status in WITH_MONEY
         return Event.OUTDATED_WITH_MONEY if has_money else Event.OUTDATED
     if reply.too_late:
         return Event.NO_REPLY if payment.tried_at else Event.TOO_LATE
@@ -163,24 +194,35 @@ def _event(payment: Payment, reply: GatewayReply) -> Event:
         return Event.REFUSED
     if answer is None:
         return Event.UNKNOWN
-    if reason := mismatch(payment, answer):
+    if payment.status == Status.REFUNDING:
+        return _event_of_return(payment, answer, reply.refund)
+    if reason := difference(payment, answer):
         logger.error("%s: the gateway answers about something else: %s", payment, reason)
-        if payment.status in (Status.REQUESTED, Status.PENDING):  # what is being withdrawn goes, whatever its amount is
+        if payment.status != Status.VOIDING:  # what is being withdrawn goes, whatever its amount is
             return Event.DIFFERENT
     return ANSWERS[answer.status]
 
 
-def mismatch(payment: Payment, said: Answer | WebhookReceipt) -> str:
-    """Return the first thing that differs between this payment and what the gateway says of one; "" if nothing does."""
-    for name, ours, theirs in (
-        ("order", payment.reference, said.reference),
-        ("payment", payment.gateway_payment_id, said.payment_id),
-        ("currency", payment.currency, said.currency),
-        ("amount", payment.amount, said.amount),
-    ):
-        if ours != theirs:
-            return f"{name}_mismatch"
-    return ""
+def _event_of_return(payment: Payment, answer: Answer, refund: RefundAnswer | None) -> Event:
+    """What it means for a payment whose money is being returned that it, and perhaps a refund of it, is like this."""
+    if refund is not None:
+        payment.gateway_refund_id = refund.gateway_refund_id
+        payment.save(update_fields=["gateway_refund_id", "updated_at"])
+        return returns.event(payment, refund) or Event.RETURN_PENDING
+    kept = ledger.of_order(payment.order_id).kept
+    if not kept:
+        return Event.UNPAID
+    if refunds.left(payment) < kept:
+        return Event.RETURN_PENDING  # of a part, or it is disputed
+    return ANSWERS[answer.status]
+
+
+def _learn(payment: Payment, answer: Answer, *, now: datetime) -> None:
+    """Keep what the gateway says of this payment besides its status. The payment is stored when it advances."""
+    attempts.keep(payment, answer, now=now)
+    payment.authorized_until = answer.authorized_until or payment.authorized_until
+    if payment.status in Payment.PAYABLE:
+        payment.client_secret, payment.next_action = answer.client_secret[:255], answer.next_action
 
 
 def _learn_payment_id(payment: Payment, payment_id: str) -> None:

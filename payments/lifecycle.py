@@ -129,8 +129,8 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     # the money is only reserved, until orders wants it, or somebody captures it at the gateway, or it expires
     (REQUESTED,  E.AUTHORIZED):         Step(AUTHORIZED, (announce,)),
     (PENDING,    E.AUTHORIZED):         Step(AUTHORIZED, (announce,)),
-    (REQUESTED,  E.WEBHOOK_AUTHORIZED): Step(AUTHORIZED, (announce,)),
-    (PENDING,    E.WEBHOOK_AUTHORIZED): Step(AUTHORIZED, (announce,)),
+    (REQUESTED,  E.WEBHOOK_AUTHORIZED): Step(PENDING,    (announce, call_gateway)),
+    (PENDING,    E.WEBHOOK_AUTHORIZED): Step(PENDING,    (call_gateway,)),  # the reply says until when
     (AUTHORIZED, E.AUTHORIZED):         Step(AUTHORIZED),
     (AUTHORIZED, E.CAPTURE):            Step(CAPTURING,  (call_gateway,)),
     (AUTHORIZED, E.PAID):               Step(SUCCEEDED,  (record_capture, announce)),

@@ -18,7 +18,7 @@ from common.backlog import work_off
 from common.errors import Refusal
 from outbox import metrics
 
-from . import disputes, gateways, lifecycle, refunds
+from . import attempts, disputes, gateways, lifecycle, refunds, returns
 from .at_gateway import difference
 from .gateways.base import Answer, BadEvent, DisputeAnswer, RefundAnswer
 from .gateways.base import Status as GatewayStatus
@@ -204,13 +204,27 @@ def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: dat
     try:
         match about:
             case Answer():
-                lifecycle.advance(payment, EVENTS[about.status], now=now)
+                attempts.keep(payment, about, now=now)
+                lifecycle.advance(payment, EVENTS[about.status], now=now, captured=about.captured)
+            case RefundAnswer() if returns.is_ours(payment, about):
+                return _apply_return(about, payment, now=now)
             case RefundAnswer():
                 return refunds.apply_webhook(about, receipt, now=now)
             case DisputeAnswer():
                 return disputes.apply_webhook(about, receipt, now=now)
     except lifecycle.Contradiction as contradiction:
         return Status.QUARANTINED, contradiction.code
+    return Status.APPLIED, ""
+
+
+def _apply_return(refund: RefundAnswer, payment: Payment, *, now: datetime) -> tuple[Status, str]:
+    event = returns.event(payment, refund)
+    if event == Event.DIFFERENT:
+        return Status.QUARANTINED, "amount_mismatch"
+    if event is not None:
+        payment.gateway_refund_id = refund.gateway_refund_id
+        refusal = (refund.fail_reason or "refund_failed")[:50]
+        lifecycle.advance(payment, event, now=now, refusal=refusal, refund=refund)
     return Status.APPLIED, ""
 
 

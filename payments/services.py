@@ -12,7 +12,7 @@ from common.errors import Refusal
 from common.locks import take_turn
 from common.money import LARGEST, Money
 
-from . import lifecycle
+from . import ledger, lifecycle
 from .ledger import CASH, CORRECTIONS, InsufficientFunds, move, system_account
 from .lifecycle import Event
 from .models import ROWS, Account, Entry, Payment
@@ -253,9 +253,12 @@ def charge_account(
 
 
 @transaction.atomic(using="payments")
-def charge_gateway(*, order_id: str, money: Money, now: datetime, deadline: datetime | None = None) -> Payment:
+def charge_gateway(
+    *, order_id: str, money: Money, now: datetime, deadline: datetime | None = None, is_manual: bool = False
+) -> Payment:
     """
-    Begin to take the money of an order through the gateway, and return the payment; it fails after the deadline.
+    Begin to take the money of an order through the gateway, or only to reserve it, and return the payment; it fails
+    after the deadline.
 
     If the order has a payment already, that one is returned, and its status is announced again.
     """
@@ -271,9 +274,33 @@ def charge_gateway(*, order_id: str, money: Money, now: datetime, deadline: date
         # Processes of the release before would ask the gateway for it under another name.
         installation="" if settings.UPGRADING else settings.INSTALLATION,
         deadline=deadline,
+        is_manual=is_manual,
     )
     is_late = deadline is not None and deadline <= now
     return lifecycle.begin(payment, Event.TOO_LATE if is_late else event, now=now)
+
+
+class NothingReserved(Refusal):
+    """There is no such payment, or it does not reserve as much as is to be captured."""
+
+    code = "not_authorized"
+
+
+@transaction.atomic(using="payments", savepoint=False)
+def capture(*, order_id: str, amount: int, now: datetime) -> Payment:
+    """
+    Have this much of the money that is reserved for an order taken, and the rest released; return the payment.
+
+    If the money is not reserved, or not any more, the status of the payment is announced again.
+
+    :raises NothingReserved: if the order has no payment, or one of less than that
+    """
+    payment = Payment.lock(order_id)
+    if payment is None or not 0 < amount <= payment.amount:
+        raise NothingReserved(_g("No such amount is reserved for order %(order)s.") % {"order": order_id})
+    if payment.status == Payment.Status.AUTHORIZED:
+        payment.to_capture = amount
+    return lifecycle.advance(payment, Event.CAPTURE, now=now)
 
 
 @transaction.atomic(using="payments", savepoint=False)
@@ -287,8 +314,13 @@ def give_back(*, order_id: str, now: datetime) -> Payment:
     payment = Payment.lock(order_id)
     if payment is None:
         return lifecycle.begin(Payment(order_id=order_id), Event.WITHDRAW_HERE, now=now)
-    is_at_gateway = payment.gateway_payment_id or payment.tried_at
+    is_at_gateway = (payment.gateway_payment_id or payment.tried_at) and not _is_all_back(payment)
     return lifecycle.advance(payment, Event.WITHDRAW if is_at_gateway else Event.WITHDRAW_HERE, now=now)
+
+
+def _is_all_back(payment: Payment) -> bool:
+    """Return whether the money came in and is back already, part by part."""
+    return payment.status == Payment.Status.SUCCEEDED and not ledger.of_order(payment.order_id).kept
 
 
 class NotRefused(Refusal):
