@@ -142,6 +142,10 @@ GATEWAY_TIMEOUT = (
     env.seconds("GATEWAY_CONNECT_TIMEOUT", default=3),
     env.seconds("GATEWAY_READ_TIMEOUT", default=10),
 )
+# What a gateway has booked is compared with the ledger every night, for so many days; what is younger is in flight.
+RECONCILE_HOUR = env.whole("RECONCILE_HOUR", default=2, max_value=23)  # UTC
+RECONCILE_DAYS = env.whole("RECONCILE_DAYS", default=3, min_value=1, max_value=366)
+RECONCILE_GRACE = timedelta(seconds=env.seconds("RECONCILE_GRACE_SECONDS", default=3600))
 WEBHOOKS_ALLOW_LOOPBACK = env.flag("WEBHOOKS_ALLOW_LOOPBACK", default=EMBEDDED)
 WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED = env.flag("WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED", default=False)
 

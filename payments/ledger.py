@@ -16,6 +16,7 @@ from .models import ROWS, Account, Entry, Payment
 CASH = "cash"  # the outside world: money comes from it by deposits and gateways, and goes back to it
 REVENUE = "revenue"  # what customers have paid
 CORRECTIONS = "corrections"  # the other side of operators' corrections
+FEES = "fees"  # what gateways have kept
 
 BALANCE = "UPDATE payments_account SET balance = balance + %s WHERE id = %s AND balance + %s >= 0"
 

@@ -117,6 +117,7 @@ class Difference(models.Model):
     currency_here = models.CharField(_("currency in the ledger"), max_length=3, blank=True)
     at = models.DateTimeField(_("at"))
     found_at = models.DateTimeField(_("found at"))
+    seen_at = models.DateTimeField(_("last seen at"))  # by a run
     tried_at = models.DateTimeField(_("repair tried at"), null=True)
     closed_at = models.DateTimeField(_("closed at"), null=True)
     closed_by = models.CharField(_("closed by"), max_length=150, blank=True)

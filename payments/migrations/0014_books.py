@@ -68,6 +68,7 @@ class Migration(migrations.Migration):
                 ("currency_here", models.CharField(blank=True, max_length=3, verbose_name="currency in the ledger")),
                 ("at", models.DateTimeField(verbose_name="at")),
                 ("found_at", models.DateTimeField(verbose_name="found at")),
+                ("seen_at", models.DateTimeField(verbose_name="last seen at")),
                 ("tried_at", models.DateTimeField(null=True, verbose_name="repair tried at")),
                 ("closed_at", models.DateTimeField(null=True, verbose_name="closed at")),
                 ("closed_by", models.CharField(blank=True, max_length=150, verbose_name="closed by")),
