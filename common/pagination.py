@@ -54,7 +54,7 @@ class KeysetPagination(BasePagination):
         """Refuse unknown parameters: a misspelled filter must not show everything."""
         filters = getattr(getattr(view, "filterset_class", None), "base_filters", ())
         own = [name for name, there in (("sort", self.sorts), ("expand", getattr(view, "expandable", ()))) if there]
-        known = {"limit", "cursor", "format", *own, *filters}
+        known = {"limit", "cursor", "format", *own, *getattr(view, "parameters", ()), *filters}
         if unknown := [name for name in request.query_params if name not in known]:
             raise ValidationError({name: [_("There is no such filter.")] for name in unknown})
 

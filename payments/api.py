@@ -244,6 +244,7 @@ class Entries(OneAccount):
 
     serializer_class = EntryShown
     pagination_class = EntriesByTime
+    parameters = ("currency",)
     queryset = Entry.objects.none()
 
     @extend_schema(operation_id="list_entries", parameters=[CURRENCY], responses=EntryShown(many=True))
