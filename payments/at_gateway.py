@@ -67,19 +67,22 @@ class AtGateway:
             raise
 
     def _search(self) -> Answer | None:
-        since = self.payment.created_at - CLOCKS_DIFFER
+        # While the search may lag behind, all payments since then are listed.
+        since = self.payment.created_at - CLOCKS_DIFFER if self._is_recent() else None
         found = self._gateway.status(order_id=self.payment.reference, since=since)
         return found and self._ours(found)
 
+    def _is_recent(self) -> bool:
+        return self.now - self.payment.created_at < KEYS_LAST
+
     def find(self) -> Answer | None:
         """Return the payment as it is at the gateway; None if it is certain that there is none."""
-        is_recent = self.now - self.payment.created_at < KEYS_LAST
         if payment_id := self.payment.gateway_payment_id:
             found = self._gateway.status(payment_id=payment_id)
-            if found is None and is_recent:
+            if found is None and self._is_recent():
                 raise GatewayUnavailable(f"{self._gateway.name}: the payment is not listed.")
             return found and self._ours(found)
-        if not is_recent:
+        if not self._is_recent():
             return self._search()
         try:
             return self.create()

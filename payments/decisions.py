@@ -142,7 +142,9 @@ def _is_ours(receipt: WebhookReceipt) -> bool:
 
 def refund_at_gateway(message: RefundReceipt) -> bool:
     """
-    Have the gateway refund money that belongs to no order. It runs outside of any transaction, and may run again.
+    Have the gateway refund money that belongs to no order, or cancel the payment before any money comes in.
+
+    It runs outside of any transaction, and may run again.
 
     Returns False, and refunds nothing, if the gateway has another amount than was decided about.
 
@@ -158,6 +160,8 @@ def refund_at_gateway(message: RefundReceipt) -> bool:
             raise Undeliverable("no_such_payment", "The gateway knows no such payment.")
         if different := _difference(receipt, found):
             raise Undeliverable(different, "The gateway answers about other money than the webhook.")
+        if found.status in (GatewayStatus.PENDING, GatewayStatus.AUTHORIZED):
+            gateway.cancel(payment_id=found.payment_id, idempotency_key=f"{receipt.pk}.void")
         if found.status == GatewayStatus.SUCCEEDED:
             if (found.taken, found.currency) != _decided(message, receipt):
                 return False

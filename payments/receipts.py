@@ -20,10 +20,10 @@ from outbox import metrics
 
 from . import attempts, disputes, gateways, lifecycle, refunds, returns
 from .at_gateway import difference
-from .gateways.base import Answer, BadEvent, DisputeAnswer, RefundAnswer
+from .gateways.base import Answer, BadEvent, DisputeAnswer, RefundAnswer, RefundStatus
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
-from .messages import HandleWebhook
+from .messages import HandleWebhook, RefundReceipt
 from .metrics import WEBHOOKS
 from .models import Outgoing, Payment, WebhookReceipt
 
@@ -161,6 +161,10 @@ def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
     if status == Status.APPLIED:
         assert payment is not None
         status, reason = apply(receipt, about, payment, now=now)
+    elif payment is not None and _is_second(payment, about):
+        return _return_second(receipt, now=now)
+    elif _is_return_of_stray(receipt):
+        status, reason = Status.DISCARDED, "return_of_stray_money"
     return settle(receipt, status, reason=reason, now=now)
 
 
@@ -197,6 +201,35 @@ def _judge(receipt: WebhookReceipt, about: Content, payment: Payment | None) -> 
         )  # the reply never came: the webhook has the first word of the id
     reason = difference(payment, about)
     return (Status.QUARANTINED, reason) if reason else (Status.APPLIED, "")
+
+
+def _is_second(payment: Payment, about: Content) -> bool:
+    """Return whether this is another payment that we have made for the order, after the gateway broke at the first."""
+    return (
+        isinstance(about, Answer)
+        and payment.broken > 0
+        and "" != payment.gateway_payment_id != about.payment_id
+        and not difference(payment, replace(about, payment_id=payment.gateway_payment_id))
+    )
+
+
+def _is_return_of_stray(receipt: WebhookReceipt) -> bool:
+    """Return whether this is a refund, and has not failed, of money that was decided to belong to no order."""
+    decided = WebhookReceipt.objects.filter(gateway=receipt.gateway, payment_id=receipt.payment_id, about=About.PAYMENT)
+    return (
+        receipt.about == About.REFUND
+        and receipt.says != RefundStatus.FAILED
+        and decided.exclude(decided_by="").exclude(status=Status.DISCARDED).exists()
+    )
+
+
+def _return_second(receipt: WebhookReceipt, *, now: datetime) -> WebhookReceipt:
+    """Have the gateway cancel or refund a second payment of the order."""
+    command = RefundReceipt(
+        receipt_id=str(receipt.pk), order_id=receipt.order_id, amount=receipt.amount, currency=receipt.currency
+    )
+    Outgoing.post(command)
+    return settle(receipt, Status.QUARANTINED, reason="second_payment", actor="payments", now=now)
 
 
 def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: datetime) -> tuple[Status, str]:

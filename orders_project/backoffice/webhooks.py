@@ -1,5 +1,6 @@
 """Webhooks received from gateways, and the decisions about those that match no payment."""
 
+import re
 from typing import Any
 
 from django import forms
@@ -62,6 +63,15 @@ def _is_refundable(receipt: WebhookReceipt) -> bool:
     return _is_open(receipt) and receipt.says_that_money_came_in and not receipt.decided_by
 
 
+# What lets its holder pay, or see a payment at the gateway, is for the payer alone.
+SECRET = re.compile(rb'("client_secret"\s*:\s*)"[^"]*"')
+
+
+@admin.display(description=_("body"))
+def _body(receipt: WebhookReceipt) -> Any:
+    return display.laid_out(SECRET.sub(rb'\1"***"', bytes(receipt.body)))
+
+
 class Open(admin.SimpleListFilter):
     """Webhooks that wait for a decision or for their payment."""
 
@@ -80,7 +90,7 @@ class WebhooksIn(ReadOnlyAdmin):
     """Webhooks received from gateways."""
 
     list_display = (
-        "webhook_id", "gateway", display.status(), "reason", "says", display.amount("amount", _("amount")),
+        "webhook_id", "gateway", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
@@ -88,8 +98,8 @@ class WebhooksIn(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", display.status(), "reason", "says", display.amount("amount", _("amount")),
-        "payment_id", display.order(), display.json("headers", _("headers")), display.json("body", _("body")),
+        "gateway", "webhook_id", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
+        "payment_id", display.order(), display.json("headers", _("headers")), _body,
         "decided_by", "received_at", "handled_at",
     )  # fmt: skip
     page_actions = (

@@ -55,13 +55,16 @@ TABLES: dict[str, dict[str, str]] = {
     "payments": OUTBOX
     | {
         "payments.Account": KEEP,
+        "payments.Attempt": ADD,
         "payments.Difference": KEEP,
+        "payments.Dispute": KEEP,
         "payments.Entry": ADD,
         "payments.GatewayTransaction": KEEP,
         "payments.IdempotencyKey": ALL,
         "payments.Payment": KEEP,
         "payments.PerformedAction": ALL,
         "payments.Reconciliation": KEEP,
+        "payments.Refund": KEEP,
         "payments.WebhookReceipt": KEEP,
     },
     "processing": OUTBOX

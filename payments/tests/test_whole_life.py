@@ -1,0 +1,509 @@
+"""Payments from the first call to the last refund, whatever the gateway, its webhooks and the network do."""
+
+import operator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+from payments import decisions, gateway_calls, gateways, ledger, messages, reading, receipts, services
+from payments.gateways.base import RefundStatus, Status
+from payments.models import Attempt, Entry, Outgoing, Payment, WebhookReceipt
+from payments.tests.model_gateway import ModelGateway
+
+NOW = timezone.now()
+MONEY = services.Money(1000, "USD")
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def gateway(settings: Any, monkeypatch: pytest.MonkeyPatch) -> ModelGateway:
+    settings.PAYMENT_GATEWAY = "model"
+    monkeypatch.setitem(gateways.BREAKERS, "model", ModelGateway().breaker)
+    return installed(monkeypatch.setitem)
+
+
+def installed(setitem: Any) -> ModelGateway:
+    model = ModelGateway()
+    setitem(gateways.GATEWAYS, "model", lambda breaker: model)
+    return model
+
+
+# What drives it -----------------------------------------------------------------------------------------------------
+
+
+def work() -> list[dict[str, Any]]:
+    """Handle what payments has posted to itself, and return what it has told orders, with the types."""
+    told = []
+    while (row := Outgoing.objects.filter(published_at=None).order_by("id").first()) is not None:
+        told += handle(row)
+    return told
+
+
+def handle(row: Any) -> list[dict[str, Any]]:
+    """Handle one message of payments to itself; return it if it is to orders."""
+    Outgoing.objects.filter(pk=row.pk).update(published_at=NOW)
+    match row.type:
+        case "payments.turn_to_gateway":
+            call(row.data["order_id"])
+        case "payments.handle_webhook":
+            receipts.handle(receipt_id=row.data["receipt_id"], now=timezone.now())
+        case "payments.refund_receipt":
+            done = decisions.refund_at_gateway(messages.RefundReceipt(**row.data))
+            decisions.refunded(receipt_id=row.data["receipt_id"], done=done, now=timezone.now())
+        case _:
+            return [{"type": row.type} | row.data]
+    return []
+
+
+def call(order_id: str) -> None:
+    reply = gateway_calls.call_gateway(messages.CallGateway(order_id=order_id))
+    with transaction.atomic("payments"):
+        gateway_calls.record(order_id=order_id, reply=reply, now=timezone.now())
+
+
+def ask_again() -> list[dict[str, Any]]:
+    gateway_calls.post_due_calls(now=timezone.now() + timedelta(days=30))
+    return work()
+
+
+def deliver(*bodies: bytes) -> None:
+    for body in bodies:
+        receipts.receive(gateway="model", headers={}, body=body, now=timezone.now())
+
+
+def deliver_all(gateway: ModelGateway) -> list[dict[str, Any]]:
+    deliver(*gateway.webhooks)
+    gateway.webhooks.clear()
+    return work()
+
+
+def types(told: list[dict[str, Any]]) -> list[str]:
+    return [message["type"] for message in told]
+
+
+def begin(order_id: str = "o", **how: Any) -> Payment:
+    services.charge_gateway(order_id=order_id, money=MONEY, now=timezone.now(), **how)
+    work()
+    return stored(order_id)
+
+
+def authorized(gateway: ModelGateway) -> Payment:
+    begin(is_manual=True)
+    gateway.pays("pay_1")
+    deliver_all(gateway)
+    return stored()
+
+
+def stored(order_id: str = "o") -> Payment:
+    return Payment.objects.get(pk=order_id)
+
+
+def moved(order_id: str = "o") -> list[tuple[str, int]]:
+    return list(Entry.objects.filter(order_id=order_id).order_by("id").values_list("kind", "amount"))
+
+
+def view() -> reading.PaymentView:
+    found = reading.payment_of("o")
+    assert found is not None
+    return found
+
+
+# Paying -------------------------------------------------------------------------------------------------------------
+
+
+class TestPaying:
+    def test_is_possible_again_after_declines_which_are_listed_once_each(self, gateway: ModelGateway) -> None:
+        begin()
+        gateway.declines("pay_1", "insufficient_funds")
+        gateway.declines("pay_1", "expired_card")
+        deliver(*gateway.webhooks, *gateway.webhooks[::-1])
+        assert work() == []
+        ask_again()  # the gateway tells of the last one again
+        assert [(a.code, a.message) for a in view().attempts] == [
+            ("insufficient_funds", "Declined."), ("expired_card", "Declined."),
+        ]  # fmt: skip
+        assert (view().status, view().client_secret) == ("pending", "pay_1_secret")
+        gateway.webhooks.clear()
+        gateway.pays("pay_1")
+        assert types(deliver_all(gateway)) == ["payment.succeeded"]
+        assert (view().captured_amount, view().client_secret) == (1000, "")
+        assert Attempt.objects.count() == 2
+
+    def test_needs_what_the_gateway_says_now_and_not_what_a_late_webhook_said(self, gateway: ModelGateway) -> None:
+        begin()
+        gateway.change("pay_1", next_action={"type": "redirect", "url": "https://bank.example/1"})
+        late = gateway.webhooks.pop()
+        gateway.change("pay_1", next_action=None)
+        deliver_all(gateway)
+        assert view().next_action is None
+        gateway.change("pay_1", next_action={"type": "redirect", "url": "https://bank.example/2"})
+        deliver(*gateway.webhooks, late)
+        work()
+        assert view().next_action == {"type": "redirect", "url": "https://bank.example/2"}
+
+    def test_needs_a_secret_that_is_shown_until_the_deadline_and_kept_until_the_end(
+        self, gateway: ModelGateway
+    ) -> None:
+        begin(deadline=timezone.now() + timedelta(hours=1))
+        assert (view().client_secret, view().expires_at) == ("pay_1_secret", stored().deadline)
+        Payment.objects.update(deadline=timezone.now())
+        assert view().client_secret == ""
+        services.give_back(order_id="o", now=timezone.now())
+        assert stored().client_secret == ""
+        assert types(work()) == ["payment.voided"]
+
+    def test_leaves_its_secret_in_no_message_and_no_log(
+        self, gateway: ModelGateway, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        begin()
+        gateway.change("pay_1", amount=1)
+        gateway.fault = "lost"
+        ask_again()
+        ask_again()
+        assert "amount_mismatch" in caplog.text
+        assert "secret" not in caplog.text + str(list(Outgoing.objects.values_list("data", flat=True)))
+
+    def test_ends_with_what_the_payer_did_last(self, gateway: ModelGateway) -> None:
+        """A declined attempt that is told of late undoes nothing."""
+        begin()
+        gateway.declines("pay_1")
+        late = gateway.webhooks.pop()
+        gateway.pays("pay_1")
+        assert types(deliver_all(gateway)) == ["payment.succeeded"]
+        deliver(late)
+        assert work() == []
+        assert (stored().status, Attempt.objects.count(), moved()) == ("succeeded", 1, [("charge", 1000)])
+
+
+# Captures -----------------------------------------------------------------------------------------------------------
+
+
+class TestACapture:
+    @pytest.mark.parametrize("amount", [1000, 1])
+    def test_takes_what_orders_wants(self, gateway: ModelGateway, amount: int) -> None:
+        assert authorized(gateway).status == "authorized"
+        assert (view().authorized_amount, view().captured_amount, view().client_secret) == (1000, 0, "")
+        services.capture(order_id="o", amount=amount, now=timezone.now())
+        [told] = work()
+        assert (told["type"], told["amount"]) == ("payment.succeeded", amount)
+        deliver_all(gateway)
+        assert moved() == [("charge", amount)]
+        assert (view().authorized_amount, view().captured_amount) == (1000, amount)
+
+    def test_is_announced_with_when_the_reservation_ends(self, gateway: ModelGateway) -> None:
+        begin(is_manual=True)
+        until = NOW + timedelta(days=7)
+        gateway.pays("pay_1")
+        gateway.payments["pay_1"].answer = gateway.payments["pay_1"].answer.__class__(
+            **{**vars(gateway.payments["pay_1"].answer), "authorized_until": until}
+        )
+        [told] = deliver_all(gateway)
+        assert told == {
+            "type": "payment.authorized", "order_id": "o", "payment_id": "pay_1", "amount": 1000,
+            "expires_at": until.isoformat(),
+        }  # fmt: skip
+        assert stored().ask_at == until
+
+    def test_by_hand_at_the_gateway_is_recorded_as_it_is(self, gateway: ModelGateway) -> None:
+        authorized(gateway)
+        gateway.captures_by_hand("pay_1", 300)
+        [told] = deliver_all(gateway)
+        assert (told["type"], told["amount"], moved()) == ("payment.succeeded", 300, [("charge", 300)])
+
+    def test_of_more_than_was_reserved_is_not_believed(self, gateway: ModelGateway) -> None:
+        authorized(gateway)
+        gateway.captures_by_hand("pay_1", 1001)
+        assert deliver_all(gateway) == []
+        assert (WebhookReceipt.objects.last().reason, moved()) == ("capture_mismatch", [])  # type: ignore[union-attr]
+
+    @pytest.mark.parametrize("status", ["authorized", "capturing"])
+    def test_is_not_possible_after_the_reservation_has_expired(self, gateway: ModelGateway, status: str) -> None:
+        authorized(gateway)
+        if status == "capturing":
+            services.capture(order_id="o", amount=1000, now=timezone.now())
+        gateway.change("pay_1", status=Status.CANCELED)
+        told = work() + deliver_all(gateway) + ask_again()
+        assert [(m["type"], m["reason"]) for m in told] == [("payment.failed", "authorization_expired")]
+        assert (stored().status, moved()) == ("failed", [])
+
+    def test_that_is_refused_releases_the_money_and_tells_why(
+        self, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        authorized(gateway)
+        services.capture(order_id="o", amount=1000, now=timezone.now())
+        monkeypatch.setattr(gateway, "capture", lambda capture: gateway.refund(capture))
+        gateway.payments["pay_1"].is_manual = False
+        [told] = work()
+        assert (told["type"], told["reason"]) == ("payment.failed", "capture_refused")
+        assert (stored().status, gateway.payments["pay_1"].answer.status) == ("voided", Status.CANCELED)
+
+    @pytest.mark.parametrize("order", ["void first", "capture first"])
+    def test_and_a_void_end_without_money(self, gateway: ModelGateway, order: str) -> None:
+        authorized(gateway)
+        services.capture(order_id="o", amount=700, now=timezone.now())
+        if order == "capture first":
+            work()
+        services.give_back(order_id="o", now=timezone.now())
+        told = types(work() + deliver_all(gateway))
+        assert told[-1] == {"void first": "payment.voided", "capture first": "payment.refunded"}[order]
+        assert ledger.of_order("o").kept == 0
+        assert gateway.payments["pay_1"].back in (0, 700)
+
+    @pytest.mark.parametrize("amount", [0, 1001, -1])
+    def test_of_an_amount_that_is_not_reserved_is_refused(self, gateway: ModelGateway, amount: int) -> None:
+        authorized(gateway)
+        with pytest.raises(services.NothingReserved):
+            services.capture(order_id="o", amount=amount, now=timezone.now())
+
+    def test_is_not_asked_of_a_payment_that_the_gateway_only_reserves_by_itself(self, gateway: ModelGateway) -> None:
+        begin()
+        gateway.change("pay_1", status=Status.AUTHORIZED)
+        assert deliver_all(gateway) == []
+        assert (stored().status, WebhookReceipt.objects.get().reason) == ("pending", "capture_mismatch")
+
+
+# The refund of all that is left -------------------------------------------------------------------------------------
+
+
+def paid(gateway: ModelGateway) -> Payment:
+    begin()
+    gateway.pays("pay_1")
+    deliver_all(gateway)
+    return stored()
+
+
+def being_returned(gateway: ModelGateway) -> str:
+    """Have a refund made that is on its way, and return its id."""
+    paid(gateway)
+    gateway.refunds_become = RefundStatus.PENDING
+    services.give_back(order_id="o", now=timezone.now())
+    assert work() == []
+    assert (stored().status, moved()) == ("refunding", [("charge", 1000)])
+    return stored().gateway_refund_id
+
+
+class TestAReturn:
+    @pytest.mark.parametrize("way", ["webhook", "asked"])
+    def test_that_is_pending_is_no_return_yet(self, gateway: ModelGateway, way: str) -> None:
+        number = being_returned(gateway)
+        assert deliver_all(gateway) == ask_again() == []
+        assert len(gateway.payments["pay_1"].refunds) == 1
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        assert types(deliver_all(gateway) if way == "webhook" else ask_again()) == ["payment.refunded"]
+        assert deliver_all(gateway) == []
+        assert moved() == [("charge", 1000), ("refund", 1000)]
+
+    @pytest.mark.parametrize("way", ["webhook", "asked"])
+    def test_that_fails_waits_for_a_person_and_can_be_tried_again(self, gateway: ModelGateway, way: str) -> None:
+        number = being_returned(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED, "lost_or_stolen_card")
+        [told] = deliver_all(gateway) if way == "webhook" else ask_again()
+        assert (told["type"], told["reason"]) == ("payment.return_refused", "lost_or_stolen_card")
+        assert deliver_all(gateway) == []
+        gateway.refunds_become = RefundStatus.SUCCEEDED
+        services.try_return_again(order_id="o", now=timezone.now())
+        assert types(work() + deliver_all(gateway)) == ["payment.refunded"]
+        assert moved() == [("charge", 1000), ("refund", 1000)]
+
+    def test_that_fails_after_it_had_succeeded_is_taken_back_in_the_ledger(self, gateway: ModelGateway) -> None:
+        number = being_returned(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED)
+        assert types(deliver_all(gateway)) == ["payment.refunded", "payment.return_refused"]
+        assert moved() == [("charge", 1000), ("refund", 1000), ("refund_failed", 1000)]
+        services.settle_by_hand(order_id="o", reason="bank transfer 7", by=decisions.Authority("ann"), now=NOW)
+        assert types(work()) == ["payment.refunded"]
+        assert (ledger.of_order("o").kept, moved()[-1]) == (0, ("refund", 1000))
+
+    def test_follows_its_webhooks_in_any_order_and_number(self, gateway: ModelGateway) -> None:
+        number = being_returned(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED)
+        deliver(*gateway.webhooks[::-1], *gateway.webhooks)
+        work()
+        assert (stored().status, stored().refusal) == ("refund_refused", "refund_failed")
+        gateway.refunds_become = RefundStatus.SUCCEEDED
+        services.try_return_again(order_id="o", now=timezone.now())
+        work()
+        again = [body.replace(b'"evt_', b'"evt_again_') for body in gateway.webhooks]  # the failed one as well
+        deliver(*again, *gateway.webhooks[::-1])
+        assert work() == []
+        assert (stored().status, moved()) == ("refunded", [("charge", 1000), ("refund", 1000)])
+
+    def test_of_the_release_before_is_known_without_a_name(self, gateway: ModelGateway) -> None:
+        number = being_returned(gateway)
+        held = gateway.payments["pay_1"]
+        held.refunds[number] = held.refunds[number].__class__(**{**vars(held.refunds[number]), "refund_id": ""})
+        Payment.objects.update(gateway_refund_id="")
+        gateway.webhooks.clear()
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        assert types(deliver_all(gateway)) == ["payment.refunded"]
+
+    def test_is_of_what_parts_have_left(self, gateway: ModelGateway) -> None:
+        paid(gateway)
+        gateway.refunded("pay_1", amount=300, refund_id="a part", order_id="o")
+        with transaction.atomic("payments"):
+            ledger.hand_back(stored(), amount=300, refund_id=Outgoing().pk, gateway_id="re_part", now=NOW)
+        gateway.webhooks.clear()
+        services.give_back(order_id="o", now=timezone.now())
+        assert types(work()) == ["payment.refunded"]
+        assert (gateway.payments["pay_1"].back, ledger.of_order("o").refunded) == (1000, 1000)
+
+    def test_of_nothing_asks_nobody(self, gateway: ModelGateway) -> None:
+        paid(gateway)
+        with transaction.atomic("payments"):
+            ledger.hand_back(stored(), amount=1000, refund_id=Outgoing().pk, gateway_id="re_part", now=NOW)
+        gateway.calls.clear()
+        services.give_back(order_id="o", now=timezone.now())
+        assert (types(work()), gateway.calls) == (["payment.refunded"], [])
+
+
+# Faults -------------------------------------------------------------------------------------------------------------
+
+
+class TestAGatewayThatBreaks:
+    @pytest.mark.parametrize("fault", ["broke", "broke_late", "lost", "down"])
+    def test_at_the_request_makes_one_payment(self, gateway: ModelGateway, fault: str) -> None:
+        """A saved error would be repeated under the same key for ever."""
+        gateway.fault = fault
+        begin()
+        ask_again()
+        assert (len(gateway.payments), stored().status) == (1, "pending")
+
+    @pytest.mark.parametrize("fault", ["broke", "broke_late", "lost"])
+    def test_at_the_capture_takes_the_money_once(self, gateway: ModelGateway, fault: str) -> None:
+        authorized(gateway)
+        services.capture(order_id="o", amount=900, now=timezone.now())
+        fail_at(gateway, "capture", fault)
+        told = work() + ask_again() + deliver_all(gateway)
+        assert (types(told), moved()) == (["payment.succeeded"], [("charge", 900)])
+
+    @pytest.mark.parametrize("fault", ["broke", "broke_late", "lost"])
+    def test_at_the_refund_returns_the_money_once(self, gateway: ModelGateway, fault: str) -> None:
+        paid(gateway)
+        services.give_back(order_id="o", now=timezone.now())
+        fail_at(gateway, "refund", fault)
+        told = work() + ask_again() + ask_again() + deliver_all(gateway)
+        assert (types(told), moved()) == (["payment.refunded"], [("charge", 1000), ("refund", 1000)])
+        assert gateway.payments["pay_1"].back == 1000
+
+    @pytest.mark.parametrize("does", ["pays", "declines"])
+    def test_and_yet_has_made_two_payments_keeps_one(
+        self, gateway: ModelGateway, does: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gateway.fault = "broke_late"
+        with monkeypatch.context() as late:
+            late.setattr(gateway, "status", lambda **which: None)  # it does not list what it has made
+            begin()
+            ask_again()
+        assert (set(gateway.payments), stored().gateway_payment_id) == ({"pay_1", "pay_2"}, "pay_2")
+        getattr(gateway, does)("pay_1")
+        deliver_all(gateway)
+        gateway.pays("pay_2")
+        assert "payment.succeeded" in types(deliver_all(gateway))
+        first = gateway.payments["pay_1"]
+        assert first.is_all_gone or first.answer.status == Status.CANCELED
+        assert (moved(), set(WebhookReceipt.objects.values_list("status", flat=True))) == (
+            [("charge", 1000)], {"refunded", "applied"} | ({"discarded"} if does == "pays" else set()),
+        )  # fmt: skip
+
+
+def fail_at(gateway: ModelGateway, name: str, fault: str) -> None:
+    """Have the next call of this kind fail."""
+    proper = getattr(gateway, name)
+
+    def failing(request: Any) -> Any:
+        gateway.fault = fault
+        setattr(gateway, name, proper)
+        return proper(request)
+
+    setattr(gateway, name, failing)
+
+
+# Anything, in any order ---------------------------------------------------------------------------------------------
+
+FAULTS = ("", "down", "lost", "broke", "broke_late")
+
+
+@limits(max_examples=60, deadline=None)
+@given(st.data(), st.booleans())
+def test_whatever_happens_the_ledger_says_what_the_gateway_has(data: st.DataObject, is_manual: bool) -> None:
+    with transaction.atomic("payments"):
+        gateway = installed(operator.setitem)
+        services.charge_gateway(order_id="o", money=MONEY, now=timezone.now(), is_manual=is_manual)
+        seen: list[bytes] = []
+        told: list[str] = []
+        for _ in range(data.draw(st.integers(0, 14))):
+            gateway.fault = data.draw(st.sampled_from(FAULTS))
+            told += happen(gateway, data, seen)
+        gateway.fault = ""
+        told += types(work())
+        seen += gateway.webhooks
+        deliver(*data.draw(st.permutations(seen)))
+        told += types(work())
+        for _ in range(3):
+            told += types(ask_again())
+            deliver(*gateway.webhooks)
+            told += types(work())
+        assert_agrees(gateway, told)
+        transaction.set_rollback(True, "payments")
+
+
+def happen(gateway: ModelGateway, data: st.DataObject, seen: list[bytes]) -> list[str]:
+    """Let one thing happen to the order, at the gateway, or on the way between, and return what orders is told."""
+    thing = data.draw(st.sampled_from(["work", "ask", "deliver", "payer", "payer", "refund", "capture", "withdraw"]))
+    payment_id = stored().gateway_payment_id
+    match thing:
+        case "work":
+            waiting = list(Outgoing.objects.filter(published_at=None).order_by("id"))
+            return types(handle(data.draw(st.sampled_from(waiting)))) if waiting else []
+        case "ask":
+            return types(ask_again())
+        case "deliver" if gateway.webhooks:
+            seen.append(body := gateway.webhooks.pop(data.draw(st.integers(0, len(gateway.webhooks) - 1))))
+            deliver(body)
+        case "payer" if payment_id:
+            at_the_gateway(gateway, payment_id, data)
+        case "refund" if payment_id:
+            for number, refund in list(gateway.payments[payment_id].refunds.items()):
+                if refund.status == RefundStatus.PENDING:
+                    gateway.refund_becomes(payment_id, number, data.draw(st.sampled_from(list(RefundStatus)[1:])))
+            gateway.refunds_become = data.draw(st.sampled_from(RefundStatus))
+        case "capture" if stored().status == "authorized":
+            services.capture(order_id="o", amount=data.draw(st.integers(1, 1000)), now=timezone.now())
+        case "withdraw":
+            services.give_back(order_id="o", now=timezone.now())
+    return []
+
+
+def at_the_gateway(gateway: ModelGateway, payment_id: str, data: st.DataObject) -> None:
+    """Let the payer, or somebody at the gateway, do what the status of the payment there allows."""
+    status = gateway.payments[payment_id].answer.status
+    if status == Status.PENDING:
+        data.draw(st.sampled_from([gateway.pays, gateway.declines]))(payment_id)
+    elif status == Status.AUTHORIZED:
+        amount = data.draw(st.integers(0, 1000))
+        if amount:
+            gateway.captures_by_hand(payment_id, amount)
+        else:
+            gateway.change(payment_id, status=Status.CANCELED)
+
+
+def assert_agrees(gateway: ModelGateway, told: list[str]) -> None:
+    payment, money = stored(), ledger.of_order("o")
+    assert 0 <= money.refunded <= money.captured <= 1000
+    held = [one for one in gateway.payments.values() if one.answer.status == Status.SUCCEEDED]
+    assert len(held) <= 1
+    assert money.captured == sum(one.answer.taken for one in held)
+    assert money.refunded == sum(one.back for one in held)
+    if payment.status in ("voided", "refunded", "failed"):
+        assert money.kept == 0
+    if payment.status in ("succeeded", "refunding", "refund_refused"):
+        assert money.kept > 0
+    assert told.count("payment.succeeded") <= 1 or payment.status == "succeeded"
+    assert not WebhookReceipt.objects.filter(status__in=decisions.OPEN).exists()
