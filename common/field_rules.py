@@ -154,8 +154,9 @@ class When:
         return {name: texts for rule in rules for name, texts in rule.errors(data).items()}
 
     def schema(self, fields: Fields) -> Schema:
-        is_one = {"required": [self.name], "properties": {self.name: {"enum": list(self.values)}}}
-        is_none = {"properties": {self.name: {"not": {"enum": list(self.values)}}}}
+        any_of = {"anyOf": [{"const": value} for value in self.values]}
+        is_one = {"required": [self.name], "properties": {self.name: any_of}}
+        is_none = {"properties": {self.name: {"not": any_of}}}
         return {
             "oneOf": [
                 {"allOf": [condition, *(rule.schema(fields) for rule in rules)]}

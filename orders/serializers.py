@@ -165,7 +165,12 @@ class NewOrderSerializer(StrictSerializer):
     def to_internal_value(self, data: Any) -> Any:
         asked = data.get("currency") if isinstance(data, Mapping) else None
         self.context["currency"] = asked if asked in settings.CURRENCIES else settings.CURRENCY
-        return super().to_internal_value(data)
+        try:
+            return super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if isinstance(error.detail, dict) and (wrong := error.detail.get("currency")):
+                raise serializers.ValidationError({"currency": wrong}) from None  # so no amount can be checked
+            raise
 
     def new_order(self, *, principal: str) -> services.NewOrder:
         """The new order, once the data is valid."""

@@ -303,6 +303,7 @@ SPECTACULAR_SETTINGS = {
         "OrderStatus": "orders.models.Status",
         "PaymentMethod": "orders.models.Order.Method",
         "EntryKind": "payments.models.Entry.Kind",
+        "LineType": "orders.models.OrderLine.Kind",
     },
     "PREPROCESSING_HOOKS": ["orders_project.http.schema.leave_out_duplicates"],
     "POSTPROCESSING_HOOKS": [

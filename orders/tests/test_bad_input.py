@@ -125,7 +125,7 @@ def test_texts_of_a_line(client: Client, field: str, text: Any) -> None:
         ({"status": "done"}, "status"),
         ({"principal": "admin"}, "principal"),
         ({"version": 7}, "version"),
-        ({"total_amount": 0.01}, "total_amount"),
+        ({"total_amount": 0}, "total_amount"),
         ({"Amount": 1}, "Amount"),
     ],
     ids=lambda value: str(value)[:50],

@@ -106,10 +106,22 @@ _BY_LINES = {
     "items": [{"sku": "laptop", "quantity": 1, "price": 1200.0}],
 }
 _BY_AMOUNT = {"user_id": "ann", "amount": "19.99", "description": "A lamp"}
+_BY_KINDS = {
+    "user_id": "ann",
+    "items": [
+        {"sku": "book", "quantity": 2, "price": 20},
+        {"type": "discount", "name": "Regular customer", "amount": 4, "of": 1},
+        {"type": "tax", "name": "VAT 19%", "amount": 6.84, "of": 1},
+        {"type": "shipping", "name": "Parcel", "amount": 4.9},
+    ],
+    "currency": "USD",
+    "total_amount": 47.74,
+}
 _ORDER_EXAMPLES = {
     "catalogue": {"summary": "Products of the catalogue", "value": _BY_CATALOGUE},
     "lines": {"summary": "Lines by sku, with their prices", "value": _BY_LINES},
     "amount": {"summary": "An amount alone", "value": _BY_AMOUNT},
+    "kinds": {"summary": "Taxes, discounts and shipping as lines", "value": _BY_KINDS},
 }
 EXAMPLES: dict[str, dict[str, Any]] = {
     "place_order": _ORDER_EXAMPLES,

@@ -95,6 +95,16 @@ class TestDeposits:
         assert client_of("operator").get(url(ann, "deposit")).status_code == 403
         assert do(client_of("viewer"), ann, "deposit", amount="1", reason="x").status_code == 403
 
+    def test_amounts_are_in_the_currency_of_the_account(self, manager: Client, ann: Any, settings: Any) -> None:
+        settings.CURRENCIES = ("USD", "JPY")
+        yen, _ = money.open_account(user_id="ann", currency="JPY")
+        assert do(manager, yen, "deposit", amount="1.50", reason="cash").status_code == 422
+        assert do(manager, yen, "deposit", amount="700", reason="cash").status_code == 302
+        assert do(manager, yen, "correct", amount="-200", reason="too much").status_code == 302
+        yen.refresh_from_db()
+        ann.refresh_from_db()
+        assert (yen.balance, ann.balance) == (500, 10_000_00)
+
     def test_corrections_go_down_but_not_below_zero(self, manager: Client, ann: Any) -> None:
         assert do(manager, ann, "correct", amount="-400", reason="booked twice").status_code == 302
         money.correct(user_id="ann", amount=-9_000_00, reason="moved", by=Authority("boss"), now=timezone.now())
@@ -142,6 +152,27 @@ class TestStock:
         assert do(manager, chair, "edit", price="99", is_active="").status_code == 302
         chair.refresh_from_db()
         assert (chair.price, chair.is_active, chair.available) == (99_00, False, 2)
+
+    def test_products_have_a_price_in_each_currency(self, manager: Client, lamp: Product, settings: Any) -> None:
+        settings.CURRENCIES = ("USD", "EUR", "JPY")
+        add = reverse("admin:processing_product_list_action", args=["add"])
+        values = {
+            "once": str(uuid4()),
+            "name": "Chair",
+            "price": "9",
+            "stock": 2,
+            "price_JPY": "1,350",
+            "price_EUR": "",
+        }
+        refused = manager.post(add, values | {"price_JPY": "1350.5"})
+        assert (refused.status_code, list(refused.context["form"].errors)) == (422, ["price_JPY"])
+        assert manager.post(add, values | {"price_JPY": "1350"}).status_code == 302
+        chair = Product.objects.get(name="Chair")
+        assert chair.prices == {"USD": 9_00, "JPY": 1350}
+        assert do(manager, chair, "edit", price_EUR="8.50", price_JPY="").status_code == 302
+        assert Product.objects.get(name="Chair").prices == {"USD": 9_00, "EUR": 8_50}
+        page = manager.get(reverse("admin:processing_product_change", args=[chair.pk])).content.decode()
+        assert "8.50 EUR" in page
 
     def test_an_edit_of_what_somebody_else_has_changed_meanwhile_is_refused(
         self, manager: Client, lamp: Product

@@ -73,6 +73,28 @@ class TestAnOrder:
         request.metadata["line"] = "one\ntwo"
         assert details(refused(orders.CreateOrder, request))[1].field_violations[0].field == "metadata.line"
 
+    def test_has_its_currency_and_its_taxes_and_discounts(self, orders: OrderServiceStub, settings: Any) -> None:
+        settings.CURRENCIES = ("USD", "KWD")
+        items = [
+            pb.NewItem(sku="book", quantity=2, price=1.234),
+            pb.NewItem(type="tax", name="VAT", amount=0.25, of=1),
+            pb.NewItem(type="discount", name="Regular", amount=0.018),
+            pb.NewItem(type="shipping", name="Parcel", amount=1),
+        ]
+        request = pb.CreateOrderRequest(user_id="ann", items=items, currency="KWD", total_amount=3.7)
+        made = orders.CreateOrder(request)
+        assert (made.total_amount, made.currency) == (3.7, "KWD")
+        assert (made.tax_amount, made.discount_amount, made.shipping_amount) == (0.25, 0.018, 1.0)
+        shown = [(line.position, line.type, line.HasField("of") and line.of, line.price) for line in made.items]
+        assert shown == [
+            (1, "item", False, 1.234), (2, "tax", 1, 0.25), (3, "discount", False, -0.018), (4, "shipping", False, 1.0),
+        ]  # fmt: skip
+        request.total_amount = 3.701
+        error = refused(orders.CreateOrder, request)
+        assert (error.code(), details(error)[0].reason) == (grpc.StatusCode.FAILED_PRECONDITION, "TOTAL_MISMATCH")
+        request.currency = "EUR"
+        assert details(refused(orders.CreateOrder, request))[1].field_violations[0].field == "currency"
+
     def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
         request = pb.CreateOrderRequest(user_id="ann", amount=1)
         key = [("idempotency-key", "key-1")]

@@ -184,7 +184,7 @@ def test_who_takes_orders_in_holds_stock_and_can_neither_sell_nor_receive_it() -
     product = make_product(stock=5)
     product_id = str(product.product_id)
     with granted("processing"), acting_as("orders_holding", "processing") as cursor:
-        assert [offer.sku for offer in stock.offers(skus=[product.sku])] == [product.sku]
+        assert [offer.sku for offer in stock.offers(currency="EUR", skus=[product.sku])] == [product.sku]
         expired = now - 2 * settings.HOLD_TTL
         first = stock.hold(order_id="o-1", quantities={product_id: 2}, now=expired)  # of an attempt that has crashed
         again = stock.hold(order_id="o-1", quantities={product_id: 3}, now=now)
