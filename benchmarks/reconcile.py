@@ -36,7 +36,7 @@ def measure(number: int) -> None:
     from django.db import connections
 
     from outbox import clock
-    from payments.books.reconcile import reconcile
+    from payments.books.reconcile import reconcile_told
     from payments.models import Difference, Entry
     from payments.tests.planted import Planted
 
@@ -49,21 +49,26 @@ def measure(number: int) -> None:
     before = peak()
     for what in ("first", "again"):
         began, cpu = time.monotonic(), time.process_time()
-        run = reconcile(
+        run = reconcile_told(
             gateway="fake",
             since=planted.since,
             until=planted.until,
             now=clock.now("payments"),
             told=planted.transactions(),
+            source="planted",
         )
         seconds, mine = time.monotonic() - began, time.process_time() - cpu
-        print(f"{what}: {run.transactions:,} transactions in {seconds:.1f} s, of which Python computed for {mine:.1f} s")
+        print(
+            f"{what}: {run.transactions:,} transactions in {seconds:.1f} s, of which Python computed for {mine:.1f} s"
+        )
     found = {
         (one.kind, one.what, (one.order_id or one.payment_id).strip("opi_s"))
         for one in Difference.objects.filter(status="open")
     }
     assert found == planted.expected, (len(found), len(planted.expected))
-    print(f"found exactly the {len(found)} planted differences; booked {Entry.objects.filter(kind='fee').count():,} fees")
+    print(
+        f"found exactly the {len(found)} planted differences; booked {Entry.objects.filter(kind='fee').count():,} fees"
+    )
     print(f"peak memory {peak():.0f} MB, of which {before:.0f} MB were in use before")
 
 

@@ -153,6 +153,8 @@ app.conf.update(
         **every(10, "outbox.forget_answers", "orders", "orders"),
         **every(10, "outbox.forget_answers", "payments", "payments"),
         **every(5, "payments.janitor", "payments"),
+        # Workers of the release before do not know it.
+        **({} if settings.UPGRADING else every(600, "payments.reconcile", "payments")),
     },
 )
 app.conf["CELERY_DB_REUSE_MAX"] = 1000  # for Celery's Django fixup: a child keeps its connections for this many tasks

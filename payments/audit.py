@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from common.audit import MAX_FINDINGS, Finding, Rule, Scope, rows
 
+from .books.reconcile import LATE
 from .gateways.base import Status as GatewayStatus
-from .models import Account, Entry, Payment, WebhookReceipt
+from .models import Account, Difference, Entry, Payment, Reconciliation, WebhookReceipt
 
 Status = Payment.Status
 CHARGE, REFUND, REFUND_FAILED = Entry.Kind.CHARGE, Entry.Kind.REFUND, Entry.Kind.REFUND_FAILED
@@ -123,6 +124,23 @@ WHERE receipt.status = '{WebhookReceipt.Status.UNMATCHED}' AND receipt.says = '{
   AND receipt.received_at < statement_timestamp() - interval '1 hour'
 """  # noqa: S608 - the statuses are ours
 
+# See books/reconcile.py. Where no run has succeeded for long, nobody knows.
+GATEWAY = f"""
+SELECT id::text,
+       kind || ': ' || what || ' of ' || coalesce(transaction_id, '') || ', ' || coalesce(amount_there::text, 'nothing')
+           || ' ' || currency_there || ' at ' || gateway || ', ' || coalesce(amount_here::text, 'nothing') || ' '
+           || currency_here || ' in the ledger',
+       order_id
+FROM payments_difference WHERE status = '{Difference.Status.OPEN}'
+UNION ALL
+SELECT gateway, 'it was last compared at ' || coalesce(max(finished_at) FILTER (
+           WHERE status = '{Reconciliation.Status.SUCCEEDED}')::text, 'no time'), ''
+FROM payments_reconciliation WHERE source = '' GROUP BY gateway
+HAVING coalesce(max(finished_at) FILTER (WHERE status = '{Reconciliation.Status.SUCCEEDED}'), min(started_at))
+           < statement_timestamp() - interval '{LATE.total_seconds()} seconds'
+   AND max(started_at) > statement_timestamp() - interval '{LATE.total_seconds()} seconds'
+"""  # noqa: S608 - nothing in it comes from outside
+
 RULES = (
     Rule("ledger", "money in = money out + money kept; balances and payments agree with their entries", ledger),
     Rule.of_query(
@@ -131,5 +149,12 @@ RULES = (
         service="payments",
         query=UNMATCHED_MONEY,
         repair="match the webhook with its order, or have the money refunded, in the admin",
+    ),
+    Rule.of_query(
+        "gateway",
+        "the ledger agrees with what the gateway has booked, as far as it was compared",
+        service="payments",
+        query=GATEWAY,
+        repair="manage.py reconcile, and its --repair: see docs/accounting.md",
     ),
 )

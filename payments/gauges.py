@@ -2,9 +2,11 @@
 
 from datetime import timedelta
 
+from django.conf import settings
+
 from outbox.gauges import Reading
 
-from .models import Account, Payment, WebhookReceipt
+from .models import Account, Difference, Payment, Reconciliation, WebhookReceipt
 
 # The balances of customers are compared with their entries for each account alone, so that two errors do not cancel
 # each other out. The query reads the whole ledger: it runs seldom, and times out if the ledger is too long for it.
@@ -52,6 +54,23 @@ FROM (SELECT 1 FROM payments_webhookreceipt
         AND received_at < statement_timestamp() - %(late)s LIMIT %(most)s) receipt
 """  # noqa: S608 - the statuses are ours
 
+DIFFERENCES = f"""
+SELECT known.kind, count(difference.kind) AS gateway_differences
+FROM unnest(ARRAY[{", ".join(f"'{kind}'" for kind in Difference.Kind)}]) AS known(kind)
+LEFT JOIN (SELECT kind FROM payments_difference
+           WHERE status = '{Difference.Status.OPEN}' LIMIT %(most)s) difference USING (kind)
+GROUP BY known.kind
+"""  # noqa: S608 - the kinds are ours
+
+# Where none has succeeded yet, since the first attempt.
+RECONCILED = f"""
+SELECT extract(epoch FROM statement_timestamp() - coalesce(succeeded, first)) AS reconciliation_age_seconds
+FROM (SELECT max(finished_at) FILTER (WHERE status = '{Reconciliation.Status.SUCCEEDED}') AS succeeded,
+             min(started_at) AS first
+      FROM payments_reconciliation WHERE gateway = %(gateway)s AND source = '') run
+WHERE first IS NOT NULL
+"""  # noqa: S608 - the status is ours
+
 READINGS = (
     Reading(
         "payments",
@@ -72,5 +91,17 @@ READINGS = (
         UNMATCHED,
         {"webhooks_unmatched_late": "Webhooks whose payment has not been known for an hour."},
         lambda: {"late": UNMATCHED_AFTER},
+    ),
+    Reading(
+        "payments",
+        DIFFERENCES,
+        {"gateway_differences": "Open differences between what a gateway has booked and the ledger."},
+    ),
+    Reading(
+        "payments",
+        RECONCILED,
+        {"reconciliation_age_seconds": "How long ago the ledger was last compared with what the gateway has booked."},
+        lambda: {"gateway": settings.PAYMENT_GATEWAY},
+        every=60.0,
     ),
 )

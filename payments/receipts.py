@@ -6,6 +6,7 @@ payment is known; or `quarantined`, because its order, payment, amount or curren
 What operators decide about those is in decisions.py.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -20,6 +21,7 @@ from outbox import metrics
 
 from . import attempts, disputes, gateways, lifecycle, refunds, returns
 from .at_gateway import difference
+from .books import answers
 from .gateways.base import Answer, BadEvent, DisputeAnswer, RefundAnswer, RefundStatus
 from .gateways.base import Status as GatewayStatus
 from .lifecycle import Event
@@ -86,6 +88,33 @@ def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
         _post(receipt)
     elif not created and bytes(receipt.body) != body and not _is_same(adapter, bytes(receipt.body), body):
         raise WebhookIdReused("Another webhook was received under this id.")
+    return receipt
+
+
+@transaction.atomic(using="payments")
+def report(*, gateway: str, about: Content, now: datetime, status: Status = Status.RECEIVED) -> WebhookReceipt:
+    """
+    Store what a gateway has answered when it was asked, to be handled as if a webhook had said it; return the receipt.
+
+    The same answer has the same receipt until that is settled. With another `status` nothing happens by itself.
+    """
+    about, body = _with_order(gateway, about), answers.dump(about)
+    name = f"asked.{hashlib.sha256(body).hexdigest()}"
+    told = WebhookReceipt.objects.filter(gateway=gateway, webhook_id__startswith=name)
+    receipt, created = WebhookReceipt.objects.get_or_create(
+        gateway=gateway,
+        webhook_id=f"{name}.{told.exclude(status__in=WebhookReceipt.UNSETTLED).count()}",
+        defaults={
+            "status": status,
+            "reason": UPGRADING if _is_new(about) and settings.UPGRADING else "",
+            "headers": answers.HEADER,
+            "body": body,
+            "received_at": now,
+            **_columns(about),
+        },
+    )
+    if created and receipt.status == Status.RECEIVED and not receipt.reason:
+        _post(receipt)
     return receipt
 
 
@@ -181,6 +210,8 @@ def content(receipt: WebhookReceipt) -> Content:
 
     :raises BadEvent: if it cannot be read, or is about nothing of ours
     """
+    if receipt.headers == answers.HEADER:
+        return replace(answers.load(bytes(receipt.body)), order_id=receipt.reference)
     about = gateways.get(receipt.gateway).read_webhook(body=bytes(receipt.body)).about
     if about is None:
         raise BadEvent("The webhook is about nothing of ours.")

@@ -8,6 +8,7 @@ from amqp.exceptions import NotFound
 from django.conf import settings
 
 from outbox import broker
+from payments.books.reconcile import LATE as OVERDUE
 
 from ..celery import SERVICES, UNROUTED_QUEUE, WORK
 from .health import LATE
@@ -48,6 +49,8 @@ class Status:
     webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
     ledger_imbalance: int | None = None
+    gateway_differences: dict[str, int] = field(default_factory=dict)
+    reconciled_seconds_ago: float | None = None
     troubles: list[str] = field(default_factory=list)
 
 
@@ -92,6 +95,10 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.holds_late = int(number)
         case {"ledger_imbalance": number}:
             status.ledger_imbalance = int(number)
+        case {"kind": kind, "gateway_differences": number}:
+            status.gateway_differences[kind] = int(number)
+        case {"reconciliation_age_seconds": seconds}:
+            status.reconciled_seconds_ago = round(float(seconds), 1)
 
 
 def _queues() -> tuple[list[Queue], str]:
@@ -154,3 +161,7 @@ def _troubles(status: Status) -> Iterator[str]:
         yield f"{status.holds_late} holds of stock have expired and are not released"
     if status.ledger_imbalance:
         yield f"the ledger is out of balance by {status.ledger_imbalance}"
+    if differences := sum(status.gateway_differences.values()):
+        yield f"the ledger and the gateway differ in {differences} things: manage.py reconcile, docs/accounting.md"
+    if (status.reconciled_seconds_ago or 0) > OVERDUE.total_seconds():
+        yield f"the ledger was last compared with the gateway {status.reconciled_seconds_ago / 3600:.0f} hours ago"

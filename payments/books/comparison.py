@@ -37,8 +37,8 @@ SELECT order_id FROM (
 ) orders ORDER BY order_id LIMIT %(batch)s
 """
 
-# By which columns a transaction and an entry belong together, what is asked first; and whether one of them must lack the
-# id of the refund or dispute. (A charge has none: a payment is charged once.)
+# By which columns a transaction and an entry belong together, in the order in which it is tried, and on which condition:
+# without the id of the refund or dispute on one side, they are paired by less. (A charge has none: there is one.)
 PASSES = (
     ("by_id", ("order_id", "kind", "source_id"), "there.source_id <> ''"),
     ("by_amount", ("order_id", "kind", "amount", "currency"), "'' IN (there.source_id, here.source_id)"),
@@ -51,7 +51,7 @@ def _pass(number: int) -> str:
     name, keys, condition = PASSES[number]
     sides = {}
     for side in ("there", "here"):
-        rest = "".join(f" AND id NOT IN (SELECT {side} FROM {done})" for done, _keys, _condition in PASSES[:number])
+        rest = "".join(f" AND id NOT IN (SELECT {side} FROM {done})" for done, *_more in PASSES[:number])  # noqa: S608
         rank = f"row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY source_id <> '', at, id)"
         sides[side] = f"(SELECT *, {rank} AS n FROM {side} WHERE true{rest}) {side}"  # noqa: S608
     return f"""{name} AS MATERIALIZED (

@@ -1,7 +1,7 @@
 """Compare what a gateway has booked with the ledger: see docs/accounting.md."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -24,78 +24,108 @@ Status = Reconciliation.Status
 MARGIN = timedelta(days=1)
 
 
+LATE = timedelta(hours=36)  # a nightly run that has not succeeded for so long needs a person
+
+
 class NoPeriod(Refusal):
     """The period ends before it begins, or nothing says what it is."""
 
     code = "no_period"
 
 
-def reconcile(
-    *,
-    gateway: str,
-    now: datetime,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    told: Iterable[Transaction] | None = None,
-    source: str = "",
-) -> Reconciliation:
+def reconcile(*, gateway: str, since: datetime, until: datetime, now: datetime) -> Reconciliation:
     """
-    Compare what a gateway has booked from `since` until before `until` with the ledger, and return the run.
+    Compare what a gateway says it has booked from `since` until before `until` with the ledger, and return the run.
 
-    The transactions are those that the gateway lists or, if given, `told`, which are stored all or none: of a file, for
-    example, whose name is `source`. Without a period it is theirs. Call it outside of any transaction.
+    Call it outside of any transaction.
 
     :raises NoPeriod: if the period is empty
-    :raises GatewayUnavailable, GatewayRefused: if the gateway does not list them; the run has failed
+    :raises GatewayUnavailable, GatewayRefused: if the gateway does not list its transactions; the run has failed
     """
-    if told is None and (since is None or until is None):
-        raise NoPeriod(_g("Say from when until when."))
-    if since is not None and until is not None and until <= since:
+    if until <= since:
         raise NoPeriod(_g("The period ends before it begins."))
-    run = Reconciliation(gateway=gateway, source=source[:100], status=Status.RUNNING, started_at=now)
+    run = Reconciliation(gateway=gateway, since=since, until=until, status=Status.RUNNING, started_at=now)
+    run.save(force_insert=True)
     try:
-        if told is None:
-            assert since is not None and until is not None
-            listed = gateways.get(gateway).transactions(since=since - MARGIN, until=min(until + MARGIN, now))
-            run.since, run.until = since, until
-            run.save(force_insert=True)
-            run.transactions = transactions.store(listed, gateway=gateway)
-        else:
-            period = _Period(told)
-            with transaction.atomic(using="payments"):
-                run.transactions = transactions.store(period, gateway=gateway)
-            run.since, run.until = since or period.since(now), until or period.until(now)
-            run.save(force_insert=True)
-        _compare(run, now=now)
+        listed = gateways.get(gateway).transactions(since=since - MARGIN, until=min(until + MARGIN, now))
+        run.transactions = transactions.store(listed, gateway=gateway)
     except (GatewayUnavailable, GatewayRefused) as error:
         _end(run, Status.FAILED, error=str(error)[:500])
         raise
-    logger.info("%s: %s transactions, %s", run, run.transactions, run.found)
-    return run
+    return _compare(run, now=now)
 
 
-class _Period:
-    """Passes transactions on, and remembers from when until when they are."""
+def reconcile_told(
+    *,
+    gateway: str,
+    told: Iterable[Transaction],
+    source: str,
+    now: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Reconciliation:
+    """
+    Compare what is told of a gateway, by a file of this name for example, with the ledger, and return the run.
+
+    All of it is stored, or nothing if it raises. Without a period it is that of the transactions.
+
+    :raises NoPeriod: if the period is empty
+    """
+    seen = _Seen(told)
+    with transaction.atomic(using="payments"):
+        number = transactions.store(seen, gateway=gateway)
+        since, until = since or seen.first, until or (seen.last and seen.last + timedelta(microseconds=1))
+        if since is None or until is None or until <= since:
+            raise NoPeriod(_g("There is no transaction, or the period ends before it begins."))
+        run = Reconciliation(
+            gateway=gateway,
+            source=source[:100],
+            since=since,
+            until=until,
+            status=Status.RUNNING,
+            transactions=number,
+            started_at=now,
+        )
+        run.save(force_insert=True)
+    return _compare(run, now=now)
+
+
+def reconcile_nightly(*, now: datetime) -> Reconciliation | None:
+    """
+    Compare the last days of the configured gateway with the ledger, once each night; return the run if it was due.
+
+    A gateway that does not answer is asked again at the next call.
+    """
+    gateway = settings.PAYMENT_GATEWAY
+    night = now.replace(hour=settings.RECONCILE_HOUR, minute=0, second=0, microsecond=0)
+    night -= timedelta(days=night > now)
+    if Reconciliation.objects.filter(
+        gateway=gateway, source="", status=Status.SUCCEEDED, finished_at__gte=night
+    ).exists():
+        return None
+    try:
+        return reconcile(gateway=gateway, since=night - timedelta(days=settings.RECONCILE_DAYS), until=now, now=now)
+    except (GatewayUnavailable, GatewayRefused) as error:
+        logger.warning("%s does not list its transactions: %s", gateway, error)
+        return None
+
+
+class _Seen:
+    """Passes transactions on, and remembers the times of the first and the last."""
 
     def __init__(self, told: Iterable[Transaction]) -> None:
         self.told = told
         self.first: datetime | None = None
         self.last: datetime | None = None
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Transaction]:
         for one in self.told:
             self.first = min(self.first or one.at, one.at)
             self.last = max(self.last or one.at, one.at)
             yield one
 
-    def since(self, now: datetime) -> datetime:
-        return self.first or now
 
-    def until(self, now: datetime) -> datetime:
-        return (self.last or now) + timedelta(microseconds=1)
-
-
-def _compare(run: Reconciliation, *, now: datetime) -> None:
+def _compare(run: Reconciliation, *, now: datetime) -> Reconciliation:
     asked: dict[str, Any] = {
         "gateway": run.gateway,
         "since": run.since,
@@ -119,6 +149,8 @@ def _compare(run: Reconciliation, *, now: datetime) -> None:
     with transaction.atomic(using="payments"):
         comparison.close(asked)
         _end(run, Status.SUCCEEDED)
+    logger.info("%s: %s transactions, %s", run, run.transactions, run.found)
+    return run
 
 
 def _end(run: Reconciliation, status: Status, *, error: str = "") -> None:

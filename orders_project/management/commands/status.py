@@ -77,6 +77,7 @@ class Command(BaseCommand):
         unsettled = (f"{where} {number}" for where, number in found.webhooks_open.items() if number)
         yield f"webhooks unsettled  {', '.join(unsettled) or 'none'}"
         yield f"ledger imbalance    {_or_dash(found.ledger_imbalance)}"
+        yield f"gateway differences {sum(found.gateway_differences.values())}, {_compared(found)}"
         yield ""
         if not found.troubles:
             yield self.style.SUCCESS("All is well.")
@@ -88,6 +89,12 @@ def _events_kept(found: Status) -> str:
     """The number of events in the stream, which the broker counts every few seconds."""
     kept = next((queue.waiting for queue in found.queues if queue.name == settings.EVENTS_STREAM), None)
     return "none: there is no stream, and manage.py declare_topology says why" if kept is None else f"about {kept}"
+
+
+def _compared(found: Status) -> str:
+    """When the ledger was last compared with what the gateway has booked."""
+    seconds = found.reconciled_seconds_ago
+    return "never compared" if seconds is None else f"compared {seconds / 3600:.1f} hours ago"
 
 
 def _or_dash(number: int | None) -> str:

@@ -19,7 +19,7 @@ from outbox import clock
 from payments import gateways
 from payments.books import repairs, settlement_file
 from payments.books.periods import HALF_OPEN, argument
-from payments.books.reconcile import reconcile
+from payments.books.reconcile import reconcile, reconcile_told
 from payments.gateways.base import GatewayRefused, GatewayUnavailable
 from payments.models import Difference, Reconciliation
 
@@ -38,7 +38,9 @@ class Command(BaseCommand):
         parser.add_argument("--to", dest="until", type=argument, metavar="TIME")
         parser.add_argument("--csv", type=Path, metavar="FILE", help="a settlement file, instead of asking the gateway")
         parser.add_argument("--json", action="store_true", help="write one JSON object")
-        parser.add_argument("--repair", nargs="+", metavar="ID", help="repair these differences; all: each that is open")
+        parser.add_argument(
+            "--repair", nargs="+", metavar="ID", help="repair these differences; all: each that is open"
+        )
         parser.add_argument("--refund", type=UUID, metavar="ID", help="have the gateway refund money of no payment")
         parser.add_argument("--accept", type=UUID, metavar="ID", help="leave this difference as it is")
         parser.add_argument("--why", default="", help="the reason to refund or to accept")
@@ -76,9 +78,8 @@ class Command(BaseCommand):
         else:
             with options["csv"].open(encoding="utf-8-sig", newline="") as lines:
                 told = settlement_file.read(lines)
-                run = reconcile(
-                    gateway=gateway, since=since, until=until, now=now, told=told, source=options["csv"].name
-                )
+                source = options["csv"].name
+                run = reconcile_told(gateway=gateway, told=told, source=source, since=since, until=until, now=now)
         found = Difference.objects.filter(gateway=gateway, status=Difference.Status.OPEN).order_by("pk")
         if options["json"]:
             self.say(json.dumps({**summary(run), "differences": [as_json(one) for one in found.iterator()]}))
@@ -93,7 +94,8 @@ class Command(BaseCommand):
             sys.exit(1)
 
     def show(self, run: Reconciliation) -> None:
-        self.say(f"{run.gateway}: {run.transactions} transactions, {run.since:%Y-%m-%d %H:%M} to {run.until:%Y-%m-%d %H:%M} UTC")
+        period = f"{run.since:%Y-%m-%d %H:%M} to {run.until:%Y-%m-%d %H:%M} UTC"
+        self.say(f"{run.gateway}: {run.transactions} transactions, {period}")
         for one in run.found:
             self.say(f"{one['outcome']:<14} {one['count']:>9} {money.text(one['sum'], currency=one['currency']):>24}")
 
