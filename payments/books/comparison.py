@@ -37,7 +37,7 @@ SELECT order_id FROM (
 ) orders ORDER BY order_id LIMIT %(batch)s
 """
 
-# By which columns a transaction and an entry belong together, in the order in which it is tried, and on which condition:
+# By which columns a transaction and an entry belong together, in the order in which that is tried, and if what:
 # without the id of the refund or dispute on one side, they are paired by less. (A charge has none: there is one.)
 PASSES = (
     ("by_id", ("order_id", "kind", "source_id"), "there.source_id <> ''"),

@@ -12,8 +12,8 @@ from common.authority import Authority, ReasonMissing
 from common.errors import Refusal
 from common.money import Money
 
-from .. import decisions, gateway_calls, gateways, receipts, services
-from ..gateways.base import Answer, DisputeAnswer, DisputeStatus, Gateway
+from .. import decisions, gateway_calls, gateways, receipts, returns, services
+from ..gateways.base import Answer, DisputeAnswer, DisputeStatus, Gateway, RefundAnswer, RefundStatus
 from ..gateways.base import Status as GatewayStatus
 from ..models import Difference, GatewayTransaction, Payment, WebhookReceipt
 
@@ -126,7 +126,14 @@ def apply(*, difference_id: UUID | str, said: Said, now: datetime) -> str:
     difference = _open(difference_id, lock=True)
     if difference.kind == Kind.UNKNOWN_PAYMENT and not _is_known(difference):
         _adopt(said.answer, gateway=difference.gateway, now=now)
-    stored = [receipts.report(gateway=difference.gateway, about=about, now=now) for about in said.about]
+    payment = Payment.objects.filter(gateway=difference.gateway, gateway_payment_id=said.answer.payment_id).first()
+    stored = []
+    for about in said.about:
+        if payment is not None and isinstance(about, RefundAnswer) and _is_forgotten(payment, about):
+            # The payment begins to go back once more, and the gateway says then that it is back.
+            services.give_back(order_id=payment.order_id, now=now)
+        else:
+            stored.append(receipts.report(gateway=difference.gateway, about=about, now=now))
     difference.tried_at = now
     difference.save(update_fields=["tried_at"])
     kept = [receipt for receipt in stored if receipt.status == WebhookReceipt.Status.QUARANTINED]
@@ -138,6 +145,15 @@ def apply(*, difference_id: UUID | str, said: Said, now: datetime) -> str:
         "payment": said.answer.payment_id,
         "status": said.answer.status,
     }
+
+
+def _is_forgotten(payment: Payment, refund: RefundAnswer) -> bool:
+    """Return whether all that was left went back, and the payment does not know that this was asked for."""
+    return (
+        payment.status in (*Payment.PAYABLE, Payment.Status.AUTHORIZED, Payment.Status.SUCCEEDED)
+        and returns.is_ours(payment, refund)
+        and refund.status == RefundStatus.SUCCEEDED
+    )
 
 
 def _is_known(difference: Difference) -> bool:

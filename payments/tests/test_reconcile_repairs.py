@@ -1,0 +1,327 @@
+"""What differs from the gateway is repaired: what it says happens, stray money goes back, or a person accepts it."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import pytest
+from django.db import connections
+from django.utils import timezone
+
+from common.authority import Authority, NeedsSecondPerson, ReasonMissing
+from common.money import Money
+from orders_project.tests.carrier import Carrier
+from payments import gateways, services
+from payments.books import repairs
+from payments.books.reconcile import reconcile, reconcile_nightly
+from payments.gateways.base import (
+    Answer,
+    GatewayUnavailable,
+    PaymentRequest,
+    RefundAnswer,
+    RefundRequest,
+    RefundStatus,
+    Status,
+    Transaction,
+)
+from payments.gateways.fake import FakeGateway
+from payments.models import Difference, Entry, Payment, Reconciliation, WebhookReceipt
+
+pytestmark = pytest.mark.django_db
+
+Kind = Transaction.Kind
+NOW = timezone.now()
+LONG_AGO = timedelta(hours=5)  # what is younger is in flight
+
+
+class Bank(FakeGateway):
+    """A gateway that remembers what it was asked to do, and books it."""
+
+    payments: ClassVar[dict[str, Answer]] = {}
+    returned: ClassVar[list[RefundAnswer]] = []
+    booked: ClassVar[list[Transaction]] = []
+
+    @classmethod
+    def book(cls, kind: Kind, answer: Answer, amount: int, *, source_id: str) -> None:
+        cls.booked.append(
+            Transaction(
+                transaction_id=f"txn_{len(cls.booked)}", kind=kind, amount=amount, fee=7 if kind == Kind.CHARGE else 0,
+                currency=answer.currency, at=timezone.now() - LONG_AGO, payment_id=answer.payment_id,
+                source_id=source_id, order_id=answer.order_id,
+            )
+        )  # fmt: skip
+
+    @classmethod
+    def pay(cls, order_id: str, amount: int = 5000) -> Answer:
+        answer = Answer(
+            payment_id=f"pi_{order_id}", order_id=order_id, status=Status.SUCCEEDED, amount=amount, currency="USD"
+        )
+        if answer.payment_id not in cls.payments:
+            cls.payments[answer.payment_id] = answer
+            cls.book(Kind.CHARGE, answer, amount, source_id=answer.payment_id)
+        return cls.payments[answer.payment_id]
+
+    def create(self, payment: PaymentRequest) -> Answer:
+        return self.pay(payment.order_id, payment.amount)
+
+    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
+        return self.payments.get(payment_id or f"pi_{order_id}")
+
+    def refund(self, refund: RefundRequest) -> RefundAnswer:
+        answer = RefundAnswer(
+            gateway_refund_id=f"re_{len(self.returned)}", payment_id=refund.payment_id, order_id=refund.order_id,
+            refund_id=refund.refund_id, status=RefundStatus.SUCCEEDED, amount=refund.amount, currency=refund.currency,
+        )  # fmt: skip
+        self.returned.append(answer)
+        self.book(Kind.REFUND, self.payments[refund.payment_id], refund.amount, source_id=answer.gateway_refund_id)
+        return answer
+
+    def refunds(self, *, payment_id: str) -> list[RefundAnswer]:
+        return [one for one in self.returned if one.payment_id == payment_id]
+
+    def transactions(self, *, since: datetime, until: datetime) -> Iterator[Transaction]:
+        return (one for one in self.booked if since <= one.at < until)
+
+
+@pytest.fixture(autouse=True)
+def bank(monkeypatch: pytest.MonkeyPatch) -> type[Bank]:
+    monkeypatch.setitem(gateways.GATEWAYS, "fake", Bank)
+    for name, empty in (("payments", {}), ("returned", []), ("booked", [])):
+        monkeypatch.setattr(Bank, name, empty)
+    return Bank
+
+
+def work() -> None:
+    """Handle the messages of payments."""
+    Carrier(passes_over=lambda envelope: not envelope.type.startswith("payments.")).run()
+
+
+def charge(order_id: str, amount: int = 5000) -> None:
+    services.charge_gateway(order_id=order_id, money=Money(amount, "USD"), now=timezone.now())
+    work()
+
+
+def found(*, later: timedelta = timedelta(0)) -> set[tuple[str, str, str]]:
+    """Compare, and return the open differences."""
+    now = timezone.now() + later
+    reconcile(gateway="fake", since=NOW - timedelta(days=1), until=NOW + timedelta(days=1), now=now)
+    return {
+        (one.kind, one.what, one.order_id or one.payment_id.removeprefix("pi_"))
+        for one in Difference.objects.filter(status="open")
+    }
+
+
+def repair_all() -> None:
+    for one in Difference.objects.filter(status="open").order_by("at", "pk"):
+        repairs.repair(difference_id=one.pk, now=timezone.now())
+    work()
+
+
+def ledger() -> dict[tuple[str, str], int]:
+    """What the ledger says of each order."""
+    return {
+        (order_id, kind): amount
+        for order_id, kind, amount in Entry.objects.exclude(kind="fee").values_list("order_id", "kind", "amount")
+    }
+
+
+class Backup:
+    """A copy of the database of payments as it is now, which can be restored as a whole."""
+
+    def __init__(self) -> None:
+        with connections["payments"].cursor() as cursor:
+            cursor.execute(
+                "SELECT quote_ident(relname) FROM pg_class"
+                " WHERE relkind = 'r' AND relname ~ '^(payments|outbox)_' AND relname <> 'payments_account'"
+            )
+            self.tables = {table: self._copy(cursor, table) for (table,) in cursor.fetchall()}
+
+    def _copy(self, cursor: Any, table: str) -> bytes:
+        with cursor.copy(f"COPY {table} TO STDOUT") as copy:
+            return b"".join(bytes(part) for part in copy)
+
+    def restore(self) -> None:
+        with connections["payments"].cursor() as cursor:
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            cursor.execute(f"TRUNCATE {', '.join(self.tables)}")
+            for table in sorted(self.tables, key=lambda name: name != "payments_payment"):  # which others refer to
+                with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+                    copy.write(io.BytesIO(self.tables[table]).read())
+
+
+class TestAfterARestore:
+    def test_what_the_gateway_did_meanwhile_is_found_and_repaired(self, bank: type[Bank]) -> None:
+        charge("before")
+        services.charge_gateway(order_id="asked", money=Money(3000, "USD"), now=NOW)
+        backup = Backup()
+        work()
+        charge("later", 4000)
+        services.give_back(order_id="before", now=timezone.now())
+        work()
+        truth = ledger()
+        assert set(truth) == {
+            ("before", "charge"), ("before", "refund"), ("asked", "charge"), ("later", "charge"),
+        }  # fmt: skip
+        backup.restore()
+        assert set(ledger()) == {("before", "charge")}
+        Payment.objects.filter(pk="asked").update(ask_at=None)
+        assert found() == {
+            ("missing_here", "charge", "asked"),
+            ("missing_here", "refund", "before"),
+            ("unknown", "charge", "later"),
+        }
+        repair_all()
+        assert ledger() == truth
+        assert Payment.objects.get(pk="later").status == "succeeded"
+        assert found() == set()
+        assert set(Difference.objects.values_list("status", flat=True)) == {"repaired"}
+        assert Entry.objects.filter(kind="fee").count() == 3
+
+
+class TestMoneyOfNoPayment:
+    """A charge that the gateway has made for a system that nobody knows any more."""
+
+    @pytest.fixture(autouse=True)
+    def one(self, bank: type[Bank]) -> Difference:
+        bank.pay("", 150_000)
+        assert found() == {("unknown", "charge", "")}
+        return Difference.objects.get()
+
+    def test_is_given_to_no_order_that_it_does_not_name(self, one: Difference) -> None:
+        with pytest.raises(repairs.OrderIsPaidOtherwise):
+            repairs.repair(difference_id=one.pk, now=NOW)
+        assert not Payment.objects.exists()
+
+    def test_is_given_to_no_order_that_has_another_payment(self, bank: type[Bank]) -> None:
+        charge("twice")
+        other = bank.pay("twice")
+        Bank.payments["pi_stray"] = stray = Answer(
+            payment_id="pi_stray", order_id="twice", status=Status.SUCCEEDED, amount=other.amount, currency="USD"
+        )
+        bank.book(Kind.CHARGE, stray, stray.amount, source_id="pi_stray")
+        assert ("unknown", "charge", "stray") in found()
+        with pytest.raises(repairs.OrderIsPaidOtherwise):
+            repairs.repair(difference_id=Difference.objects.get(payment_id="pi_stray").pk, now=NOW)
+        assert Entry.objects.filter(kind="charge").count() == 1
+
+    def test_is_refunded_once_by_two_persons(self, one: Difference, bank: type[Bank]) -> None:
+        ann = Authority("ann", is_staff=True)
+        with pytest.raises(ReasonMissing):
+            repairs.refund(difference_id=one.pk, reason=" ", by=ann, now=NOW)
+        with pytest.raises(NeedsSecondPerson):
+            repairs.refund(difference_id=one.pk, reason="stray", by=ann, now=NOW)
+        work()
+        assert not bank.returned
+        both = Authority("ann", is_staff=True, approved=Money(150_000, "USD"))
+        repairs.refund(difference_id=one.pk, reason="stray", by=both, now=NOW)
+        work()
+        assert [refund.amount for refund in bank.returned] == [150_000]
+        assert WebhookReceipt.objects.get().status == "refunded"
+        # Now the gateway has booked both, and they are of no payment: nothing is left to do.
+        assert found() == set()
+        one.refresh_from_db()
+        assert one.status == "repaired"
+        assert ledger() == {}
+
+    def test_is_accepted_with_a_reason_by_two_persons(self, one: Difference) -> None:
+        ann = Authority("ann", is_staff=True)
+        with pytest.raises(ReasonMissing):
+            repairs.accept(difference_id=one.pk, reason="", by=ann, now=NOW)
+        with pytest.raises(NeedsSecondPerson):
+            repairs.accept(difference_id=one.pk, reason="of the old shop", by=ann, now=NOW)
+        both = Authority("ann", is_staff=True, approved=Money(150_000, "USD"))
+        repairs.accept(difference_id=one.pk, reason="of the old shop", by=both, now=NOW)
+        assert found() == set()
+        with pytest.raises(repairs.NotOpen):
+            repairs.repair(difference_id=one.pk, now=NOW)
+        one.refresh_from_db()
+        assert (one.status, one.closed_by, one.closed_why) == ("accepted", "ann", "of the old shop")
+
+    def test_is_opened_again_if_it_differs_in_another_way(self, one: Difference, bank: type[Bank]) -> None:
+        Difference.objects.update(status="accepted", closed_by="ann")
+        bank.booked[0] = replace(bank.booked[0], amount=150_001)
+        assert found() == {("unknown", "charge", "")}
+        one.refresh_from_db()
+        assert (one.amount_there, one.closed_by) == (150_001, "")
+
+
+class TestWhatIsMissingAtTheGateway:
+    def test_is_asked_for(self, bank: type[Bank]) -> None:
+        charge("o1")
+        bank.booked.clear()
+        assert found() == set()  # it is in flight
+        assert found(later=timedelta(hours=2)) == {("missing_there", "charge", "o1")}
+        one = Difference.objects.get(status="open")
+        assert (one.kind, one.order_id, one.amount_here, one.payment_id) == ("missing_there", "o1", 5000, "pi_o1")
+        assert "is succeeded" in repairs.repair(difference_id=one.pk, now=NOW)
+        work()
+        bank.payments.clear()
+        with pytest.raises(repairs.CannotAsk):
+            repairs.repair(difference_id=one.pk, now=NOW)
+        # The gateway lists it after all, in a later period.
+        bank.book(Kind.CHARGE, Answer(payment_id="pi_o1", order_id="o1", status=Status.SUCCEEDED, amount=5000,
+                                      currency="USD"), 5000, source_id="pi_o1")  # fmt: skip
+        assert found(later=timedelta(hours=3)) == set()
+        one.refresh_from_db()
+        assert one.status == "repaired"
+
+
+class TestWhatIsNoDifference:
+    def test_a_transaction_that_is_younger_than_an_hour(self, bank: type[Bank]) -> None:
+        bank.pay("o1")
+        bank.booked[0] = replace(bank.booked[0], at=NOW - timedelta(minutes=5))
+        assert found() == set()
+        assert Difference.objects.count() == 0
+
+    def test_another_installation_at_the_same_account(self, bank: type[Bank], settings: Any) -> None:
+        settings.INSTALLATION = "one"
+        bank.pay("two:o1")
+        bank.pay("o2")
+        bank.pay("one:o3")
+        assert found() == {("unknown", "charge", "one:o3")}
+        assert [fee.amount for fee in Entry.objects.filter(kind="fee")] == [7]
+
+    def test_payouts(self, bank: type[Bank]) -> None:
+        payout = Transaction(
+            transaction_id="po", kind=Kind.OTHER, amount=9900, fee=25, currency="EUR", at=NOW - LONG_AGO
+        )
+        bank.booked.append(payout)
+        assert found() == set()
+        fee = Entry.objects.get()
+        assert (fee.kind, fee.source.user_id, fee.target.user_id) == ("fee", "fees", "cash")
+        assert (fee.amount, fee.currency, fee.gateway_id, fee.at) == (25, "EUR", "po", payout.at)
+
+    def test_a_fee_that_comes_back(self, bank: type[Bank]) -> None:
+        bank.booked.append(
+            Transaction(transaction_id="f", kind=Kind.OTHER, amount=0, fee=-25, currency="USD", at=NOW - LONG_AGO)
+        )
+        assert found() == set()
+        fee = Entry.objects.get()
+        assert (fee.source.user_id, fee.target.user_id, fee.amount) == ("cash", "fees", 25)
+
+
+class TestEveryNight:
+    def test_one_run_succeeds(self, bank: type[Bank], settings: Any) -> None:
+        settings.RECONCILE_HOUR = 2
+        night = NOW.replace(hour=2, minute=0, second=0, microsecond=0)
+        charge("o1")
+        first = reconcile_nightly(now=night + timedelta(minutes=10))
+        assert first is not None
+        assert (first.since, first.until) == (night - timedelta(days=3), night + timedelta(minutes=10))
+        Reconciliation.objects.update(finished_at=night + timedelta(minutes=11))
+        assert reconcile_nightly(now=night + timedelta(hours=23)) is None
+        assert reconcile_nightly(now=night + timedelta(days=1, minutes=5)) is not None
+
+    def test_a_gateway_that_is_silent_is_asked_again(self, bank: type[Bank], monkeypatch: pytest.MonkeyPatch) -> None:
+        def silent(*args: Any, **kwargs: Any) -> Iterator[Transaction]:
+            raise GatewayUnavailable("fake: no answer")
+            yield
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Bank, "transactions", silent)
+            assert reconcile_nightly(now=NOW) is None
+        failed = Reconciliation.objects.get()
+        assert (failed.status, failed.error) == ("failed", "fake: no answer")
+        assert reconcile_nightly(now=NOW) is not None
