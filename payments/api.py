@@ -236,6 +236,7 @@ class Balance(OneAccount):
         return {
             "Deposit": reverse("account-deposit", args=[user_id]),
             "Entries": reverse("account-entries", args=[user_id]),
+            "Statement": reverse("account-statement", args=[user_id]),
         }
 
 
