@@ -143,8 +143,8 @@ def as_text(stated: Statement, *, internal: bool = True) -> Iterator[str]:
     yield f"{stated.account.user_id} ({stated.account.currency})\n"
     widths = (27, 16, 14, 14, 24, 20)
     for row in _table(stated, internal=internal, cell=str):
-        cells = [f"{cell:>{width}}" if 2 <= number <= 3 else f"{cell:<{width}}"
-                 for number, (cell, width) in enumerate(zip(row, (*widths, *[0] * len(row)), strict=False))]  # fmt: skip
+        padded = zip(row, (*widths, 36, 0), strict=False)
+        cells = [f"{cell:{'>' if n in (2, 3) else '<'}{width}}" for n, (cell, width) in enumerate(padded)]
         yield "  ".join(cells).rstrip() + "\n"
 
 
