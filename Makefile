@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz bench bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
+.PHONY: help run manage test check fuzz bench bench-reconcile bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ fuzz: ## send random requests to every endpoint, for minutes; EXAMPLES=300 of ea
 
 bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
 	@exec $(PY) -m benchmarks.orders $(ARGS)
+
+bench-reconcile: venv ## measure a comparison of 100,000 transactions of a gateway with the ledger
+	@exec $(PY) -m benchmarks.reconcile $(ARGS)
 
 bench-relay: venv ## measure the outbox: relay, latency, idle, full tables; ARGS="latency"
 	@exec $(PY) -m benchmarks.relay $(ARGS)

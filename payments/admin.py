@@ -25,6 +25,7 @@ from common.admin import (
 )
 
 from . import ledger, services
+from .books.admin import StatementPages
 from .gateways import GATEWAYS
 from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
 
@@ -71,7 +72,7 @@ def _correct(call: ActionCall) -> str:
 
 
 @admin.register(Account)
-class Accounts(ReadOnlyAdmin):
+class Accounts(StatementPages, ReadOnlyAdmin):
     """The accounts of customers and of the system."""
 
     list_display = ("user_id", "kind", display.amount("balance", _("balance")), "created_at")

@@ -13,7 +13,16 @@ from common.errors import Refusal
 from common.money import Money
 
 from .. import decisions, gateway_calls, gateways, receipts, returns, services
-from ..gateways.base import Answer, DisputeAnswer, DisputeStatus, Gateway, RefundAnswer, RefundStatus
+from ..gateways.base import (
+    Answer,
+    DisputeAnswer,
+    DisputeStatus,
+    Gateway,
+    GatewayRefused,
+    GatewayUnavailable,
+    RefundAnswer,
+    RefundStatus,
+)  # fmt: skip
 from ..gateways.base import Status as GatewayStatus
 from ..models import Difference, GatewayTransaction, Payment, WebhookReceipt
 
@@ -60,9 +69,8 @@ def repair(*, difference_id: UUID | str, now: datetime) -> str:
     what was done. Call it outside of any transaction. A later run closes the difference if both agree then.
 
     :raises NotOpen: if it has been repaired or accepted
-    :raises CannotAsk: if there is no payment to ask about, or nobody to ask
+    :raises CannotAsk: if there is no payment to ask about, or the gateway does not answer
     :raises OrderIsPaidOtherwise: if the payment is unknown, and no order here can have it
-    :raises GatewayUnavailable, GatewayRefused: if the gateway does not answer
     """
     return apply(difference_id=difference_id, said=ask(difference_id=difference_id), now=now)
 
@@ -83,10 +91,14 @@ def ask(*, difference_id: UUID | str) -> Said:
     if difference.gateway not in gateways.GATEWAYS:
         raise CannotAsk(_g("%(gateway)s is known by files only.") % {"gateway": difference.gateway})
     gateway = gateways.get(difference.gateway)
-    answer = _answer(gateway, difference)
+    try:
+        answer = _answer(gateway, difference)
+        returned = gateway.refunds(payment_id=answer.payment_id) if answer is not None else []
+    except (GatewayRefused, GatewayUnavailable) as error:
+        raise CannotAsk(_g("The gateway does not say what it has: %(error)s") % {"error": error}) from error
     if answer is None:
         raise CannotAsk(_g("The gateway knows no such payment."))
-    return Said(answer, (answer, *gateway.refunds(payment_id=answer.payment_id), *_disputes(difference, answer)))
+    return Said(answer, (answer, *returned, *_disputes(difference, answer)))
 
 
 def _answer(gateway: Gateway, difference: Difference) -> Answer | None:
@@ -194,7 +206,7 @@ def stray(*, difference_id: UUID | str, now: datetime) -> Stray:
 
     :raises NotOpen: if the difference has been repaired or accepted
     :raises NotStrayMoney: if it is not about money that came in for no payment
-    :raises CannotAsk: if the gateway knows no such payment
+    :raises CannotAsk: if the gateway knows no such payment, or does not answer
     :raises decisions.NoMoney: if the gateway has none of it
     """
     difference = _open(difference_id)
@@ -240,21 +252,22 @@ def accept(*, difference_id: UUID | str, reason: str, by: Authority, now: dateti
     if not reason.strip():
         raise ReasonMissing(_g("Give a reason."), errors={"reason": [_g("Give a reason.")]})
     difference = _open(difference_id, lock=True)
-    for amount, currency in at_stake(difference):
-        by.permit(amount, currency)
+    stake = at_stake(difference)
+    by.permit(stake.amount, stake.currency)
     difference.status, difference.closed_at = Status.ACCEPTED, now
     difference.closed_by, difference.closed_why = by.name[:150], reason[:200]
     difference.save(update_fields=["status", "closed_at", "closed_by", "closed_why"])
     return difference
 
 
-def at_stake(difference: Difference) -> list[tuple[int, str]]:
-    """Return by how much both sides differ, in each currency."""
-    there = (difference.amount_there or 0, difference.currency_there)
-    here = (difference.amount_here or 0, difference.currency_here)
-    if there[1] == here[1]:
-        return [(abs(there[0] - here[0]), there[1])]
-    return [(amount, currency) for amount, currency in (there, here) if currency]
+def at_stake(difference: Difference) -> Money:
+    """Return by how much both sides differ; where the currencies differ, what the gateway has."""
+    if difference.currency_there == difference.currency_here:
+        amount = (difference.amount_there or 0) - (difference.amount_here or 0)
+        return Money(abs(amount), difference.currency_there)
+    if difference.currency_there:
+        return Money(difference.amount_there or 0, difference.currency_there)
+    return Money(difference.amount_here or 0, difference.currency_here)
 
 
 def _open(difference_id: UUID | str, *, lock: bool = False) -> Difference:

@@ -58,10 +58,10 @@ class TrialBalance:
         return self.debit == self.credit
 
 
-def trial_balances(*, at: datetime | None = None, currency: str = "") -> list[TrialBalance]:
+def trial_balances(*, at: datetime | None = None, currency: str = "", timeout: str = TIMEOUT) -> list[TrialBalance]:
     """Return the trial balance of each currency, or of this one, before this time, or of all that is booked."""
     with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [timeout])
         cursor.execute(TOTALS, _asked(at, currency))
         found = cursor.fetchall()
     return [

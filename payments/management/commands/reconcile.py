@@ -103,7 +103,7 @@ class Command(BaseCommand):
         for one in _chosen(ids, gateway=gateway):
             try:
                 said = repairs.repair(difference_id=one.pk, now=now)
-            except (Refusal, GatewayRefused, GatewayUnavailable) as refusal:
+            except Refusal as refusal:
                 said = f"{refusal} ({refusal.code})"
             self.say(f"{one.pk}  {said}")
 
