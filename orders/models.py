@@ -61,6 +61,8 @@ class Status(models.TextChoices):
     PENDING = "pending", _("pending")
     RESERVED = "reserved", _("reserved")
     PAYMENT_PENDING = "payment_pending", _("payment pending")
+    AUTHORIZED = "authorized", _("authorized")  # the money is reserved, and taken later
+    CAPTURING = "capturing", _("capturing")
     PAID = "paid", _("paid")
     VOIDING = "voiding", _("voiding")
     REFUNDING = "refunding", _("refunding")
@@ -86,6 +88,12 @@ class Order(models.Model):
     class Method(models.TextChoices):
         ACCOUNT = "account", _("account")
         GATEWAY = "gateway", _("gateway")
+        INVOICE = "invoice", _("invoice")  # nothing is collected here
+
+    class Capture(models.TextChoices):
+        AUTOMATIC = "", _("automatic")
+        MANUAL = "manual", _("on request")
+        AFTER_PROCESSING = "after_processing", _("after it is processed")
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64, default=new_order_id)
     reference = models.CharField(
@@ -113,6 +121,13 @@ class Order(models.Model):
     currency = models.CharField(_("currency"), max_length=3)
     payment_method = models.CharField(_("payment method"), max_length=10, choices=Method.choices)
     payment_id = models.CharField(_("payment id"), max_length=100, blank=True)
+    capture = models.CharField(
+        _("money is taken"), max_length=20, choices=Capture.choices, blank=True, default="", db_default=""
+    )
+    captured = models.BigIntegerField(
+        _("captured"), null=True, help_text=_("in minor units, if less than the total is taken")
+    )
+    refunded = models.BigIntegerField(_("refunded"), default=0, db_default=0, help_text=_("in minor units"))
     hold_id = models.UUIDField(_("hold"), null=True)
     fail_reason = models.CharField(_("fail reason"), max_length=50, blank=True)
     blocked = models.CharField(
@@ -136,7 +151,15 @@ class Order(models.Model):
                 name="one_order_per_reference_and_principal",
             ),
             models.CheckConstraint(condition=models.Q(total__gte=0), name="order_total_not_negative"),
-            models.CheckConstraint(condition=models.Q(status__in=Status.values), name="order_status_known"),
+            models.CheckConstraint(condition=models.Q(status__in=Status.values), name="order_has_a_known_status"),
+            models.CheckConstraint(
+                condition=models.Q(captured=None) | models.Q(captured__gt=0, captured__lte=models.F("total")),
+                name="order_captured_within_its_total",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(refunded__gte=0, refunded__lte=models.F("total")),
+                name="order_refunded_within_its_total",
+            ),
         ]
         indexes = [
             models.Index(fields=["-created_at", "-order_id"], name="order_newest"),
@@ -173,6 +196,11 @@ class Order(models.Model):
     def shown_id(self) -> str:
         """The id by which its client knows the order: the one that the client gave it, or else ours."""
         return self.reference or self.order_id
+
+    @property
+    def paid(self) -> int:
+        """What is taken for it if all goes well, in minor units."""
+        return self.total if self.captured is None else self.captured
 
     def sums(self) -> dict[str, int]:
         """The sums of its lines that are no goods, in minor units, none of them negative; read it with its lines."""
@@ -264,6 +292,39 @@ class OrderEvent(models.Model):
         return f"{self.order_id} v{self.version}: {self.type}"
 
 
+class Refund(models.Model):
+    """Money of an order that goes back while the order stays: asked for here, or made at the gateway."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("pending")
+        SUCCEEDED = "succeeded", _("succeeded")
+        FAILED = "failed", _("failed")
+
+    refund_id = models.UUIDField(_("refund id"), primary_key=True, default=uuid7, editable=False)
+    order = models.ForeignKey(Order, models.PROTECT, related_name="refunds", verbose_name=_("order"))
+    amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
+    currency = models.CharField(_("currency"), max_length=3)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.PENDING)
+    reason = models.CharField(_("reason"), max_length=200, blank=True)
+    lines = models.JSONField(_("lines"), default=list, help_text=_("positions and quantities, if it is of lines"))
+    restock = models.BooleanField(_("back into stock"), default=False)
+    fail_code = models.CharField(_("failed because"), max_length=50, blank=True)
+    actor = models.CharField(_("asked for by"), max_length=150, blank=True)
+    created_at = models.DateTimeField(_("created at"))
+    updated_at = models.DateTimeField(_("updated at"))
+
+    class Meta:
+        verbose_name = _("refund")
+        verbose_name_plural = _("refunds")
+        ordering = ["refund_id"]
+        constraints = [
+            models.CheckConstraint(condition=models.Q(amount__gt=0), name="order_refund_amount_positive"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.refund_id}: {self.status}"
+
+
 LOADED_EVENTS = models.Prefetch("events", OrderEvent.objects.order_by("version"), to_attr="loaded_events")
 
 
@@ -293,6 +354,7 @@ def snapshot(order: Order) -> dict[str, Any]:
         "currency": order.currency,
         "payment_method": str(order.payment_method),
         "payment_id": order.payment_id or None,
+        "refunded": order.refunded,
         "fail_reason": order.fail_reason or None,
         "metadata": order.metadata,
         "updated_at": order.updated_at.isoformat() if isinstance(order.updated_at, datetime) else None,

@@ -130,6 +130,14 @@ class PaymentReturnRefused(Message, name="payment.return_refused", to="orders"):
     reason: str
 
 
+class PaymentReturnUndone(Message, name="payment.return_undone", to="orders"):
+    """Money that was said to be back has not reached the payer: `amount` of it is here again. A person decides."""
+
+    order_id: str
+    amount: int
+    reason: str
+
+
 class CallGateway(Message, name="payments.turn_to_gateway", to="payments"):
     """Payments to itself: make the call that this payment needs in its status: create, look up, cancel or refund."""
 
