@@ -1,5 +1,7 @@
 """The error that services raise when they refuse a request. Each endpoint puts it into its own words."""
 
+from django.utils.translation import gettext as _g
+
 
 class Refusal(Exception):
     """
@@ -16,3 +18,12 @@ class Refusal(Exception):
         super().__init__(detail)
         self.errors = errors or {}
         self.extra = extra or {}
+
+
+class NotDuringUpgrade(Refusal):
+    """Processes of the release before run as well, and would not understand what follows."""
+
+    code = "not_during_upgrade"
+
+    def __init__(self) -> None:
+        super().__init__(_g("This is not possible while the system is being upgraded. Try again later."))

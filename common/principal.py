@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from django.db.models import Model, QuerySet
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ PRODUCTS_WRITE = "products:write"
 SCOPES = {
     "orders:read": "Read your own orders",
     "orders:write": "Place and cancel orders",
+    "payments:write": "Capture the money that is reserved for your orders",
+    "refunds:write": "Refund money of your orders",
     "accounts:read": "Read your own accounts",
     "accounts:write": "Open accounts and deposit money",
     PRODUCTS_WRITE: "Create and change products",
@@ -59,6 +62,19 @@ class Principal:
 def principal_of(request: Request) -> Principal:
     """The principal that makes this request."""
     return cast(Principal, request.user)
+
+
+def scope_of(view: "APIView", method: str) -> str | None:
+    """
+    The scope that a view needs for a method; None if it admits nobody.
+
+    A view names them by its `scopes`, or has a `scope`, such as "orders": reading needs `orders:read`, all else
+    `orders:write`.
+    """
+    scopes, scope = getattr(view, "scopes", {}), getattr(view, "scope", None)
+    if method in scopes:
+        return str(scopes[method])
+    return f"{scope}:{'read' if method in SAFE_METHODS else 'write'}" if scope else None
 
 
 def is_answered(request: Request, view: "APIView") -> bool:

@@ -25,10 +25,11 @@ from common.principal import Principal, principal_of
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
-from . import services
+from . import payment, services
 from .filters import NewestFirst, OldestFirst, OrderFilter
 from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
+from .payment_serializers import PaymentSerializer
 from .serializers import CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
 
 SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
@@ -36,12 +37,17 @@ VERSION = re.compile(r"[1-9][0-9]{0,9}")
 IF_MATCH = if_match("The ETag of the version to cancel; another version is left alone.")
 
 
-EXPAND = OpenApiParameter(
-    "expand",
-    {"type": "array", "items": {"type": "string", "enum": list(services.EXPANDABLE)}},
-    explode=False,
-    description="What to show with an order, which would take a request of its own otherwise.",
-)
+PAYMENT = "payment"  # what else can be shown with one order
+
+
+def expand(*names: str) -> OpenApiParameter:
+    """The parameter that names what to show with an order."""
+    return OpenApiParameter(
+        "expand",
+        {"type": "array", "items": {"type": "string", "enum": list(names)}},
+        explode=False,
+        description="What to show with an order, which would take a request of its own otherwise.",
+    )
 
 
 class Orders(WithForm):
@@ -61,7 +67,9 @@ class Orders(WithForm):
             return Order.objects.none()
         return services.orders_of(principal_of(self.request), expand=expanded(self.request))
 
-    @extend_schema(operation_id="list_orders", parameters=[EXPAND], responses=OrderSerializer(many=True))
+    @extend_schema(
+        operation_id="list_orders", parameters=[expand(*services.EXPANDABLE)], responses=OrderSerializer(many=True)
+    )
     def get(self, request: Request) -> Response:
         """List orders page by page, the newest first unless `sort` says otherwise."""
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
@@ -107,11 +115,16 @@ class OneOrder(GenericAPIView[Order]):
     scope = "orders"
     serializer_class = OrderSerializer
 
-    @extend_schema(operation_id="get_order", parameters=[EXPAND])
+    @extend_schema(operation_id="get_order", parameters=[expand(*services.EXPANDABLE, PAYMENT)])
     def get(self, request: Request, order_id: str) -> HttpResponseBase:
         """Return an order. Its version is the ETag."""
-        order = services.get_order(order_id=order_id, principal=principal_of(request), expand=expanded(request))
+        principal, more = principal_of(request), expanded(request, PAYMENT)
+        order = services.get_order(order_id=order_id, principal=principal, expand=more - {PAYMENT})
         answer = response(order)
+        if PAYMENT in more:  # which changes without the order, and is for the eyes of the client alone
+            answer.data["payment"] = PaymentSerializer(payment.payment_of(order, principal=principal)).data
+            answer["Cache-Control"] = "no-store"
+            return answer
         etag = answer["ETag"]
         return get_conditional_response(request._request, etag=etag, response=answer) or answer
 
@@ -121,6 +134,9 @@ class OneOrder(GenericAPIView[Order]):
         return {
             "History": reverse("order-events", args=[order_id]),
             "Cancel": reverse("order-cancel", args=[order_id]),
+            "Payment": reverse("order-payment", args=[order_id]),
+            "Capture": reverse("order-capture", args=[order_id]),
+            "Refunds": reverse("order-refunds", args=[order_id]),
         }
 
 
@@ -185,23 +201,26 @@ class Cancel(WithForm):
         return asked.validated_data.get("reason") or ""
 
 
-def expanded(request: Request) -> set[str]:
+def expanded(request: Request, *more: str) -> set[str]:
     """
     What to show with orders: the names in `expand`, which are separated by commas.
+
+    :param more: names that can be expanded here and not in lists
 
     :raises ValidationError: if one is unknown
     """
     names = {name for text in request.query_params.getlist("expand") for name in text.split(",") if name}
-    if not names <= services.EXPANDABLE.keys():
-        raise ValidationError({"expand": [_("Expand any of: %s.") % ", ".join(services.EXPANDABLE)]})
+    known = (*services.EXPANDABLE, *more)
+    if not names <= set(known):
+        raise ValidationError({"expand": [_("Expand any of: %s.") % ", ".join(known)]})
     return names
 
 
 def response(order: Order, status: int = status.HTTP_200_OK, headers: Mapping[str, str] | None = None) -> Response:
     """An answer with an order, whose version is the ETag."""
-    return Response(
-        SERIALIZER.to_representation(order), status, headers={"ETag": f'"{order.version}"', **(headers or {})}
-    )
+    link = f'<{reverse("order-payment", args=[order.shown_id])}>; rel="payment"'
+    shown = {"ETag": f'"{order.version}"', "Link": link, **(headers or {})}
+    return Response(SERIALIZER.to_representation(order), status, headers=shown)
 
 
 def versions_in(request: Request) -> set[int] | None:

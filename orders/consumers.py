@@ -6,16 +6,21 @@ from outbox.consumers import consumes
 from outbox.errors import Undeliverable
 from outbox.message import Message
 from payments.messages import (
+    PaymentAuthorized,
+    PaymentDisputed,
     PaymentFailed,
     PaymentPending,
     PaymentRefunded,
     PaymentReturnRefused,
+    PaymentReturnUndone,
     PaymentSucceeded,
     PaymentVoided,
+    RefundFailed,
+    RefundSucceeded,
 )
 from processing.messages import GiveBack, HoldExpired, OrderProcessed, ProcessingRefused, StockReleased
 
-from . import saga, webhooks
+from . import refunds, transitions, webhooks
 from .messages import DeliverWebhook, Overdue
 from .models import Order, Outgoing
 
@@ -26,18 +31,20 @@ def _advance(event: Message) -> None:
     """Pass an event to the saga. A person who replays a dead letter may do no more by it than they may do alone."""
     by = REPLAY if context.current().is_replay else SYSTEM
     try:
-        saga.advance(order_id=event.subject, event=event, now=clock.now("orders"), by=by)
+        transitions.advance(order_id=event.subject, event=event, now=clock.now("orders"), by=by)
     except NeedsSecondPerson as needed:
         raise Undeliverable(needed.code, str(needed)) from needed
 
 
 for _event in (
     PaymentPending,
+    PaymentAuthorized,
     PaymentSucceeded,
     PaymentFailed,
     PaymentVoided,
     PaymentRefunded,
     PaymentReturnRefused,
+    PaymentReturnUndone,
     OrderProcessed,
     ProcessingRefused,
     StockReleased,
@@ -55,10 +62,28 @@ def hold_expired(event: HoldExpired) -> None:
         _advance(event)
 
 
+@consumes(RefundSucceeded)
+def refund_succeeded(event: RefundSucceeded) -> None:
+    """Record that a part of the money is back."""
+    refunds.succeeded(event, now=clock.now("orders"))
+
+
+@consumes(RefundFailed)
+def refund_failed(event: RefundFailed) -> None:
+    """Record that a part of the money did not go back."""
+    refunds.failed(event, now=clock.now("orders"))
+
+
+@consumes(PaymentDisputed)
+def payment_disputed(event: PaymentDisputed) -> None:
+    """Record that the payer's bank wants the money back, or what came of it."""
+    refunds.disputed(event, now=clock.now("orders"))
+
+
 @consumes(Overdue)
 def overdue(event: Overdue) -> None:
     """Turn back an order whose time is up."""
-    saga.on_timeout(order_id=event.order_id, now=clock.now("orders"), timer_id=context.current().causation_id)
+    transitions.on_timeout(order_id=event.order_id, now=clock.now("orders"), timer_id=context.current().causation_id)
 
 
 @consumes(DeliverWebhook, first=webhooks.send)

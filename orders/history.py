@@ -16,14 +16,17 @@ STATE = (
     "payment_method", "payment_id", "fail_reason", "blocked",
 )  # fmt: skip
 
-NOTE = "note"  # the reason that a person gave: kept with the state, but not a part of it
+# Which events of older orders do not name, and where there is nothing to say no event does.
+ADDED = ("reference", "metadata", "capture", "captured", "refunded")
+
+NOTE = "note"  # the reason that a person gave
+ASIDE = (NOTE, "refund", "dispute")  # kept with the state, but not a part of it
 
 
 def initial_data(order: Order) -> dict[str, Any]:
     """The data of the first event of an order: everything that can change, and its hold."""
     data = {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
-    added = {"reference": order.reference, "metadata": order.metadata}  # which events of older orders do not name
-    return data | {name: value for name, value in added.items() if value}
+    return data | {name: value for name in ADDED if (value := getattr(order, name))}
 
 
 def state(order: Order) -> dict[str, Any]:
@@ -36,8 +39,9 @@ def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
     rebuilt: dict[str, Any] = {"blocked": ""}  # which the first events of older orders do not name
     for event in events:
         rebuilt |= event.data | {"version": event.version, "updated_at": event.at}
-    rebuilt.pop(NOTE, None)
-    return rebuilt
+    for name in ASIDE:
+        rebuilt.pop(name, None)
+    return {name: value for name, value in rebuilt.items() if value or name not in ADDED}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from common.authority import Authority
 from common.errors import Refusal
 from outbox.message import Message
 
-from . import saga
+from . import saga, transitions
 from .models import Order, Outgoing, Status
 
 CANCELED_BY_OPERATOR = "canceled_by_operator"
-UNPAID = frozenset({Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING})  # what can be canceled without a refund
+UNPAID = frozenset(  # what can be canceled without a refund
+    {Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING, Status.AUTHORIZED, Status.CAPTURING}
+)
 PAID = frozenset({Status.PAID})
 
 
@@ -32,13 +34,15 @@ class NotPossible(Refusal):
 
 def last_request(order: Order) -> Callable[[Order], Message] | None:
     """What makes the command that an order in this status waits to be answered; none if it waits for nothing."""
-    again = saga.STEPS.get((Status(order.status), saga.Overdue))
-    if again is not None and again.becomes == order.status:
+    again = saga.decide(order, saga.Overdue)
+    if isinstance(again, saga.Step) and again.becomes == order.status:
         return again.says
+    if order.status == Status.AUTHORIZED:
+        return saga.process if order.capture == Order.Capture.AFTER_PROCESSING else None
     return {
-        Status.PENDING: saga.charge,
-        Status.RESERVED: saga.charge,
-        Status.PAYMENT_PENDING: saga.charge,
+        Status.PENDING: saga.first_command,
+        Status.RESERVED: saga.first_command,
+        Status.PAYMENT_PENDING: saga.first_command,
         Status.PAID: saga.process,
     }.get(Status(order.status))
 
@@ -69,7 +73,7 @@ def cancel(*, order_id: str, now: datetime, by: Authority, reason: str, if_versi
     Cancel an order that is not paid: it gives back what it has taken. The reason is kept in its history.
 
     :raises NotPossible: if it is paid, is being turned back, or has ended
-    :raises saga.VersionConflict: if it is at another version
+    :raises transitions.VersionConflict: if it is at another version
     :raises ReasonMissing: without a reason
     """
     return _turn_back(order_id, UNPAID, now=now, by=by, reason=reason, if_version=if_version)
@@ -81,7 +85,7 @@ def cancel_and_refund(*, order_id: str, now: datetime, by: Authority, reason: st
     Cancel an order that is paid: it gives back its stock and then its money. The reason is kept in its history.
 
     :raises NotPossible: if it is not paid, is being turned back, or has ended
-    :raises saga.VersionConflict: if it is at another version
+    :raises transitions.VersionConflict: if it is at another version
     :raises ReasonMissing: without a reason
     :raises NeedsSecondPerson: if one person may not give this amount back alone
     """
@@ -95,14 +99,14 @@ def _turn_back(
     order = _lock(order_id, if_version)
     if order.status not in statuses:
         raise NotPossible(_g("This is not possible while the order is %(status)s.") % {"status": _status(order)})
-    saga.apply(saga.CancelRequested(CANCELED_BY_OPERATOR), order, now=now, by=by, note=reason)
+    transitions.apply(saga.CancelRequested(CANCELED_BY_OPERATOR), order, now=now, by=by, note=reason)
     return order
 
 
 def _lock(order_id: str, version: int) -> Order:
-    order = saga.lock(order_id)
+    order = transitions.lock(order_id)
     if order.version != version:
-        raise saga.VersionConflict(order)
+        raise transitions.VersionConflict(order)
     return order
 
 
@@ -112,13 +116,14 @@ def _status(order: Order) -> str:
 
 def possible_events(order: Order) -> dict[str, type[Message]]:
     """The events of other services that would move an order in this status, by name."""
+    decided = {kind: saga.decide(order, kind) for kind in saga.EVENTS}
     return {
         kind.name: kind
-        for (status, kind), step in saga.STEPS.items()
-        if status == order.status
+        for kind, step in decided.items()
+        if isinstance(step, saga.Step)
         and issubclass(kind, Message)
         and kind is not saga.Overdue
-        and (step.says or step.becomes != status)
+        and (step.says or step.becomes != order.status)
     }
 
 
@@ -132,7 +137,7 @@ def resolve(*, order_id: str, event: str, evidence: str, now: datetime, by: Auth
     event is, the order is worth its total to somebody: it is refunded, delivered without payment, or forgotten.
 
     :raises NotPossible: if the event cannot happen to an order in this status
-    :raises saga.VersionConflict: if the order is at another version
+    :raises transitions.VersionConflict: if the order is at another version
     :raises ReasonMissing: without evidence
     :raises NeedsSecondPerson: if one person may not decide about this amount alone
     """
@@ -145,8 +150,13 @@ def resolve(*, order_id: str, event: str, evidence: str, now: datetime, by: Auth
             % {"status": _status(order), "event": event}
         )
     by.permit(order.total, order.currency)
-    known = {"payment_id": order.payment_id, "reason": "resolved_by_operator", "hold_id": str(order.hold_id)}
+    known = {
+        "payment_id": order.payment_id,
+        "reason": "resolved_by_operator",
+        "hold_id": str(order.hold_id),
+        "amount": order.paid,
+    }
     fields = kind.__dataclass_fields__  # type: ignore[attr-defined]  # every message is a dataclass
     data = {"order_id": order_id} | {name: value for name, value in known.items() if name in fields}
-    saga.apply(kind.read(data), order, now=now, by=by, note=evidence)
+    transitions.apply(kind.read(data), order, now=now, by=by, note=evidence)
     return order

@@ -144,7 +144,14 @@ class NewOrderSerializer(StrictSerializer):
         required=False,
         allow_blank=True,
         allow_null=True,
-        help_text=_("Default: the user's account if there is a user_id, else the gateway."),
+        help_text=_("Default: account if there is a user_id, gateway if there is a user_email, else invoice."),
+    )
+    capture = serializers.ChoiceField(
+        ("automatic", Order.Capture.MANUAL),
+        required=False,
+        allow_blank=True,
+        allow_null=True,
+        help_text=_("`manual`: the gateway reserves the money, which is taken by POST /orders/{id}/capture."),
     )
     metadata = Metadata(allow_null=True, help_text=_("Texts of your own, given back with the order and its events."))
 
@@ -182,6 +189,7 @@ class NewOrderSerializer(StrictSerializer):
             order_id=data.get("order_id") or None,
             principal=principal,
             metadata=data.get("metadata") or {},
+            capture=Order.Capture.MANUAL if data.get("capture") == Order.Capture.MANUAL else "",
             currency=self.context["currency"],
             total=data.get("total_amount"),
             **{name: data.get(name) or "" for name in texts},
@@ -253,6 +261,7 @@ class OrderSerializer(serializers.Serializer[Order]):
     tax_amount = serializers.SerializerMethodField()
     discount_amount = serializers.SerializerMethodField()
     shipping_amount = serializers.SerializerMethodField()
+    refunded_amount = serializers.SerializerMethodField()
     currency = serializers.CharField(read_only=True)
     version = serializers.IntegerField(read_only=True)
     items = LineSerializer(many=True, read_only=True, source="loaded_lines")
@@ -269,6 +278,9 @@ class OrderSerializer(serializers.Serializer[Order]):
 
     def get_total_amount(self, order: Order) -> float:
         return money.number(order.total, currency=order.currency)
+
+    def get_refunded_amount(self, order: Order) -> float:
+        return money.number(order.refunded, currency=order.currency)
 
     def get_tax_amount(self, order: Order) -> float:
         return self._sum(order, "tax_amount")

@@ -12,10 +12,11 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.utils.crypto import salted_hmac
+from django.utils.translation import gettext as _g
 
-from common import locks
+from common import locks, money
 from common.authority import SYSTEM, Authority
-from common.errors import Refusal
+from common.errors import NotDuringUpgrade, Refusal
 from common.idempotency import KeyReused
 from common.principal import Principal
 from outbox import clock, ids
@@ -23,7 +24,7 @@ from outbox.store import Statement
 from processing import services as stock
 from processing.messages import GiveBack
 
-from . import repair, saga
+from . import repair, saga, transitions
 from .models import LOADED_EVENTS, LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_order_id
 from .pricing import Line, price
 
@@ -42,6 +43,14 @@ class OrderExists(Refusal):
     code = "order_exists"
 
 
+class NothingReserved(Refusal):
+    code = "nothing_reserved"
+
+
+class CaptureExceedsAuthorized(Refusal):
+    code = "capture_exceeds_authorized"
+
+
 @dataclass(frozen=True)
 class NewOrder:
     """An order to be placed."""
@@ -53,12 +62,13 @@ class NewOrder:
     user_email: str = ""
     description: str = ""
     payment_method: str = ""
+    capture: str = ""  # automatic
     principal: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
     currency: str = ""  # the default one
     total: int | None = None  # what the client takes the sum of the lines to be
 
-    _ADDED: ClassVar = frozenset({"metadata", "currency", "total"})  # by later releases
+    _ADDED: ClassVar = frozenset({"metadata", "currency", "total", "capture"})  # by later releases
 
     @property
     def fingerprint(self) -> str:
@@ -105,6 +115,7 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         order_id = id_under(key, principal=new.principal, day=now.date())
     else:
         order_id = new_order_id()
+    method = _method(new)
     currency = new.currency or settings.CURRENCY
     lines = price(new.lines, currency=currency, total=new.total)
     quantities = {str(line.product_id): line.quantity for line in lines if line.product_id is not None}
@@ -126,7 +137,8 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         status=Status.RESERVED if hold_id else Status.PENDING,
         total=sum(line.amount for line in lines),
         currency=currency,
-        payment_method=new.payment_method or (Order.Method.ACCOUNT if new.user_id else Order.Method.GATEWAY),
+        payment_method=method,
+        capture=_capture(new, method),
         hold_id=hold_id,
         fingerprint=new.fingerprint,
         created_at=now,
@@ -139,13 +151,45 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
         if (stored := _stored(new, key=key, now=now, exclusive=True)) is not None:
             _give_back_another(hold_id, stored)
             return stored, False
-        saga.begin(order, lines, actor=actor)
+        transitions.begin(order, lines, actor=actor)
         # Note [Stored within half of the hold's time]: whoever was frozen since would otherwise store an order whose
         # hold has been given back. From here on the limit of an idle transaction ends what takes longer.
         if clock.now("orders") - now > settings.HOLD_TTL / 2:
             raise stock.PlacedTooSlowly
     order.loaded_lines = lines
     return order, True
+
+
+def _method(new: NewOrder) -> str:
+    """
+    How an order is paid: by invoice where neither an account nor a payer is named.
+
+    :raises NotDuringUpgrade: if the release before does not know it
+    """
+    if settings.UPGRADING and (new.payment_method == Order.Method.INVOICE or new.capture):
+        raise NotDuringUpgrade
+    if new.payment_method:
+        return new.payment_method
+    if new.user_id:
+        return Order.Method.ACCOUNT
+    return Order.Method.GATEWAY if new.user_email or settings.UPGRADING else Order.Method.INVOICE
+
+
+def _capture(new: NewOrder, method: str) -> str:
+    """
+    When the money of an order is taken.
+
+    :raises NothingReserved: if it is to be taken later, and is not paid through a gateway, which could reserve it
+    """
+    if method != Order.Method.GATEWAY:
+        if new.capture:
+            raise NothingReserved(
+                "Only a gateway can reserve money, to be captured later.",
+                errors={"capture": ["This payment method reserves no money."]},
+            )
+        return Order.Capture.AUTOMATIC
+    is_default = not new.capture and settings.CAPTURE_AFTER_PROCESSING and not settings.UPGRADING
+    return Order.Capture.AFTER_PROCESSING if is_default else new.capture
 
 
 NAMED = "WHERE principal = %s AND (order_id = %s OR reference = %s)"
@@ -323,22 +367,62 @@ def cancel_order(
     :param versions: cancel the order only if it is at one of these versions
 
     :raises NoSuchOrder: if there is none that this principal may see
-    :raises saga.OutOfTurn: if it is done or has failed
-    :raises saga.VersionConflict: if it is at another version
+    :raises transitions.OutOfTurn: if it is done or has failed
+    :raises transitions.VersionConflict: if it is at another version
     :raises ReasonMissing: if staff give no reason
     :raises NeedsSecondPerson: if it is paid, and staff may not give its money back alone
     """
     by = Authority.of(principal) if principal else SYSTEM
     by.justify(reason)
     try:
-        order = saga.lock(stored_id(order_id, principal=principal) if principal else order_id)
+        order = transitions.lock(stored_id(order_id, principal=principal) if principal else order_id)
     except Order.DoesNotExist:
         raise NoSuchOrder("There is no such order.") from None
     if principal is not None and not principal.sees(order):
         raise NoSuchOrder("There is no such order.")
     if versions is not None and order.version not in versions:
-        raise saga.VersionConflict(order)
+        raise transitions.VersionConflict(order)
     event = saga.CancelRequested(repair.CANCELED_BY_OPERATOR) if by.is_staff else saga.CancelRequested()
-    saga.apply(event, order, now=now, by=by, note=reason)
+    transitions.apply(event, order, now=now, by=by, note=reason)
+    prefetch_related_objects([order], LOADED_LINES)
+    return order
+
+
+# Capturing ----------------------------------------------------------------------------------------------------------
+
+
+@transaction.atomic(using="orders")
+def capture_order(
+    *,
+    order_id: str,
+    amount: int | None,
+    by: Authority,
+    now: datetime,
+    reason: str = "",
+    versions: Collection[int] | None = None,
+) -> Order:
+    """
+    Have the money taken that is reserved for an order, or this much of it, and return the order, with its lines.
+
+    :param order_id: as it is stored: see `stored_id`
+
+    :raises CaptureExceedsAuthorized: if less is reserved
+    :raises transitions.OutOfTurn: if nothing is reserved, or not any more
+    :raises transitions.VersionConflict: if it is at another version
+    :raises ReasonMissing: if staff give no reason
+    :raises NeedsSecondPerson: if staff may not take this amount alone
+    """
+    by.justify(reason)
+    order = transitions.lock(order_id)
+    if versions is not None and order.version not in versions:
+        raise transitions.VersionConflict(order)
+    if amount is not None and amount > order.total:
+        reserved = money.text(order.total, currency=order.currency)
+        raise CaptureExceedsAuthorized(
+            _g("Only %(amount)s is reserved.") % {"amount": reserved},
+            errors={"amount": [_g("%(amount)s is reserved.") % {"amount": reserved}]},
+        )
+    event = saga.CaptureRequested(order.total if amount is None else amount)
+    transitions.apply(event, order, now=now, by=by, note=reason)
     prefetch_related_objects([order], LOADED_LINES)
     return order

@@ -2,6 +2,7 @@
 What carries the table of saga.py out: an order changes here alone, with its history, its messages and its timers.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -181,6 +182,38 @@ def _time_of_change(order: Order, *, now: datetime) -> datetime:
     return max(order.updated_at, now if present - now <= MAX_AGE else present)
 
 
+def record(
+    order: Order,
+    *,
+    kind: str,
+    now: datetime,
+    changes: Mapping[str, Any] | None = None,
+    fact: str = "",
+    by: Authority = SYSTEM,
+    note: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """
+    Store a change of an order that is no transition, with its event, and tell of it by a `fact` if one is named.
+
+    The order comes from `lock`. `about` is told in the event and in the fact, and is not a part of the order.
+    """
+    changes, about = dict(changes or {}), dict(about or {})
+    for name, value in changes.items():
+        setattr(order, name, value)
+    order.version += 1
+    order.updated_at = _time_of_change(order, now=now)
+    data = changes | {"status": order.status} | about | ({history.NOTE: note} if note else {})
+    posted: list[Outgoing] = []
+    with ROWS.batch() as batch:
+        batch.update(order, "version", "updated_at", *changes)
+        batch.insert(_event(order, kind=kind, status=order.status, actor=by.name, data=data))
+        if fact:
+            posted = Outgoing.post(_fact(order, fact, about=about), batch=batch)
+    if order.has_listeners:  # type: ignore[attr-defined]
+        webhooks.announce(order, posted)
+
+
 def _reason(event: Event, order: Order, *, step: Step) -> dict[str, Any]:
     """Why this step turns the order back, if it does. The first reason stays."""
     turns_back = callable(step.becomes) or step.becomes in TURNED_BACK
@@ -262,8 +295,8 @@ def _set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
     order.timer_at, order.timer_id = at, timer.message_id
 
 
-def _fact(order: Order, fact: str) -> Message:
-    return OrderFact(order_id=order.order_id, fact=str(fact), order=snapshot(order))
+def _fact(order: Order, fact: str, *, about: Mapping[str, Any] | None = None) -> Message:
+    return OrderFact(order_id=order.order_id, fact=str(fact), order=snapshot(order) | dict(about or {}))
 
 
 REQUESTS = {CancelRequested: "order.cancel_requested", CaptureRequested: "order.capture_requested"}

@@ -2,13 +2,19 @@
 
 from django.urls import re_path
 
-from . import api
+from . import api, payment_api
 
 ORDER = r"^orders/(?P<order_id>[A-Za-z0-9._-]{1,64})"
+
+REFUND = r"/refunds/(?P<refund_id>[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})"
 
 urlpatterns = [
     re_path(r"^orders/?$", api.Orders.as_view(), name="orders"),
     re_path(ORDER + r"/?$", api.OneOrder.as_view(), name="order"),
     re_path(ORDER + r"/events/?$", api.Events.as_view(), name="order-events"),
     re_path(ORDER + r"/cancel/?$", api.Cancel.as_view(), name="order-cancel"),
+    re_path(ORDER + r"/payment/?$", payment_api.PaymentOfOrder.as_view(), name="order-payment"),
+    re_path(ORDER + r"/capture/?$", payment_api.CaptureOfOrder.as_view(), name="order-capture"),
+    re_path(ORDER + r"/refunds/?$", payment_api.Refunds.as_view(), name="order-refunds"),
+    re_path(ORDER + REFUND + r"/?$", payment_api.OneRefund.as_view(), name="order-refund"),
 ]

@@ -116,6 +116,8 @@ CURRENCY = env.choice("CURRENCY", default=_also[0] if _also else "USD", of=KNOWN
 CURRENCIES = tuple(dict.fromkeys((CURRENCY, *_also)))  # the default first
 ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=True)
 PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", default=900))
+CAPTURE_AFTER_PROCESSING = env.flag("CAPTURE_AFTER_PROCESSING", default=False)
+AUTHORIZATION_TTL = timedelta(hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1))
 PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
 HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))
 REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of whichever currency

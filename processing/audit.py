@@ -17,7 +17,8 @@ LEFT JOIN (
            sum(quantity) FILTER (WHERE kind IN ('{Kind.RECEIVED}', '{Kind.CORRECTED}')) AS received,
            coalesce(sum(quantity) FILTER (WHERE kind = '{Kind.HELD}'), 0)
                - coalesce(sum(quantity) FILTER (WHERE kind IN ('{Kind.RELEASED}', '{Kind.SOLD}')), 0) AS held,
-           sum(quantity) FILTER (WHERE kind = '{Kind.SOLD}') AS sold
+           coalesce(sum(quantity) FILTER (WHERE kind = '{Kind.SOLD}'), 0)
+               - coalesce(sum(quantity) FILTER (WHERE kind = '{Kind.RETURNED}'), 0) AS sold
     FROM processing_stockmovement GROUP BY product_id
 ) moved USING (product_id)
 WHERE product.received <> product.available + product.held + product.sold
@@ -27,8 +28,8 @@ WHERE product.received <> product.available + product.held + product.sold
 
 HOLDS = f"""
 SELECT product.sku,
-       'counts ' || product.held || ' held and ' || product.sold || ' sold; its holds add up to '
-           || coalesce(lines.held, 0) || ' and ' || coalesce(lines.sold, 0)
+       'counts ' || product.held || ' held and ' || product.sold || ' sold; its holds, less returns, add up to '
+           || coalesce(lines.held, 0) || ' and ' || coalesce(lines.sold, 0) - coalesce(returned.quantity, 0)
 FROM processing_product product
 LEFT JOIN (
     SELECT line.product_id,
@@ -36,7 +37,12 @@ LEFT JOIN (
            sum(line.quantity) FILTER (WHERE hold.status = '{Hold.Status.SOLD}') AS sold
     FROM processing_holdline line JOIN processing_hold hold USING (hold_id) GROUP BY line.product_id
 ) lines USING (product_id)
-WHERE (product.held, product.sold) <> (coalesce(lines.held, 0), coalesce(lines.sold, 0))
+LEFT JOIN (
+    SELECT product_id, sum(quantity) AS quantity FROM processing_stockmovement
+    WHERE kind = '{Kind.RETURNED}' GROUP BY product_id
+) returned USING (product_id)
+WHERE (product.held, product.sold)
+   <> (coalesce(lines.held, 0), coalesce(lines.sold, 0) - coalesce(returned.quantity, 0))
 """  # noqa: S608
 
 RULES = (

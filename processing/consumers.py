@@ -34,11 +34,31 @@ def process(command: messages.Process, refusal: str | None) -> None:
 @consumes(messages.Release)
 def release(command: messages.Release) -> None:
     """Give the stock back, or tell orders that it was accepted before."""
-    verdict = services.release(order_id=command.order_id, hold_id=command.hold_id, now=clock.now("processing"))
-    if verdict is not None and verdict.verdict == Processing.Verdict.ACCEPTED:
-        Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
-    else:
-        Outgoing.post(messages.StockReleased(order_id=command.order_id))
+    released = services.release(
+        order_id=command.order_id,
+        hold_id=command.hold_id,
+        even_if_sold=bool(command.sold),
+        now=clock.now("processing"),
+    )
+    answer = messages.StockReleased if released else messages.OrderProcessed
+    Outgoing.post(answer(order_id=command.order_id))
+
+
+@consumes(messages.KeepHold)
+def keep_hold(command: messages.KeepHold) -> None:
+    """Keep what is held for the order for longer. There is no answer."""
+    services.keep_hold(hold_id=command.hold_id, until=datetime.fromisoformat(command.until))
+
+
+@consumes(messages.TakeBack)
+def take_back(command: messages.TakeBack) -> None:
+    """Put a part of what was sold back into stock. There is no answer."""
+    services.take_back(
+        hold_id=command.hold_id,
+        request_id=command.request_id,
+        quantities=command.quantities,
+        now=clock.now("processing"),
+    )
 
 
 @consumes(messages.GiveBack)

@@ -17,7 +17,7 @@ from common import locks
 from common.errors import Refusal
 from outbox.store import Statement
 
-from . import metrics
+from . import metrics, returns
 from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement
 
 HOLD_LOST = "hold_lost"
@@ -226,20 +226,31 @@ def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: dat
 
 
 @transaction.atomic(using="processing", savepoint=False)
-def release(*, order_id: str, hold_id: str | None, now: datetime) -> Processing | None:
+def release(*, order_id: str, hold_id: str | None, now: datetime, even_if_sold: bool = False) -> bool:
     """
-    Give held stock back, make sure that the order is never processed, and return the verdict that stands.
+    Give held stock back, make sure that the order is never processed, and return whether that was possible.
 
-    The verdict `accepted` means that it is too late, and that nothing was released.
+    If it was accepted before, it is too late, and nothing is released, unless what was sold is to come back as well.
     """
     held = _open_hold("hold_id", hold_id)
     withdrawn = Processing(order_id=order_id, verdict=Processing.Verdict.WITHDRAWN, at=now)
     known = _first(withdrawn)
     if known is not None and known.verdict == Processing.Verdict.ACCEPTED:
-        return known
+        if even_if_sold:
+            returns.take_all_back(hold_id=hold_id, now=now)
+        return even_if_sold
     if held is not None:
         _end(held, status=Hold.Status.RELEASED, now=now)
-    return known or withdrawn
+    return True
+
+
+@transaction.atomic(using="processing")
+def keep_hold(*, hold_id: str, until: datetime) -> None:
+    """Keep what is held until then, if it is still held."""
+    held = Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.HELD, expires_at__lt=until).first()
+    if held is not None:
+        held.expires_at, held.asked_at = until, None
+        held.save(update_fields=["expires_at", "asked_at"])
 
 
 @transaction.atomic(using="processing")

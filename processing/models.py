@@ -192,6 +192,7 @@ class StockMovement(models.Model):
         HELD = "held", _("held")
         RELEASED = "released", _("released")
         SOLD = "sold", _("sold")
+        RETURNED = "returned", _("returned")
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     product = models.ForeignKey(

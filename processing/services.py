@@ -20,14 +20,16 @@ from .holds import (
     expired_holds,
     give_back,
     hold,
+    keep_hold,
     process,
     release,
 )
 from .models import ROWS, Product, ProductPrice, StockMovement
+from .returns import take_back
 
 __all__ = [
     "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ask_processor", "expired_holds", "give_back",
-    "hold", "process", "release",
+    "hold", "keep_hold", "process", "release", "take_back",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
 from common.authority import Authority
-from orders import factories, history, saga
+from orders import factories, history, transitions
 from orders.models import Order
 from orders.saga import CancelRequested
 from payments.messages import PaymentSucceeded, PaymentVoided
@@ -27,7 +27,7 @@ def orders() -> None:
 
 def advance(order_id: str, *events: Any) -> None:
     for event in events:
-        saga.advance(order_id=order_id, event=event, now=timezone.now(), by=Authority("ann"))
+        transitions.advance(order_id=order_id, event=event, now=timezone.now(), by=Authority("ann"))
 
 
 @pytest.mark.parametrize("batch", [1, 3, 7, 1000])

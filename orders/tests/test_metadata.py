@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from common.fields import Metadata
-from orders import history, saga, webhooks
+from orders import history, transitions, webhooks
 from orders.models import Order, Outgoing, WebhookDelivery
 from orders.services import Line, NewOrder
 from outbox.message import MAX_BYTES
@@ -51,7 +51,8 @@ class TestMetadata:
         settings.WEBHOOKS_ALLOW_LOOPBACK = True
         webhooks.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
         order_id = place(client, MINE).json()["order_id"]
-        saga.advance(order_id=order_id, event=PaymentPending(order_id=order_id, payment_id="p"), now=timezone.now())
+        pending = PaymentPending(order_id=order_id, payment_id="p")
+        transitions.advance(order_id=order_id, event=pending, now=timezone.now())
         facts = Outgoing.objects.filter(to="events").order_by("id")
         assert [(row.type, row.data["metadata"]) for row in facts] == [
             ("order.created", MINE),

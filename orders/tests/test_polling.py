@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from orders import factories, saga, services
+from orders import factories, services, transitions
 from orders.models import Order
 from outbox import clock
 
@@ -155,13 +155,13 @@ class TestTheTimeOfAChange:
         assert order.updated_at == later
 
     def test_of_a_new_order_is_when_it_is_stored(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        begin, now = saga.begin, clock.now("orders")
+        begin, now = transitions.begin, clock.now("orders")
 
         def slowly(*args: Any, **kwargs: Any) -> None:
             with time_machine.travel(now + timedelta(minutes=2)):
                 begin(*args, **kwargs)
 
-        monkeypatch.setattr(saga, "begin", slowly)
+        monkeypatch.setattr(transitions, "begin", slowly)
         order = factories.order()
         assert order.updated_at - order.created_at >= timedelta(seconds=119)
         assert order.events.get().at == order.updated_at

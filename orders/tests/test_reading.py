@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from orders import factories, saga
+from orders import factories, transitions
 from orders.models import Order
 from payments.messages import PaymentFailed
 from processing.messages import StockReleased
@@ -144,7 +144,7 @@ class TestTheHistory:
         order_id = placed.json()["order_id"]
         failed = PaymentFailed(order_id=order_id, reason="no_account")
         for event in (failed, StockReleased(order_id=order_id)):
-            saga.advance(order_id=order_id, event=event, now=timezone.now())
+            transitions.advance(order_id=order_id, event=event, now=timezone.now())
         events = client.get(f"{placed['Location']}/events").json()["results"]
         assert [(event["version"], event["status"]) for event in events] == [
             (1, "pending"),

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from common.authority import Authority
 from common.state_diagram import with_diagram
-from orders import repair, saga
+from orders import repair, saga, transitions
 from orders.diagram import becomes, command_of, decision, mermaid
 from orders.history import initial_data, rebuild, state
 from orders.messages import DeliverWebhook, Overdue
@@ -203,13 +203,13 @@ def test_an_order_does_as_the_table_says(status: Status, event: type[Event]) -> 
     now = timezone.now()
     step = STEPS.get((status, event))
     if refusal := REFUSED.get(event, {}).get(status):
-        with pytest.raises(saga.OutOfTurn) as refused, transaction.atomic(using="orders"):
-            saga.advance(order_id=O, event=EXAMPLES[event], now=now)
+        with pytest.raises(transitions.OutOfTurn) as refused, transaction.atomic(using="orders"):
+            transitions.advance(order_id=O, event=EXAMPLES[event], now=now)
         assert refused.value.code == refusal
         assert str(refused.value).startswith(f"Order {O} ")
         assert event.__name__ not in str(refused.value)
     else:
-        saga.advance(order_id=O, event=EXAMPLES[event], now=now, by=Authority("bob"))
+        transitions.advance(order_id=O, event=EXAMPLES[event], now=now, by=Authority("bob"))
     after, history = Order.objects.get(pk=O), list(OrderEvent.objects.order_by("version"))
     assert state(after) == rebuild(history)
     if step is None:
@@ -238,8 +238,8 @@ def test_an_order_does_as_the_table_says(status: Status, event: type[Event]) -> 
 @pytest.mark.parametrize("reason", [*sorted(FAILURES), "canceled_by_customer", "declined", "payment_timeout"])
 def test_where_it_ends_depends_on_why_it_turned_back(reason: str) -> None:
     order_that_is(Status.RESERVED)
-    saga.advance(order_id=O, event=money.PaymentFailed(order_id=O, reason=reason), now=timezone.now())
-    saga.advance(order_id=O, event=stock.StockReleased(order_id=O), now=timezone.now())
+    transitions.advance(order_id=O, event=money.PaymentFailed(order_id=O, reason=reason), now=timezone.now())
+    transitions.advance(order_id=O, event=stock.StockReleased(order_id=O), now=timezone.now())
     order = Order.objects.get()
     assert (order.status, order.fail_reason) == ("failed" if reason in FAILURES else "canceled", reason)
 
@@ -248,16 +248,16 @@ def test_where_it_ends_depends_on_why_it_turned_back(reason: str) -> None:
 def test_the_first_reason_stays() -> None:
     order_that_is(Status.PAYMENT_PENDING)
     for event in (CancelRequested("second_thoughts"), Overdue(order_id=O), EXAMPLES[money.PaymentFailed]):
-        saga.advance(order_id=O, event=event, now=timezone.now())
+        transitions.advance(order_id=O, event=event, now=timezone.now())
     assert Order.objects.get().fail_reason == "second_thoughts"
 
 
 @pytest.mark.django_db
 def test_a_reader_of_an_old_version_changes_nothing() -> None:
     order_that_is(Status.RESERVED)
-    saga.advance(order_id=O, event=EXAMPLES[money.PaymentPending], now=timezone.now())
+    transitions.advance(order_id=O, event=EXAMPLES[money.PaymentPending], now=timezone.now())
     by = Authority("bob", is_staff=True)
-    with pytest.raises(saga.VersionConflict), transaction.atomic(using="orders"):
+    with pytest.raises(transitions.VersionConflict), transaction.atomic(using="orders"):
         repair.cancel(order_id=O, now=timezone.now(), by=by, reason="x", if_version=1)
     assert Order.objects.get().status == "payment_pending"
     repair.cancel(order_id=O, now=timezone.now(), by=by, reason="x", if_version=2)

@@ -15,7 +15,7 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from orders import outbound_http, saga, webhooks
+from orders import outbound_http, transitions, webhooks
 from orders.models import Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.services import Line, NewOrder, place_order
 from outbox.consumers import receive
@@ -117,7 +117,7 @@ class TestAnOrderEvent:
 
     def test_is_sent_with_every_transition(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         place()
-        saga.advance(order_id="o", event=PaymentSucceeded(order_id="o", payment_id="p"), now=timezone.now())
+        transitions.advance(order_id="o", event=PaymentSucceeded(order_id="o", payment_id="p"), now=timezone.now())
         work()
         sent = [json.loads(body)["type"] for _, body in receiver.requests]
         assert sent == ["order.created", "order.payment_pending", "order.paid"]

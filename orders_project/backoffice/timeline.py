@@ -13,7 +13,8 @@ from django.utils.translation import gettext as _g
 
 from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
-from orders.saga import STEPS, Overdue, times_out_at
+from orders.saga import Overdue, Step, decide
+from orders.transitions import times_out_at
 from outbox.attempts import ATTEMPTS
 from outbox.message import EVENTS
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
@@ -280,8 +281,9 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
 
 def _next_step(order: Order) -> str:
     """What the timeout of the order's status does."""
-    match STEPS[Status(order.status), Overdue].becomes:
-        case Status.VOIDING if order.status != Status.VOIDING:
+    step = decide(order, Overdue)
+    match step.becomes if isinstance(step, Step) else order.status:
+        case Status.VOIDING | Status.RELEASING if order.status not in (Status.VOIDING, Status.RELEASING):
             return _g("The order will be canceled automatically")
         case Status.REFUNDING if order.status != Status.REFUNDING:
             return _g("The payment will be refunded automatically")

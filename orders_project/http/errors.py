@@ -54,6 +54,8 @@ STATUS: dict[str, HTTPStatus] = {
     "version_conflict": HTTPStatus.PRECONDITION_FAILED,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
+    "not_during_upgrade": HTTPStatus.SERVICE_UNAVAILABLE,
+    "refund_not_found": HTTPStatus.NOT_FOUND,
     "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,
     "locked_out": HTTPStatus.TOO_MANY_REQUESTS,
 }

@@ -12,11 +12,10 @@ from drf_spectacular.extensions import (
     OpenApiSerializerFieldExtension,
 )
 from drf_spectacular.openapi import AutoSchema
-from rest_framework.permissions import SAFE_METHODS
 from rest_framework.serializers import ListSerializer
 
 from common import fields, money
-from common.principal import SCOPES
+from common.principal import SCOPES, scope_of
 
 from . import deprecation, headers
 from .errors import MEDIA_TYPE
@@ -159,9 +158,8 @@ class Tokens(OpenApiAuthenticationExtension):
 
     def get_security_requirement(self, auto_schema: Any) -> dict[str, list[str]]:
         view, method = auto_schema.view, auto_schema.method
-        if method in getattr(view, "public_methods", ()) or not getattr(view, "scope", None):
-            return {}
-        return {self.name: [f"{view.scope}:{'read' if method in SAFE_METHODS else 'write'}"]}
+        scope = scope_of(view, method)
+        return {} if scope is None or method in getattr(view, "public_methods", ()) else {self.name: [scope]}
 
 
 class StrictSerializer(OpenApiSerializerExtension):

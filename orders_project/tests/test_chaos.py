@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 )
 
 from common.errors import Refusal
-from orders import saga, services
+from orders import services, transitions
 from orders_project.audit import audit
 from orders_project.tests import efforts
 from orders_project.tests.carrier import Carrier
@@ -92,7 +92,7 @@ class Chaos(RuleBasedStateMachine):
 
     @rule(number=order_numbers)
     def cancels(self, number: int) -> None:
-        with suppress(services.NoSuchOrder, saga.OutOfTurn), transaction.atomic(using="orders"):
+        with suppress(services.NoSuchOrder, transitions.OutOfTurn), transaction.atomic(using="orders"):
             services.cancel_order(order_id=f"order-{number}", now=timezone.now())
 
     @rule(amount=strategies.integers(min_value=1, max_value=2000))

@@ -8,7 +8,7 @@ import pytest
 import time_machine
 from django.utils import timezone
 
-from orders import gauges, saga, services
+from orders import gauges, saga, services, transitions
 from orders.messages import Overdue
 from orders.models import Order, OrderEvent, Outgoing
 from orders_project.backoffice import timeline
@@ -74,7 +74,7 @@ def test_a_paid_order_that_nobody_processes_turns_back_after_five_minutes(clock:
     post.run()
     paid_at = timezone.now()
     order.refresh_from_db()
-    assert (order.status, saga.times_out_at(order)) == ("paid", paid_at + 5 * MINUTE)
+    assert (order.status, transitions.times_out_at(order)) == ("paid", paid_at + 5 * MINUTE)
     waiting = timeline.of("o", now=timezone.now()).waiting
     assert waiting is not None
     assert (waiting.since, waiting.next_at) == (paid_at, paid_at + 5 * MINUTE)
@@ -116,7 +116,7 @@ def test_a_service_that_is_away_for_six_hours_is_asked_few_times_and_the_order_i
     assert OrderEvent.objects.count() == history  # no repetition in it
     order.refresh_from_db()
     assert (order.status_since, order.version) == (began, 2)
-    assert began + timedelta(hours=6) < saga.times_out_at(order) <= began + timedelta(hours=7)
+    assert began + timedelta(hours=6) < transitions.times_out_at(order) <= began + timedelta(hours=7)
     rows = {row["status"]: row for row in gauges.READINGS[0].take()}
     assert rows["voiding"]["orders_stuck"] == 1
 

@@ -15,7 +15,7 @@ from django.db.models import Min
 from django.utils import timezone
 
 from common.circuit_breaker import CircuitBreaker
-from orders import saga, services
+from orders import services, transitions
 from orders.models import ENDS, Order
 from orders_project.audit import audit
 from outbox.envelope import Envelope
@@ -350,7 +350,7 @@ def test_many_orders_with_every_misbehaviour_end_conserved(world: Simulation) ->
         orders.append(world.place(f"o{number}"))
         world.round()
         if chance.random() < 0.3:
-            with suppress(saga.OutOfTurn):  # it may be done by now
+            with suppress(transitions.OutOfTurn):  # it may be done by now
                 services.cancel_order(order_id=f"o{number}", now=timezone.now())
     ended = [world.settle(order).status for order in orders]
     assert set(ended) <= {"done", "canceled"}

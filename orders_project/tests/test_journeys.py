@@ -17,7 +17,7 @@ import time_machine
 from django.db import transaction
 from django.utils import timezone
 
-from orders import saga, services
+from orders import services, transitions
 from orders.models import Order, OrderEvent
 from orders_project.tests.carrier import Carrier, Interruption
 from orders_project.tests.invariants import broken, unfinished
@@ -66,7 +66,7 @@ def place(line: services.Line) -> Order:
 
 def customer_cancels() -> None:
     """The customer cancels, which is refused when it is too late."""
-    with suppress(saga.OutOfTurn), transaction.atomic(using="orders"):
+    with suppress(transitions.OutOfTurn), transaction.atomic(using="orders"):
         services.cancel_order(order_id=ORDER, now=timezone.now())
 
 
