@@ -119,7 +119,7 @@ class Refunds(OnOrder):
 
     @extend_schema(operation_id="list_refunds", responses=RefundSerializer(many=True))
     def get(self, request: Request, order_id: str) -> Response:
-        """List the refunds of an order, the oldest first, in pages; those made at the gateway by hand are among them."""
+        """List the refunds of an order, the oldest first, in pages; those made by hand at the gateway as well."""
         page = self.paginate_queryset(self.find().refunds.select_related("order"))
         return self.get_paginated_response(ListSerializer(page, child=RefundSerializer()).data)
 
