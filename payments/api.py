@@ -38,7 +38,7 @@ USER = OpenApiParameter(
 
 CURRENCY = OpenApiParameter(
     "currency",
-    {"type": "string", "pattern": "^[A-Z]{3}$", "maxLength": 3},
+    {"type": "string", "pattern": "^([A-Z]{3})?$", "maxLength": 3},
     description="The currency of the account. Default: the first currency of the system, or that of the only account.",
 )
 
