@@ -114,8 +114,8 @@ def price(requested: tuple[Line, ...], *, currency: str, total: int | None = Non
                     f"{offer.sku} is ordered twice.",
                     errors={f"items[{number}].{line.field}": [f"The same product as items[{first}]."]},
                 )
-    for position, line in enumerate(lines, start=1):
-        line.position = position
+    for position, priced in enumerate(lines, start=1):
+        priced.position = position
     _check_sum(lines, currency=currency, total=total)
     return lines
 

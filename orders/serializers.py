@@ -74,7 +74,8 @@ class NewLineSerializer(StrictSerializer):
         ),
     )
 
-    def line(self, data: dict[str, Any]) -> services.Line:
+    @staticmethod
+    def line(data: dict[str, Any]) -> services.Line:
         """The line that valid data stands for."""
         is_added = data.get("type") in ADDED
         return services.Line(
@@ -171,7 +172,8 @@ class NewOrderSerializer(StrictSerializer):
 
     def to_internal_value(self, data: Any) -> Any:
         asked = data.get("currency") if isinstance(data, Mapping) else None
-        self.context["currency"] = asked if asked in settings.CURRENCIES else settings.CURRENCY
+        context: dict[str, Any] = self.context  # type: ignore[assignment]  # which a serializer's own context is
+        context["currency"] = asked if asked in settings.CURRENCIES else settings.CURRENCY
         try:
             return super().to_internal_value(data)
         except serializers.ValidationError as error:
@@ -182,7 +184,7 @@ class NewOrderSerializer(StrictSerializer):
     def new_order(self, *, principal: str) -> services.NewOrder:
         """The new order, once the data is valid."""
         data = self.validated_data
-        lines = tuple(map(self.fields["items"].child.line, data.get("items") or ()))
+        lines = tuple(map(NewLineSerializer.line, data.get("items") or ()))
         texts = ("customer_id", "user_id", "user_email", "description", "payment_method")
         return services.NewOrder(
             lines=lines or (services.Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),

@@ -38,7 +38,7 @@ USER = OpenApiParameter(
 
 CURRENCY = OpenApiParameter(
     "currency",
-    {"type": "string", "pattern": "^[A-Z]{3}$", "maxLength": 3},
+    {"type": "string", "pattern": "^([A-Z]{3})?$", "maxLength": 3},
     description="The currency of the account. Default: the first currency of the system, or that of the only account.",
 )
 
@@ -204,7 +204,7 @@ class Deposits(OneAccount):
 
     def _deposit(self) -> Response:
         account = self.account()
-        context = self.get_serializer_context() | {"currency": account.currency}
+        context = {**self.get_serializer_context(), "currency": account.currency}
         asked = self.asked = Deposit(data=self.request.data, context=context)
         asked.is_valid(raise_exception=True)
         services.deposit(

@@ -26,7 +26,7 @@ class Query(NamedTuple):
 LEDGER = {
     "balance_is_sum_of_entries": Query(
         f"""
-        SELECT account.user_id,
+        SELECT concat_ws(' ', account.user_id, account.currency, nullif(account.principal, '')),
                'balance ' || account.balance || ', entries ' || coalesce(moved.sum, 0)
         FROM payments_account account
         LEFT JOIN (

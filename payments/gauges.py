@@ -17,10 +17,14 @@ WITH moved AS (
     FROM (SELECT target_id AS account, amount FROM payments_entry
           UNION ALL SELECT source_id, -amount FROM payments_entry) sides
     GROUP BY account
+), known AS (
+    SELECT unnest(%(currencies)s::text[]) AS currency UNION SELECT currency FROM payments_account
 )
-SELECT coalesce(sum(abs(account.balance - coalesce(moved.net, 0))), 0) AS ledger_imbalance
-FROM payments_account account LEFT JOIN moved ON moved.account = account.id
-WHERE account.kind = '{Account.Kind.CUSTOMER}'
+SELECT known.currency, coalesce(sum(abs(account.balance - coalesce(moved.net, 0))), 0) AS ledger_imbalance
+FROM known
+LEFT JOIN payments_account account ON account.currency = known.currency AND account.kind = '{Account.Kind.CUSTOMER}'
+LEFT JOIN moved ON moved.account = account.id
+GROUP BY known.currency
 """  # noqa: S608 - the kind is ours
 
 UNSETTLED = ", ".join(f"'{status}'" for status in WebhookReceipt.UNSETTLED)
@@ -76,6 +80,7 @@ READINGS = (
         "payments",
         IMBALANCE,
         {"ledger_imbalance": "By how much customers' balances differ from their entries, in minor units: must be 0."},
+        lambda: {"currencies": list(settings.CURRENCIES)},
         every=300.0,
     ),
     Reading("payments", WEBHOOKS, {"webhooks_open": "Webhooks that are stored and not settled."}),

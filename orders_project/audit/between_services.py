@@ -8,6 +8,7 @@ from payments.models import Entry
 from processing.models import Hold
 
 CHARGE, REFUND = Entry.Kind.CHARGE.value, Entry.Kind.REFUND.value
+FEE = Entry.Kind.FEE.value  # which a gateway may take in the currency that it pays out
 
 # Money --------------------------------------------------------------------------------------------------------------
 
@@ -47,6 +48,28 @@ def captures(scope: Scope) -> Iterator[Finding]:
             if order_id not in known:
                 detail = f"{amount} was charged for an order that does not exist"
                 yield Finding("captures", order_id, detail, "post payments.refund for the order", order_id)
+
+
+ORDERS = """
+SELECT order_id, currency FROM orders_order
+WHERE updated_at < %s AND order_id > %s ORDER BY order_id LIMIT %s
+"""
+IN_OTHERS = """
+SELECT order_id, currency FROM (
+    SELECT order_id, currency FROM payments_payment WHERE order_id = ANY(%s) AND currency <> ''
+    UNION SELECT order_id, currency FROM payments_entry WHERE order_id = ANY(%s) AND kind <> %s
+) money JOIN unnest(%s::text[], %s::text[]) AS ordered(order_id, wanted) USING (order_id)
+WHERE currency <> wanted
+"""
+
+
+def currencies(scope: Scope) -> Iterator[Finding]:
+    for page in batches("orders", ORDERS, scope.settled, start=""):
+        wanted = dict(page)
+        ids = list(wanted)
+        for order_id, other in rows("payments", IN_OTHERS, ids, ids, FEE, ids, list(wanted.values())):
+            detail = f"order is in {wanted[order_id]}, and there is money in {other}"
+            yield Finding("currencies", order_id, detail, "find out who has changed the currency", order_id)
 
 
 # Stock --------------------------------------------------------------------------------------------------------------
@@ -106,5 +129,6 @@ def _repair(status: str, hold: str) -> str:
 
 RULES = (
     Rule("held", "every open hold belongs to an open order, and every open order has its hold", holds),
+    Rule("currencies", "an order, its payment and its entries, except for fees, are in one currency", currencies),
     Rule("captures", "one capture for each paid order, and none kept for a canceled or failed one", captures),
 )

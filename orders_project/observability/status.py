@@ -7,6 +7,7 @@ from typing import Any
 from amqp.exceptions import NotFound
 from django.conf import settings
 
+from common import money
 from outbox import broker
 from payments.books.reconcile import LATE as OVERDUE
 
@@ -48,7 +49,7 @@ class Status:
     webhooks_late: int | None = None
     webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
-    ledger_imbalance: int | None = None
+    ledger_imbalance: dict[str, int] = field(default_factory=dict)  # minor units by currency; empty if not known
     gateway_differences: dict[str, int] = field(default_factory=dict)
     reconciled_seconds_ago: float | None = None
     troubles: list[str] = field(default_factory=list)
@@ -93,8 +94,8 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.webhooks_late = int(number)
         case {"stock_holds_late": number}:
             status.holds_late = int(number)
-        case {"ledger_imbalance": number}:
-            status.ledger_imbalance = int(number)
+        case {"currency": currency, "ledger_imbalance": number}:
+            status.ledger_imbalance[currency] = int(number)
         case {"kind": kind, "gateway_differences": number}:
             status.gateway_differences[kind] = int(number)
         case {"reconciliation_age_seconds": seconds}:
@@ -159,8 +160,9 @@ def _troubles(status: Status) -> Iterator[str]:
         yield f"{status.webhooks_late} webhooks are late"
     if status.holds_late:
         yield f"{status.holds_late} holds of stock have expired and are not released"
-    if status.ledger_imbalance:
-        yield f"the ledger is out of balance by {status.ledger_imbalance}"
+    for currency, minor in status.ledger_imbalance.items():
+        if minor:
+            yield f"the ledger is out of balance by {money.text(minor, currency=currency)}"
     if differences := sum(status.gateway_differences.values()):
         yield f"the ledger and the gateway differ in {differences} things: manage.py reconcile, docs/accounting.md"
     if (status.reconciled_seconds_ago or 0) > OVERDUE.total_seconds():

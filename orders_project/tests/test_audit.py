@@ -114,7 +114,7 @@ def break_held() -> set[tuple[str, str]]:
 
 def break_balance() -> set[tuple[str, str]]:
     run("payments", "UPDATE payments_account SET balance = balance + 5 WHERE user_id = 'poor'")
-    return {("ledger", "poor: balance_is_sum_of_entries")}
+    return {("ledger", "poor USD: balance_is_sum_of_entries")}
 
 
 def break_payment() -> set[tuple[str, str]]:
@@ -214,7 +214,7 @@ class TestTheCommand:
             call_command("audit", grace=0, settle=0)
         assert end.value.code == 1
         output = capsys.readouterr().out
-        assert "poor: balance_is_sum_of_entries: balance 5, entries 0" in output
+        assert "poor USD: balance_is_sum_of_entries: balance 5, entries 0" in output
         assert "repair: " in output
 
     def test_writes_json(self, history: None, capsys: Any) -> None:

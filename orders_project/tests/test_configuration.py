@@ -113,6 +113,8 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("TRUSTED_PROXIES", "10.0.0.0/8,::/0", "trusts everybody"),
         ("TRUSTED_PROXIES", "everybody", "'everybody' is not an address"),
         ("WEBHOOKS_ALLOW_LOOPBACK", "true", "lets customers reach"),
+        ("CURRENCIES", "USD,XXX", "there is no XXX"),
+        ("REFUND_APPROVAL_LIMITS", "JPY=many", "JPY has no whole number"),
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
@@ -140,6 +142,26 @@ def test_a_dangerous_value_ends_the_start(
 )
 def test_what_is_safe_or_intended_starts(production: dict[str, str], settings_of: Any, changes: dict[str, str]) -> None:
     assert settings_of(production | changes) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "default", "all_of_them"),
+    [
+        ({}, "USD", ("USD",)),
+        ({"CURRENCY": "JPY"}, "JPY", ("JPY",)),
+        ({"CURRENCIES": "EUR, USD"}, "EUR", ("EUR", "USD")),
+        ({"CURRENCIES": "EUR,KWD", "CURRENCY": "KWD"}, "KWD", ("KWD", "EUR")),
+        ({"CURRENCIES": "EUR", "CURRENCY": "USD"}, "USD", ("USD", "EUR")),
+    ],
+)
+def test_the_first_currency_is_the_default(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], default: str, all_of_them: tuple[str, ...]
+) -> None:
+    kept = {name: value for name, value in os.environ.items() if name not in ("CURRENCY", "CURRENCIES")}
+    monkeypatch.setattr(os, "environ", kept | given | {"REFUND_APPROVAL_LIMITS": "JPY=150000, KWD=300"})
+    settings = runpy.run_path(str(PROJECT / "orders_project" / "settings.py"), run_name="orders_project.settings_anew")
+    assert (settings["CURRENCY"], settings["CURRENCIES"]) == (default, all_of_them)
+    assert settings["REFUND_APPROVAL_LIMITS"] == {"JPY": 150_000, "KWD": 300}
 
 
 class TestWhatIsDeployed:

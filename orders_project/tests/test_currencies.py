@@ -324,6 +324,22 @@ class TestPaying:
         assert findings() == []
 
 
+class TestTheAudit:
+    def test_finds_an_order_in_another_currency_than_its_money(self, client: Client, post: Any) -> None:
+        fund(JPY=100)
+        order_id = amount(client, 100, "JPY")[1]["order_id"]
+        post.run()
+        Order.objects.update(currency="KWD")
+        assert [(found.check, found.subject) for found in findings()] == [("currencies", order_id)]
+
+    def test_does_not_set_one_currency_off_against_another(self, client: Client) -> None:
+        fund(USD=100, JPY=100)
+        Account.objects.filter(kind="customer", currency="USD").update(balance=150)
+        Account.objects.filter(kind="customer", currency="JPY").update(balance=50)
+        assert {found.check for found in findings()} == {"ledger"}
+        assert len(findings()) == 2
+
+
 class TestLimitsOfStaff:
     @pytest.mark.parametrize(("currency", "minor"), [("USD", 1000_00), ("JPY", 150_000), ("KWD", 300_000)])
     def test_are_set_for_each_currency(self, settings: Any, currency: str, minor: int) -> None:

@@ -81,10 +81,13 @@ class TestAScrape:
     def test_shows_a_ledger_that_does_not_add_up(self, seen: Any) -> None:
         money.open_account(user_id="ann")
         money.deposit(user_id="ann", amount=2000, now=timezone.now())
-        assert seen()["ledger_imbalance"] == 0
+        assert seen()['ledger_imbalance{currency="USD"}'] == 0
+        money.open_account(user_id="ann", currency="JPY")
         with connections["payments"].cursor() as cursor:
-            cursor.execute("UPDATE payments_account SET balance = balance + 7 WHERE user_id = 'ann'")
-        assert seen()["ledger_imbalance"] == 7
+            cursor.execute("UPDATE payments_account SET balance = 7 WHERE user_id = 'ann' AND currency = 'JPY'")
+        found = seen()
+        assert found['ledger_imbalance{currency="JPY"}'] == 7
+        assert found['ledger_imbalance{currency="USD"}'] == 0
 
     def test_costs_a_fixed_number_of_queries_and_none_if_repeated_soon(
         self, seen: Any, client: Client, django_assert_num_queries: Any

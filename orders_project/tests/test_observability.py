@@ -130,7 +130,7 @@ class TestTheMetricsOfARun:
             "orders_created_total": 1, "orders_total": 1,  # counted in the web
             "orders_paid_total": 1, "orders_processed_total": 1,  # in a worker of orders
             'consumer_seconds_count{type="processing.process"}': 1, "events_moved_to_dlq_total": 0,
-            "ledger_imbalance": 0,
+            'ledger_imbalance{currency="USD"}': 0,
         }  # fmt: skip
 
         def are_shown() -> bool:

@@ -58,7 +58,7 @@ class TestTheScreen:
         assert code == 1
         assert [service["name"] for service in found["services"]] == ["orders", "payments", "processing"]
         assert found["services"][0]["pending"] == 0
-        assert found["ledger_imbalance"] == 0
+        assert found["ledger_imbalance"] == {"USD": 0}
 
     def test_says_that_no_events_are_kept_and_that_this_needs_nobody(self, settings: Any) -> None:
         assert re.search(r"events kept         about \d+", show()[0])

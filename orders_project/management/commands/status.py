@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.utils import timezone
 
+from common import money
 from orders_project.observability import status
 from orders_project.observability.status import Status
 
@@ -76,7 +77,7 @@ class Command(BaseCommand):
         yield f"payments unknown    {_or_dash(found.payments_unknown)}"
         unsettled = (f"{where} {number}" for where, number in found.webhooks_open.items() if number)
         yield f"webhooks unsettled  {', '.join(unsettled) or 'none'}"
-        yield f"ledger imbalance    {_or_dash(found.ledger_imbalance)}"
+        yield f"ledger imbalance    {_imbalance(found)}"
         yield f"gateway differences {sum(found.gateway_differences.values())}, {_compared(found)}"
         yield ""
         if not found.troubles:
@@ -89,6 +90,12 @@ def _events_kept(found: Status) -> str:
     """The number of events in the stream, which the broker counts every few seconds."""
     kept = next((queue.waiting for queue in found.queues if queue.name == settings.EVENTS_STREAM), None)
     return "none: there is no stream, and manage.py declare_topology says why" if kept is None else f"about {kept}"
+
+
+def _imbalance(found: Status) -> str:
+    """By how much the ledger is out of balance in each currency; a dash if nobody knows."""
+    amounts = [money.text(minor, currency=currency) for currency, minor in found.ledger_imbalance.items() if minor]
+    return ", ".join(amounts) or ("0" if found.ledger_imbalance else "-")
 
 
 def _compared(found: Status) -> str:
