@@ -15,7 +15,7 @@ import logging
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from . import gateways, refunds, returns
+from . import gateways, ledger, returns
 from .gateways.base import (
     Answer,
     CaptureRequest,
@@ -129,7 +129,7 @@ class AtGateway:
         made = self._gateway.refunds(payment_id=found.payment_id)
         if (current := returns.current(self.payment, made)) is not None:
             return current
-        amount = refunds.left(self.payment) if found.status == GatewayStatus.SUCCEEDED else 0
+        amount = ledger.left(self.payment) if found.status == GatewayStatus.SUCCEEDED else 0
         return self._refund(found, amount=amount) if amount else None
 
     def refund_unknown(self, found: Answer) -> Answer:

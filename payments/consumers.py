@@ -5,7 +5,7 @@ from datetime import datetime
 from outbox import clock
 from outbox.consumers import consumes
 
-from . import decisions, gateway_calls, messages, receipts, services
+from . import decisions, gateway_calls, messages, receipts, refunds, services
 
 
 @consumes(messages.Charge)
@@ -54,6 +54,24 @@ def refund(command: messages.Refund) -> None:
 def call_gateway(message: messages.CallGateway, reply: gateway_calls.GatewayReply | None) -> None:
     """Record the gateway's reply, with what follows."""
     gateway_calls.record(order_id=message.order_id, reply=reply, now=clock.now("payments"))
+
+
+@consumes(messages.RefundPart)
+def refund_part(command: messages.RefundPart) -> None:
+    """Begin to give a part of the money of the order back."""
+    refunds.request(
+        order_id=command.order_id,
+        refund_id=command.refund_id,
+        money=services.Money(command.amount, command.currency),
+        reason=command.reason,
+        now=clock.now("payments"),
+    )
+
+
+@consumes(messages.CallForRefund, first=refunds.call_gateway)
+def call_for_refund(message: messages.CallForRefund, reply: refunds.Reply | None) -> None:
+    """Record the gateway's reply about a refund, with what follows."""
+    refunds.record(order_id=message.order_id, refund_id=message.refund_id, reply=reply, now=clock.now("payments"))
 
 
 @consumes(messages.HandleWebhook)

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from outbox.message import Message
 
-from . import ledger, messages, refunds
+from . import ledger, messages
 from .gateways.base import RefundAnswer
 from .ledger import CASH, system_account
 from .models import Account, Outgoing, Payment
@@ -68,7 +68,7 @@ def return_money(payment: Payment, details: Details) -> None:
     refund = details.refund
     ledger.hand_back(
         payment,
-        amount=refund.amount if refund else refunds.left(payment),
+        amount=refund.amount if refund else ledger.left(payment),
         gateway_id=refund.gateway_refund_id if refund else "",
         now=details.now,
     )
@@ -129,6 +129,16 @@ def announce(payment: Payment, details: Details) -> None:
         Outgoing.post(announcement(payment))
 
 
+def announce_undone(payment: Payment, details: Details) -> None:
+    """Announce that money which was said to be back is here again."""
+    assert details.refund is not None
+    Outgoing.post(
+        messages.PaymentReturnUndone(
+            order_id=payment.order_id, amount=details.refund.amount, reason=payment.refusal or "refund_failed"
+        )
+    )
+
+
 def announce_refund(payment: Payment, details: Details) -> None:
     """Announce that the money is back, unless it was announced before that none came in."""
     if payment.fail_reason in ("", CAPTURE_REFUSED):
@@ -142,8 +152,13 @@ def ask_again_later(payment: Payment, details: Details) -> None:
 
 
 def pause(payment: Payment) -> timedelta:
-    """Return how long to wait after this many calls in vain: 1, 2, 4 s and so on."""
-    return min(timedelta(seconds=2**payment.unanswered), LONGEST_PAUSE[Status(payment.status)])
+    """Return how long to wait until the gateway is called again."""
+    return min(pause_after(payment.unanswered), LONGEST_PAUSE[Status(payment.status)])
+
+
+def pause_after(unanswered: int) -> timedelta:
+    """Return the pause after this many calls in vain: 1, 2, 4 s and so on."""
+    return timedelta(seconds=2**unanswered)
 
 
 def do_nothing(payment: Payment, details: Details) -> None:

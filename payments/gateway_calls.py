@@ -20,7 +20,7 @@ from common.backlog import work_off
 from outbox import clock
 from outbox.store import Statement
 
-from . import attempts, effects, ledger, lifecycle, messages, refunds, returns
+from . import attempts, effects, ledger, lifecycle, messages, returns
 from .at_gateway import AtGateway, difference
 from .gateways.base import Answer, GatewayBroke, GatewayRefused, GatewayUnavailable, RefundAnswer
 from .gateways.base import Status as GatewayStatus
@@ -212,7 +212,7 @@ def _event_of_return(payment: Payment, answer: Answer, refund: RefundAnswer | No
     kept = ledger.of_order(payment.order_id).kept
     if not kept:
         return Event.UNPAID
-    if refunds.left(payment) < kept:
+    if ledger.left(payment) < kept:
         return Event.RETURN_PENDING  # of a part, or it is disputed
     return ANSWERS[answer.status]
 

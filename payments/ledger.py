@@ -6,16 +6,18 @@ from datetime import datetime
 from uuid import UUID
 
 from django.db import connections
+from django.db.models import Sum
 from django.utils.translation import gettext as _g
 
 from common.errors import Refusal
 from outbox.store import Statement
 
-from .models import ROWS, Account, Entry, Payment
+from .models import ROWS, Account, Entry, Payment, Refund
 
 CASH = "cash"  # the outside world: money comes from it by deposits and gateways, and goes back to it
 REVENUE = "revenue"  # what customers have paid
 CORRECTIONS = "corrections"  # the other side of operators' corrections
+DISPUTES = "disputes"  # what payers' banks have taken back, until it is decided
 FEES = "fees"  # what gateways have kept
 
 BALANCE = "UPDATE payments_account SET balance = balance + %s WHERE id = %s AND balance + %s >= 0"
@@ -152,6 +154,13 @@ class MoneyOfOrder:
 
 
 OF_ORDER = "SELECT kind, sum(amount)::bigint FROM payments_entry WHERE order_id = %s GROUP BY kind"
+
+
+def left(payment: Payment) -> int:
+    """Return how much of what was captured can still go back: it is not back, not on its way and not disputed."""
+    money = of_order(payment.order_id)
+    on_its_way = payment.refunds.filter(status__in=Refund.OPEN).aggregate(sum=Sum("amount"))["sum"] or 0
+    return money.kept - money.disputed - on_its_way
 
 
 def of_order(order_id: str) -> MoneyOfOrder:

@@ -5,7 +5,7 @@ from celery import shared_task
 from outbox import clock
 from outbox.sqlstates import skip_while_unavailable
 
-from . import gateway_calls, receipts
+from . import gateway_calls, receipts, refunds
 from .books import reconcile
 
 
@@ -14,6 +14,7 @@ from .books import reconcile
 def janitor() -> None:
     """Call the gateway for payments that have waited long enough, and handle kept webhooks whose payment is known."""
     gateway_calls.post_due_calls(now=clock.now("payments"))
+    refunds.post_due_calls(now=clock.now("payments"))
     receipts.sweep()
 
 
