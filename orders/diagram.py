@@ -6,11 +6,13 @@ from common import state_diagram
 from outbox.message import Message
 
 from .models import ENDS, Status
-from .saga import ALREADY, EVENTS, REFUSED, STEPS, Event, Step, end
+from .saga import EVENTS, STEPS, TABLES, CancelRequested, CaptureRequested, Event, Step, end, look_up
+
+REQUESTS: dict[type[Event], str] = {CancelRequested: "cancel requested", CaptureRequested: "capture requested"}
 
 
 def name(event: type[Event]) -> str:
-    return event.name if issubclass(event, Message) else "cancel requested"
+    return event.name if issubclass(event, Message) else REQUESTS[event]
 
 
 def becomes(step: Step) -> tuple[Status, ...]:
@@ -26,22 +28,26 @@ def command_of(step: Step) -> str:
     return step.says.__name__ if step.says is not None else ""
 
 
-def decision(status: Status, event: type[Event]) -> str:
+def decision(status: Status, event: type[Event], *, variant: str = "") -> str:
     """What happens to an order in this status at this event."""
-    if step := STEPS.get((status, event)):
+    step = look_up(status, event, variant=variant)
+    if isinstance(step, Step):
         statuses = [*([str(step.through)] if step.through else []), " or ".join(becomes(step))]
         command = command_of(step)
         return " → ".join(statuses) + (f", says {command}" if command else "")
-    if status in ALREADY[event]:
-        return "old news"
-    return f"refused: {REFUSED[event][status]}"
+    return "old news" if step is None else f"refused: {step}"
 
 
 def table() -> Iterator[tuple[str, str, str]]:
-    """Each status and each event, with the decision."""
-    for status in Status:
-        for event in EVENTS:
-            yield status, name(event), decision(status, event)
+    """Each status and each event, with the decision; and where another one is made for a variant of orders."""
+    for variant in TABLES:
+        for status in Status:
+            for event in EVENTS:
+                decided = decision(status, event, variant=variant)
+                if not variant:
+                    yield status, name(event), decided
+                elif decided != decision(status, event):
+                    yield f"{status} ({variant})", name(event), decided
 
 
 def mermaid() -> str:

@@ -329,20 +329,29 @@ AFTER_PROCESSING = Variant(
 # fmt: on
 ALWAYS = Variant(STEPS, ALREADY, REFUSED)
 
+# The tables of an order by its variant, in the order in which they count.
+TABLES: dict[str, tuple[Variant, ...]] = {
+    "": (ALWAYS,),
+    "invoice": (INVOICE, ALWAYS),
+    "captured after processing": (AFTER_PROCESSING, ALWAYS),
+}
 
-def variants(order: Order) -> tuple[Variant, ...]:
-    """The tables of an order, in the order in which they count."""
+
+def variant(order: Order) -> str:
+    """Which of the tables are those of an order."""
     if order.payment_method == Order.Method.INVOICE:
-        return INVOICE, ALWAYS
-    if order.capture == Order.Capture.AFTER_PROCESSING:
-        return AFTER_PROCESSING, ALWAYS
-    return (ALWAYS,)
+        return "invoice"
+    return "captured after processing" if order.capture == Order.Capture.AFTER_PROCESSING else ""
 
 
 def decide(order: Order, event: type[Event]) -> Step | str | None:
-    """What this event does to this order: a step, nothing because it is old news, or the code of a refusal."""
-    status = Status(order.status)
-    for table in variants(order):
+    """Return what this event does to this order: see `look_up`."""
+    return look_up(Status(order.status), event, variant=variant(order))
+
+
+def look_up(status: Status, event: type[Event], *, variant: str = "") -> Step | str | None:
+    """Return what is decided: a step, nothing because the event is old news, or the code of a refusal."""
+    for table in TABLES[variant]:
         if (step := table.steps.get((status, event))) is not None:
             return step
         if status in table.already.get(event, ()):
@@ -365,7 +374,7 @@ REFUSALS = {
     "already_accepted": gettext_noop("Order %(order)s has been processed and can no longer be canceled."),
     "not_authorized": gettext_noop("Order %(order)s is %(status)s: no money is reserved for it."),
     "already_captured": gettext_noop("Order %(order)s is %(status)s: its money has been taken, or is being taken."),
-    "captured_by_itself": gettext_noop("The money of order %(order)s is taken as soon as the order is processed."),
+    "captured_by_itself": gettext_noop("Order %(order)s is %(status)s: its money is taken as soon as it is processed."),
     "nothing_collected": gettext_noop("Order %(order)s is paid by invoice: no money is collected here."),
 }
 
