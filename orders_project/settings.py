@@ -51,6 +51,8 @@ for service in SERVICES:
     if service in SERVICES_HERE or env.text(f"DATABASE_URL_{service.upper()}"):
         DATABASES[service] = env.database(f"DATABASE_URL_{service.upper()}", database=service)
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
+# Orders only shows what payments says: while its database is not available, the rest goes on.
+DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments" or alias in SERVICES_HERE)
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
 DATABASE_LIMITS = Limits(

@@ -106,11 +106,11 @@ def _grpc() -> None:
 
 def ready() -> dict[str, Check]:
     """What this process needs to serve requests."""
-    return {f"database {alias}": partial(_database, alias) for alias in settings.DATABASES_HERE}
+    return {f"database {alias}": partial(_database, alias) for alias in settings.DATABASES_NEEDED}
 
 
 def started() -> dict[str, Check]:
-    return {f"database {alias}": partial(_migrated, alias) for alias in settings.DATABASES_HERE}
+    return {f"database {alias}": partial(_migrated, alias) for alias in settings.DATABASES_NEEDED}
 
 
 def before_start(*, migrated: bool) -> dict[str, Check]:

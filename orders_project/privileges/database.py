@@ -130,7 +130,7 @@ ROLES: tuple[Role, ...] = (
             "outbox.DeadLetter": Rows(written="type = 'orders.deliver_webhook'"),
         },
     ),
-    # The one call to another service's database: stock is held while the customer waits.
+    # The calls to other services' databases: stock is held while the customer waits, and a payment is shown.
     Role(
         "orders_holding",
         "processing",
@@ -145,6 +145,16 @@ ROLES: tuple[Role, ...] = (
         rows={
             "processing.Hold": Rows("true", "status = 'held'", "status IN ('held', 'released')"),
             "processing.StockMovement": Rows("false", "false", "kind IN ('held', 'released')"),
+        },
+    ),
+    Role(
+        "orders_reading",
+        "payments",
+        "orders-web",
+        {
+            "payments.Attempt": READ,
+            "payments.Entry": "SELECT (order_id, kind, amount)",
+            "payments.Payment": READ,
         },
     ),
 )

@@ -16,6 +16,7 @@ from django.core.management import CommandError, call_command
 from django.db import ProgrammingError, connections, transaction
 from django.utils import timezone
 
+from common.money import Money
 from orders import webhook_secrets, webhooks
 from orders.messages import DeliverWebhook
 from orders.models import Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
@@ -23,6 +24,8 @@ from orders.outbound_http import Answer
 from orders_project.management.commands import grant
 from orders_project.privileges import broker, database
 from outbox.message import REGISTRY
+from payments import reading
+from payments import services as money
 from payments.messages import PaymentSucceeded
 from processing import services as stock
 from processing.models import Hold, HoldLine, Product, StockMovement
@@ -208,6 +211,26 @@ def test_who_takes_orders_in_holds_stock_and_can_neither_sell_nor_receive_it() -
         product.refresh_from_db()
         assert (product.available, product.held, product.sold) == (2, 3, 0)
         assert (HoldLine.objects.count(), StockMovement.objects.filter(hold__isnull=False).count()) == (2, 3)
+
+
+@pytest.mark.django_db
+def test_who_shows_orders_reads_what_became_of_their_payments_and_nothing_else() -> None:
+    money.open_account(user_id="ann")
+    money.deposit(user_id="ann", amount=700, now=timezone.now())
+    money.charge_account(order_id="o-1", user_id="ann", money=Money(500, "USD"), now=timezone.now())
+    with granted("payments"), acting_as("orders_reading", "payments") as cursor:
+        shown = reading.payment_of("o-1")
+        assert shown is not None
+        assert (shown.status, shown.captured_amount, shown.refunded_amount) == ("succeeded", 500, 0)
+        for statement in (
+            "SELECT balance FROM payments_account",
+            "SELECT source_id FROM payments_entry",
+            "UPDATE payments_payment SET amount = 1",
+            "INSERT INTO payments_attempt (payment_id, attempt_id, code, at) VALUES ('o-1', '', '', now())",
+            "SELECT FROM payments_webhookreceipt",
+            "SELECT FROM outbox_outgoingmessage",
+        ):
+            assert refused(cursor, "payments", statement), statement
 
 
 @pytest.mark.django_db
