@@ -16,9 +16,7 @@ from outbox import clock
 
 from ..api import CURRENCY, EntryShown, OneAccount
 from . import statements
-from .periods import moment
-
-MAX_MOMENT_LENGTH = 40
+from .periods import MAX_LENGTH, moment
 
 
 class CSVRenderer(JSONRenderer):
@@ -29,6 +27,7 @@ class CSVRenderer(JSONRenderer):
     charset = "utf-8"
 
 
+@extend_schema_serializer(component_name="StatementLine")
 class StatementLine(EntryShown):
     """An entry of a statement, with the balance after it."""
 
@@ -58,7 +57,7 @@ class StatementShown(serializers.Serializer[Any]):
 def _end(name: str, meaning: str) -> OpenApiParameter:
     return OpenApiParameter(
         name,
-        {"type": "string", "maxLength": MAX_MOMENT_LENGTH, "examples": ["2026-11-01", "2026-11-01T12:00:00Z"]},
+        {"type": "string", "maxLength": MAX_LENGTH, "examples": ["2026-11-01", "2026-11-01T12:00:00Z"]},
         description=f"{meaning} A date, which is its first moment in UTC, or a time (ISO 8601).",
     )
 
