@@ -34,7 +34,7 @@ class StatementLine(EntryShown):
     balance = serializers.FloatField(read_only=True)
 
     class Meta(EntryShown.Meta):
-        fields = ("entry_id", "kind", "amount", "balance", "order_id", "reason", "at")  # type: ignore[assignment]
+        fields = ("entry_id", "kind", "amount", "balance", "order_id", "reason", "at")
         read_only_fields = fields
 
 
@@ -92,7 +92,7 @@ class Statement(OneAccount):
             since=asked.get("from", account.created_at),
             until=asked.get("to", clock.now("payments")),
         )
-        name = str(request.accepted_renderer.format)  # type: ignore[union-attr]
+        name = str(request.accepted_renderer.format)
         answer = StreamingHttpResponse(
             statements.FORMATS[name](stated),
             content_type="text/csv; charset=utf-8" if name == "csv" else "application/json",

@@ -128,7 +128,7 @@ def _compare(run: Reconciliation, *, now: datetime) -> Reconciliation:
         "installation": settings.INSTALLATION,
         "now": now,
     }
-    margin = {"gateway": run.gateway, "since": run.since - MARGIN, "until": run.until + MARGIN}
+    margin: dict[str, Any] = {"gateway": run.gateway, "since": run.since - MARGIN, "until": run.until + MARGIN}
     transactions.resolve(**margin)
     transactions.book_fees(**margin)
     sums: dict[tuple[str, str], list[int]] = {}
