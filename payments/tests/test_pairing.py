@@ -8,13 +8,13 @@ import pytest
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, given
+from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from common.audit import Scope
 from orders_project.audit import CHECKS
 from orders_project.observability import status
 from orders_project.observability.metrics import Stored, readings
-from orders_project.tests.efforts import effort
 from payments.books import comparison
 from payments.books.reconcile import reconcile_told
 from payments.gateways.base import Transaction
