@@ -165,5 +165,5 @@ def _troubles(status: Status) -> Iterator[str]:
             yield f"the ledger is out of balance by {money.text(minor, currency=currency)}"
     if differences := sum(status.gateway_differences.values()):
         yield f"the ledger and the gateway differ in {differences} things: manage.py reconcile, docs/accounting.md"
-    if (status.reconciled_seconds_ago or 0) > OVERDUE.total_seconds():
-        yield f"the ledger was last compared with the gateway {status.reconciled_seconds_ago / 3600:.0f} hours ago"
+    if (seconds := status.reconciled_seconds_ago or 0) > OVERDUE.total_seconds():
+        yield f"the ledger was last compared with the gateway {seconds / 3600:.0f} hours ago"

@@ -16,9 +16,7 @@ from outbox import clock
 
 from ..api import CURRENCY, EntryShown, OneAccount
 from . import statements
-from .periods import moment
-
-MAX_MOMENT_LENGTH = 40
+from .periods import MAX_LENGTH, moment
 
 
 class CSVRenderer(JSONRenderer):
@@ -29,13 +27,14 @@ class CSVRenderer(JSONRenderer):
     charset = "utf-8"
 
 
+@extend_schema_serializer(component_name="StatementLine")
 class StatementLine(EntryShown):
     """An entry of a statement, with the balance after it."""
 
     balance = serializers.FloatField(read_only=True)
 
     class Meta(EntryShown.Meta):
-        fields = ("entry_id", "kind", "amount", "balance", "order_id", "reason", "at")  # type: ignore[assignment]
+        fields = ("entry_id", "kind", "amount", "balance", "order_id", "reason", "at")
         read_only_fields = fields
 
 
@@ -58,7 +57,7 @@ class StatementShown(serializers.Serializer[Any]):
 def _end(name: str, meaning: str) -> OpenApiParameter:
     return OpenApiParameter(
         name,
-        {"type": "string", "maxLength": MAX_MOMENT_LENGTH, "examples": ["2026-11-01", "2026-11-01T12:00:00Z"]},
+        {"type": "string", "maxLength": MAX_LENGTH, "examples": ["2026-11-01", "2026-11-01T12:00:00Z"]},
         description=f"{meaning} A date, which is its first moment in UTC, or a time (ISO 8601).",
     )
 
@@ -93,7 +92,7 @@ class Statement(OneAccount):
             since=asked.get("from", account.created_at),
             until=asked.get("to", clock.now("payments")),
         )
-        name = str(request.accepted_renderer.format)  # type: ignore[union-attr]
+        name = str(request.accepted_renderer.format)
         answer = StreamingHttpResponse(
             statements.FORMATS[name](stated),
             content_type="text/csv; charset=utf-8" if name == "csv" else "application/json",

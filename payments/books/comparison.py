@@ -116,6 +116,7 @@ judged AS MATERIALIZED (
            CASE WHEN (there.amount, there.currency) = (here.amount, here.currency) THEN 'matched'
                 ELSE '{Kind.DIFFERING}' END AS outcome
     FROM pairs JOIN there ON there.id = pairs.there JOIN here ON here.id = pairs.here
+    WHERE (there.at >= %(since)s AND there.at < %(until)s) OR there.id IN ({OPEN}) OR here.id IN ({OPEN})
     UNION ALL
     SELECT rest.id, transaction_id, kind, rest.payment_id, rest.order_id, NULL, rest.amount, rest.currency, NULL, '',
            at, rest.amount, rest.currency,

@@ -8,12 +8,18 @@ from uuid import UUID
 
 from django.db import connections
 
-from ..ledger import CASH, CORRECTIONS, FEES, REVENUE
+from ..ledger import CASH, CORRECTIONS, DISPUTES, FEES, REVENUE
 from ..models import Account
 from .tables import csv_lines, decimal, text_cell
 
 BATCH = 1_000  # entries in memory
-ACCOUNTS = {CASH: "assets:cash", REVENUE: "revenues:orders", CORRECTIONS: "equity:corrections", FEES: "expenses:fees"}
+ACCOUNTS = {
+    CASH: "assets:cash",
+    REVENUE: "revenues:orders",
+    CORRECTIONS: "equity:corrections",
+    DISPUTES: "liabilities:disputes",
+    FEES: "expenses:fees",
+}
 
 PAGE = """
 SELECT entry.id, entry.at, entry.kind, entry.amount, entry.currency, entry.order_id, entry.reason, entry.gateway_id,

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from django.utils.dateparse import parse_date, parse_datetime
 from django.utils.timezone import is_naive
 
+from common.errors import Refusal
+
 HALF_OPEN = "Times are in UTC; a period is from its first moment until before its second."
+MAX_LENGTH = 40  # of a moment as text
+
+
+class NoPeriod(Refusal):
+    """There is no such period: it ends before it begins, or nothing says when it is."""
+
+    code = "no_period"
 
 
 def moment(text: str) -> datetime:
@@ -16,14 +25,17 @@ def moment(text: str) -> datetime:
     :raises ValueError: if it is neither
     """
     try:
-        at = parse_datetime(text)
-        if at is None and (day := parse_date(text)) is not None:
-            at = datetime(day.year, day.month, day.day, tzinfo=UTC)
+        at = _parsed(text) if len(text) <= MAX_LENGTH else None
         if at is not None:
             return at.replace(tzinfo=UTC) if is_naive(at) else at.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"{text[:40]!r} is neither a date nor a time, such as 2026-11-28 or 2026-11-28T12:00:00Z.")
+
+
+def _parsed(text: str) -> datetime | None:
+    day = parse_date(text)
+    return datetime(day.year, day.month, day.day) if day is not None else parse_datetime(text)
 
 
 def argument(text: str) -> datetime:

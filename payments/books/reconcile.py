@@ -9,13 +9,13 @@ from django.conf import settings
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
-from common.errors import Refusal
 from outbox import clock
 
 from .. import gateways
 from ..gateways.base import GatewayRefused, GatewayUnavailable, Transaction
 from ..models import Reconciliation
 from . import comparison, transactions
+from .periods import NoPeriod
 
 logger = logging.getLogger(__name__)
 Status = Reconciliation.Status
@@ -25,12 +25,6 @@ MARGIN = timedelta(days=1)
 
 
 LATE = timedelta(hours=36)  # a nightly run that has not succeeded for so long needs a person
-
-
-class NoPeriod(Refusal):
-    """The period ends before it begins, or nothing says what it is."""
-
-    code = "no_period"
 
 
 def reconcile(*, gateway: str, since: datetime, until: datetime, now: datetime) -> Reconciliation:
@@ -134,7 +128,7 @@ def _compare(run: Reconciliation, *, now: datetime) -> Reconciliation:
         "installation": settings.INSTALLATION,
         "now": now,
     }
-    margin = {"gateway": run.gateway, "since": run.since - MARGIN, "until": run.until + MARGIN}
+    margin: dict[str, Any] = {"gateway": run.gateway, "since": run.since - MARGIN, "until": run.until + MARGIN}
     transactions.resolve(**margin)
     transactions.book_fees(**margin)
     sums: dict[tuple[str, str], list[int]] = {}

@@ -11,9 +11,9 @@ from django.db import connections
 from django.utils.translation import gettext as _g
 
 from common import money
-from common.errors import Refusal
 
 from ..models import Account
+from .periods import NoPeriod
 from .tables import csv_lines, decimal, text_cell
 
 BATCH = 1_000  # entries in memory
@@ -36,12 +36,6 @@ SELECT entry.id, entry.at, entry.kind, entry.signed, other.user_id, entry.order_
 ) entry JOIN payments_account other ON other.id = entry.other_id
 ORDER BY entry.id LIMIT %(batch)s
 """
-
-
-class NoPeriod(Refusal):
-    """The period of a statement ends before it begins."""
-
-    code = "no_period"
 
 
 @dataclass(frozen=True)

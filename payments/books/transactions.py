@@ -121,7 +121,7 @@ def _id(gateway: str, told: Transaction) -> Any:
 
 def resolve(*, gateway: str, since: datetime, until: datetime) -> None:
     """Find the payments of the transactions of this time, and of those with an open difference."""
-    asked = {"gateway": gateway, "since": since, "until": until}
+    asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until}
     with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
         for statement in RESOLVE:
@@ -130,7 +130,7 @@ def resolve(*, gateway: str, since: datetime, until: datetime) -> None:
 
 def book_fees(*, gateway: str, since: datetime, until: datetime) -> int:
     """Add an entry for each fee of the transactions of this time, once, and return how many were added."""
-    asked = {"gateway": gateway, "since": since, "until": until, "installation": settings.INSTALLATION}
+    asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until, "installation": settings.INSTALLATION}
     with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
         cursor.execute(f"SELECT DISTINCT currency {FEE}", asked)

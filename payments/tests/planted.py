@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import connections
 
@@ -78,7 +79,7 @@ class Planted:
 
     def plant(self) -> None:
         """Store the payments and their entries."""
-        values = {
+        values: dict[str, Any] = {
             "number": self.number, "since": self.since, "pace": self.pace, "refunded": REFUNDED,
             "floor": floor7(self.since), "no_charge": sorted(self.no_charge), "no_refund": sorted(self.no_refund),
             "cash": system_account(CASH, currency="USD").pk, "revenue": system_account(REVENUE, currency="USD").pk,

@@ -13,11 +13,14 @@ from django.utils import timezone
 from common.authority import Authority, NeedsSecondPerson, ReasonMissing
 from common.money import Money
 from orders_project.tests.carrier import Carrier
-from payments import gateways, services
+from outbox.ids import uuid7
+from payments import gateways, receipts, refunds, services
 from payments.books import repairs
 from payments.books.reconcile import reconcile, reconcile_nightly
 from payments.gateways.base import (
     Answer,
+    DisputeAnswer,
+    DisputeStatus,
     GatewayUnavailable,
     PaymentRequest,
     RefundAnswer,
@@ -69,7 +72,7 @@ class Bank(FakeGateway):
     def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
         return self.payments.get(payment_id or f"pi_{order_id}")
 
-    def refund(self, refund: RefundRequest) -> RefundAnswer:
+    def refund(self, refund: RefundRequest) -> RefundAnswer:  # type: ignore[override]
         answer = RefundAnswer(
             gateway_refund_id=f"re_{len(self.returned)}", payment_id=refund.payment_id, order_id=refund.order_id,
             refund_id=refund.refund_id, status=RefundStatus.SUCCEEDED, amount=refund.amount, currency=refund.currency,
@@ -153,31 +156,53 @@ class Backup:
 
 class TestAfterARestore:
     def test_what_the_gateway_did_meanwhile_is_found_and_repaired(self, bank: type[Bank]) -> None:
-        charge("before")
+        for order_id in ("turned-back", "in-part", "by-hand", "disputed"):
+            charge(order_id)
         services.charge_gateway(order_id="asked", money=Money(3000, "USD"), now=NOW)
-        backup = Backup()
+        backup, before = Backup(), ledger()
         work()
         charge("later", 4000)
-        services.give_back(order_id="before", now=timezone.now())
+        services.give_back(order_id="turned-back", now=timezone.now())
+        part = Money(1200, "USD")
+        refunds.request(order_id="in-part", refund_id=str(uuid7()), money=part, reason="", now=timezone.now())
+        by_hand = RefundRequest(
+            payment_id="pi_by-hand", order_id="by-hand", amount=900, currency="USD", idempotency_key="dashboard"
+        )
+        tell(bank(gateways.BREAKERS["fake"]).refund(by_hand))
+        disputed = bank.payments["pi_disputed"]
+        bank.book(Kind.DISPUTE, disputed, 5000, source_id="du_1")
+        tell(
+            DisputeAnswer(
+                dispute_id="du_1", payment_id="pi_disputed", status=DisputeStatus.OPENED, amount=5000, currency="USD"
+            )
+        )
         work()
         truth = ledger()
-        assert set(truth) == {
-            ("before", "charge"), ("before", "refund"), ("asked", "charge"), ("later", "charge"),
+        missing = {
+            ("asked", "charge"): 3000, ("later", "charge"): 4000, ("turned-back", "refund"): 5000,
+            ("in-part", "refund"): 1200, ("by-hand", "refund"): 900, ("disputed", "dispute"): 5000,
         }  # fmt: skip
+        assert truth == before | missing
+        assert found() == set()
+
         backup.restore()
-        assert set(ledger()) == {("before", "charge")}
+        assert ledger() == before
         Payment.objects.filter(pk="asked").update(ask_at=None)
         assert found() == {
-            ("missing_here", "charge", "asked"),
-            ("missing_here", "refund", "before"),
-            ("unknown", "charge", "later"),
+            ("unknown" if order_id == "later" else "missing_here", kind, order_id) for order_id, kind in missing
         }
         repair_all()
         assert ledger() == truth
         assert Payment.objects.get(pk="later").status == "succeeded"
+        assert Payment.objects.get(pk="turned-back").status == "refunded"
         assert found() == set()
         assert set(Difference.objects.values_list("status", flat=True)) == {"repaired"}
-        assert Entry.objects.filter(kind="fee").count() == 3
+        assert Entry.objects.filter(kind="fee").count() == 6
+
+
+def tell(about: receipts.Content) -> None:
+    """Let the gateway tell this by a webhook."""
+    receipts.report(gateway="fake", about=about, now=timezone.now())
 
 
 class TestMoneyOfNoPayment:
@@ -317,7 +342,6 @@ class TestEveryNight:
     def test_a_gateway_that_is_silent_is_asked_again(self, bank: type[Bank], monkeypatch: pytest.MonkeyPatch) -> None:
         def silent(*args: Any, **kwargs: Any) -> Iterator[Transaction]:
             raise GatewayUnavailable("fake: no answer")
-            yield
 
         with monkeypatch.context() as patch:
             patch.setattr(Bank, "transactions", silent)
