@@ -1,6 +1,7 @@
 """More than one currency: each amount is checked, paid, refunded and summed in its own, and none is converted."""
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -348,3 +349,17 @@ class TestLimitsOfStaff:
         eve.permit(minor, currency)
         with pytest.raises(authority.NeedsSecondPerson):
             eve.permit(minor + 1, currency)
+
+
+def test_the_description_of_the_api_knows_them(client: Client) -> None:
+    schemas = client.get("/schema?format=json").json()["components"]["schemas"]
+    new, product = (schemas[name]["properties"] for name in ("NewOrderRequest", "NewProductRequest"))
+    number, text, _null = new["amount"]["oneOf"]
+    assert number["minimum"] == 0.001
+    understood = [one for one in ("100", "1.234", "1.2345", "0") if re.search(text["pattern"], one)]
+    assert understood == ["100", "1.234"]
+    assert new["currency"]["oneOf"][0]["pattern"] == "^(USD|EUR|JPY|KWD)$"
+    prices = product["prices"]["properties"]
+    assert set(prices) == set(IN_EACH)
+    in_yen, in_dinar = (prices[currency]["oneOf"][1]["pattern"] for currency in ("JPY", "KWD"))
+    assert (bool(re.search(in_yen, "1.5")), bool(re.search(in_dinar, "1.505"))) == (False, True)
