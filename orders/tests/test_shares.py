@@ -5,12 +5,13 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orders import shares
 from orders.models import OrderLine
-from orders_project.tests.efforts import SETTINGS
+
+SETTINGS = settings(max_examples=100, deadline=None, database=None)
 
 Kind = OrderLine.Kind
 AMOUNTS = st.integers(0, 10**9) | st.integers(0, 20)
