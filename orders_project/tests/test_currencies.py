@@ -333,6 +333,17 @@ class TestTheAudit:
         Order.objects.update(currency="KWD")
         assert [(found.check, found.subject) for found in findings()] == [("currencies", order_id)]
 
+    def test_finds_an_order_whose_total_is_not_that_of_its_lines(self, client: Client, post: Any) -> None:
+        fund(USD=1700)
+        item = {"sku": "book", "quantity": 2, "price": 10}
+        discount = {"type": "discount", "name": "x", "amount": 3}
+        order_id = place(client, items=[item, discount])[1]["order_id"]
+        post.run()
+        assert findings() == []
+        Order.objects.update(total=2000)
+        (found,) = [found for found in findings() if found.check == "totals"]
+        assert (found.order_id, found.detail) == (order_id, "its total is 2000, and its lines sum to 1700")
+
     def test_does_not_set_one_currency_off_against_another(self, client: Client) -> None:
         fund(USD=100, JPY=100)
         Account.objects.filter(kind="customer", currency="USD").update(balance=150)
