@@ -15,6 +15,15 @@ LEFT JOIN LATERAL (
 WHERE (o.status, o.version) IS DISTINCT FROM (last.status, last.version)
 """
 
+TOTALS = """
+SELECT o.order_id, 'its total is ' || o.total || ', and its lines sum to ' || coalesce(lines.amount, 0), o.order_id
+FROM orders_order o
+LEFT JOIN (
+    SELECT order_id, sum(unit_price::numeric * quantity) AS amount FROM orders_orderline GROUP BY order_id
+) lines USING (order_id)
+WHERE o.total <> coalesce(lines.amount, 0)
+"""
+
 READABLE_SECRETS = """
 SELECT id::text, 'its signing secret is stored readable' FROM orders_webhookendpoint WHERE secret <> ''
 """
@@ -26,6 +35,13 @@ RULES = (
         service="orders",
         query=HISTORY,
         repair="rebuild the order from its events: manage.py history ORDER_ID",
+    ),
+    Rule.of_query(
+        "totals",
+        "the total of every order is the sum of its lines",
+        service="orders",
+        query=TOTALS,
+        repair="set the total to that of its first event and its payment; nobody can have changed its lines",
     ),
     Rule.of_query(
         "webhook_secrets",

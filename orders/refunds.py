@@ -130,7 +130,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
         amount=amount,
         currency=order.currency,
         reason=wanted.reason[:200],
-        lines=[{"position": position, "quantity": quantity} for position, quantity in sorted(lines.items())],
+        lines=lines,
         restock=wanted.restock,
         actor=by.name,
         created_at=now,
@@ -153,33 +153,33 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
 
 def _lines_and_amount(
     wanted: Wanted, order: Order, known: Sequence[Refund], *, left: int
-) -> tuple[Mapping[int, int], int]:
-    """Return the pieces to refund, by position, and their amount, or the amount that is wanted without any."""
+) -> tuple[list[dict[str, int]], int]:
+    """Return the lines to refund, as they are stored, and their amount, or the amount that is wanted without any."""
     lines = list(order.lines.all())
-    returned = _returned(known)
+    returned = _sums(known, "quantity")
     if wanted.lines is not None:
         _check_lines(wanted.lines, lines, returned, restock=wanted.restock)
-        return wanted.lines, amount_of_lines(lines, wanted=wanted.lines, returned=returned)
+        amounts = shares.of_pieces(lines, wanted=wanted.lines, returned=returned, given_back=_sums(known, "amount"))
+        stored = [
+            {"position": position, "quantity": quantity, "amount": amounts[position]}
+            for position, quantity in sorted(wanted.lines.items())
+        ]
+        return stored, sum(amounts.values())
     if not wanted.restock:
-        return {}, left if wanted.amount is None else wanted.amount
+        return [], left if wanted.amount is None else wanted.amount
     if wanted.amount is not None:
         raise WrongLines(_g("Say which lines go back into stock."), errors={"restock": [_g("Give lines.")]})
     rest = {line.position: line.quantity - returned.get(line.position, 0) for line in lines if line.product_id}
-    return {position: quantity for position, quantity in rest.items() if quantity}, left
+    return [{"position": position, "quantity": quantity} for position, quantity in rest.items() if quantity], left
 
 
-def amount_of_lines(lines: Sequence[OrderLine], *, wanted: Mapping[int, int], returned: Mapping[int, int]) -> int:
-    """Return what falls to these pieces, with their shares of taxes, discounts and shipping."""
-    return shares.of_pieces(lines, wanted=wanted, returned=returned)
-
-
-def _returned(known: Sequence[Refund]) -> dict[int, int]:
-    """How many pieces have been refunded, by position."""
-    returned: dict[int, int] = {}
+def _sums(known: Sequence[Refund], name: str) -> dict[int, int]:
+    """The quantities or the amounts of the lines that have been refunded, by position."""
+    sums: dict[int, int] = {}
     for refund in known:
         for line in refund.lines:
-            returned[line["position"]] = returned.get(line["position"], 0) + line["quantity"]
-    return returned
+            sums[line["position"]] = sums.get(line["position"], 0) + line.get(name, 0)
+    return sums
 
 
 def _check_lines(

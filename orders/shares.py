@@ -6,8 +6,9 @@ gives everything back, in whatever order and in however many parts, gives back t
 
 # Note [Largest remainder]: what belongs to the order as a whole is divided in proportion to what the lines cost by
 themselves. Each line first gets the whole minor units of its part; those that are left over go to the lines that have
-lost most by that, and among equals to the first of them. Pieces are counted from the first: a piece costs what the line
-up to and including it costs, rounded down, minus the same without it.
+lost most by that, and among equals to the first of them. All pieces of a line that are back have cost their part of it,
+rounded down; so what falls to further pieces is that of all of them, minus what was given back before. A refund that
+has failed is not among those, whether it was the first or the last.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,22 +41,23 @@ def divide(amount: int, weights: Sequence[int]) -> list[int]:
     return parts
 
 
-def of_pieces(lines: Iterable[OrderLine], *, wanted: Mapping[int, int], returned: Mapping[int, int]) -> int:
+def of_pieces(
+    lines: Iterable[OrderLine], *, wanted: Mapping[int, int], returned: Mapping[int, int], given_back: Mapping[int, int]
+) -> dict[int, int]:
     """
-    Return what falls to these pieces, in minor units.
+    Return what falls to these pieces, by the position of their line, in minor units.
 
     :param wanted: how many of each line of goods, by its position: no more than are left of it
     :param returned: how many of each have been given back before
+    :param given_back: how much was given back for them
     """
     lines = list(lines)
     shares, quantities = of_goods(lines), {line.position: line.quantity for line in lines}
-    return sum(
-        _up_to(returned.get(position, 0) + number, shares[position], quantities[position])
-        - _up_to(returned.get(position, 0), shares[position], quantities[position])
+    return {
+        position: max(
+            0,
+            shares[position] * (returned.get(position, 0) + number) // quantities[position]
+            - given_back.get(position, 0),
+        )
         for position, number in wanted.items()
-    )
-
-
-def _up_to(number: int, share: int, quantity: int) -> int:
-    """What falls to the first pieces of a line, this many of them."""
-    return share * number // quantity
+    }

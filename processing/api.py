@@ -167,7 +167,7 @@ class OneProduct(generics.GenericAPIView[Product]):
     scope = "products"
     public_methods = ("GET", "HEAD")
     serializer_class = ProductShown
-    queryset = Product.objects.all()
+    queryset = Product.objects.prefetch_related("other_prices")
     lookup_field = "product_id"
 
     @extend_schema(responses=ProductShown)

@@ -247,8 +247,7 @@ class CurrencyField(OpenApiSerializerFieldExtension):
     target_class = "common.fields.Currency"
 
     def map_serializer_field(self, auto_schema: Any, direction: str) -> dict[str, Any]:
-        codes = "|".join(settings.CURRENCIES)
-        return {"type": "string", "pattern": f"^({codes})?$" if self.target.allow_blank else f"^({codes})$"}
+        return {"type": "string", "pattern": f"^({'|'.join(settings.CURRENCIES)})$"}
 
 
 class IntegerField(OpenApiSerializerFieldExtension):

@@ -124,7 +124,7 @@ def break_payment() -> set[tuple[str, str]]:
 
 def break_capture() -> set[tuple[str, str]]:
     run("orders", "UPDATE orders_order SET total = 1300 WHERE order_id = 'done'")
-    return {("captures", "done")}
+    return {("captures", "done"), ("totals", "done")}
 
 
 def break_end() -> set[tuple[str, str]]:

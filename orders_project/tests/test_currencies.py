@@ -1,6 +1,7 @@
 """More than one currency: each amount is checked, paid, refunded and summed in its own, and none is converted."""
 
 import json
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -332,6 +333,17 @@ class TestTheAudit:
         Order.objects.update(currency="KWD")
         assert [(found.check, found.subject) for found in findings()] == [("currencies", order_id)]
 
+    def test_finds_an_order_whose_total_is_not_that_of_its_lines(self, client: Client, post: Any) -> None:
+        fund(USD=1700)
+        item = {"sku": "book", "quantity": 2, "price": 10}
+        discount = {"type": "discount", "name": "x", "amount": 3}
+        order_id = place(client, items=[item, discount])[1]["order_id"]
+        post.run()
+        assert findings() == []
+        Order.objects.update(total=2000)
+        (found,) = [found for found in findings() if found.check == "totals"]
+        assert (found.order_id, found.detail) == (order_id, "its total is 2000, and its lines sum to 1700")
+
     def test_does_not_set_one_currency_off_against_another(self, client: Client) -> None:
         fund(USD=100, JPY=100)
         Account.objects.filter(kind="customer", currency="USD").update(balance=150)
@@ -348,3 +360,17 @@ class TestLimitsOfStaff:
         eve.permit(minor, currency)
         with pytest.raises(authority.NeedsSecondPerson):
             eve.permit(minor + 1, currency)
+
+
+def test_the_description_of_the_api_knows_them(client: Client) -> None:
+    schemas = client.get("/schema?format=json").json()["components"]["schemas"]
+    new, product = (schemas[name]["properties"] for name in ("NewOrderRequest", "NewProductRequest"))
+    number, text, _null = new["amount"]["oneOf"]
+    assert number["minimum"] == 0.001
+    understood = [one for one in ("100", "1.234", "1.2345", "0") if re.search(text["pattern"], one)]
+    assert understood == ["100", "1.234"]
+    assert new["currency"]["oneOf"][0]["pattern"] == "^(USD|EUR|JPY|KWD)$"
+    prices = product["prices"]["properties"]
+    assert set(prices) == set(IN_EACH)
+    in_yen, in_dinar = (prices[currency]["oneOf"][1]["pattern"] for currency in ("JPY", "KWD"))
+    assert (bool(re.search(in_yen, "1.5")), bool(re.search(in_dinar, "1.505"))) == (False, True)
