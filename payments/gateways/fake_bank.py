@@ -7,20 +7,14 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from common import money
 
-
-class Refused(Exception):
-    """A request is refused, with an HTTP status and a code."""
-
-    def __init__(self, status: int, code: str) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
+from .fake_payments import DAY, Payment, Refused
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,9 @@ class Behaviour:
     lost_answers: int = 0  # how many of them make the payment and are answered 500
     hang: float = 0.0  # seconds by which the first answer to them is delayed
     refuse_return: bool = False  # cancels and refunds are refused
+    refund: str = ""  # late, failed (both pending at first), or undone, which succeeds at first
+    needs_payer: bool = False  # the payment waits until somebody pays or declines on its page
+    authorized: float = 7 * DAY  # seconds for which money stays reserved
     lie_amount: float | None = None  # a wrong amount for the webhook
     lie_currency: str = ""  # a wrong currency for the webhook
 
@@ -55,51 +52,15 @@ class Behaviour:
                 str: isinstance(value, str) and len(value) <= 10,
                 bool: isinstance(value, bool),
                 int: type(value) is int and 0 <= value <= 100,
-                float: _is_number(value) and 0 <= value <= 3600,
+                float: _is_number(value) and 0 <= value <= (7 * DAY if name == "authorized" else 3600),
             }.get(kind, value is None or (_is_number(value) and abs(value) <= 1e12))  # type: ignore[arg-type]
             if kind is None or not fits:
                 raise Refused(400, "unknown_behaviour")
         if changes.get("outcome", "") not in {"", "success", "failed"}:
             raise Refused(400, "unknown_behaviour")
+        if changes.get("refund", "") not in {"", "late", "failed", "undone"}:
+            raise Refused(400, "unknown_behaviour")
         return replace(self, **changes)
-
-
-@dataclass
-class Payment:
-    """A payment at the fake service."""
-
-    payment_id: str
-    order_id: str
-    amount: float
-    currency: str
-    key: str
-    fingerprint: str
-    outcome: str
-    due: float
-    behaviour: dict[str, Any]
-    status: str = "pending"
-    notified: bool = False
-    carries: dict[str, str] = field(default_factory=dict)  # the tracing headers of the request, for the webhook
-
-    def shown(self) -> dict[str, Any]:
-        """Return the payment as the API shows it."""
-        names = ("payment_id", "order_id", "amount", "currency", "status")
-        shown = {name: getattr(self, name) for name in names}
-        return shown | ({"fail_reason": "card_declined"} if self.status == "failed" else {})
-
-    def event(self) -> dict[str, Any]:
-        """Return the body of the webhook, which may be told to lie."""
-        amount, currency = self.behaviour["lie_amount"], self.behaviour["lie_currency"]
-        return {
-            "type": "payment.succeeded" if self.outcome == "success" else "payment.failed",
-            "data": {
-                "payment_id": self.payment_id,
-                "order_id": self.order_id,
-                "status": self.outcome,
-                "amount": self.amount if amount is None else amount,
-                "currency": currency or self.currency,
-            },
-        }
 
 
 class Bank:
@@ -167,6 +128,7 @@ class Bank:
                 outcome=behaviour.outcome or ("success" if random.random() < self.success_rate else "failed"),
                 due=time.time() + behaviour.delay,
                 behaviour=asdict(behaviour),
+                capture=_capture(request),
             )
             self._keep(payment)
             return payment, behaviour, True, lost
@@ -184,53 +146,70 @@ class Bank:
             return payment
 
     def settle(self, payment: Payment) -> bool:
-        """Move the money of a pending payment, and return whether a webhook has to be sent."""
+        """Move the money of a pending payment, and return whether its outcome has to be told."""
         with self.lock:
-            if payment.status == "pending":
-                payment.status = "succeeded" if payment.outcome == "success" else "failed"
-                self._write(payment)
-            return not payment.notified and payment.status != "canceled" and not payment.behaviour["drop"]
+            to_tell = payment.settle()
+            self._write(payment)
+            return to_tell
 
     def notified(self, payment: Payment) -> None:
-        """Record that the webhook of a payment was accepted."""
+        """Record that the webhook about the outcome of a payment was accepted."""
         with self.lock:
             payment.notified = True
             self._write(payment)
 
+    def told(self, payment: Payment, event: dict[str, Any]) -> None:
+        """Record that another webhook about a payment was accepted, or will not be."""
+        with self.lock:
+            payment.untold = [one for one in payment.untold if one["id"] != event["id"]]
+            self._write(payment)
+
     def cancel(self, payment_id: str) -> Payment:
         """
-        Cancel a pending payment and return it.
+        Cancel a payment whose money has not moved, and return it.
 
-        :raises Refused: if the money has moved
+        :raises Refused: if it has moved
         """
-        return self._change(
-            payment_id, {"pending": "canceled"}, already={"canceled", "failed"}, refusal="already_succeeded"
-        )
+        with self.changing(payment_id) as payment:
+            if payment.status in ("pending", "authorized"):
+                if payment.behaviour.get("refuse_return"):
+                    raise Refused(409, "return_refused")
+                payment.status = "canceled"
+            elif payment.status not in ("canceled", "failed"):
+                raise Refused(409, "already_succeeded")
+        return payment
 
-    def refund(self, payment_id: str) -> Payment:
+    def return_all(self, payment_id: str) -> Payment:
         """
-        Return the money of a payment, and the payment.
+        Return all money of a payment that is left, and the payment.
 
-        :raises Refused: if it has no money
+        :raises Refused: if it has none
         """
-        return self._change(payment_id, {"succeeded": "refunded"}, already={"refunded"}, refusal="not_paid")
+        with self.changing(payment_id) as payment:
+            if payment.status != "refunded":
+                payment.refund(None, name="")
+        return payment
+
+    @contextlib.contextmanager
+    def changing(self, payment_id: str) -> Iterator[Payment]:
+        """Change a payment under the lock, and keep it."""
+        with self.lock:
+            payment = self.find(payment_id=payment_id)
+            try:
+                yield payment
+            finally:
+                self._write(payment)
+
+    def transactions(self, *, since: float, until: float) -> list[dict[str, Any]]:
+        """Return what was booked from `since` until before `until`."""
+        with self.lock:
+            booked = [entry for payment in self.payments.values() for entry in payment.booked]
+        return [entry for entry in booked if since <= entry["at"] < until]
 
     def unfinished(self) -> list[Payment]:
         """Return the payments whose webhook is still to be sent after a restart."""
         with self.lock:
-            return [payment for payment in self.payments.values() if not payment.notified]
-
-    def _change(self, payment_id: str, steps: dict[str, str], *, already: set[str], refusal: str) -> Payment:
-        with self.lock:
-            payment = self.find(payment_id=payment_id)
-            if payment.status in steps and payment.behaviour.get("refuse_return"):
-                raise Refused(409, "return_refused")
-            if payment.status in steps:
-                payment.status = steps[payment.status]
-                self._write(payment)
-            elif payment.status not in already:
-                raise Refused(409, refusal)
-            return payment
+            return [payment for payment in self.payments.values() if not payment.notified or payment.untold]
 
     def _behaviour(self, request: dict[str, Any], order_id: str) -> Behaviour:
         metadata = request.get("metadata")
@@ -271,6 +250,13 @@ class Bank:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _capture(request: dict[str, Any]) -> str:
+    capture = request.get("capture", "automatic")
+    if capture not in ("automatic", "manual"):
+        raise Refused(400, "unknown_capture")
+    return str(capture)
 
 
 def _text(value: object, name: str) -> str:

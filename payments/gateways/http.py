@@ -13,7 +13,7 @@ from common.circuit_breaker import CircuitBreaker, CircuitOpen
 from outbox import context, tracing
 from payments import metrics
 
-from .base import GatewayRefused, GatewayUnavailable
+from .base import GatewayBroke, GatewayRefused, GatewayUnavailable
 
 MAX_ANSWER_BYTES = 256 * 1024
 # The key was used before, so there may be a payment: these say nothing about it.
@@ -81,6 +81,7 @@ class HttpClient:
         """
         Return the JSON object that the gateway answers with.
 
+        :raises GatewayBroke: if it answers with an error of its own
         :raises GatewayUnavailable: if there is no answer, or none that can be understood
         :raises GatewayRefused: if the gateway refuses the request
         """
@@ -129,4 +130,5 @@ class HttpClient:
         code = details.get("decline_code") or details.get("code") or details.get("type")
         if status in REFUSALS and isinstance(code, str) and code not in ABOUT_KEYS:
             raise GatewayRefused(code[:50], str(details.get("message") or details.get("detail") or code)[:500])
-        raise GatewayUnavailable(f"{self.name}: status {status}.")
+        broke = GatewayBroke if 500 <= status < 600 and answer else GatewayUnavailable  # and not a proxy before it
+        raise broke(f"{self.name}: status {status}.")

@@ -9,6 +9,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +21,8 @@ import requests
 
 from common import signing
 
-from .fake_bank import Bank, Payment, Refused
+from .fake_bank import Bank
+from .fake_payments import Payment, Refused
 
 MAX_BODY_BYTES = 64 * 1024
 RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that are not answered with 2xx
@@ -75,35 +77,63 @@ class FakeService(ThreadingHTTPServer):
 
     def schedule(self, payment: Payment) -> None:
         """Move the money and send the webhook when the delay of the payment has passed."""
-        timer = threading.Timer(max(0.0, payment.due - time.time()), self._fall_due, args=(payment,))
+        if payment.status == "authorized":
+            self.later(payment.until - time.time(), payment, payment.expire)
+        elif not payment.waits_for_payer:
+            self._after(payment.due - time.time(), lambda: self.notify(payment))
+
+    def later(self, seconds: float, payment: Payment, change: Callable[[], None]) -> None:
+        """Change a payment after a time, and tell of it."""
+
+        def act() -> None:
+            with self.bank.changing(payment.payment_id):
+                change()
+            self.tell(payment)
+
+        self._after(seconds, act)
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        timer = threading.Timer(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._fall_due, args=(act,))
         timer.daemon = True
         timer.start()
 
+    def _fall_due(self, act: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the service was closed meanwhile
+            self._senders.submit(act)
+
     def notify(self, payment: Payment) -> None:
         """Settle a payment, and send its webhook and the duplicates until each is accepted."""
-        if not self.bank.settle(payment):
+        to_tell = self.bank.settle(payment)
+        self.tell(payment)
+        if payment.status == "authorized":
+            self.schedule(payment)
+        if not to_tell:
             return
         if payment.behaviour["reorder"]:
             with self._overtaken:
                 sent = self._sent
                 self._overtaken.wait_for(lambda: self._sent > sent or self.stopping.is_set(), MAX_REORDER_SECONDS)
-        accepted = [self._deliver(payment) for _ in range(1 + payment.behaviour["duplicates"])]
+        if self._send(payment, f"evt_{payment.payment_id}", payment.outcome_event()):
+            self.bank.notified(payment)
         with self._overtaken:
             self._sent += 1
             self._overtaken.notify_all()
-        if any(accepted):
-            self.bank.notified(payment)
 
-    def _fall_due(self, payment: Payment) -> None:
-        with contextlib.suppress(RuntimeError):  # the service was closed meanwhile
-            self._senders.submit(self.notify, payment)
+    def tell(self, payment: Payment) -> None:
+        """Send the webhooks about a payment that are still to be sent, besides that about its outcome."""
+        for event in list(payment.untold):
+            if payment.behaviour["drop"] or self._send(payment, event["id"], event["body"]):
+                self.bank.told(payment, event)
 
-    def _deliver(self, payment: Payment) -> bool:
-        body = json.dumps(payment.event()).encode()
+    def _send(self, payment: Payment, event_id: str, content: dict[str, Any]) -> bool:
+        """Send a webhook, and the duplicates; return whether one of them was accepted."""
+        accepted = [self._deliver(payment, event_id, content) for _ in range(1 + payment.behaviour["duplicates"])]
+        return any(accepted)
+
+    def _deliver(self, payment: Payment, event_id: str, content: dict[str, Any]) -> bool:
+        body = json.dumps(content).encode()
         for pause in (*RETRIES, None):
-            headers = signing.sign(
-                secrets=self.secrets, message_id=f"evt_{payment.payment_id}", timestamp=datetime.now(UTC), body=body
-            )
+            headers = signing.sign(secrets=self.secrets, message_id=event_id, timestamp=datetime.now(UTC), body=body)
             headers |= {"Content-Type": "application/json"} | payment.carries
             try:
                 with requests.Session() as session:
@@ -169,9 +199,15 @@ class Handler(BaseHTTPRequestHandler):
                 return 200, {"status": "ok"}
             case ["payments"]:
                 order_id = parse_qs(parts.query).get("order_id", [""])[0]
-                return 200, self.server.bank.find(order_id=order_id).shown()
+                return 200, self._shown(self.server.bank.find(order_id=order_id))
             case ["payments", payment_id]:
-                return 200, self.server.bank.find(payment_id=unquote(payment_id)).shown()
+                return 200, self._shown(self.server.bank.find(payment_id=unquote(payment_id)))
+            case ["payments", payment_id, "refunds"]:
+                return 200, {"refunds": self.server.bank.find(payment_id=unquote(payment_id)).refunds}
+            case ["transactions"]:
+                given = parse_qs(parts.query)
+                since, until = (_seconds(given.get(name, [""])[0]) for name in ("since", "until"))
+                return 200, {"transactions": self.server.bank.transactions(since=since, until=until)}
         raise Refused(404, "no_such_page")
 
     def _post(self) -> tuple[int, dict[str, Any]]:
@@ -182,10 +218,62 @@ class Handler(BaseHTTPRequestHandler):
             case ["payments"]:
                 return self._create(content)
             case ["payments", payment_id, "cancel"]:
-                return 200, self.server.bank.cancel(unquote(payment_id)).shown()
+                return 200, self._shown(self.server.bank.cancel(unquote(payment_id)))
             case ["payments", payment_id, "refund"]:
-                return 200, self.server.bank.refund(unquote(payment_id)).shown()
+                return 200, self._shown(self.server.bank.return_all(unquote(payment_id)))
+            case ["payments", payment_id, "refunds"]:
+                return 201, self._refund(unquote(payment_id), content)
+            case ["payments", payment_id, "capture"]:
+                return 200, self._capture(unquote(payment_id), content)
+            case ["payments", payment_id, "by_hand"]:
+                return 200, self._by_hand(unquote(payment_id), content)
         raise Refused(404, "no_such_page")
+
+    def _shown(self, payment: Payment) -> dict[str, Any]:
+        return payment.shown(base_url=f"http://{self.headers.get('Host', '')}")
+
+    def _capture(self, payment_id: str, content: dict[str, Any]) -> dict[str, Any]:
+        with self.server.bank.changing(payment_id) as payment:
+            payment.take(_amount(content))
+        self.server.later(0, payment, lambda: None)  # an authorization that is found expired is told of
+        if payment.status == "succeeded":
+            self.server.schedule(payment)
+        return self._shown(payment)
+
+    def _refund(self, payment_id: str, content: dict[str, Any], *, by_hand: bool = False) -> dict[str, Any]:
+        name = content.get("name", "")
+        if not isinstance(name, str) or len(name) > 100:
+            raise Refused(400, "invalid_name")
+        with self.server.bank.changing(payment_id) as payment:
+            refund = payment.refund(_amount(content), name=name, by_hand=by_hand)
+            answer = dict(refund)
+        if payment.behaviour.get("refund"):
+            self.server.later(payment.behaviour["delay"], payment, lambda: payment.end_refund(refund))
+        return answer
+
+    def _by_hand(self, payment_id: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Do what somebody does in the gateway's own pages, or what a payer's bank does."""
+        action, amount = content.get("action"), _amount(content)
+        if action == "refund":
+            self._refund(payment_id, content, by_hand=True)
+        with self.server.bank.changing(payment_id) as payment:
+            match action:
+                case "refund":
+                    pass
+                case "capture":
+                    payment.take(amount)
+                case "dispute":
+                    payment.dispute(amount)
+                case "win" | "lose":
+                    payment.decide({"win": "won", "lose": "lost"}[action])
+                case "expire":
+                    payment.expire()
+                case _:
+                    raise Refused(400, "unknown_action")
+        if action == "capture":
+            self.server.schedule(payment)
+        self.server.later(0, payment, lambda: None)
+        return self._shown(payment)
 
     def _create(self, content: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         key = self.headers.get("Idempotency-Key", "")
@@ -204,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.stopping.wait(behaviour.hang)
         if lost:
             raise Refused(500, "internal_error")
-        return 201, payment.shown()
+        return 201, self._shown(payment)
 
     def _body(self) -> dict[str, Any]:
         length = self.headers.get("Content-Length", "0")
@@ -224,3 +312,17 @@ class Handler(BaseHTTPRequestHandler):
         if not isinstance(content, dict):
             raise Refused(400, "not_an_object")
         return content
+
+
+def _amount(content: dict[str, Any]) -> float | None:
+    amount = content.get("amount")
+    if amount is not None and (isinstance(amount, bool) or not isinstance(amount, int | float)):
+        raise Refused(400, "invalid_amount")
+    return None if amount is None else float(amount)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Refused(400, "invalid_time") from None

@@ -1,11 +1,11 @@
-"""Stripe: PaymentIntents, refunds and `Stripe-Signature`, over its HTTP API."""
+"""Stripe: PaymentIntents, refunds, disputes and `Stripe-Signature`, over its HTTP API."""
 
 import hashlib
 import hmac
 import json
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -14,16 +14,25 @@ from django.conf import settings
 from common import signing
 from common.circuit_breaker import CircuitBreaker
 
-from .base import Answer, BadEvent, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
+from . import stripe_objects as objects
+from .base import (
+    Answer,
+    BadEvent,
+    CaptureRequest,
+    Event,
+    GatewayRefused,
+    GatewayUnavailable,
+    PaymentRequest,
+    RefundAnswer,
+    RefundRequest,
+    Status,
+    Transaction,
+)
 from .http import HttpClient, measured
 
-VERSION = "2024-06-20"
-EVENTS = {
-    "payment_intent.succeeded": Status.SUCCEEDED,
-    "payment_intent.payment_failed": Status.FAILED,
-    "payment_intent.canceled": Status.CANCELED,
-}
+PAGE = 100
 _TIME = re.compile(r"[0-9]{1,12}")
+WITH_CHARGE = {"expand[]": "latest_charge"}
 
 
 class StripeGateway:
@@ -44,35 +53,44 @@ class StripeGateway:
             "amount": str(payment.amount),
             "currency": payment.currency.lower(),
             "automatic_payment_methods[enabled]": "true",
+            "capture_method": payment.capture,
             "metadata[order_id]": payment.order_id,
         }
-        return _answer(self._call("POST", "/v1/payment_intents", key=payment.idempotency_key, data=data))
+        return self._answer(self._call("POST", "/v1/payment_intents", key=payment.idempotency_key, data=data))
 
     @measured
-    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
-        return self._get(payment_id) if payment_id else self._find(order_id)
+    def status(self, *, payment_id: str = "", order_id: str = "", since: datetime | None = None) -> Answer | None:
+        if payment_id:
+            return self._get(payment_id)
+        return self._search(order_id) if since is None else self._list(order_id, since=since)
 
     def _get(self, payment_id: str) -> Answer | None:
         try:
-            return _answer(self._call("GET", _path(payment_id), params={"expand[]": "latest_charge"}))
+            return self._answer(self._call("GET", _path(payment_id), params=WITH_CHARGE))
         except GatewayRefused as refused:
             if refused.code == "resource_missing":
                 return None
             raise
 
-    def _find(self, order_id: str) -> Answer | None:
+    def _search(self, order_id: str) -> Answer | None:
         # The search lags about a minute behind, and does not tell upper from lower case.
         literal = order_id.replace("\\", "\\\\").replace('"', '\\"')
         params = {"query": f'metadata["order_id"]:"{literal}"', "limit": "100", "expand[]": "data.latest_charge"}
-        found = self._call("GET", "/v1/payment_intents/search", params=params).get("data")
-        if not isinstance(found, list):
-            raise GatewayUnavailable("stripe: the search result is not a list.")
-        return next((answer for answer in map(_answer, found) if answer.order_id == order_id), None)
+        found = self._items(self._call("GET", "/v1/payment_intents/search", params=params))
+        return next((answer for answer in map(self._answer, found) if answer.order_id == order_id), None)
+
+    def _list(self, order_id: str, *, since: datetime) -> Answer | None:
+        """Look through all payments since then: the list, other than the search, lags behind nothing."""
+        params = {"created[gte]": str(int(since.timestamp())), "expand[]": "data.latest_charge"}
+        for intent in self._pages("/v1/payment_intents", params):
+            if isinstance(intent, dict) and objects.order_of(intent) == order_id:
+                return self._answer(intent)
+        return None
 
     @measured
     def cancel(self, *, payment_id: str, idempotency_key: str) -> Answer:
         try:
-            return _answer(self._call("POST", _path(payment_id) + "/cancel", key=idempotency_key))
+            return self._answer(self._call("POST", _path(payment_id) + "/cancel", key=idempotency_key))
         except GatewayRefused as refused:
             if refused.code != "payment_intent_unexpected_state":
                 raise
@@ -82,104 +100,106 @@ class StripeGateway:
             return answer
 
     @measured
-    def refund(self, refund: RefundRequest) -> Answer:
+    def capture(self, capture: CaptureRequest) -> Answer:
+        data = {"amount_to_capture": str(capture.amount), **WITH_CHARGE}
+        try:
+            path = _path(capture.payment_id) + "/capture"
+            return self._answer(self._call("POST", path, key=capture.idempotency_key, data=data))
+        except GatewayRefused as refused:
+            code = CAPTURE_REFUSALS.get(refused.code, refused.code)
+            raise GatewayRefused(code, str(refused)) from refused
+
+    @measured
+    def refund(self, refund: RefundRequest) -> RefundAnswer:
         data = {
             "payment_intent": refund.payment_id,
             "amount": str(refund.amount),
             "metadata[order_id]": refund.order_id,
+            "metadata[refund_id]": refund.refund_id,
         }
-        try:
-            content = self._call("POST", "/v1/refunds", key=refund.idempotency_key, data=data)
-            if content.get("status") in {"failed", "canceled"}:
-                raise GatewayRefused(str(content.get("failure_reason") or "refund_failed")[:50])
-            if content.get("status") not in {"succeeded", "pending"}:
-                raise GatewayUnavailable("stripe: the refund has an unknown status.")
-            if content.get("payment_intent") != refund.payment_id or content.get("amount") != refund.amount:
-                raise GatewayUnavailable("stripe: the answer is another refund.")
-        except GatewayRefused as refused:
-            if refused.code != "charge_already_refunded":
-                raise
-        return Answer(
-            payment_id=refund.payment_id,
-            order_id=refund.order_id,
-            status=Status.REFUNDED,
-            amount=refund.amount,
-            currency=refund.currency,
-        )
+        answer = self._refund(self._call("POST", "/v1/refunds", key=refund.idempotency_key, data=data))
+        if answer.payment_id != refund.payment_id or answer.amount != refund.amount:
+            raise GatewayUnavailable("stripe: the answer is another refund.")
+        return answer
+
+    @measured
+    def refunds(self, *, payment_id: str) -> list[RefundAnswer]:
+        return [self._refund(one) for one in self._pages("/v1/refunds", {"payment_intent": payment_id})]
+
+    def transactions(self, *, since: datetime, until: datetime) -> Iterator[Transaction]:
+        params = {
+            "created[gte]": str(int(since.timestamp())),
+            "created[lt]": str(int(until.timestamp())),
+            "expand[]": "data.source",
+        }
+        for one in self._pages("/v1/balance_transactions", params):
+            yield self._read(objects.transaction, one, "a balance transaction")
 
     def parse_webhook(self, *, headers: Mapping[str, str], body: bytes, now: datetime) -> Event:
         _verify(headers=headers, body=body, now=now)
+        return self.read_webhook(body=body)
+
+    def read_webhook(self, *, body: bytes) -> Event:
         try:
             content = json.loads(body)
             webhook_id, kind = content["id"], content["type"]
-            if not (webhook_id and kind and _are_texts(webhook_id, kind, max_length=255)):
+            if not (webhook_id and kind and objects.are_texts(webhook_id, kind, max_length=255)):
                 raise BadEvent("The event lacks its id or its type.")
-            if kind not in EVENTS:
-                return Event(webhook_id=webhook_id, type=kind)
-            answer = _read(content["data"]["object"])
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            read = objects.EVENTS.get(kind)
+            at = datetime.fromtimestamp(content["created"], UTC) if type(content.get("created")) is int else None
+            about = read(content["data"]["object"], kind, at) if read else None
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise BadEvent("The body is not that of a known webhook.") from error
-        return Event(
-            webhook_id=webhook_id,
-            type=kind,
-            payment_id=answer.payment_id,
-            order_id=answer.order_id,
-            status=EVENTS[kind],
-            amount=answer.amount,
-            currency=answer.currency,
-        )
+        return Event(webhook_id=webhook_id, type=kind, about=about)
+
+    # The HTTP calls
+
+    def _answer(self, intent: Any) -> Answer:
+        return self._read(objects.payment, intent, "a PaymentIntent")
+
+    def _refund(self, refund: Any) -> RefundAnswer:
+        return self._read(objects.refund, refund, "a refund")
+
+    @staticmethod
+    def _read(read: Any, content: Any, what: str) -> Any:
+        try:
+            return read(content)
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+            raise GatewayUnavailable(f"stripe: the answer is not {what}.") from error
+
+    def _pages(self, path: str, params: Mapping[str, str]) -> Iterator[Any]:
+        """Yield the objects of a list, page by page."""
+        last: dict[str, str] = {}
+        while True:
+            page = self._call("GET", path, params={**params, "limit": str(PAGE), **last})
+            items = self._items(page)
+            yield from items
+            if page.get("has_more") is not True or not items:
+                return
+            last = {"starting_after": self._read(lambda item: str(item["id"]), items[-1], "a list of objects")}
+
+    @staticmethod
+    def _items(page: dict[str, Any]) -> list[Any]:
+        items = page.get("data")
+        if not isinstance(items, list):
+            raise GatewayUnavailable("stripe: the answer is not a list.")
+        return items
 
     def _call(self, method: str, path: str, *, key: str = "", **request: Any) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {settings.STRIPE_API_KEY}", "Stripe-Version": VERSION}
+        headers = {"Authorization": f"Bearer {settings.STRIPE_API_KEY}", "Stripe-Version": objects.VERSION}
         if key:
             headers["Idempotency-Key"] = key
         return self._http.call(method, path, headers=headers, **request)
 
 
+CAPTURE_REFUSALS = {
+    "amount_too_large": "capture_exceeds_authorized",
+    "charge_expired_for_capture": "authorization_expired",
+}
+
+
 def _path(payment_id: str) -> str:
     return f"/v1/payment_intents/{quote(payment_id, safe='')}"
-
-
-def _answer(intent: Any) -> Answer:
-    try:
-        return _read(intent)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise GatewayUnavailable("stripe: the answer is not a PaymentIntent.") from error
-
-
-def _read(intent: Any) -> Answer:
-    payment_id, currency, amount = intent["id"], intent["currency"], intent["amount"]
-    order_id = intent.get("metadata", {}).get("order_id", "")
-    if type(amount) is not int or not _are_texts(payment_id, currency, order_id, max_length=100):
-        raise ValueError("not a PaymentIntent")
-    problem = intent.get("last_payment_error") or {}
-    return Answer(
-        payment_id=payment_id,
-        order_id=order_id,
-        status=_status(intent, problem=problem),
-        amount=amount,
-        currency=currency.upper(),
-        fail_reason=str(problem.get("decline_code") or problem.get("code") or "")[:50],
-    )
-
-
-def _are_texts(*values: object, max_length: int) -> bool:
-    return all(isinstance(value, str) and len(value) <= max_length and "\0" not in value for value in values)
-
-
-def _status(intent: dict[str, Any], *, problem: dict[str, Any]) -> Status:
-    status = intent["status"]
-    if status == "succeeded":
-        charge = intent.get("latest_charge")
-        refunded = isinstance(charge, dict) and charge.get("refunded") is True
-        return Status.REFUNDED if refunded else Status.SUCCEEDED
-    if status == "canceled":
-        return Status.CANCELED
-    if status == "requires_payment_method" and problem:
-        return Status.FAILED
-    if status in {"requires_payment_method", "requires_confirmation", "requires_action", "processing"}:
-        return Status.PENDING
-    raise ValueError(status)
 
 
 def _verify(*, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
