@@ -130,7 +130,13 @@ class AtGateway:
         if (current := returns.current(self.payment, made)) is not None:
             return current
         amount = ledger.left(self.payment) if found.status == GatewayStatus.SUCCEEDED else 0
-        return self._refund(found, amount=amount) if amount else None
+        if not amount:
+            return None
+        try:
+            return self._refund(found, amount=amount)
+        except GatewayRefused as refused:
+            self._moved_on(found, refused)
+            return None
 
     def refund_unknown(self, found: Answer) -> Answer:
         """Have money returned that the ledger does not know, and return the payment without it."""
