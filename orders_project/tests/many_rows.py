@@ -124,6 +124,21 @@ FILL: dict[str, tuple[str, ...]] = {
             '', '{}', '{}', 'succeeded', 100, 'USD', 'p' || n, order_id, '', at, at
         FROM crowd
         """,
+        """
+        INSERT INTO payments_gatewaytransaction (id, gateway, transaction_id, kind, amount, fee, currency, fee_currency, at,
+            payment_id, source_id, reference, order_id, description)
+        SELECT id, 'fake', 't' || n, CASE WHEN rare THEN 'refund' ELSE 'charge' END, 100, 3, 'USD', 'USD', at, 'p' || n,
+            'p' || n, order_id, order_id, ''
+        FROM crowd
+        """,
+        """
+        INSERT INTO payments_difference (id, kind, status, gateway, transaction_id, what, payment_id, order_id,
+            amount_there, currency_there, currency_here, at, found_at, seen_at, closed_by, closed_why)
+        SELECT id, CASE WHEN rare THEN 'unknown' ELSE 'missing_here' END, CASE WHEN rare THEN 'accepted'
+            WHEN fresh THEN 'open' ELSE 'repaired' END, 'fake', 't' || n, 'charge', 'p' || n, order_id, 100, 'USD', '',
+            at, at, at, '', ''
+        FROM crowd
+        """,
     ),
     "processing": (
         """

@@ -68,15 +68,16 @@ class GatewayTransactions(ReadOnlyAdmin):
     """What gateways have booked."""
 
     list_display = (
-        "transaction_id", "gateway", "kind", display.amount("amount", _("amount")), display.amount("fee", _("fee")),
-        "payment_id", display.order(), "at",
+        "transaction_id", "gateway", "kind", display.amount("amount", _("amount")),
+        display.amount("fee", _("fee"), currency="fee_currency"), "payment_id", display.order(), "at",
     )  # fmt: skip
     list_filter = (Age, scan_filter("kind", _("kind"), GatewayTransaction.Kind.choices))
     search_by = ("id", "transaction_id", "payment_id", "order_id")
     order = ("-id",)
     empty = _("No transactions of gateways are stored yet. They are listed every night, or by manage.py reconcile.")
     fields = (
-        "gateway", "transaction_id", "kind", display.amount("amount", _("amount")), display.amount("fee", _("fee")),
+        "gateway", "transaction_id", "kind", display.amount("amount", _("amount")),
+        display.amount("fee", _("fee"), currency="fee_currency"),
         "payment_id", "source_id", display.order(), "reference", "description", "at",
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ class GatewayTransaction(models.Model):
     amount = models.BigIntegerField(_("amount"), help_text=_("in minor units"))
     fee = models.BigIntegerField(_("fee"), help_text=_("in minor units"))
     currency = models.CharField(_("currency"), max_length=3)
+    fee_currency = models.CharField(_("currency of the fee"), max_length=3)
     at = models.DateTimeField(_("at"))
     payment_id = models.CharField(_("payment id"), max_length=100, blank=True)
     source_id = models.CharField(_("id at the gateway"), max_length=100, blank=True)

@@ -20,14 +20,17 @@ TIMEOUT = "10min"  # of a statement about a whole period
 
 STORE = """
 INSERT INTO payments_gatewaytransaction AS known
-    (id, gateway, transaction_id, kind, amount, fee, currency, at, payment_id, source_id, reference, order_id,
-     description)
-SELECT id, %s, transaction_id, kind, amount, fee, currency, at, payment_id, source_id, reference, '', description
-FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::timestamptz[], %s::text[],
-            %s::text[], %s::text[], %s::text[])
-    AS told(id, transaction_id, kind, amount, fee, currency, at, payment_id, source_id, reference, description)
+    (id, gateway, transaction_id, kind, amount, fee, currency, fee_currency, at, payment_id, source_id, reference,
+     order_id, description)
+SELECT id, %s, transaction_id, kind, amount, fee, currency, fee_currency, at, payment_id, source_id, reference, '',
+       description
+FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::timestamptz[],
+            %s::text[], %s::text[], %s::text[], %s::text[])
+    AS told(id, transaction_id, kind, amount, fee, currency, fee_currency, at, payment_id, source_id, reference,
+            description)
 ON CONFLICT (transaction_id, gateway) DO UPDATE
-SET kind = excluded.kind, amount = excluded.amount, fee = excluded.fee, currency = excluded.currency, at = excluded.at,
+SET kind = excluded.kind, amount = excluded.amount, fee = excluded.fee, currency = excluded.currency,
+    fee_currency = excluded.fee_currency, at = excluded.at,
     payment_id = excluded.payment_id, source_id = excluded.source_id, reference = excluded.reference, order_id = '',
     description = excluded.description
 WHERE (known.kind, known.amount, known.fee, known.currency, known.at, known.payment_id, known.source_id,
@@ -74,11 +77,11 @@ BOOK_FEES = f"""
 INSERT INTO payments_entry
     (id, kind, source_id, target_id, amount, currency, order_id, reason, actor, request_id, gateway_id, at)
 SELECT told.id, '{Entry.Kind.FEE}', CASE WHEN fee > 0 THEN fees.id ELSE cash.id END,
-       CASE WHEN fee > 0 THEN cash.id ELSE fees.id END, abs(fee), told.currency, order_id, gateway, '', '',
+       CASE WHEN fee > 0 THEN cash.id ELSE fees.id END, abs(fee), fee_currency, order_id, gateway, '', '',
        transaction_id, at
 FROM (SELECT * {FEE}) told
-JOIN payments_account fees ON fees.kind = 'system' AND fees.user_id = '{FEES}' AND fees.currency = told.currency
-JOIN payments_account cash ON cash.kind = 'system' AND cash.user_id = '{CASH}' AND cash.currency = told.currency
+JOIN payments_account fees ON fees.kind = 'system' AND fees.user_id = '{FEES}' AND fees.currency = fee_currency
+JOIN payments_account cash ON cash.kind = 'system' AND cash.user_id = '{CASH}' AND cash.currency = fee_currency
 ON CONFLICT DO NOTHING
 """  # noqa: S608 - nothing in it comes from outside
 
@@ -105,6 +108,7 @@ def _store(gateway: str, batch: list[Transaction]) -> None:
         [one.amount for one in batch],
         [one.fee for one in batch],
         [one.currency for one in batch],
+        [one.fee_currency or one.currency for one in batch],
         [one.at for one in batch],
         [one.payment_id for one in batch],
         [one.source_id for one in batch],
@@ -133,7 +137,7 @@ def book_fees(*, gateway: str, since: datetime, until: datetime) -> int:
     asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until, "installation": settings.INSTALLATION}
     with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
-        cursor.execute(f"SELECT DISTINCT currency {FEE}", asked)
+        cursor.execute(f"SELECT DISTINCT fee_currency {FEE}", asked)
         for (currency,) in cursor.fetchall():
             for account in (FEES, CASH):
                 system_account(account, currency=currency)

@@ -179,12 +179,13 @@ class Transaction:
     kind: Kind
     amount: int  # without its sign
     fee: int  # what the gateway keeps of it
-    currency: str
+    currency: str  # of the payment, whatever the gateway's balance is in
     at: datetime
     payment_id: str = ""
     source_id: str = ""  # of the refund or the dispute at the gateway; of the payment for a charge
     order_id: str = ""  # if the gateway tells
     description: str = ""
+    fee_currency: str = ""  # if it is another one
 
 
 class GatewayUnavailable(Exception):

@@ -172,12 +172,18 @@ def transaction(content: Any) -> Transaction:
         type(number) is int for number in (amount, fee, content["created"])
     ):
         raise ValueError("not a balance transaction")
+    of_balance, of_payment = content["currency"], source.get("currency") or content["currency"]
+    if of_payment != of_balance:  # converted: the amount of the payment is that of the charge, refund or dispute
+        amount = source["amount_captured"] if kind == Kind.CHARGE else source["amount"]
+        if not are_texts(of_payment, max_length=3) or type(amount) is not int:
+            raise ValueError("not a balance transaction")
     return Transaction(
         transaction_id=transaction_id,
         kind=kind,
         amount=abs(amount),
         fee=fee,
-        currency=content["currency"].upper(),
+        currency=of_payment.upper(),
+        fee_currency="" if of_payment == of_balance else of_balance.upper(),
         at=datetime.fromtimestamp(content["created"], UTC),
         payment_id=payment_id,
         source_id=source_id,

@@ -103,6 +103,7 @@ class Migration(migrations.Migration):
                 ("amount", models.BigIntegerField(help_text="in minor units", verbose_name="amount")),
                 ("fee", models.BigIntegerField(help_text="in minor units", verbose_name="fee")),
                 ("currency", models.CharField(max_length=3, verbose_name="currency")),
+                ("fee_currency", models.CharField(max_length=3, verbose_name="currency of the fee")),
                 ("at", models.DateTimeField(verbose_name="at")),
                 ("payment_id", models.CharField(blank=True, max_length=100, verbose_name="payment id")),
                 ("source_id", models.CharField(blank=True, max_length=100, verbose_name="id at the gateway")),

@@ -17,6 +17,7 @@ from orders_project.observability import status
 from orders_project.observability.metrics import Stored, readings
 from payments.books import comparison
 from payments.books.reconcile import reconcile_told
+from payments.gateways import stripe_objects
 from payments.gateways.base import Transaction
 from payments.ledger import CASH, REVENUE, system_account
 from payments.models import Difference, Entry, GatewayTransaction, Payment, Reconciliation, Refund
@@ -252,6 +253,27 @@ def test_an_order_is_compared_with_all_that_is_stored_of_it_in_batches(
         pay(order_id)
         booked("charge", 1000, order_id=order_id)
     assert compare(told(*CHARGE), *(told(*CHARGE, order_id=one) for one in "abc")) == {"matched": 4}
+
+
+def test_a_payment_that_the_gateway_has_converted_is_compared_in_its_own_currency() -> None:
+    """The balance of the account at Stripe is in dollars, and so is the fee; the payment was in euros."""
+    Payment.objects.create(
+        order_id="o", method="gateway", gateway="fake", gateway_payment_id="pi_o", amount=1000, currency="EUR",
+        status="succeeded",
+    )  # fmt: skip
+    cash, revenue = (system_account(name, currency="EUR") for name in (CASH, REVENUE))
+    Entry.objects.create(kind="charge", source=cash, target=revenue, amount=1000, currency="EUR", order_id="o", at=AT)
+    charge = {
+        "object": "charge", "id": "ch_1", "payment_intent": "pi_o", "currency": "eur", "amount": 1500,
+        "amount_captured": 1000,
+    }  # fmt: skip
+    balance = {
+        "id": "txn_1", "type": "charge", "amount": 1085, "fee": 61, "currency": "usd", "exchange_rate": 1.085,
+        "created": int(AT.timestamp()), "source": charge,
+    }  # fmt: skip
+    assert compare(stripe_objects.transaction(balance)) == {"matched": 1}
+    fee = Entry.objects.get(kind="fee")
+    assert (fee.amount, fee.currency, fee.source.currency, fee.target.currency) == (61, "USD", "USD", "USD")
 
 
 def test_nobody_can_book_a_fee_twice() -> None:

@@ -72,7 +72,7 @@ class Bank(FakeGateway):
     def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
         return self.payments.get(payment_id or f"pi_{order_id}")
 
-    def refund(self, refund: RefundRequest) -> RefundAnswer:  # type: ignore[override]
+    def refund(self, refund: RefundRequest) -> RefundAnswer:
         answer = RefundAnswer(
             gateway_refund_id=f"re_{len(self.returned)}", payment_id=refund.payment_id, order_id=refund.order_id,
             refund_id=refund.refund_id, status=RefundStatus.SUCCEEDED, amount=refund.amount, currency=refund.currency,
