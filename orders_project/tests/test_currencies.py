@@ -248,7 +248,7 @@ class TestAccounts:
         """The release before finds an account by its user, and has one for each."""
         settings.UPGRADING = True
         status, problem = call(client, "POST", "/accounts?user_id=ann&currency=EUR")
-        assert (status, problem["code"]) == (409, "account_taken")
+        assert (status, problem["code"]) == (409, "not_during_upgrade")
         assert call(client, "POST", "/accounts?user_id=ann")[0] == 201
         assert call(client, "POST", "/accounts?user_id=ann&currency=EUR")[0] == 409
         assert call(client, "POST", "/accounts?user_id=ann")[0] == 200
