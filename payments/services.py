@@ -8,7 +8,7 @@ from django.db import transaction
 from django.utils.translation import gettext as _g
 
 from common.authority import SYSTEM, Authority, ReasonMissing
-from common.errors import Refusal
+from common.errors import NotDuringUpgrade, Refusal
 from common.locks import take_turn
 from common.money import LARGEST, Money
 
@@ -33,7 +33,7 @@ class CurrencyMismatch(Refusal):
 
 
 class AccountTaken(Refusal):
-    """There is another account of this name, and processes of the release before can't tell them apart."""
+    """Another principal has an account of this name, and processes of the release before can't tell them apart."""
 
     code = "account_taken"
 
@@ -55,16 +55,18 @@ def open_account(*, user_id: str, principal: str = "", currency: str | None = No
     Return this principal's account of the user in a currency, and whether it was created by this call.
 
     :param currency: the default one, if it is not given
-    :raises AccountTaken: during an upgrade, if another principal has one of this name, or this one another currency
+    :raises AccountTaken: during an upgrade, if another principal has one of this name
+    :raises NotDuringUpgrade: if it would be in another currency than the default, or than the one that the user has
     """
     currency = currency or settings.CURRENCY
     customers = Account.objects.filter(user_id=user_id, kind=Account.Kind.CUSTOMER)
     own = customers.filter(principal=principal, currency=currency)
     if settings.UPGRADING and not own.exists():
-        if customers.exists():
-            raise AccountTaken(_g("There is another account of this name. Try again after the upgrade."))
-        if currency != settings.CURRENCY:  # in which a process of the release before may open one at this moment
-            raise AccountTaken(_g("Accounts in other currencies can be opened after the upgrade."))
+        if customers.exclude(principal=principal).exists():
+            raise AccountTaken(_g("Another client has an account of this name. Try again after the upgrade."))
+        # In the default currency a process of the release before may be opening one at this moment.
+        if currency != settings.CURRENCY or customers.exists():
+            raise NotDuringUpgrade
     return Account.objects.get_or_create(
         user_id=user_id, principal=principal, currency=currency, kind=Account.Kind.CUSTOMER
     )

@@ -31,7 +31,9 @@ A_TIME = "2026-11-28T09:30:00+00:00"
 EXAMPLES: dict[str, Any] = {
     "order_id": "ord-001", "hold_id": AN_ID, "payment_id": "pay_1", "receipt_id": AN_ID, "delivery_id": AN_ID,
     "amount": 1999, "currency": "USD", "method": "account", "user_id": "ann", "principal": "client:shop",
-    "reason": "insufficient_funds", "attempt": 0, "deadline": A_TIME,
+    "reason": "insufficient_funds", "attempt": 0, "deadline": A_TIME, "capture": "manual", "expires_at": A_TIME,
+    "refund_id": AN_ID, "code": "expired_or_canceled_card", "dispute_id": "dp_1", "status": "opened", "sold": True,
+    "until": A_TIME, "request_id": AN_ID, "quantities": {AN_ID: 1},
 }  # fmt: skip
 
 ID_OF_OTHERS = {"type": ["string", "null"], "maxLength": 64}

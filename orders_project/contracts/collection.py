@@ -17,6 +17,7 @@ VARIABLES = {
     "base_url": "http://127.0.0.1:8000", "client_id": "shop", "client_secret": "", "token": "",
     "admin_secret": "dev-admin-secret", "user_id": "ann", "order_id": "ord-001",
     "product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929",
+    "refund_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929",
 }  # fmt: skip
 NOT_FOR_CLIENTS = "webhooks"  # gateways call these, and sign what they send
 ORDER = ("post", "patch", "get")  # what is asked for was made before
@@ -24,6 +25,7 @@ ORDER = ("post", "patch", "get")  # what is asked for was made before
 KEPT = {
     "get_token": {"access_token": "token"},
     "make_product": {"product_id": "product_id"},
+    "refund_order": {"refund_id": "refund_id"},
     "place_order": {"order_id": "order_id"},
 }
 

@@ -46,21 +46,23 @@ def stock() -> Iterator[str]:
 
 
 def money() -> Iterator[str]:
-    total = 0
+    totals: Counter[str] = Counter()
     for account in Account.objects.all():
         entries = sum(entry.amount for entry in account.paid_in.all())
         entries -= sum(entry.amount for entry in account.paid_out.all())
-        total += entries
+        totals[account.currency] += entries
         if account.kind == "customer" and account.balance != entries:
             yield f"account {account} has {account.balance}, its entries sum to {entries}"
-    if total:
-        yield f"all entries sum to {total}"
+    if any(totals.values()):
+        yield f"all entries sum to {totals}"
 
 
 def orders() -> Iterator[str]:
     for order in Order.objects.all():
         if found := mismatch(order, list(order.events.order_by("version"))):
             yield f"history of {found}"
+        if order.total != sum(line.amount for line in order.lines.all()):
+            yield f"order {order} has a total of {order.total}, which is not that of its lines"
         kept = Counter(entry.kind for entry in Entry.objects.filter(order_id=order.pk))
         amounts = {entry.amount for entry in Entry.objects.filter(order_id=order.pk)}
         held = Counter(hold.status for hold in Hold.objects.filter(order_id=order.pk))

@@ -38,6 +38,13 @@ from processing.tasks import expire_holds
 MOST_ORDERS = 5
 MOST_COPIES = 20
 
+CURRENCIES = ("USD", "JPY")
+ADDED = (
+    services.Line(kind="tax", name="VAT", quantity=1, price=190, of=1),
+    services.Line(kind="discount", name="Regular", quantity=1, price=100, of=1),
+    services.Line(kind="shipping", name="Parcel", quantity=1, price=49),
+)
+
 messages = strategies.integers(min_value=0, max_value=50)
 order_numbers = strategies.integers(min_value=1, max_value=MOST_ORDERS)
 
@@ -49,7 +56,8 @@ class Chaos(RuleBasedStateMachine):
         super().__init__()
         self.stack = ExitStack()
         self.clock = self.stack.enter_context(time_machine.travel(timezone.now(), tick=False))
-        self.stack.enter_context(override_settings(PROCESSING_SUCCESS_RATE=1, HOLD_TTL=timedelta(minutes=10)))
+        settings = {"PROCESSING_SUCCESS_RATE": 1, "HOLD_TTL": timedelta(minutes=10), "CURRENCIES": CURRENCIES}
+        self.stack.enter_context(override_settings(**settings))
         self.stack.enter_context(forgotten())
         self.carrier = Carrier()
         self.waiting: list[tuple[str, Envelope]] = []
@@ -59,12 +67,15 @@ class Chaos(RuleBasedStateMachine):
     def open_shop(self) -> None:
         now = timezone.now()
         made = [
-            stock.make_product(name=sku, sku=sku, price=price, stock=count, actor="test", now=now)
+            stock.make_product(
+                name=sku, sku=sku, price=price, prices={"JPY": price}, stock=count, actor="test", now=now
+            )
             for sku, price, count in (("lamp", 1200, 3), ("chair", 500, 2))
         ]
         self.products = [str(product.pk) for product in made]
-        money.open_account(user_id="ann")
-        money.deposit(user_id="ann", amount=3000, now=now)
+        for currency in CURRENCIES:
+            money.open_account(user_id="ann", currency=currency)
+            money.deposit(user_id="ann", currency=currency, amount=3000, now=now)
 
     def place(self, number: int, quantities: list[int]) -> None:
         """Each order number has one basket, so that the same number again is the same request."""
@@ -73,9 +84,10 @@ class Chaos(RuleBasedStateMachine):
             for product, quantity in zip(self.products, quantities, strict=True)
             if quantity
         )
-        lines = catalogue or (services.Line(quantity=1, price=700),)
+        lines = (*(catalogue or (services.Line(quantity=1, price=700),)), *ADDED[: number - 1])
         user = "ann" if number != MOST_ORDERS else "nobody"
-        new = services.NewOrder(lines=lines, order_id=f"order-{number}", user_id=user)
+        currency = CURRENCIES[number % len(CURRENCIES)]
+        new = services.NewOrder(lines=lines, order_id=f"order-{number}", user_id=user, currency=currency)
         with suppress(Refusal), transaction.atomic(using="orders"), transaction.atomic(using="processing"):
             services.place_order(new=new, now=timezone.now())
 
@@ -95,9 +107,9 @@ class Chaos(RuleBasedStateMachine):
         with suppress(services.NoSuchOrder, transitions.OutOfTurn), transaction.atomic(using="orders"):
             services.cancel_order(order_id=f"order-{number}", now=timezone.now())
 
-    @rule(amount=strategies.integers(min_value=1, max_value=2000))
-    def deposits(self, amount: int) -> None:
-        money.deposit(user_id="ann", amount=amount, now=timezone.now())
+    @rule(amount=strategies.integers(min_value=1, max_value=2000), currency=strategies.sampled_from(CURRENCIES))
+    def deposits(self, amount: int, currency: str) -> None:
+        money.deposit(user_id="ann", currency=currency, amount=amount, now=timezone.now())
 
     @rule(rate=strategies.sampled_from([0, 1]))
     def processor_changes_its_mood(self, rate: int) -> None:

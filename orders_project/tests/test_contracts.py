@@ -89,7 +89,7 @@ BROKEN_API: dict[str, tuple[Callable[[Any], Any], str]] = {
         "POST /orders body.description: is gone",
     ),
     "field of a line": (
-        lambda d: d["components"]["schemas"]["NewLineRequest"]["required"].append("sku"),
+        lambda d: d["components"]["schemas"]["NewLineRequest"].update(required=["sku"]),
         "POST /orders body.items[].sku: is required now",
     ),
     "value": (
