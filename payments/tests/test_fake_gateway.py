@@ -102,7 +102,7 @@ class TestTheFakeService:
         assert (answer.status, answer.amount, receiver.received) == (Status.PENDING, 12_50, [])
         service.schedule(*later)
         until(lambda: receiver.received)
-        webhook = event(gateway, receiver.received[0])
+        webhook = event(gateway, receiver.received[0]).about
         assert (webhook.status, webhook.payment_id, webhook.order_id) == (Status.SUCCEEDED, answer.payment_id, "o-1")
         assert (webhook.amount, webhook.currency) == (12_50, "USD")
         assert gateway.status(order_id="o-1").status == Status.SUCCEEDED
@@ -126,7 +126,9 @@ class TestTheFakeService:
         with pytest.raises(GatewayRefused, match="already_succeeded"):
             gateway.cancel(payment_id=paid, idempotency_key="c")
         refund = RefundRequest(payment_id=paid, order_id="o-2", amount=5, currency="USD", idempotency_key="r")
-        assert [gateway.refund(refund).status for _ in range(2)] == [Status.REFUNDED] * 2
+        made = [gateway.refund(refund) for _ in range(2)]
+        assert made == gateway.refunds(payment_id=paid) * 2
+        assert (made[0].status, gateway.status(payment_id=paid).status) == ("succeeded", Status.REFUNDED)
 
     def test_tries_again_until_the_webhook_is_accepted(self, service, gateway, receiver):
         receiver.refusals = 2
@@ -198,7 +200,7 @@ class TestMisbehaving:
         ).raise_for_status()
         gateway.create(ORDER)
         until(lambda: receiver.received)
-        assert event(gateway, receiver.received[0]).status == Status.FAILED
+        assert event(gateway, receiver.received[0]).about.status == Status.FAILED
 
     def test_duplicates(self, service, gateway, receiver):
         service.bank.behave({"duplicates": 2})
@@ -218,7 +220,7 @@ class TestMisbehaving:
         gateway.create(ORDER)
         gateway.create(PaymentRequest(order_id="o-2", amount=1, currency="USD", idempotency_key="k-2"))
         until(lambda: len(receiver.received) == 2)
-        assert [event(gateway, webhook).order_id for webhook in receiver.received] == ["o-2", "o-1"]
+        assert [event(gateway, webhook).about.order_id for webhook in receiver.received] == ["o-2", "o-1"]
 
     def test_early(self, service, gateway, receiver):
         service.bank.behave({"early": True})
@@ -244,7 +246,7 @@ class TestMisbehaving:
         service.bank.behave({"lie_amount": 1, "lie_currency": "EUR"})
         gateway.create(ORDER)
         until(lambda: receiver.received)
-        webhook = event(gateway, receiver.received[0])
+        webhook = event(gateway, receiver.received[0]).about
         assert (webhook.amount, webhook.currency) == (1_00, "EUR")
         assert gateway.status(order_id="o-1").amount == 12_50
 
