@@ -21,6 +21,7 @@ import requests
 
 from common import signing
 
+from . import fake_page
 from .fake_bank import Bank
 from .fake_payments import Payment, Refused
 
@@ -28,6 +29,8 @@ MAX_BODY_BYTES = 64 * 1024
 RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that are not answered with 2xx
 TRACED = ("traceparent", "X-Correlation-ID")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+PAGE = "/pay/"
+FORM_TYPE = "application/x-www-form-urlencoded"
 MAX_REORDER_SECONDS = 2.0  # for which a webhook waits until another one has overtaken it
 
 
@@ -173,10 +176,11 @@ class Handler(BaseHTTPRequestHandler):
             status, answer = act()
         except Refused as refused:
             status, answer = refused.status, {"error": {"code": refused.code, "message": refused.code}}
-        content = json.dumps(answer).encode()
+        is_page = isinstance(answer, str)
+        content = answer.encode() if is_page else json.dumps(answer).encode()
         try:
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html; charset=utf-8" if is_page else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -184,15 +188,25 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _check_sender(self) -> None:
-        """:raises Refused: if the request is for another host, or comes from a page in a browser"""
+        """:raises Refused: if the request is for another host, or comes from a page in a browser that is not ours"""
         unread, self.close_connection = self.close_connection, True
         if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in self.server.hosts:
             raise Refused(421, "unknown_host")
-        if "Origin" in self.headers or self.headers.get("Sec-Fetch-Site", "none") != "none":
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        if self.path.startswith(PAGE):  # payers come there from other sites, and pay on the page itself
+            is_ours = self.command == "GET" or site in ("none", "same-origin")
+            is_ours &= self.headers.get("Origin", self._url) == self._url
+        else:
+            is_ours = "Origin" not in self.headers and site == "none"
+        if not is_ours:
             raise Refused(403, "cross_site")
         self.close_connection = unread
 
-    def _get(self) -> tuple[int, dict[str, Any]]:
+    @property
+    def _url(self) -> str:
+        return f"http://{self.headers.get('Host', '')}"
+
+    def _get(self) -> tuple[int, dict[str, Any] | str]:
         parts = urlsplit(self.path)
         match parts.path.strip("/").split("/"):
             case ["health"]:
@@ -204,15 +218,20 @@ class Handler(BaseHTTPRequestHandler):
                 return 200, self._shown(self.server.bank.find(payment_id=unquote(payment_id)))
             case ["payments", payment_id, "refunds"]:
                 return 200, {"refunds": self.server.bank.find(payment_id=unquote(payment_id)).refunds}
+            case ["pay", payment_id]:
+                return 200, fake_page.html(self.server.bank.find(payment_id=unquote(payment_id)))
             case ["transactions"]:
                 given = parse_qs(parts.query)
                 since, until = (_seconds(given.get(name, [""])[0]) for name in ("since", "until"))
                 return 200, {"transactions": self.server.bank.transactions(since=since, until=until)}
         raise Refused(404, "no_such_page")
 
-    def _post(self) -> tuple[int, dict[str, Any]]:
+    def _post(self) -> tuple[int, dict[str, Any] | str]:
+        path = urlsplit(self.path).path.strip("/").split("/")
+        if path[0] == "pay" and len(path) == 2:
+            return 200, self._choose(unquote(path[1]))
         content = self._body()
-        match urlsplit(self.path).path.strip("/").split("/"):
+        match path:
             case ["behaviour"]:
                 return 200, vars(self.server.bank.behave(content))
             case ["payments"]:
@@ -230,7 +249,19 @@ class Handler(BaseHTTPRequestHandler):
         raise Refused(404, "no_such_page")
 
     def _shown(self, payment: Payment) -> dict[str, Any]:
-        return payment.shown(base_url=f"http://{self.headers.get('Host', '')}")
+        return payment.shown(base_url=self._url)
+
+    def _choose(self, payment_id: str) -> str:
+        """Pay or decline, as the payer has chosen on the page."""
+        choice = parse_qs(self._raw(FORM_TYPE).decode("utf-8", "replace")).get("choice", [""])[0]
+        if choice not in fake_page.OUTCOMES:
+            raise Refused(400, "unknown_choice")
+        with self.server.bank.changing(payment_id) as payment:
+            if payment.waits_for_payer:
+                payment.outcome = fake_page.OUTCOMES[choice]
+                payment.behaviour["needs_payer"], payment.due = False, time.time()
+                self.server.schedule(payment)
+        return fake_page.html(payment)
 
     def _capture(self, payment_id: str, content: dict[str, Any]) -> dict[str, Any]:
         with self.server.bank.changing(payment_id) as payment:
@@ -294,7 +325,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(500, "internal_error")
         return 201, self._shown(payment)
 
-    def _body(self) -> dict[str, Any]:
+    def _raw(self, content_type: str) -> bytes:
         length = self.headers.get("Content-Length", "0")
         if not (length.isascii() and length.isdigit()) or "Transfer-Encoding" in self.headers:
             self.close_connection = True
@@ -303,8 +334,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise Refused(413, "too_large")
         raw = self.rfile.read(int(length))
-        if raw and self.headers.get_content_type() != "application/json":
+        if raw and self.headers.get_content_type() != content_type:
             raise Refused(415, "not_json")
+        return raw
+
+    def _body(self) -> dict[str, Any]:
+        raw = self._raw("application/json")
         try:
             content = json.loads(raw) if raw else {}
         except (ValueError, RecursionError):

@@ -67,7 +67,7 @@ def test_whatever_the_gateway_says_is_an_event() -> None:
 def test_orders_is_told_each_settled_status_but_for_money_that_comes_in_late() -> None:
     for pair, step in STEPS.items():
         if step.becomes in lifecycle.RESTING:
-            assert step.does[-1] in (effects.announce, effects.announce_refund), pair
+            assert step.does[-1] in (effects.announce, effects.announce_refund, effects.announce_undone), pair
 
 
 # The table is carried out as it says --------------------------------------------------------------------------------
@@ -97,6 +97,7 @@ def expected_messages(does: tuple[effects.Effect, ...], payment: Payment) -> lis
     types: dict[effects.Effect, str] = {
         effects.call_gateway: "payments.turn_to_gateway",
         effects.announce_refund: "payment.refunded",
+        effects.announce_undone: "payment.return_undone",
     }
     announcement = effects.ANNOUNCEMENTS.get(Status(payment.status))
     types[effects.announce] = announcement(payment).type if announcement else ""

@@ -316,7 +316,7 @@ class TestAReturn:
         number = being_returned(gateway)
         gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
         gateway.refund_becomes("pay_1", number, RefundStatus.FAILED)
-        assert types(deliver_all(gateway)) == ["payment.refunded", "payment.return_refused"]
+        assert types(deliver_all(gateway)) == ["payment.refunded", "payment.return_undone"]
         assert moved() == [("charge", 1000), ("refund", 1000), ("refund_failed", 1000)]
         services.settle_by_hand(order_id="o", reason="bank transfer 7", by=decisions.Authority("ann"), now=NOW)
         assert types(work()) == ["payment.refunded"]
