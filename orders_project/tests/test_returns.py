@@ -1,6 +1,7 @@
 """What a gateway refuses to return goes to a person; what it says of another payment is not used."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +20,16 @@ from orders_project.models import Approval
 from orders_project.tests.carrier import Carrier
 from orders_project.tests.test_admin_actions import client_of, do
 from payments import gateway_calls, gateways, gauges, receipts, services
-from payments.gateways.base import Answer, Event, GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest
+from payments.gateways.base import (
+    Answer,
+    Event,
+    GatewayRefused,
+    GatewayUnavailable,
+    PaymentRequest,
+    RefundAnswer,
+    RefundRequest,
+    RefundStatus,
+)
 from payments.gateways.base import Status as GatewayStatus
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt
 
@@ -36,6 +46,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.payments: dict[str, Answer] = {}
+        self.made: list[RefundAnswer] = []
         self.keys: dict[str, str] = {}
         self.calls: list[tuple[str, str]] = []
         self.refuses = ""
@@ -61,7 +72,7 @@ class Stub:
             raise GatewayUnavailable("timeout")
         return answer
 
-    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
+    def status(self, *, payment_id: str = "", order_id: str = "", since: datetime | None = None) -> Answer | None:
         self._call("status", payment_id or order_id)
         if payment_id:
             return self.payments.get(payment_id)
@@ -74,11 +85,25 @@ class Stub:
             raise GatewayRefused(self.refuses)
         return self._become(payment_id, GatewayStatus.CANCELED)
 
-    def refund(self, refund: RefundRequest) -> Answer:
+    def refund(self, refund: RefundRequest) -> RefundAnswer:
         self._call("refund", refund.idempotency_key)
         if self.refuses:
             raise GatewayRefused(self.refuses)
-        return self._become(refund.payment_id, GatewayStatus.REFUNDED)
+        self._become(refund.payment_id, GatewayStatus.REFUNDED)
+        made = RefundAnswer(
+            gateway_refund_id=f"re_{len(self.made)}", payment_id=refund.payment_id, status=RefundStatus.SUCCEEDED,
+            amount=refund.amount, currency=refund.currency, order_id=refund.order_id, refund_id=refund.refund_id,
+        )  # fmt: skip
+        self.made.append(made)
+        return made
+
+    def refunds(self, *, payment_id: str) -> list[RefundAnswer]:
+        self._call("refunds", payment_id)
+        return [refund for refund in self.made if refund.payment_id == payment_id]
+
+    def read_webhook(self, *, body: bytes) -> Event:
+        about = json.loads(body)
+        return Event(webhook_id="", type="x", about=Answer(**about | {"status": GatewayStatus(about["status"])}))
 
     def _become(self, payment_id: str, status: GatewayStatus) -> Answer:
         self.payments[payment_id] = dataclasses.replace(self.payments[payment_id], status=status)
@@ -321,7 +346,7 @@ class TestMoneyOfWhichWeWereNotTold:
         assert (Payment.objects.get().status, stub.payments["pay_0"].status) == ("refunded", "refunded")
         assert WebhookReceipt.objects.get().status == "applied"
 
-    def test_of_an_unknown_order_is_seen_after_an_hour(self, post: Carrier) -> None:
+    def test_of_an_unknown_order_is_seen_after_an_hour(self, stub: Stub, post: Carrier) -> None:
         webhook(
             "evt_1", Answer(payment_id="x", order_id="nobody", status=GatewayStatus.SUCCEEDED, amount=5, currency="USD")
         )
@@ -334,9 +359,16 @@ class TestMoneyOfWhichWeWereNotTold:
 def webhook(webhook_id: str, said: Answer) -> WebhookReceipt:
     """Store a webhook as if it had been received."""
     receipt = WebhookReceipt.objects.create(
-        gateway="fake", webhook_id=webhook_id, body=b"{}", says=said.status, amount=said.amount, currency=said.currency,
-        payment_id=said.payment_id, order_id=said.order_id, received_at=timezone.now(),
-    )  # fmt: skip
+        gateway="fake",
+        webhook_id=webhook_id,
+        body=json.dumps(dataclasses.asdict(said)).encode(),
+        says=said.status,
+        amount=said.amount,
+        currency=said.currency,
+        payment_id=said.payment_id,
+        order_id=said.order_id,
+        received_at=timezone.now(),
+    )
     with transaction.atomic(using="payments"):
         receipts._post(receipt)
     return receipt
@@ -380,7 +412,8 @@ class TestAnInstallation:
 
         class Told(Stub):
             def parse_webhook(self, *, headers: Any, body: bytes, now: datetime) -> Any:
-                return Event(webhook_id="evt", type="x", payment_id="p", order_id=named, status=GatewayStatus.SUCCEEDED)
+                about = Answer(payment_id="p", order_id=named, status=GatewayStatus.SUCCEEDED, amount=5, currency="USD")
+                return Event(webhook_id="evt", type="x", about=about)
 
         monkeypatch.setitem(gateways.GATEWAYS, "fake", lambda breaker: Told())
         receipt = receipts.receive(gateway="fake", headers={}, body=b"{}", now=timezone.now())
