@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from payments import decisions, gateway_calls, gateways, ledger, messages, reading, receipts, services
+from payments import decisions, gateways, ledger, receipts, services
 from payments.gateways.base import RefundStatus, Status
-from payments.models import Attempt, Entry, Outgoing, Payment, WebhookReceipt
+from payments.models import Attempt, Outgoing, Payment, WebhookReceipt
+from payments.tests.driver import NOW, ask_again, handle, moved, stored, types, view, work
 from payments.tests.model_gateway import ModelGateway
 
-NOW = timezone.now()
 MONEY = services.Money(1000, "USD")
 pytestmark = pytest.mark.django_db
 
@@ -38,41 +38,6 @@ def installed(setitem: Any) -> ModelGateway:
 # What drives it -----------------------------------------------------------------------------------------------------
 
 
-def work() -> list[dict[str, Any]]:
-    """Handle what payments has posted to itself, and return what it has told orders, with the types."""
-    told = []
-    while (row := Outgoing.objects.filter(published_at=None).order_by("id").first()) is not None:
-        told += handle(row)
-    return told
-
-
-def handle(row: Any) -> list[dict[str, Any]]:
-    """Handle one message of payments to itself; return it if it is to orders."""
-    Outgoing.objects.filter(pk=row.pk).update(published_at=NOW)
-    match row.type:
-        case "payments.turn_to_gateway":
-            call(row.data["order_id"])
-        case "payments.handle_webhook":
-            receipts.handle(receipt_id=row.data["receipt_id"], now=timezone.now())
-        case "payments.refund_receipt":
-            done = decisions.refund_at_gateway(messages.RefundReceipt(**row.data))
-            decisions.refunded(receipt_id=row.data["receipt_id"], done=done, now=timezone.now())
-        case _:
-            return [{"type": row.type} | row.data]
-    return []
-
-
-def call(order_id: str) -> None:
-    reply = gateway_calls.call_gateway(messages.CallGateway(order_id=order_id))
-    with transaction.atomic("payments"):
-        gateway_calls.record(order_id=order_id, reply=reply, now=timezone.now())
-
-
-def ask_again() -> list[dict[str, Any]]:
-    gateway_calls.post_due_calls(now=timezone.now() + timedelta(days=30))
-    return work()
-
-
 def deliver(*bodies: bytes) -> None:
     for body in bodies:
         receipts.receive(gateway="model", headers={}, body=body, now=timezone.now())
@@ -82,10 +47,6 @@ def deliver_all(gateway: ModelGateway) -> list[dict[str, Any]]:
     deliver(*gateway.webhooks)
     gateway.webhooks.clear()
     return work()
-
-
-def types(told: list[dict[str, Any]]) -> list[str]:
-    return [message["type"] for message in told]
 
 
 def begin(order_id: str = "o", **how: Any) -> Payment:
@@ -99,20 +60,6 @@ def authorized(gateway: ModelGateway) -> Payment:
     gateway.pays("pay_1")
     deliver_all(gateway)
     return stored()
-
-
-def stored(order_id: str = "o") -> Payment:
-    return Payment.objects.get(pk=order_id)
-
-
-def moved(order_id: str = "o") -> list[tuple[str, int]]:
-    return list(Entry.objects.filter(order_id=order_id).order_by("id").values_list("kind", "amount"))
-
-
-def view() -> reading.PaymentView:
-    found = reading.payment_of("o")
-    assert found is not None
-    return found
 
 
 # Paying -------------------------------------------------------------------------------------------------------------
@@ -424,6 +371,45 @@ def fail_at(gateway: ModelGateway, name: str, fault: str) -> None:
         return proper(request)
 
     setattr(gateway, name, failing)
+
+
+# Webhooks -----------------------------------------------------------------------------------------------------------
+
+
+class TestAWebhook:
+    def test_that_differs_in_what_is_about_the_delivery_is_the_same(self, gateway: ModelGateway) -> None:
+        begin()
+        gateway.pays("pay_1")
+        body = gateway.webhooks[0]
+        deliver(body, body[:-1] + b', "pending_webhooks": 2}')
+        assert WebhookReceipt.objects.count() == 1
+        with pytest.raises(receipts.WebhookIdReused):
+            deliver(body.replace(b"1000", b"1"))
+
+    def test_that_the_release_before_would_misread_waits_for_the_end_of_the_upgrade(
+        self, gateway: ModelGateway, settings: Any
+    ) -> None:
+        number = being_returned(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        settings.UPGRADING = True
+        assert deliver_all(gateway) == []
+        assert receipts.sweep() == 0
+        assert set(WebhookReceipt.objects.filter(about="refund").values_list("status", "reason")) == {
+            ("received", "upgrading")
+        }
+        settings.UPGRADING = False
+        assert receipts.sweep() == 2
+        assert types(work()) == ["payment.refunded"]
+        assert receipts.sweep() == 0
+
+    def test_about_a_refund_of_a_payment_that_nobody_here_knows_is_discarded(self, gateway: ModelGateway) -> None:
+        paid(gateway)
+        gateway.refunded("pay_1", amount=5)
+        Payment.objects.update(gateway_payment_id="pay_9")
+        assert deliver_all(gateway) == []
+        assert list(WebhookReceipt.objects.filter(about="refund").values_list("status", "reason")) == [
+            ("discarded", "unknown_payment")
+        ]
 
 
 # Anything, in any order ---------------------------------------------------------------------------------------------
