@@ -125,8 +125,8 @@ FILL: dict[str, tuple[str, ...]] = {
         FROM crowd
         """,
         """
-        INSERT INTO payments_gatewaytransaction (id, gateway, transaction_id, kind, amount, fee, currency, fee_currency, at,
-            payment_id, source_id, reference, order_id, description)
+        INSERT INTO payments_gatewaytransaction (id, gateway, transaction_id, kind, amount, fee, currency,
+            fee_currency, at, payment_id, source_id, reference, order_id, description)
         SELECT id, 'fake', 't' || n, CASE WHEN rare THEN 'refund' ELSE 'charge' END, 100, 3, 'USD', 'USD', at, 'p' || n,
             'p' || n, order_id, order_id, ''
         FROM crowd
