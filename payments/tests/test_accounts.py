@@ -309,10 +309,10 @@ class TestTheDatabase:
             cursor.execute(statement)
         assert Entry.objects.get().amount == 100
 
-    @pytest.mark.parametrize("kind", ["charge", "refund"])
-    def test_refuses_a_second(self, ann: Account, kind: str) -> None:
+    def test_refuses_a_second_charge(self, ann: Account) -> None:
         cash = ledger.system_account("cash", currency="USD")
-        same = {"kind": kind, "source": cash, "target": ann, "amount": 1, "currency": "USD", "order_id": "o", "at": NOW}
+        between = {"source": cash, "target": ann, "amount": 1, "currency": "USD"}
+        same = {"kind": Entry.Kind.CHARGE, "order_id": "o", "at": NOW} | between
         Entry.objects.create(**same)
         with pytest.raises(IntegrityError), transaction.atomic("payments"):
             Entry.objects.create(**same)
