@@ -19,7 +19,7 @@ from . import limits, services
 from .models import Order
 from .protos import order_service_pb2 as pb
 from .protos import order_service_pb2_grpc as stubs
-from .serializers import ORDER_ID, NewOrderSerializer
+from .serializers import ADDED, ORDER_ID, NewOrderSerializer
 
 LISTED = 100
 IS_NEW = "order-made"  # in the trailing metadata: whether the order was placed by this call
@@ -116,7 +116,7 @@ def message_of(order: Order) -> pb.Order:
         payment_id=order.payment_id or None,
         fail_reason=order.fail_reason or None,
         metadata=order.metadata,
-        **{name: money.number(amount, currency=order.currency) for name, amount in order.sums().items()},
+        **{f"{kind}_amount": money.number(order.sum_of(kind), currency=order.currency) for kind in ADDED},
     )
     message.created_at.FromDatetime(order.created_at)
     message.updated_at.FromDatetime(order.updated_at)

@@ -202,13 +202,9 @@ class Order(models.Model):
         """What is taken for it if all goes well, in minor units."""
         return self.total if self.captured is None else self.captured
 
-    def sums(self) -> dict[str, int]:
-        """The sums of its lines that are no goods, in minor units, none of them negative; read it with its lines."""
-        return {
-            f"{kind}_amount": abs(sum(line.amount for line in self.loaded_lines if line.kind == kind))
-            for kind in OrderLine.Kind
-            if kind != OrderLine.Kind.ITEM
-        }
+    def sum_of(self, kind: str) -> int:
+        """The sum of its lines of this kind, in minor units and not negative; it must have been read with its lines."""
+        return abs(sum(line.amount for line in self.loaded_lines if line.kind == kind))
 
 
 class OrderLine(models.Model):

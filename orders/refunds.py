@@ -159,7 +159,9 @@ def _lines_and_amount(
     returned = _sums(known, "quantity")
     if wanted.lines is not None:
         _check_lines(wanted.lines, lines, returned, restock=wanted.restock)
-        amounts = shares.of_pieces(lines, wanted=wanted.lines, returned=returned, given_back=_sums(known, "amount"))
+        amounts = shares.of_pieces(
+            lines, paid=order.paid, wanted=wanted.lines, returned=returned, given_back=_sums(known, "amount")
+        )
         stored = [
             {"position": position, "quantity": quantity, "amount": amounts[position]}
             for position, quantity in sorted(wanted.lines.items())

@@ -285,14 +285,14 @@ class OrderSerializer(serializers.Serializer[Order]):
         return money.number(order.refunded, currency=order.currency)
 
     def get_tax_amount(self, order: Order) -> float:
-        return self._sum(order, "tax_amount")
+        return self._sum(order, OrderLine.Kind.TAX)
 
     def get_discount_amount(self, order: Order) -> float:
-        return self._sum(order, "discount_amount")
+        return self._sum(order, OrderLine.Kind.DISCOUNT)
 
     def get_shipping_amount(self, order: Order) -> float:
-        return self._sum(order, "shipping_amount")
+        return self._sum(order, OrderLine.Kind.SHIPPING)
 
     @staticmethod
-    def _sum(order: Order, name: str) -> float:
-        return money.number(order.sums()[name], currency=order.currency)
+    def _sum(order: Order, kind: str) -> float:
+        return money.number(order.sum_of(kind), currency=order.currency)

@@ -16,8 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from .models import OrderLine
 
 
-def of_goods(lines: Iterable[OrderLine]) -> dict[int, int]:
-    """Return what falls to each line of goods, by its position, in minor units. The sum is the total of the lines."""
+def of_goods(lines: Iterable[OrderLine], *, paid: int | None = None) -> dict[int, int]:
+    """
+    Return what falls to each line of goods, by its position, in minor units.
+
+    :param paid: what is divided; the sum of the lines, if it is not given. Less may have been captured
+    """
     lines = list(lines)
     goods = {line.position: line for line in lines if line.kind == OrderLine.Kind.ITEM}
     own = dict.fromkeys(goods, 0)
@@ -25,7 +29,7 @@ def of_goods(lines: Iterable[OrderLine]) -> dict[int, int]:
         belongs_to = line.position if line.position in goods else line.of_position
         if belongs_to is not None:
             own[belongs_to] += line.amount
-    total = sum(line.amount for line in lines)
+    total = sum(line.amount for line in lines) if paid is None else paid
     # Where nothing is left of all prices, what there is to pay, such as the shipping, falls to the pieces.
     weights = own if any(own.values()) else {position: line.quantity for position, line in goods.items()}
     return dict(zip(weights, divide(total, list(weights.values())), strict=True))
@@ -42,17 +46,23 @@ def divide(amount: int, weights: Sequence[int]) -> list[int]:
 
 
 def of_pieces(
-    lines: Iterable[OrderLine], *, wanted: Mapping[int, int], returned: Mapping[int, int], given_back: Mapping[int, int]
+    lines: Iterable[OrderLine],
+    *,
+    paid: int | None = None,
+    wanted: Mapping[int, int],
+    returned: Mapping[int, int],
+    given_back: Mapping[int, int],
 ) -> dict[int, int]:
     """
     Return what falls to these pieces, by the position of their line, in minor units.
 
+    :param paid: see `of_goods`
     :param wanted: how many of each line of goods, by its position: no more than are left of it
     :param returned: how many of each have been given back before
     :param given_back: how much was given back for them
     """
     lines = list(lines)
-    shares, quantities = of_goods(lines), {line.position: line.quantity for line in lines}
+    shares, quantities = of_goods(lines, paid=paid), {line.position: line.quantity for line in lines}
     return {
         position: max(
             0,
