@@ -37,6 +37,12 @@ def read(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:
             raise Unreadable("malformed", f"{where} is not a list.")
         (item_kind, *_) = typing.get_args(kind)
         return tuple(read(item_kind, item, where=f"{where}[{n}]", unknown=unknown) for n, item in enumerate(value))
+    if origin is dict and typing.get_args(kind)[1] is not Any:
+        if not isinstance(value, dict):
+            raise Unreadable("malformed", f"{where} is not an object.")
+        (_, item_kind) = typing.get_args(kind)
+        return {name: read(item_kind, item, where=f"{where}.{name}", unknown=unknown) for name, item in value.items()}
+    kind = origin if origin is dict else kind
     if is_dataclass(kind):
         return _read_object(kind, value, where=where, unknown=unknown)
     if type(value) is not kind:

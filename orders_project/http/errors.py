@@ -56,6 +56,7 @@ STATUS: dict[str, HTTPStatus] = {
     "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
     "not_during_upgrade": HTTPStatus.SERVICE_UNAVAILABLE,
     "refund_not_found": HTTPStatus.NOT_FOUND,
+    "nothing_reserved": HTTPStatus.BAD_REQUEST,
     "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,
     "locked_out": HTTPStatus.TOO_MANY_REQUESTS,
 }

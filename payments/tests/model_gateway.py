@@ -19,6 +19,8 @@ from payments.gateways.base import (
     Answer,
     Attempt,
     CaptureRequest,
+    DisputeAnswer,
+    DisputeStatus,
     Event,
     GatewayBroke,
     GatewayRefused,
@@ -30,6 +32,12 @@ from payments.gateways.base import (
     Status,
     Transaction,
 )
+
+KINDS: dict[str, Any] = {
+    "Answer": (Answer, Status),
+    "RefundAnswer": (RefundAnswer, RefundStatus),
+    "DisputeAnswer": (DisputeAnswer, DisputeStatus),
+}
 
 
 @dataclass
@@ -136,10 +144,10 @@ class ModelGateway:
 
     def read_webhook(self, *, body: bytes) -> Event:
         content = json.loads(body)
-        about, kind = content["about"], {"Answer": Answer, "RefundAnswer": RefundAnswer}[content["type"]]
+        about, (kind, status) = content["about"], KINDS[content["type"]]
         if about.get("attempt"):
             about["attempt"] = Attempt(**about["attempt"])
-        about["status"] = (Status if kind is Answer else RefundStatus)(about["status"])
+        about["status"] = status(about["status"])
         return Event(webhook_id=content["id"], type=content["type"], about=kind(**about))
 
     def _under(self, key: str, do: Callable[[], Any]) -> Any:
@@ -212,6 +220,20 @@ class ModelGateway:
         held.refunds[number] = replace(held.refunds[number], status=status, fail_reason=fail_reason)
         self._announce(held.refunds[number])
 
-    def _announce(self, about: Answer | RefundAnswer) -> None:
+    def disputed(self, payment_id: str, *, amount: int, status: DisputeStatus, dispute_id: str = "dp_1") -> None:
+        """The payer's bank wants money back, or it is decided who gets it."""
+        held = self.payments[payment_id].answer
+        self._announce(
+            DisputeAnswer(
+                dispute_id=dispute_id,
+                payment_id=payment_id,
+                status=status,
+                amount=amount,
+                currency=held.currency,
+                reason="fraudulent",
+            )
+        )
+
+    def _announce(self, about: Answer | RefundAnswer | DisputeAnswer) -> None:
         body = {"id": f"evt_{next(self._numbers)}", "type": type(about).__name__, "about": asdict(about)}
         self.webhooks.append(json.dumps(body).encode())
