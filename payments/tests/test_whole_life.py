@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from payments import decisions, gateway_calls, gateways, ledger, messages, reading, receipts, services
+from payments import decisions, gateway_calls, gateways, ledger, messages, reading, receipts, refunds, services
 from payments.gateways.base import RefundStatus, Status
 from payments.models import Attempt, Entry, Outgoing, Payment, WebhookReceipt
 from payments.tests.model_gateway import ModelGateway
@@ -52,6 +52,8 @@ def handle(row: Any) -> list[dict[str, Any]]:
     match row.type:
         case "payments.turn_to_gateway":
             call(row.data["order_id"])
+        case "payments.call_for_refund":
+            call_for(row.data["refund_id"])
         case "payments.handle_webhook":
             receipts.handle(receipt_id=row.data["receipt_id"], now=timezone.now())
         case "payments.refund_receipt":
@@ -68,8 +70,15 @@ def call(order_id: str) -> None:
         gateway_calls.record(order_id=order_id, reply=reply, now=timezone.now())
 
 
+def call_for(refund_id: str) -> None:
+    reply = refunds.call_gateway(messages.CallForRefund(order_id="o", refund_id=refund_id))
+    refunds.record(order_id="o", refund_id=refund_id, reply=reply, now=timezone.now())
+
+
 def ask_again() -> list[dict[str, Any]]:
     gateway_calls.post_due_calls(now=timezone.now() + timedelta(days=30))
+    refunds.post_due_calls(now=timezone.now() + timedelta(days=30))
+    receipts.sweep()
     return work()
 
 
