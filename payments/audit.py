@@ -7,10 +7,12 @@ from common.audit import MAX_FINDINGS, Finding, Rule, Scope, rows
 
 from .books.reconcile import LATE
 from .gateways.base import Status as GatewayStatus
-from .models import Account, Difference, Entry, Payment, Reconciliation, WebhookReceipt
+from .models import Account, Difference, Dispute, Entry, Payment, Reconciliation, Refund, WebhookReceipt
 
 Status = Payment.Status
 CHARGE, REFUND, REFUND_FAILED = Entry.Kind.CHARGE, Entry.Kind.REFUND, Entry.Kind.REFUND_FAILED
+DISPUTE, DISPUTE_WON, DISPUTE_LOST = Entry.Kind.DISPUTE, Entry.Kind.DISPUTE_WON, Entry.Kind.DISPUTE_LOST
+OF_PAYMENTS = (CHARGE, REFUND, REFUND_FAILED, DISPUTE, DISPUTE_WON, DISPUTE_LOST)
 
 
 class Query(NamedTuple):
@@ -71,34 +73,78 @@ LEDGER = {
         f"""
         SELECT payment.order_id,
                payment.status || ' of ' || payment.amount || ', charged ' || charged || ', refunded ' || refunded
+                   || ', lost in disputes ' || lost
         FROM (
             SELECT payment.*,
                    coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{CHARGE}'), 0) AS charged,
                    coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND}'), 0)
-                       - coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND_FAILED}'), 0) AS refunded
+                       - coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{REFUND_FAILED}'), 0) AS refunded,
+                   coalesce(sum(entry.amount) FILTER (WHERE entry.kind = '{DISPUTE_LOST}'), 0) AS lost
             FROM payments_payment payment
             LEFT JOIN payments_entry entry
-                ON entry.order_id = payment.order_id AND entry.kind IN ('{CHARGE}', '{REFUND}', '{REFUND_FAILED}')
+                ON entry.order_id = payment.order_id
+                AND entry.kind IN ('{CHARGE}', '{REFUND}', '{REFUND_FAILED}', '{DISPUTE_LOST}')
             GROUP BY payment.order_id
         ) payment
         WHERE NOT CASE
             WHEN payment.status IN ('{Status.SUCCEEDED}', '{Status.REFUNDING}', '{Status.REFUND_REFUSED}')
                 THEN (charged = payment.amount OR is_manual AND charged BETWEEN 1 AND payment.amount)
-                     AND refunded BETWEEN 0 AND charged
+                     AND refunded BETWEEN 0 AND charged - lost
             WHEN payment.status = '{Status.REFUNDED}'
                 THEN (charged = payment.amount OR is_manual AND charged BETWEEN 1 AND payment.amount)
-                     AND refunded = charged
-            ELSE charged = 0 AND refunded = 0
+                     AND refunded = charged - lost
+            ELSE charged = 0 AND refunded = 0 AND lost = 0
         END
         """,  # noqa: S608
         "ask the gateway for the status of the payment, and add the missing entry",
+        is_about_order=True,
+    ),
+    "refund_is_its_entries": Query(
+        f"""
+        SELECT coalesce(refund.payment_id, booked.order_id),
+               coalesce(refund.refund_id, booked.refund_id) || ' is ' || coalesce(refund.status, 'unknown') || ' of '
+                   || coalesce(refund.amount, 0) || ', booked ' || coalesce(booked.amount, 0)
+        FROM payments_refund refund
+        FULL JOIN (
+            SELECT refund_id, min(order_id) AS order_id,
+                   sum(CASE kind WHEN '{REFUND}' THEN amount ELSE -amount END) AS amount
+            FROM payments_entry WHERE refund_id IS NOT NULL GROUP BY refund_id
+        ) booked ON booked.refund_id = refund.refund_id
+        WHERE coalesce(booked.amount, 0)
+              <> CASE WHEN refund.status = '{Refund.Status.SUCCEEDED}' THEN refund.amount ELSE 0 END
+           OR refund.refund_id IS NULL OR booked.order_id <> refund.payment_id
+        """,  # noqa: S608
+        "ask the gateway for the status of the refund, and add the missing entry",
+        is_about_order=True,
+    ),
+    "dispute_is_its_entries": Query(
+        f"""
+        SELECT coalesce(dispute.payment_id, booked.order_id),
+               coalesce(dispute.dispute_id, booked.gateway_id) || ' is ' || coalesce(dispute.status, 'unknown')
+                   || ' of ' || coalesce(dispute.amount, 0) || ', booked as opened ' || coalesce(opened, 0)
+                   || ', won ' || coalesce(won, 0) || ', lost ' || coalesce(lost, 0)
+        FROM payments_dispute dispute
+        FULL JOIN (
+            SELECT order_id, gateway_id, coalesce(sum(amount) FILTER (WHERE kind = '{DISPUTE}'), 0) AS opened,
+                   coalesce(sum(amount) FILTER (WHERE kind = '{DISPUTE_WON}'), 0) AS won,
+                   coalesce(sum(amount) FILTER (WHERE kind = '{DISPUTE_LOST}'), 0) AS lost
+            FROM payments_entry WHERE kind IN ('{DISPUTE}', '{DISPUTE_WON}', '{DISPUTE_LOST}')
+            GROUP BY order_id, gateway_id
+        ) booked ON booked.order_id = dispute.payment_id AND booked.gateway_id = dispute.dispute_id
+        WHERE (opened, won, lost) IS DISTINCT FROM (
+            dispute.amount,
+            CASE WHEN dispute.status = '{Dispute.Status.WON}' THEN dispute.amount ELSE 0 END,
+            CASE WHEN dispute.status = '{Dispute.Status.LOST}' THEN dispute.amount ELSE 0 END
+        )
+        """,  # noqa: S608
+        "look the dispute up at the gateway, and add the missing entry",
         is_about_order=True,
     ),
     "entry_of_an_order_has_its_payment": Query(
         f"""
         SELECT entry.order_id, entry.kind
         FROM payments_entry entry LEFT JOIN payments_payment payment USING (order_id)
-        WHERE entry.kind IN ('{CHARGE}', '{REFUND}') AND payment.order_id IS NULL
+        WHERE entry.kind IN ({", ".join(f"'{kind}'" for kind in OF_PAYMENTS)}) AND payment.order_id IS NULL
         """,  # noqa: S608
         "find out who wrote the entry, and add one that takes it back",
         is_about_order=True,

@@ -48,7 +48,10 @@ def apply_webhook(answer: DisputeAnswer, receipt: WebhookReceipt, *, now: dateti
     if (before, answer.status) not in BOOKED:
         return Status.QUARANTINED, lifecycle.Contradiction.code
     money = ledger.of_order(payment.order_id)
-    if dispute is None and answer.amount > money.kept - money.disputed:
+    if not money.captured:
+        return Status.UNMATCHED, "not_captured"  # what says so is still on its way
+    already = money.disputed if dispute is None else 0
+    if (dispute is None or answer.status == LOST) and answer.amount > money.kept - already:
         return Status.QUARANTINED, "dispute_exceeds_captured"
     dispute = dispute or Dispute(
         payment=payment,

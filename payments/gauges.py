@@ -6,7 +6,7 @@ from django.conf import settings
 
 from outbox.gauges import Reading
 
-from .models import Account, Difference, Payment, Reconciliation, WebhookReceipt
+from .models import Account, Difference, Dispute, Payment, Reconciliation, Refund, WebhookReceipt
 
 # The balances of customers are compared with their entries for each account alone, so that two errors do not cancel
 # each other out. The query reads the whole ledger: it runs seldom, and times out if the ledger is too long for it.
@@ -50,6 +50,35 @@ LEFT JOIN LATERAL (
 GROUP BY asked.status
 """
 
+# The gateway has been asked and has not said for long how the refund ended.
+LATE_AFTER = {Refund.Status.REQUESTED: timedelta(hours=1), Refund.Status.PENDING: timedelta(days=14)}
+LATE = ", ".join(f"('{status}', interval '{after.total_seconds()} seconds')" for status, after in LATE_AFTER.items())
+REFUNDS_OPEN = f"""
+SELECT open.status, count(refund.created_at) AS refunds_open,
+       count(*) FILTER (WHERE refund.created_at < statement_timestamp() - open.late) AS refunds_late
+FROM (VALUES {LATE}) AS open(status, late)
+LEFT JOIN LATERAL (
+    SELECT created_at FROM payments_refund WHERE status = open.status AND status <> 'succeeded'
+    ORDER BY refund_id LIMIT %(most)s
+) refund ON true
+GROUP BY open.status
+"""  # noqa: S608 - the statuses are ours
+
+REFUNDS_FAILED = f"""
+SELECT count(*) AS refunds_failed
+FROM (SELECT updated_at FROM payments_refund WHERE status = '{Refund.Status.FAILED}' AND status <> 'succeeded'
+      ORDER BY refund_id DESC LIMIT %(most)s) refund
+WHERE updated_at > statement_timestamp() - interval '1 day'
+"""  # noqa: S608 - the status is ours
+
+DUE_SOON = timedelta(days=3)
+DISPUTES = f"""
+SELECT count(*) AS disputes_open,
+       count(*) FILTER (WHERE respond_by < statement_timestamp() + %(soon)s) AS disputes_due
+FROM (SELECT respond_by FROM payments_dispute
+      WHERE status = '{Dispute.Status.OPENED}' ORDER BY respond_by LIMIT %(most)s) dispute
+"""  # noqa: S608 - the status is ours
+
 UNMATCHED_AFTER = timedelta(hours=1)  # the payment of a webhook is known long before
 UNMATCHED = f"""
 SELECT count(*) AS webhooks_unmatched_late
@@ -90,6 +119,24 @@ READINGS = (
         REFUSED,
         {"payments_refused": "Payments that the gateway refuses to cancel or to refund: a person has to decide."},
         lambda: {"refused": [status.value for status in Payment.REFUSED]},
+    ),
+    Reading(
+        "payments",
+        REFUNDS_OPEN,
+        {
+            "refunds_open": "Refunds of parts that the gateway has yet to make.",
+            "refunds_late": "Refunds of parts for which that has taken far too long.",
+        },
+    ),
+    Reading("payments", REFUNDS_FAILED, {"refunds_failed": "Refunds of parts that have failed within a day."}),
+    Reading(
+        "payments",
+        DISPUTES,
+        {
+            "disputes_open": "Disputes that are not decided.",
+            "disputes_due": "Disputes that have to be answered within three days, or should have been.",
+        },
+        lambda: {"soon": DUE_SOON},
     ),
     Reading(
         "payments",

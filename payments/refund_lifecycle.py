@@ -2,8 +2,8 @@
 The life of a refund of a part of a payment: every transition, and what is done with it, in one table.
 
 All that is left of a payment goes back without such a refund: see lifecycle.py. The table is data: `manage.py
-payment_lifecycle` prints and draws it beside that of payments. Each pair of status and event is decided: it is a step,
-or one of the other decisions.
+refund_lifecycle` prints it and draws it. Each pair of status and event is decided: it is a step, or one of the other
+decisions.
 """
 
 from collections.abc import Callable
@@ -156,6 +156,7 @@ def advance(refund: Refund, payment: Payment, event: Event, *, now: datetime) ->
     step = STEPS.get((Status(refund.status), event))
     if step is None:
         OTHERWISE[event][Status(refund.status)](refund, payment, now)
+        _keep_reason(refund)
         refund.save()
     else:
         _take(step, refund, payment, now=now)
@@ -166,6 +167,13 @@ def _take(step: Step, refund: Refund, payment: Payment, *, now: datetime, is_new
     refund.status, refund.updated_at, refund.unanswered = step.becomes, now, 0
     ask_after = ASK_AT.get(step.becomes)
     refund.ask_at = now + ask_after if ask_after else None
+    _keep_reason(refund)
     refund.save(force_insert=is_new)
     for effect in step.does:
         effect(refund, payment, now)
+
+
+def _keep_reason(refund: Refund) -> None:
+    """Only a refund that has failed says why."""
+    if refund.status != FAILED:
+        refund.fail_reason = ""

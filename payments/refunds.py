@@ -17,6 +17,7 @@ from common.money import Money
 
 from . import gateways, ledger, messages
 from .gateways.base import GatewayBroke, GatewayRefused, GatewayUnavailable, RefundAnswer, RefundRequest, RefundStatus
+from .lifecycle import Contradiction
 from .models import Outgoing, Payment, Refund, WebhookReceipt
 from .refund_lifecycle import LEASE, Event, advance, begin
 
@@ -30,6 +31,8 @@ EVENTS = {
     RefundStatus.FAILED: Event.FAILED,
 }
 MADE_AT_GATEWAY = "made_at_gateway"
+NOT_CAPTURED = "not_captured"
+EXCEEDS = "refund_exceeds_captured"
 
 
 # Asking -------------------------------------------------------------------------------------------------------------
@@ -46,7 +49,7 @@ def request(*, order_id: str, refund_id: str, money: Money, reason: str, now: da
     payment = Payment.lock(order_id)
     if payment is None:
         failure = messages.RefundFailed(
-            order_id=order_id, refund_id=refund_id, amount=money.amount, currency=money.currency, code="not_captured"
+            order_id=order_id, refund_id=refund_id, amount=money.amount, currency=money.currency, code=NOT_CAPTURED
         )
         Outgoing.post(failure)
         return None
@@ -70,10 +73,10 @@ def request(*, order_id: str, refund_id: str, money: Money, reason: str, now: da
 def _why_not(payment: Payment, money: Money) -> str:
     """Return why as much of a payment cannot be given back; "" if it can."""
     if payment.status != Payment.Status.SUCCEEDED:
-        return "not_captured"
+        return NOT_CAPTURED
     if money.currency != payment.currency:
         return "currency_mismatch"
-    return "refund_exceeds_captured" if money.amount > ledger.left(payment) else ""
+    return EXCEEDS if money.amount > ledger.left(payment) else ""
 
 
 # Calling the gateway ------------------------------------------------------------------------------------------------
@@ -99,7 +102,10 @@ def call_gateway(message: messages.CallForRefund) -> Reply | None:
     if refund is None or refund.status not in Refund.OPEN:
         return None
     try:
-        found = _find(refund)
+        try:
+            found = _find(refund)
+        except GatewayRefused as refused:  # which says nothing of the refund, that may have been made before
+            raise GatewayUnavailable(f"{refund.gateway}: refunds are not listed: {refused.code}") from refused
         if found is None and refund.status == Refund.Status.REQUESTED:
             found = _make(refund)
         if found is None:
@@ -146,9 +152,20 @@ def record(*, order_id: str, refund_id: str, reply: Reply | None, now: datetime)
     refund = Refund.objects.filter(pk=refund_id).first()
     if payment is None or refund is None or reply is None:
         return
+    event = reply.event
+    if _exceeds(refund, payment, event):
+        logger.error("%s: the gateway says that more went back than was left", refund)
+        event = Event.NO_REPLY
     refund.broken += reply.broke
     _learn(refund, reply.answer, fail_reason=reply.refused)
-    advance(refund, payment, reply.event, now=now)
+    advance(refund, payment, event, now=now)
+
+
+def _exceeds(refund: Refund, payment: Payment, event: Event) -> bool:
+    """Return whether the ledger has less than would go back now, because it was disputed or went back otherwise."""
+    if event != Event.SUCCEEDED or refund.status not in Refund.OPEN:
+        return False
+    return refund.amount > ledger.of_order(payment.order_id).kept
 
 
 def _learn(refund: Refund, answer: RefundAnswer | None, *, fail_reason: str = "") -> None:
@@ -188,8 +205,13 @@ def apply_webhook(answer: RefundAnswer, receipt: WebhookReceipt, *, now: datetim
         return _apply_foreign(answer, payment, now=now)
     if (answer.amount, answer.currency) != (refund.amount, refund.currency):
         return Status.QUARANTINED, "amount_mismatch"
+    event = EVENTS[answer.status]
+    if refund.status == Refund.Status.FAILED and not refund.gateway_refund_id and event != Event.FAILED:
+        return Status.QUARANTINED, Contradiction.code  # the gateway has refused to make it
+    if _exceeds(refund, payment, event):
+        return Status.QUARANTINED, EXCEEDS
     _learn(refund, answer)
-    advance(refund, payment, EVENTS[answer.status], now=now)
+    advance(refund, payment, event, now=now)
     return Status.APPLIED, ""
 
 
@@ -198,9 +220,11 @@ def _known(payment: Payment, answer: RefundAnswer) -> Refund | None:
 
 
 def _apply_foreign(answer: RefundAnswer, payment: Payment, *, now: datetime) -> tuple[Status, str]:
-    kept = ledger.of_order(payment.order_id).kept
-    if answer.status != RefundStatus.FAILED and answer.amount > kept:
-        return Status.QUARANTINED, "refund_exceeds_captured"
+    money = ledger.of_order(payment.order_id)
+    if not money.captured:
+        return Status.UNMATCHED, NOT_CAPTURED  # what says so is still on its way
+    if answer.status != RefundStatus.FAILED and answer.amount > money.kept:
+        return Status.QUARANTINED, EXCEEDS
     refund = Refund(
         payment=payment,
         amount=answer.amount,

@@ -22,7 +22,7 @@ from orders_project.audit import between_services
 from orders_project.tests.carrier import Carrier
 from payments import gateways, receipts
 from payments import services as money
-from payments.gateways.base import DisputeStatus, RefundStatus
+from payments.gateways.base import RefundStatus
 from payments.tests.model_gateway import ModelGateway
 from processing.models import Product, StockMovement
 
@@ -412,7 +412,7 @@ class TestRefunds:
         shopper.places(order_id="o", user_email="a@example.com", amount=50)
         gateway.pays("pay_1")
         shopper.hears(gateway)
-        gateway.disputed("pay_1", amount=30_00, status=DisputeStatus.OPENED)
+        gateway.disputes_payment("pay_1", amount=30_00)
         shopper.hears(gateway)
         assert facts()[-1] == "order.disputed"
         told = Outgoing.objects.filter(type="order.disputed").get().data

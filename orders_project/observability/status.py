@@ -46,6 +46,11 @@ class Status:
     payments_unknown: int | None = None
     webhooks_open: dict[str, int] = field(default_factory=dict)
     payments_refused: int | None = None
+    refunds_open: int | None = None
+    refunds_late: int | None = None
+    refunds_failed: int | None = None
+    disputes_open: int | None = None
+    disputes_due: int | None = None
     webhooks_late: int | None = None
     webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
@@ -86,6 +91,13 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.webhooks_open[where] = int(number)
         case {"payments_refused": number}:
             status.payments_refused = (status.payments_refused or 0) + int(number)
+        case {"refunds_open": number, "refunds_late": late}:
+            status.refunds_open = (status.refunds_open or 0) + int(number)
+            status.refunds_late = (status.refunds_late or 0) + int(late)
+        case {"refunds_failed": number}:
+            status.refunds_failed = int(number)
+        case {"disputes_open": number, "disputes_due": due}:
+            status.disputes_open, status.disputes_due = int(number), int(due)
         case {"webhooks_unmatched_late": number}:
             status.webhooks_unmatched_late = int(number)
         case {"payments_unknown": number}:
@@ -154,6 +166,12 @@ def _troubles(status: Status) -> Iterator[str]:
         yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
     if status.payments_refused:
         yield f"the gateway refuses to return the money of {status.payments_refused} payments"
+    if status.refunds_late:
+        yield f"the gateway has not said for long how {status.refunds_late} refunds ended"
+    if status.refunds_failed:
+        yield f"{status.refunds_failed} refunds have failed within a day: whoever asked has to ask again"
+    if status.disputes_due:
+        yield f"{status.disputes_due} disputes have to be answered within three days, at the gateway"
     if status.webhooks_unmatched_late:
         yield f"{status.webhooks_unmatched_late} webhooks have had no payment for an hour"
     if status.webhooks_late:

@@ -113,6 +113,20 @@ FILL: dict[str, tuple[str, ...]] = {
         JOIN payments_account revenue ON revenue.user_id = 'revenue' AND revenue.kind = 'system'
         """,
         """
+        INSERT INTO payments_refund (refund_id, payment_id, amount, currency, status, reason, fail_reason, gateway,
+            gateway_refund_id, is_foreign, unanswered, broken, created_at, updated_at)
+        SELECT id, order_id, 10, 'USD', CASE WHEN rare THEN 'failed' WHEN fresh THEN 'pending' ELSE 'succeeded' END, '',
+            '', 'fake', 'r' || n, rare, 0, 0, at, at
+        FROM crowd
+        """,
+        """
+        INSERT INTO payments_dispute (id, payment_id, gateway, dispute_id, amount, currency, status, reason, respond_by,
+            created_at, updated_at)
+        SELECT id, order_id, 'fake', 'd' || n, 10, 'USD',
+            CASE WHEN rare THEN 'lost' WHEN fresh THEN 'opened' ELSE 'won' END, '', at + interval '7 days', at, at
+        FROM crowd
+        """,
+        """
         INSERT INTO payments_idempotencykey (principal, key, fingerprint, answer_status, answer, answer_headers,
             created_at)
         SELECT '', 'k' || n, '', 201, '{}', '{}', at FROM crowd
@@ -125,8 +139,8 @@ FILL: dict[str, tuple[str, ...]] = {
         FROM crowd
         """,
         """
-        INSERT INTO payments_gatewaytransaction (id, gateway, transaction_id, kind, amount, fee, currency,
-            fee_currency, at, payment_id, source_id, reference, order_id, description)
+        INSERT INTO payments_gatewaytransaction (id, gateway, transaction_id, kind, amount, fee, currency, fee_currency,
+            at, payment_id, source_id, reference, order_id, description)
         SELECT id, 'fake', 't' || n, CASE WHEN rare THEN 'refund' ELSE 'charge' END, 100, 3, 'USD', 'USD', at, 'p' || n,
             'p' || n, order_id, order_id, ''
         FROM crowd

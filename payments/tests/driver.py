@@ -51,6 +51,7 @@ def ask_again() -> list[dict[str, Any]]:
     later = timezone.now() + timedelta(days=30)
     gateway_calls.post_due_calls(now=later)
     refunds.post_due_calls(now=later)
+    receipts.sweep()
     return work()
 
 

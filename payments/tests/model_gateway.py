@@ -47,6 +47,22 @@ class Held:
     answer: Answer
     is_manual: bool
     refunds: dict[str, RefundAnswer] = field(default_factory=dict)
+    disputes: dict[str, DisputeAnswer] = field(default_factory=dict)
+
+    @property
+    def disputed(self) -> int:
+        return sum(one.amount for one in self.disputes.values() if one.status == DisputeStatus.OPENED)
+
+    @property
+    def lost(self) -> int:
+        return sum(one.amount for one in self.disputes.values() if one.status == DisputeStatus.LOST)
+
+    @property
+    def left(self) -> int:
+        """What can go back, or can be disputed."""
+        return (
+            self.answer.taken - self.gone - self.disputed - self.lost if self.answer.status == Status.SUCCEEDED else 0
+        )
 
     @property
     def back(self) -> int:
@@ -125,7 +141,7 @@ class ModelGateway:
     def refund(self, refund: RefundRequest) -> RefundAnswer:
         def do() -> RefundAnswer:
             held = self.payments[refund.payment_id]
-            if held.answer.status != Status.SUCCEEDED or held.gone + refund.amount > held.answer.taken:
+            if refund.amount > held.left:
                 raise GatewayRefused("charge_already_refunded")
             return self.refunded(
                 refund.payment_id, amount=refund.amount, refund_id=refund.refund_id, order_id=refund.order_id
@@ -144,10 +160,10 @@ class ModelGateway:
 
     def read_webhook(self, *, body: bytes) -> Event:
         content = json.loads(body)
-        about, (kind, status) = content["about"], KINDS[content["type"]]
+        about, (kind, statuses) = content["about"], KINDS[content["type"]]
         if about.get("attempt"):
             about["attempt"] = Attempt(**about["attempt"])
-        about["status"] = status(about["status"])
+        about["status"] = statuses(about["status"])
         return Event(webhook_id=content["id"], type=content["type"], about=kind(**about))
 
     def _under(self, key: str, do: Callable[[], Any]) -> Any:
@@ -220,19 +236,25 @@ class ModelGateway:
         held.refunds[number] = replace(held.refunds[number], status=status, fail_reason=fail_reason)
         self._announce(held.refunds[number])
 
-    def disputed(self, payment_id: str, *, amount: int, status: DisputeStatus, dispute_id: str = "dp_1") -> None:
-        """The payer's bank wants money back, or it is decided who gets it."""
-        held = self.payments[payment_id].answer
-        self._announce(
-            DisputeAnswer(
-                dispute_id=dispute_id,
-                payment_id=payment_id,
-                status=status,
-                amount=amount,
-                currency=held.currency,
-                reason="fraudulent",
-            )
+    def disputes_payment(self, payment_id: str, *, amount: int) -> str:
+        """The payer's bank wants money back, which the gateway takes until it is decided. Return the dispute's id."""
+        held, number = self.payments[payment_id], f"dp_{next(self._numbers)}"
+        held.disputes[number] = DisputeAnswer(
+            dispute_id=number,
+            payment_id=payment_id,
+            status=DisputeStatus.OPENED,
+            amount=amount,
+            currency=held.answer.currency,
+            reason="fraudulent",
         )
+        self._announce(held.disputes[number])
+        return number
+
+    def dispute_becomes(self, payment_id: str, number: str, status: DisputeStatus) -> None:
+        """A dispute is decided."""
+        held = self.payments[payment_id]
+        held.disputes[number] = replace(held.disputes[number], status=status)
+        self._announce(held.disputes[number])
 
     def _announce(self, about: Answer | RefundAnswer | DisputeAnswer) -> None:
         body = {"id": f"evt_{next(self._numbers)}", "type": type(about).__name__, "about": asdict(about)}

@@ -75,6 +75,8 @@ class Command(BaseCommand):
         yield f"orders under way    {', '.join(under_way) or 'none'}"
         yield f"events kept         {_events_kept(found)}"
         yield f"payments unknown    {_or_dash(found.payments_unknown)}"
+        yield f"refunds open        {_or_dash(found.refunds_open)}"
+        yield f"disputes open       {_or_dash(found.disputes_open)}"
         unsettled = (f"{where} {number}" for where, number in found.webhooks_open.items() if number)
         yield f"webhooks unsettled  {', '.join(unsettled) or 'none'}"
         yield f"ledger imbalance    {_imbalance(found)}"

@@ -1,4 +1,4 @@
-"""Admin pages of the payments service."""
+"""Admin pages of accounts and their entries."""
 
 import operator
 from functools import reduce
@@ -15,21 +15,15 @@ from common.admin import (
     ActionCall,
     Age,
     AmountField,
-    IdempotencyKeyAdmin,
     ReadOnlyAdmin,
     ReasonForm,
     display,
     panels,
-    register_outbox_admin,
-    scan_filter,
 )
 
-from . import ledger, services
-from .books.admin import StatementPages
-from .gateways import GATEWAYS
-from .models import Account, DeadLetter, Entry, IdempotencyKey, Incoming, Outgoing, Payment
-
-register_outbox_admin(Outgoing, Incoming, DeadLetter)
+from .. import ledger, services
+from ..books.admin import StatementPages
+from ..models import Account, Entry
 
 
 class Deposit(ReasonForm):
@@ -164,70 +158,3 @@ class Entries(ReadOnlyAdmin):
         "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",
         "request_id", "at",
     )  # fmt: skip
-
-
-@admin.register(IdempotencyKey)
-class IdempotencyKeys(IdempotencyKeyAdmin):
-    """Stored responses, by Idempotency-Key."""
-
-    empty = _("No request has been sent with an Idempotency-Key yet.")
-
-
-def _try_again(call: ActionCall) -> str:
-    services.try_return_again(order_id=call.row.pk, now=call.now)
-    return _g("The gateway will be asked again.")
-
-
-def _settle(call: ActionCall) -> str:
-    services.settle_by_hand(order_id=call.row.pk, reason=call.values["reason"], by=call.by, now=call.now)
-    return _g("Recorded: the money went back by another way.")
-
-
-def _is_refused(payment: Payment) -> bool:
-    return payment.status in Payment.REFUSED
-
-
-@admin.register(Payment)
-class Payments(ReadOnlyAdmin):
-    """The payments of orders."""
-
-    list_display = (
-        "order_id", display.status(), display.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
-        "user_id", "created_at",
-    )  # fmt: skip
-    list_filter = (
-        "status",
-        scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
-        scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
-    )
-    search_by = ("order_id", "gateway_payment_id")
-    order = ("-order_id",)
-    empty = _("No payments yet. Each order that is to be paid has one.")
-    fields = (
-        display.order(), display.status(), display.amount("amount", _("amount")), "method", "user_id", "gateway",
-        "gateway_payment_id", "fail_reason", "refusal", "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
-        "created_at", "updated_at",
-    )  # fmt: skip
-    page_actions = (
-        Action(
-            name="try_again",
-            label=_("Ask the gateway again"),
-            explanation=_("The gateway has refused to return the money. It is asked once more."),
-            permission="retry_order",
-            perform=_try_again,
-            is_possible=_is_refused,
-        ),
-        Action(
-            name="settle",
-            label=_("Record that it was settled by hand"),
-            explanation=_(
-                "The money went back by another way, such as a bank transfer or at the gateway itself. The ledger and"
-                " the order continue as if the gateway had returned it. Say how, and how you know."
-            ),
-            permission="resolve_order",
-            form=ReasonForm,
-            perform=_settle,
-            is_possible=_is_refused,
-            destructive=True,
-        ),
-    )
