@@ -30,7 +30,13 @@ from .models import ROWS, Order, Outgoing, Status, WebhookAttempt, WebhookDelive
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("order.created", *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")))
+KINDS = (
+    "order.created",
+    *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")),
+    "order.refunded",
+    "order.refund_failed",
+    "order.disputed",
+)
 RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)

@@ -5,7 +5,7 @@ from typing import Any
 from django.conf import settings
 
 from common import signing
-from orders.models import Order, Status, snapshot
+from orders.models import Order, Refund, Status, snapshot
 from orders.webhooks import KINDS
 from outbox import schema
 from outbox.envelope import Envelope
@@ -51,6 +51,30 @@ FACT: dict[str, Any] = {
         "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
         "payment_method": {"enum": Order.Method.values},
         "payment_id": {"type": ["string", "null"]},
+        "refunded": {"type": "integer", "minimum": 0, "description": "How much has gone back; missing before 1.1.0."},
+        "refund": {
+            "type": "object",
+            "description": "In `order.refunded` and `order.refund_failed`: the refund that is told of.",
+            "properties": {
+                "refund_id": {"type": "string", "maxLength": 64},
+                "amount": {"type": "integer", "minimum": 1},
+                "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+                "status": {"enum": Refund.Status.values},
+                "reason": {"type": "string"},
+                "fail_code": {"type": ["string", "null"]},
+            },
+        },
+        "dispute": {
+            "type": "object",
+            "description": "In `order.disputed`: what the payer's bank wants back, or what came of it.",
+            "properties": {
+                "dispute_id": {"type": "string"},
+                "status": {"enum": ["opened", "won", "lost"]},
+                "amount": {"type": "integer", "minimum": 1},
+                "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
+                "reason": {"type": "string"},
+            },
+        },
         "fail_reason": {"type": ["string", "null"], "description": "Why it was turned back: a stable code."},
         "metadata": {
             "type": "object",
@@ -231,9 +255,17 @@ def _order(kind: str) -> dict[str, Any]:
     return snapshot(order) | {"updated_at": A_TIME}
 
 
+TOLD = {
+    "created": "An order was accepted.",
+    "refunded": "A part of the money of an order is back; the order stays as it is.",
+    "refund_failed": "A refund of an order that stays has failed, perhaps after it had succeeded.",
+    "disputed": "The payer's bank wants money of an order back, or it is decided who gets it.",
+}
+
+
 def _told(kind: str) -> str:
     what = kind.partition(".")[2]
-    return "An order was accepted." if what == "created" else f"An order has become {Status(what).label}."
+    return TOLD.get(what) or f"An order has become {Status(what).label}."
 
 
 def _schema_name(name: str) -> str:
