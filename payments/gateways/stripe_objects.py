@@ -37,8 +37,8 @@ DISPUTES = {
     "lost": DisputeStatus.LOST,
 }
 Kind = Transaction.Kind
-# By `reporting_category`, not by `type`: that is `adjustment` for disputes and their ends alike, and `refund` also for the
-# rest of a capture of less, which is released.
+# By `reporting_category`, not by `type`: that is `adjustment` for disputes and their ends alike, and `refund` also for
+# the rest of a capture of less, which is released.
 TRANSACTIONS = {
     "charge": Kind.CHARGE,
     "refund": Kind.REFUND,
