@@ -94,6 +94,17 @@ class TestAPayment:
         stripe.pays(name)
         assert settle(stripe, how) == ["payment.succeeded"]
 
+    def test_that_arrives_after_its_order_was_given_up_goes_back(self, stripe: StripeServer, how: str) -> None:
+        name = begin()
+        stripe.pays_late(name)
+        deliver(stripe, how)
+        services.give_back(order_id="o", now=timezone.now())
+        assert (types(work()), stored().status) == ([], "voiding")
+        stripe.pays(name)
+        assert settle(stripe, how)[-1] in ("payment.voided", "payment.refunded")
+        assert stripe.objects[stripe.objects[name]["latest_charge"]]["refunded"] is True
+        assert ledger.of_order("o").kept == 0
+
     @pytest.mark.parametrize("amount", [1000, 250])
     def test_is_reserved_and_captured(self, stripe: StripeServer, how: str, amount: int) -> None:
         name = begin(is_manual=True)
