@@ -47,6 +47,7 @@ TABLES: dict[str, dict[str, str]] = {
         "orders.OrderEvent": ADD,
         "orders.OrderLine": ADD,
         "orders.PerformedAction": ALL,
+        "orders.Refund": KEEP,
         "orders.WebhookAttempt": ADD,
         "orders.WebhookDelivery": KEEP,
         "orders.WebhookEndpoint": ALL,
