@@ -73,7 +73,7 @@ stored AS (
          amount_here, currency_here, at, found_at, seen_at, closed_by, closed_why)
     SELECT id, outcome, 'open', %(gateway)s, transaction_id, what, payment_id, order_id, entry_id, amount_there,
            currency_there, amount_here, currency_here, at, %(now)s, %(now)s, '', ''
-    FROM found
+    FROM found ORDER BY id
     ON CONFLICT (id) DO UPDATE SET
         kind = excluded.kind, payment_id = excluded.payment_id, order_id = excluded.order_id,
         entry_id = excluded.entry_id, amount_there = excluded.amount_there, currency_there = excluded.currency_there,
