@@ -1,7 +1,8 @@
 """What a gateway has booked, stored once: its transactions, and the entries of its fees."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -125,11 +126,25 @@ def _id(gateway: str, told: Transaction) -> Any:
     return uuid7_from(hashlib.sha256(f"{gateway} {told.transaction_id}".encode()).digest(), at=told.at)
 
 
+@contextmanager
+def in_bulk() -> Iterator[Any]:
+    """
+    Yield a cursor for statements about many rows, in a transaction.
+
+    # Note [No nested loops]: what has just been stored is in no statistics, so the planner takes a table for empty, and
+    compares each row with each. Whoever uses this keeps big tables out by the keys of the rows that are meant.
+    """
+    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('statement_timeout', %s, true), set_config('enable_nestloop', 'off', true)", [TIMEOUT]
+        )
+        yield cursor
+
+
 def resolve(*, gateway: str, since: datetime, until: datetime) -> None:
     """Find the payments of the transactions of this time, and of those with an open difference."""
     asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until}
-    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+    with in_bulk() as cursor:
         for statement in RESOLVE:
             cursor.execute(statement, asked)
 
@@ -144,8 +159,7 @@ def book_fees(*, gateway: str, since: datetime, until: datetime) -> int:
         # The files of several gateways may have the same ids.
         "prefix": "" if gateway in gateways.GATEWAYS else f"{gateway}:",
     }
-    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+    with in_bulk() as cursor:
         cursor.execute(f"SELECT DISTINCT fee_currency {FEE}", asked)
         for (currency,) in cursor.fetchall():
             for account in (FEES, CASH):
