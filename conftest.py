@@ -121,8 +121,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("django_db")
         if mark is not None and "databases" not in mark.kwargs:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
-    # Whole systems first: they take longest, and no parallel worker shall be left alone with them.
-    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+    # Whole systems first, and then what is slow: no parallel worker shall be left alone with what takes longest.
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("processes", "slow")])
 
 
 # Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.
