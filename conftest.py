@@ -55,7 +55,7 @@ SAID = [] if IS_WORKER else _start_services()
 os.environ["AMQP_URL"] = os.environ.get(f"AMQP_URL_{WORKER}", os.environ["AMQP_URL"])
 os.environ["DJANGO_SETTINGS_MODULE"] = "orders_project.settings"
 # A busy machine is no frozen process.
-os.environ.update(DATABASE_LOCK_TIMEOUT="60", DATABASE_STATEMENT_TIMEOUT="600", DATABASE_IDLE_TIMEOUT="60")
+os.environ.update(DATABASE_LOCK_TIMEOUT="60", DATABASE_STATEMENT_TIMEOUT="600", DATABASE_IDLE_TIMEOUT="600")
 os.environ.update(DATABASE_HOST_TIMEOUT="120")
 # The embedded run's relaxed rules, and nothing of the caller's own environment.
 os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", PROCESSING_SUCCESS_RATE="1")
