@@ -55,7 +55,7 @@ SAID = [] if IS_WORKER else _start_services()
 os.environ["AMQP_URL"] = os.environ.get(f"AMQP_URL_{WORKER}", os.environ["AMQP_URL"])
 os.environ["DJANGO_SETTINGS_MODULE"] = "orders_project.settings"
 # A busy machine is no frozen process.
-os.environ.update(DATABASE_LOCK_TIMEOUT="60", DATABASE_STATEMENT_TIMEOUT="600", DATABASE_IDLE_TIMEOUT="60")
+os.environ.update(DATABASE_LOCK_TIMEOUT="60", DATABASE_STATEMENT_TIMEOUT="600", DATABASE_IDLE_TIMEOUT="600")
 os.environ.update(DATABASE_HOST_TIMEOUT="120")
 # The embedded run's relaxed rules, and nothing of the caller's own environment.
 os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", PROCESSING_SUCCESS_RATE="1")
@@ -121,8 +121,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = item.get_closest_marker("django_db")
         if mark is not None and "databases" not in mark.kwargs:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
-    # Whole systems first: they take longest, and no parallel worker shall be left alone with them.
-    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+    # Whole systems first, and then what is slow: no parallel worker shall be left alone with what takes longest.
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("processes", "slow")])
 
 
 # Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.

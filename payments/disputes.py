@@ -48,11 +48,10 @@ def apply_webhook(answer: DisputeAnswer, receipt: WebhookReceipt, *, now: dateti
     if (before, answer.status) not in BOOKED:
         return Status.QUARANTINED, lifecycle.Contradiction.code
     money = ledger.of_order(payment.order_id)
-    if not money.captured:
-        return Status.UNMATCHED, "not_captured"  # what says so is still on its way
-    already = money.disputed if dispute is None else 0
-    if (dispute is None or answer.status == LOST) and answer.amount > money.kept - already:
-        return Status.QUARANTINED, "dispute_exceeds_captured"
+    free = money.kept - (money.disputed if dispute is None else 0)
+    takes_money = answer.status == LOST or (dispute is None and answer.status == OPENED)
+    if not money.captured or (takes_money and answer.amount > free):
+        return receipt.early_or_wrong(now=now), "dispute_exceeds_captured" if money.captured else "not_captured"
     dispute = dispute or Dispute(
         payment=payment,
         gateway=payment.gateway,

@@ -7,7 +7,8 @@ class Charge(Message, name="payments.charge", to="payments", withheld=("deadline
     """
     Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway.
 
-    After `deadline` no money is taken any more. With `capture` `manual` the gateway only reserves it.
+    After `deadline` no money is taken any more. With `capture` `manual` a gateway only reserves it; an account reserves
+    nothing, and is charged at once.
     """
 
     order_id: str

@@ -1,5 +1,6 @@
 """Money: accounts, the ledger, payments, and the webhooks of gateways."""
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.contrib.postgres.indexes import BrinIndex
@@ -399,6 +400,7 @@ class WebhookReceipt(models.Model):
         DISPUTE = "dispute", _("dispute")
 
     UNSETTLED = (Status.RECEIVED, Status.UNMATCHED, Status.QUARANTINED)  # handled later, or kept for a decision
+    EARLY = timedelta(hours=1)  # within which one that was sent before it may come after it
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     gateway = models.CharField(_("gateway"), max_length=20)
@@ -440,6 +442,10 @@ class WebhookReceipt(models.Model):
     def reference(self) -> str:
         """The order as the gateway names it."""
         return reference(self.order_id, installation=self.installation)
+
+    def early_or_wrong(self, *, now: datetime) -> Status:
+        """Return the status of a webhook that does not fit, but may once others have come that were sent before it."""
+        return self.Status.UNMATCHED if now - self.received_at < self.EARLY else self.Status.QUARANTINED
 
     @property
     def says_that_money_came_in(self) -> bool:

@@ -29,7 +29,8 @@ from .messages import HandleWebhook, RefundReceipt
 from .metrics import WEBHOOKS
 from .models import Outgoing, Payment, WebhookReceipt
 
-Status, About = WebhookReceipt.Status, WebhookReceipt.About
+Status = WebhookReceipt.Status
+About = WebhookReceipt.About
 Content = Answer | RefundAnswer | DisputeAnswer
 KEPT_HEADERS = ("content-type", "user-agent", "x-correlation-id", "traceparent", "stripe-signature")
 BATCH = 500  # kept webhooks in one transaction

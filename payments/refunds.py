@@ -202,14 +202,14 @@ def apply_webhook(answer: RefundAnswer, receipt: WebhookReceipt, *, now: datetim
     payment = Payment.objects.get(pk=receipt.order_id)
     refund = _known(payment, answer)
     if refund is None:
-        return _apply_foreign(answer, payment, now=now)
+        return _apply_foreign(answer, payment, receipt, now=now)
     if (answer.amount, answer.currency) != (refund.amount, refund.currency):
         return Status.QUARANTINED, "amount_mismatch"
     event = EVENTS[answer.status]
     if refund.status == Refund.Status.FAILED and not refund.gateway_refund_id and event != Event.FAILED:
         return Status.QUARANTINED, Contradiction.code  # the gateway has refused to make it
     if _exceeds(refund, payment, event):
-        return Status.QUARANTINED, EXCEEDS
+        return receipt.early_or_wrong(now=now), EXCEEDS
     _learn(refund, answer)
     advance(refund, payment, event, now=now)
     return Status.APPLIED, ""
@@ -219,12 +219,12 @@ def _known(payment: Payment, answer: RefundAnswer) -> Refund | None:
     return next((refund for refund in payment.refunds.all() if _is(refund, answer)), None)
 
 
-def _apply_foreign(answer: RefundAnswer, payment: Payment, *, now: datetime) -> tuple[Status, str]:
+def _apply_foreign(
+    answer: RefundAnswer, payment: Payment, receipt: WebhookReceipt, *, now: datetime
+) -> tuple[Status, str]:
     money = ledger.of_order(payment.order_id)
-    if not money.captured:
-        return Status.UNMATCHED, NOT_CAPTURED  # what says so is still on its way
     if answer.status != RefundStatus.FAILED and answer.amount > money.kept:
-        return Status.QUARANTINED, EXCEEDS
+        return receipt.early_or_wrong(now=now), EXCEEDS if money.captured else NOT_CAPTURED
     refund = Refund(
         payment=payment,
         amount=answer.amount,

@@ -114,9 +114,9 @@ class TestAnotherRequestUnderTheKey:
 
 
 class TestWhatIsNotStored:
-    def test_a_thousand_requests_that_are_not_valid(self, client: Client) -> None:
+    def test_many_requests_that_are_not_valid(self, client: Client) -> None:
         place, requests = Orders.as_view(), APIRequestFactory()
-        for number in range(1000):
+        for number in range(100):
             body = {"user_id": "ann", "amount": "x" * 1000}
             answer = place(requests.post("/orders", body, format="json", headers={"Idempotency-Key": f"k{number}"}))
             assert answer.status_code == 400
@@ -213,7 +213,7 @@ class TestManyAtOnce:
             while (answer := send(Client(), of_lamps(lamp))).status_code == 409:
                 assert (answer.json()["code"], answer["Retry-After"]) == ("idempotency_key_in_use", "1")
                 still_running.append(answer)
-                time.sleep(0.01)
+                time.sleep(0.1)
             return answer
 
         answers = at_once(100, insist)

@@ -41,6 +41,7 @@ class TestTheThreeShapes:
             "tax_amount": 0.0,
             "discount_amount": 0.0,
             "shipping_amount": 0.0,
+            "refunded_amount": 0.0,
             "currency": "USD",
             "version": 1,
             "items": [GOODS | {"product_id": lamp, "sku": "lamp", "name": "Lamp", "quantity": 2, "price": 39.9}],

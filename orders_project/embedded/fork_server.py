@@ -33,12 +33,15 @@ MODULE = "orders_project.embedded.fork_server"
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 # What programs import at their start or first use. The order is of no importance.
 LIBRARIES = (
-    "celery.apps.beat", "celery.apps.worker", "celery.bin.celery", "celery.concurrency.prefork", "celery.fixups.django",
-    "celery.worker.components", "celery.worker.consumer", "cryptography.hazmat.primitives.serialization",
-    "django.contrib.admin", "django.core.management", "django.db.backends.postgresql.base", "django.db.models",
-    "grpc", "grpc_health.v1.health", "grpc_reflection.v1alpha.reflection", "gunicorn.app.wsgiapp", "gunicorn.arbiter",
-    "gunicorn.workers.gthread", "jwt", "kombu.transport.pyamqp", "prometheus_client.multiprocess", "psycopg",
-    "psycopg_pool", "requests", "structlog", "wsgiref.simple_server",
+    "celery.apps.beat", "celery.apps.worker", "celery.bin.celery", "celery.concurrency.prefork",
+    "celery.events.receiver", "celery.fixups.django", "celery.worker.components", "celery.worker.consumer",
+    "cryptography.fernet", "cryptography.hazmat.primitives.serialization", "django.contrib.admin",
+    "django.core.management", "django.db.backends.postgresql.base", "django.db.migrations.executor",
+    "django.db.models", "google.protobuf.json_format", "grpc", "grpc_health.v1.health",
+    "grpc_reflection.v1alpha.reflection", "grpc_status.rpc_status", "gunicorn.app.wsgiapp", "gunicorn.arbiter",
+    "gunicorn.workers.gthread", "jwcrypto.jwt", "jwt", "kombu.transport.pyamqp", "limits.storage", "limits.strategies",
+    "oauthlib.oauth2", "prometheus_client.multiprocess", "psycopg", "psycopg_pool", "redis", "requests", "structlog",
+    "wsgiref.simple_server",
 )  # fmt: skip
 SYSTEM = (
     "django.db.migrations.executor", "orders_project.grpc.server", "orders_project.gunicorn_worker",

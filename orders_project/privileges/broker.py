@@ -29,8 +29,8 @@ IMPORT_TIMEOUT = 30.0  # seconds
 # What a service asks others to do. Besides, it announces its own events and sends messages to itself.
 COMMANDS: dict[str, tuple[type[Message], ...]] = {
     "orders": (
-        payments.Charge, payments.Refund, payments.Void,
-        processing.GiveBack, processing.Process, processing.Release,
+        payments.Capture, payments.Charge, payments.Refund, payments.RefundPart, payments.Void,
+        processing.GiveBack, processing.KeepHold, processing.Process, processing.Release, processing.TakeBack,
     ),
 }  # fmt: skip
 

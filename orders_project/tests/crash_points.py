@@ -3,7 +3,8 @@ Runs a program of the system that also knows the messages of outbox/tests/exampl
 
     python -m orders_project.tests.crash_points POINT PROGRAM ARGUMENTS…
 
-It dies by kill -9, with all of its children, the first time that any process gets there: the file CRASHED notes it.
+POINT is `nowhere`, or `published` or `committed` with the path of a file: `published=/tmp/there`. It dies by kill -9,
+with all of its children, the first time that any process gets there, which the file notes.
 Attempts at handling a message follow each other quickly.
 """
 
@@ -20,13 +21,13 @@ from typing import Any
 import django
 
 
-def die_after(work: Callable[..., Any]) -> Callable[..., Any]:
+def die_after(work: Callable[..., Any], note: Path) -> Callable[..., Any]:
     """This function, with death right behind it, once."""
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         result = work(*arguments, **options)
         with contextlib.suppress(FileExistsError):
-            Path(os.environ["CRASHED"]).touch(exist_ok=False)
+            note.touch(exist_ok=False)
             os.killpg(0, signal.SIGKILL)
         return result
 
@@ -41,10 +42,11 @@ def main(point: str, program: str, *arguments: str) -> None:
     from outbox.broker import Publisher
 
     consumers.backoff = lambda attempt, *, spread: timedelta(seconds=0.1)
-    if point == "published":
-        Publisher.publish = die_after(Publisher.publish)  # type: ignore[method-assign]
-    elif point == "committed":
-        consumers.receive = die_after(consumers.receive)
+    place, _, note = point.partition("=")
+    if place == "published":
+        Publisher.publish = die_after(Publisher.publish, Path(note))  # type: ignore[method-assign]
+    elif place == "committed":
+        consumers.receive = die_after(consumers.receive, Path(note))
     sys.argv = [program, *arguments]
     if program == "celery":
         runpy.run_module("celery", run_name="__main__")

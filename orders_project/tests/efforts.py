@@ -8,14 +8,18 @@ from hypothesis import HealthCheck, settings
 
 @dataclass(frozen=True)
 class Effort:
-    """How many lives of the shop are made up, of how many steps; and how many requests for each operation."""
+    """
+    How many lives of the shop are made up, of how many steps; how many requests for each operation; and how many broken
+    messages in all.
+    """
 
     lives: int
     steps: int
     requests: int
+    broken: int
 
 
-EFFORTS = {"dev": Effort(4, 15, 1), "ci": Effort(12, 25, 4), "nightly": Effort(300, 60, 300)}
+EFFORTS = {"dev": Effort(4, 15, 1, 300), "ci": Effort(12, 25, 2, 1200), "nightly": Effort(300, 60, 300, 5000)}
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 EFFORT = EFFORTS[NAME]
 

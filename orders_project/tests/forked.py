@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+import django
+
 from orders_project.embedded import fork_server, places, processes
 from orders_project.embedded.fork_server import ForkServer
 
@@ -67,8 +69,11 @@ def main(*command: str) -> None:
     """Be this program, once it may begin."""
     _let_the_settings_choose_how_to_count()
     waiting, then = _parted(command)
-    if then and (code := _ends_with(waiting)):
-        raise SystemExit(code)
+    if then:
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
+        django.setup()  # once, for what waits and for what comes then
+        if code := _ends_with(waiting):
+            raise SystemExit(code)
     program, *arguments = then or command
     arguments = [*PROGRAMS[program], *arguments]
     if arguments[0] == "-c":

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import tempfile
 import time
@@ -12,7 +13,7 @@ from typing import IO, Any, Self
 import psycopg
 import requests
 
-from orders_project.embedded import places, processes
+from orders_project.embedded import places, processes, variable
 from orders_project.embedded.services import Services, begin
 from orders_project.tests import forked
 
@@ -46,6 +47,7 @@ class RunningSystem:
         self.for_tests = for_tests
         self.environment = dict(environment or {})
         self.running: dict[str, processes.Process] = {}
+        self._connections: dict[str, psycopg.Connection[Any]] = {}
         self.port = processes.free_port()
         self.commands: dict[str, list[str]] = {
             "web": ["-m", "gunicorn", "-c", "python:orders_project.gunicorn", "orders_project.wsgi",
@@ -76,6 +78,7 @@ class RunningSystem:
             self._system = self._libraries.with_settings(env=self.env)
             stack.callback(self._system.stop)
             stack.callback(self.stop_all)
+            stack.callback(self._disconnect)
             if not self.given.postgres:
                 self.manage("migrate_all")
             self.services.await_ready()
@@ -156,11 +159,17 @@ class RunningSystem:
         return f"http://127.0.0.1:{self.port}{path}"
 
     def query(self, service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Ask a service's database."""
-        name = "DATABASE_URL" if service == "default" else f"DATABASE_URL_{service.upper()}"
-        with psycopg.connect(self.env[name], autocommit=True) as connection:
-            cursor = connection.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else []
+        """Ask a service's database, on a connection that is kept for the next time."""
+        connection = self._connections.get(service)
+        if connection is None or not _is_alive(connection):
+            connection = psycopg.connect(self.env[variable(service)], autocommit=True, prepare_threshold=None)
+            self._connections[service] = connection
+        cursor = connection.execute(sql, parameters)
+        return cursor.fetchall() if cursor.description else []
+
+    def _disconnect(self) -> None:
+        for connection in self._connections.values():
+            connection.close()
 
     def until(self, done: Callable[[], Any], *, timeout: float = 180) -> None:
         """Wait until this is true; says which process has died if one has, and shows the logs if time is up."""
@@ -172,3 +181,13 @@ class RunningSystem:
                 f"--- {name}\n{processes.tail(self.log(name))}" for name in self.running
             )
             time.sleep(0.05)
+
+
+def _is_alive(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server has not closed this connection, as one does that was restarted."""
+    if connection.closed:
+        return False
+    if not select.select([connection], [], [], 0)[0]:  # an idle server says nothing but good-bye
+        return True
+    connection.close()
+    return False

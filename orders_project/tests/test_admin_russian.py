@@ -153,9 +153,9 @@ def place(amount: int = 500) -> Order:
     return services.place_order(new=new, now=timezone.now())[0]
 
 
-def english(page: str) -> list[str]:
+def english(page: Words) -> list[str]:
     """The English texts of a page."""
-    return [text for text in Words(page).texts if PHRASE.search(text) and not any(name in text for name in NAMES)]
+    return [text for text in page.texts if PHRASE.search(text) and not any(name in text for name in NAMES)]
 
 
 @pytest.mark.django_db
@@ -180,9 +180,9 @@ def test_every_page_is_in_russian(boss: Client, ann: Any, post: Any) -> None:
             continue
         answer = boss.get(path)
         assert answer.status_code in (200, 302), path
-        page = answer.content.decode()
+        page = Words(answer.content.decode())
         seen[kind] = [] if path.startswith(FOREIGN) else english(page)
-        ahead += [urljoin(path, link) for link in Words(page).links]
+        ahead += [urljoin(path, link) for link in page.links]
     assert len(seen) > 90
     assert sorted({text for page in seen.values() for text in page}) == []
 

@@ -10,7 +10,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -47,17 +49,19 @@ PENDING = "SELECT count(*) FROM outbox_outgoingmessage WHERE published_at IS NUL
 class Stage(RunningSystem):
     """A system whose programs know the messages of the tests, and may crash at a chosen point."""
 
+    _asking: amqp.Connection | None = None
+
     def start(self, *names: str, crash: str = "nowhere", **options: Any) -> None:
+        point = crash if crash == "nowhere" else f"{crash}={self._note(crash)}"
         for name in names:
             command = [word for word in self.commands[name] if word != "-m"]
-            super().start(
-                name,
-                command=["-m", "orders_project.tests.crash_points", crash, *command],
-                env={"CRASHED": str(self.home / f"crashed-{crash}")},
-            )
+            super().start(name, command=["-m", "orders_project.tests.crash_points", point, *command])
 
     def crashed(self, point: str) -> bool:
-        return (self.home / f"crashed-{point}").exists()
+        return self._note(point).exists()
+
+    def _note(self, point: str) -> Path:
+        return self.home / f"crashed-{point}"
 
     def gone(self, name: str) -> None:
         """Wait for the end of a process that kills itself."""
@@ -102,9 +106,12 @@ class Stage(RunningSystem):
 
     def depth(self, queue: str) -> int:
         """Messages in a queue, of which none is with a worker if it is zero."""
-        with self.channel() as channel:
-            found: int = channel.queue_declare(queue, passive=True).message_count
-            return found
+        for connection in (self._asking, None):  # it is gone if the broker was, or if nobody has asked for long
+            self._asking = connection or broker.connect(self.env["AMQP_URL"])
+            with suppress(OSError, amqp.ConnectionError), self._asking.channel() as channel:
+                found: int = channel.queue_declare(queue, passive=True).message_count
+                return found
+        raise ConnectionError(f"the broker has not said how many messages are in {queue}")
 
     def dead(self) -> list[tuple[Any, ...]]:
         return self.query("payments", "SELECT reason, error, message_id FROM outbox_deadletter ORDER BY died_at")

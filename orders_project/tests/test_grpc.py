@@ -18,6 +18,7 @@ from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.grpc.calls import SERVICE
+from orders_project.tests.efforts import EFFORT
 
 from .databases import keep_waiting
 
@@ -239,11 +240,11 @@ METHODS = {
 
 
 def test_no_message_however_broken_is_our_mistake(grpc_channel: grpc.Channel, settings: Any) -> None:
-    """5,000 random, truncated and twisted messages: each is answered or refused, none is INTERNAL or UNKNOWN."""
+    """Random, truncated and twisted messages: each is answered or refused, none is INTERNAL or UNKNOWN."""
     settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
     chance = random.Random(7)
     codes: dict[str, int] = {}
-    for number in range(5000):
+    for number in range(EFFORT.broken):
         method, whole = chance.choice(sorted(METHODS.items()))
         raw = bytearray(whole.SerializeToString())
         match number % 3:
@@ -262,7 +263,7 @@ def test_no_message_however_broken_is_our_mistake(grpc_channel: grpc.Channel, se
         except grpc.RpcError as error:
             code = error.code().name
         codes[code] = codes.get(code, 0) + 1
-    assert sum(codes.values()) == 5000
+    assert sum(codes.values()) == EFFORT.broken
     assert not codes.keys() & {"INTERNAL", "UNKNOWN", "UNAVAILABLE", "DEADLINE_EXCEEDED"}, codes
     assert codes.keys() >= {"OK", "INVALID_ARGUMENT", "NOT_FOUND"}, codes
 

@@ -18,6 +18,7 @@ from orders_project.embedded.debian import NoPackages
 from orders_project.embedded.postgres import Postgres
 from orders_project.embedded.postgres_sources import NoPostgres, OtherVersion
 from orders_project.embedded.services import DATABASES, variable
+from orders_project.tests import forked
 
 pytestmark = pytest.mark.processes
 
@@ -95,11 +96,8 @@ def test_every_source_runs_all_migrations_and_sorts_alike(
         for database in DATABASES:
             server.create_database(database)
         urls = {variable(database): server.url(database) for database in DATABASES}
-        command = [sys.executable, "manage.py", "migrate_all", "-v", "0"]
         if not tested_by_all_others:
-            migrated = subprocess.run(
-                command, cwd=places.PROJECT, env=os.environ | urls, capture_output=True, text=True
-            )
+            migrated = forked.run(["python", "manage.py", "migrate_all", "-v", "0"], env=os.environ | urls)
             assert migrated.returncode == 0, migrated.stderr
         for url in urls.values():
             with psycopg.connect(url) as connection:

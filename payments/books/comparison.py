@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connections
 
 from ..models import Difference, Entry, Payment, Refund, WebhookReceipt
-from .transactions import INSTALLATION
+from .transactions import INSTALLATION, in_bulk
 
 BATCH = 5_000  # orders
 Kind = Difference.Kind
@@ -73,7 +73,7 @@ stored AS (
          amount_here, currency_here, at, found_at, seen_at, closed_by, closed_why)
     SELECT id, outcome, 'open', %(gateway)s, transaction_id, what, payment_id, order_id, entry_id, amount_there,
            currency_there, amount_here, currency_here, at, %(now)s, %(now)s, '', ''
-    FROM found
+    FROM found ORDER BY id
     ON CONFLICT (id) DO UPDATE SET
         kind = excluded.kind, payment_id = excluded.payment_id, order_id = excluded.order_id,
         entry_id = excluded.entry_id, amount_there = excluded.amount_there, currency_there = excluded.currency_there,
@@ -102,8 +102,10 @@ here AS MATERIALIZED (
                CASE WHEN entry.kind = 'refund' AND entry.refund_id IS NULL THEN payment.gateway_refund_id END, ''
            ) END AS source_id
     FROM payments_payment payment
-    JOIN payments_entry entry ON entry.order_id = payment.order_id AND entry.kind = ANY(%(kinds)s)
-    LEFT JOIN payments_refund refund ON refund.refund_id = entry.refund_id
+    JOIN payments_entry entry
+        ON entry.order_id = payment.order_id AND entry.order_id = ANY(%(orders)s) AND entry.kind = ANY(%(kinds)s)
+    LEFT JOIN payments_refund refund
+        ON refund.refund_id = entry.refund_id AND refund.payment_id = ANY(%(orders)s)
     WHERE payment.order_id = ANY(%(orders)s) AND payment.gateway = %(gateway)s
 ),
 {", ".join(_pass(number) for number in range(len(PASSES)))},
@@ -142,7 +144,8 @@ judged AS MATERIALIZED (
                ) THEN 'returned'
                ELSE '{Kind.MISSING_HERE}'
            END
-    FROM rest LEFT JOIN payments_payment payment ON payment.order_id = rest.order_id
+    FROM rest
+    LEFT JOIN payments_payment payment ON payment.order_id = rest.order_id AND payment.order_id = ANY(%(orders)s)
     WHERE {IN_TIME} OR rest.id IN ({OPEN})
     UNION ALL
     SELECT id, '', kind, payment_id, order_id, id, NULL, '', amount, currency, at, amount, currency,
@@ -213,6 +216,6 @@ def close(asked: dict[str, Any]) -> int:
 
 
 def _rows(sql: str, asked: dict[str, Any]) -> list[Any]:
-    with connections["payments"].cursor() as cursor:
+    with in_bulk() as cursor:
         cursor.execute(sql, asked)
-        return cursor.fetchall()
+        return list(cursor.fetchall())

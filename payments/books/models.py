@@ -59,7 +59,7 @@ class Reconciliation(models.Model):
     class Status(models.TextChoices):
         RUNNING = "running", _("running")
         SUCCEEDED = "succeeded", _("succeeded")
-        FAILED = "failed", _("failed")  # nothing was compared
+        FAILED = "failed", _("failed")  # not all was compared
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     gateway = models.CharField(_("gateway"), max_length=20)

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.utils.translation import gettext as _g
 
 from outbox import clock
@@ -43,10 +44,11 @@ def reconcile(*, gateway: str, since: datetime, until: datetime, now: datetime) 
     try:
         listed = gateways.get(gateway).transactions(since=since - MARGIN, until=min(until + MARGIN, now))
         run.transactions = transactions.store(listed, gateway=gateway)
-    except (GatewayUnavailable, GatewayRefused) as error:
-        _end(run, Status.FAILED, error=str(error)[:500])
+        return _compare(run, now=now)
+    except Exception as error:
+        with suppress(DatabaseError):  # it may be what has failed
+            _end(run, Status.FAILED, error=(str(error) or type(error).__name__)[:500])
         raise
-    return _compare(run, now=now)
 
 
 def reconcile_told(

@@ -17,7 +17,7 @@ from ..gateways.base import Transaction
 REQUIRED = ("transaction_id", "kind", "amount", "currency", "at")
 OPTIONAL = ("fee", "payment_id", "source_id", "order_id", "description")
 SHOWN = 20  # bad lines
-MAX_LENGTHS = {"transaction_id": 100, "payment_id": 100, "source_id": 100, "order_id": 100, "description": 200}
+MAX_LENGTHS = {"transaction_id": 79, "payment_id": 100, "source_id": 100, "order_id": 100, "description": 200}
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 
 

@@ -1,7 +1,8 @@
 """What a gateway has booked, stored once: its transactions, and the entries of its fees."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ from django.db import connections, transaction
 
 from outbox.ids import uuid7_from
 
+from .. import gateways
 from ..gateways.base import Transaction
 from ..ledger import CASH, FEES, system_account
 from ..models import Entry
@@ -28,6 +30,7 @@ FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::
             %s::text[], %s::text[], %s::text[], %s::text[])
     AS told(id, transaction_id, kind, amount, fee, currency, fee_currency, at, payment_id, source_id, reference,
             description)
+ORDER BY transaction_id
 ON CONFLICT (transaction_id, gateway) DO UPDATE
 SET kind = excluded.kind, amount = excluded.amount, fee = excluded.fee, currency = excluded.currency,
     fee_currency = excluded.fee_currency, at = excluded.at,
@@ -39,8 +42,8 @@ WHERE (known.kind, known.amount, known.fee, known.currency, known.at, known.paym
                      excluded.source_id, excluded.reference)
 """
 
-# A transaction belongs to the payment whose id at the gateway it names; or to that of the order that it names, if the
-# gateway has not told us an id. See models.reference for how an order is named there.
+# A transaction belongs to the payment whose id at the gateway it names, or to that of the order that it names if either
+# does not know the id. See models.reference for how an order is named there.
 INSTALLATION = "CASE WHEN strpos(reference, ':') > 0 THEN split_part(reference, ':', 1) ELSE '' END"
 ORDER = "split_part(reference, ':', CASE WHEN strpos(reference, ':') > 0 THEN 2 ELSE 1 END)"
 OPEN_TOO = """
@@ -61,7 +64,7 @@ RESOLVE = (
     FROM payments_payment payment,
          (SELECT id, {INSTALLATION} AS installation, {ORDER} AS named
           FROM payments_gatewaytransaction WHERE {UNRESOLVED} AND reference <> '') asked
-    WHERE told.id = asked.id AND payment.gateway = %(gateway)s AND payment.gateway_payment_id = ''
+    WHERE told.id = asked.id AND payment.gateway = %(gateway)s AND '' IN (payment.gateway_payment_id, told.payment_id)
       AND payment.order_id = asked.named AND payment.installation = asked.installation
     """,  # noqa: S608 - nothing in it comes from outside
 )
@@ -78,7 +81,7 @@ INSERT INTO payments_entry
     (id, kind, source_id, target_id, amount, currency, order_id, reason, actor, request_id, gateway_id, at)
 SELECT told.id, '{Entry.Kind.FEE}', CASE WHEN fee > 0 THEN fees.id ELSE cash.id END,
        CASE WHEN fee > 0 THEN cash.id ELSE fees.id END, abs(fee), fee_currency, order_id, gateway, '', '',
-       transaction_id, at
+       %(prefix)s || transaction_id, at
 FROM (SELECT * {FEE}) told
 JOIN payments_account fees ON fees.kind = 'system' AND fees.user_id = '{FEES}' AND fees.currency = fee_currency
 JOIN payments_account cash ON cash.kind = 'system' AND cash.user_id = '{CASH}' AND cash.currency = fee_currency
@@ -123,20 +126,40 @@ def _id(gateway: str, told: Transaction) -> Any:
     return uuid7_from(hashlib.sha256(f"{gateway} {told.transaction_id}".encode()).digest(), at=told.at)
 
 
+@contextmanager
+def in_bulk() -> Iterator[Any]:
+    """
+    Yield a cursor for statements about many rows, in a transaction.
+
+    # Note [No nested loops]: what has just been stored is in no statistics, so the planner takes a table for empty, and
+    compares each row with each. Whoever uses this keeps big tables out by the keys of the rows that are meant.
+    """
+    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
+        cursor.execute(
+            "SELECT set_config('statement_timeout', %s, true), set_config('enable_nestloop', 'off', true)", [TIMEOUT]
+        )
+        yield cursor
+
+
 def resolve(*, gateway: str, since: datetime, until: datetime) -> None:
     """Find the payments of the transactions of this time, and of those with an open difference."""
     asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until}
-    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+    with in_bulk() as cursor:
         for statement in RESOLVE:
             cursor.execute(statement, asked)
 
 
 def book_fees(*, gateway: str, since: datetime, until: datetime) -> int:
     """Add an entry for each fee of the transactions of this time, once, and return how many were added."""
-    asked: dict[str, Any] = {"gateway": gateway, "since": since, "until": until, "installation": settings.INSTALLATION}
-    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
-        cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
+    asked: dict[str, Any] = {
+        "gateway": gateway,
+        "since": since,
+        "until": until,
+        "installation": settings.INSTALLATION,
+        # The files of several gateways may have the same ids.
+        "prefix": "" if gateway in gateways.GATEWAYS else f"{gateway}:",
+    }
+    with in_bulk() as cursor:
         cursor.execute(f"SELECT DISTINCT fee_currency {FEE}", asked)
         for (currency,) in cursor.fetchall():
             for account in (FEES, CASH):

@@ -17,7 +17,7 @@ from .base import GatewayBroke, GatewayRefused, GatewayUnavailable
 
 MAX_ANSWER_BYTES = 256 * 1024
 # The key was used before, so there may be a payment: these say nothing about it.
-ABOUT_KEYS = {"idempotency_key_in_use", "idempotency_key_reused", "idempotency_error"}
+ABOUT_KEYS = {"idempotency_key_in_use", "idempotency_key_reused", "idempotency_error", "lock_timeout"}
 REFUSALS = {400, 402, 404, 409, 410, 422}  # 401 and 403 mean that our key is wrong, and say nothing about the payment
 
 P = ParamSpec("P")

@@ -117,14 +117,17 @@ class StripeGateway:
             "metadata[order_id]": refund.order_id,
             "metadata[refund_id]": refund.refund_id,
         }
-        answer = self._refund(self._call("POST", "/v1/refunds", key=refund.idempotency_key, data=data))
-        if answer.payment_id != refund.payment_id or answer.amount != refund.amount:
+        made = self._call("POST", "/v1/refunds", key=refund.idempotency_key, data=data)
+        answer: RefundAnswer | None = self._read(objects.refund, made, "a refund")
+        if answer is None or answer.payment_id != refund.payment_id or answer.amount != refund.amount:
             raise GatewayUnavailable("stripe: the answer is another refund.")
         return answer
 
     @measured
     def refunds(self, *, payment_id: str) -> list[RefundAnswer]:
-        return [self._refund(one) for one in self._pages("/v1/refunds", {"payment_intent": payment_id})]
+        made = self._pages("/v1/refunds", {"payment_intent": payment_id})
+        answers = (self._read(objects.refund, one, "a refund") for one in made)
+        return [answer for answer in answers if answer is not None]
 
     def transactions(self, *, since: datetime, until: datetime) -> Iterator[Transaction]:
         params = {
@@ -156,9 +159,6 @@ class StripeGateway:
 
     def _answer(self, intent: Any) -> Answer:
         return self._read(objects.payment, intent, "a PaymentIntent")
-
-    def _refund(self, refund: Any) -> RefundAnswer:
-        return self._read(objects.refund, refund, "a refund")
 
     @staticmethod
     def _read(read: Any, content: Any, what: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .base import Answer, Attempt, DisputeAnswer, DisputeStatus, RefundAnswer, RefundStatus, Status, Transaction
 
-VERSION = "2026-04-22.dahlia"
+VERSION = "2026-08-26.dahlia"
 
 INTENTS = {
     "requires_payment_method": Status.PENDING,
@@ -37,14 +37,19 @@ DISPUTES = {
     "lost": DisputeStatus.LOST,
 }
 Kind = Transaction.Kind
+# By `reporting_category`, not by `type`: that is `adjustment` for disputes and their ends alike, and `refund` also for
+# the rest of a capture of less, which is released.
 TRANSACTIONS = {
     "charge": Kind.CHARGE,
-    "payment": Kind.CHARGE,
     "refund": Kind.REFUND,
-    "payment_refund": Kind.REFUND,
     "refund_failure": Kind.REFUND_FAILED,
-    "payment_failure_refund": Kind.REFUND_FAILED,
+    "dispute": Kind.DISPUTE,
+    "dispute_reversal": Kind.DISPUTE_WON,
 }
+# The reason of a refund that is Stripe's own: what was reserved and not captured in time is released.
+RELEASED = "expired_uncaptured_charge"
+# Charges by methods that take days are booked before they have succeeded, and booked back if they don't.
+UNSURE = ("pending", "failed")
 # The hosted page or the instructions of what a payer has to do, where it is not in an object of the action's name.
 URLS = ("url", "hosted_voucher_url", "hosted_instructions_url", "hosted_verification_url")
 
@@ -115,8 +120,10 @@ def _capture_before(charge: Mapping[str, Any]) -> Any:
     return None
 
 
-def refund(content: Any) -> RefundAnswer:
-    """Return the refund that this is."""
+def refund(content: Any) -> RefundAnswer | None:
+    """Return the refund that this is; None if reserved money was released, which nobody had taken."""
+    if content.get("reason") == RELEASED:
+        return None
     refund_id, payment_id, amount = content["id"], content["payment_intent"], content["amount"]
     metadata = content.get("metadata") or {}
     ours = metadata.get("refund_id") or ""
@@ -163,9 +170,9 @@ def transaction(content: Any) -> Transaction:
     transaction_id, amount, fee = content["id"], content["amount"], content["fee"]
     source = content.get("source")
     source = source if isinstance(source, dict) else {}
-    kind = TRANSACTIONS.get(content["type"], Kind.OTHER)
-    if content["type"] == "adjustment" and source.get("object") == "dispute":
-        kind = Kind.DISPUTE if amount < 0 else Kind.DISPUTE_WON
+    kind = TRANSACTIONS.get(content["reporting_category"], Kind.OTHER)
+    if kind == Kind.CHARGE and source.get("status") in UNSURE:
+        kind = Kind.OTHER
     payment_id = source.get("payment_intent") or ""
     source_id = payment_id if kind == Kind.CHARGE else source.get("id") or ""
     if not are_texts(transaction_id, content["currency"], payment_id, source_id, max_length=100) or not all(
@@ -173,10 +180,12 @@ def transaction(content: Any) -> Transaction:
     ):
         raise ValueError("not a balance transaction")
     of_balance, of_payment = content["currency"], source.get("currency") or content["currency"]
-    if of_payment != of_balance:  # converted: the amount of the payment is that of the charge, refund or dispute
-        amount = source["amount_captured"] if kind == Kind.CHARGE else source["amount"]
-        if not are_texts(of_payment, max_length=3) or type(amount) is not int:
-            raise ValueError("not a balance transaction")
+    if kind == Kind.CHARGE:  # booked with all that was reserved, the rest of which is released by another transaction
+        amount = source.get("amount_captured", amount)
+    elif kind != Kind.OTHER and of_payment != of_balance:  # converted: the amount is that of the refund or dispute
+        amount = source["amount"]
+    if not are_texts(of_payment, max_length=3) or type(amount) is not int:
+        raise ValueError("not a balance transaction")
     return Transaction(
         transaction_id=transaction_id,
         kind=kind,

@@ -11,7 +11,7 @@ from payments import ledger, services
 from payments.gateways.base import DisputeStatus, RefundStatus
 from payments.models import Dispute, Entry, Refund, WebhookReceipt
 from payments.tests.model_gateway import ModelGateway
-from payments.tests.test_refunds import ask, findings
+from payments.tests.test_refunds import ask, findings, hours_pass
 from payments.tests.test_whole_life import ask_again, begin, deliver, deliver_all, gateway, paid, stored, types, work
 
 __all__ = ["gateway"]
@@ -90,7 +90,22 @@ class TestADispute:
         work()
         gateway.disputes_payment("pay_1", amount=701)
         assert types(deliver_all(gateway)) == []
+        hours_pass()
         assert (reasons(), sides()[1:]) == ({("quarantined", "dispute_exceeds_captured")}, [])
+
+    def test_that_was_won_before_all_went_back_is_booked_even_if_it_is_heard_of_last(
+        self, gateway: ModelGateway
+    ) -> None:
+        paid(gateway)
+        gateway.dispute_becomes("pay_1", gateway.disputes_payment("pay_1", amount=400), WON)
+        late = gateway.webhooks[:]
+        gateway.webhooks.clear()
+        services.give_back(order_id="o", now=timezone.now())
+        assert types(work()) == ["payment.refunded"]
+        deliver(*late)
+        assert [one["status"] for one in work() + ask_again()] == ["won"]
+        assert (Dispute.objects.get().status, reasons()) == ("won", {("applied", "")})
+        assert not findings()
 
     def test_before_its_capture_is_known_waits_for_it(self, gateway: ModelGateway) -> None:
         begin()
@@ -110,7 +125,9 @@ class TestADispute:
         gateway.dispute_becomes("pay_1", number, LOST)
         gateway.refund_becomes("pay_1", part, RefundStatus.SUCCEEDED)
         assert types(deliver_all(gateway) + ask_again()) == ["payment.disputed", "payment.disputed"]
-        assert WebhookReceipt.objects.get(says="succeeded", about="refund").reason == "refund_exceeds_captured"
+        hours_pass()
+        receipt = WebhookReceipt.objects.get(says="succeeded", about="refund")
+        assert (receipt.status, receipt.reason) == ("quarantined", "refund_exceeds_captured")
         assert (ledger.of_order("o").kept, Refund.objects.get().status) == (0, "pending")
 
     @pytest.mark.parametrize(("end", "back"), [(WON, 1000), (LOST, 600)])

@@ -268,8 +268,8 @@ def test_a_payment_that_the_gateway_has_converted_is_compared_in_its_own_currenc
         "amount_captured": 1000,
     }  # fmt: skip
     balance = {
-        "id": "txn_1", "type": "charge", "amount": 1085, "fee": 61, "currency": "usd", "exchange_rate": 1.085,
-        "created": int(AT.timestamp()), "source": charge,
+        "id": "txn_1", "reporting_category": "charge", "amount": 1085, "fee": 61, "currency": "usd",
+        "exchange_rate": 1.085, "created": int(AT.timestamp()), "source": charge,
     }  # fmt: skip
     assert compare(stripe_objects.transaction(balance)) == {"matched": 1}
     fee = Entry.objects.get(kind="fee")

@@ -1,14 +1,18 @@
 """What differs from the gateway is repaired: what it says happens, stray money goes back, or a person accepts it."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
-from django.db import connections
+from django.db import connections, transaction
 from django.utils import timezone
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as effort
+from hypothesis import strategies as st
 
 from common.authority import Authority, NeedsSecondPerson, ReasonMissing
 from common.money import Money
@@ -69,7 +73,7 @@ class Bank(FakeGateway):
     def create(self, payment: PaymentRequest) -> Answer:
         return self.pay(payment.order_id, payment.amount)
 
-    def status(self, *, payment_id: str = "", order_id: str = "") -> Answer | None:
+    def status(self, *, payment_id: str = "", order_id: str = "", since: datetime | None = None) -> Answer | None:
         return self.payments.get(payment_id or f"pi_{order_id}")
 
     def refund(self, refund: RefundRequest) -> RefundAnswer:
@@ -198,6 +202,66 @@ class TestAfterARestore:
         assert found() == set()
         assert set(Difference.objects.values_list("status", flat=True)) == {"repaired"}
         assert Entry.objects.filter(kind="fee").count() == 6
+
+
+DONE = st.sampled_from(["asked", "refund", "dispute", "win", "refund_here"])
+STEPS = st.lists(st.tuples(st.integers(0, 2), DONE, st.integers(1, 1500)), max_size=10)
+
+
+@given(steps=STEPS)
+@effort(
+    max_examples=6, deadline=None, database=None, phases=[Phase.generate],  # to shrink takes minutes
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)  # fmt: skip
+def test_whatever_the_gateway_did_unheard_the_ledger_is_brought_to_it(steps: Any) -> None:
+    """Payments, refunds and disputes in any order, and not one webhook: after the repairs both say the same."""
+    with transaction.atomic(using="payments"):
+        for name in (Bank.payments, Bank.returned, Bank.booked):
+            name.clear()
+        for number in range(3):
+            charge(f"o{number}")
+        left = dict.fromkeys(range(3), 5000)
+        disputes: dict[int, tuple[str, int]] = {}
+        for number, done, amount in steps:
+            answer = Bank.payments[f"pi_o{number}"]
+            match done:
+                case "asked":  # and paid, and nobody heard of it
+                    services.charge_gateway(order_id=f"n{number}", money=Money(amount, "USD"), now=timezone.now())
+                    Bank.pay(f"n{number}", amount)
+                case "refund" if amount <= left[number]:
+                    by_hand = RefundRequest(
+                        payment_id=answer.payment_id, order_id=f"o{number}", amount=amount, currency="USD",
+                        idempotency_key=f"{len(Bank.booked)}",
+                    )  # fmt: skip
+                    Bank(gateways.BREAKERS["fake"]).refund(by_hand)
+                    left[number] -= amount
+                case "refund_here" if amount <= left[number] and number not in disputes:
+                    refunds.request(
+                        order_id=f"o{number}", refund_id=str(uuid7()), money=Money(amount, "USD"), reason="",
+                        now=timezone.now(),
+                    )  # fmt: skip
+                case "dispute" if number not in disputes and amount <= left[number]:
+                    disputes[number] = (f"du_{number}", amount)
+                    Bank.book(Kind.DISPUTE, answer, amount, source_id=f"du_{number}")
+                    left[number] -= amount
+                case "win" if number in disputes and disputes[number][0]:
+                    name, disputed = disputes[number]
+                    Bank.book(Kind.DISPUTE_WON, answer, disputed, source_id=name)
+                    disputes[number] = ("", 0)
+                    left[number] += disputed
+        found()
+        repair_all()
+        found()
+        repair_all()  # what was refused the first time, as more was under way, fits now
+        open_ = found()
+        gateway = Counter[tuple[str, str]]()
+        for one in Bank.booked:
+            gateway[one.order_id, one.kind.value] += one.amount
+        here = Counter[tuple[str, str]]()
+        for order_id, kind, amount in Entry.objects.exclude(kind="fee").values_list("order_id", "kind", "amount"):
+            here[order_id, kind] += amount
+        assert (here, open_) == (gateway, set())
+        transaction.set_rollback(True, using="payments")
 
 
 def tell(about: receipts.Content) -> None:

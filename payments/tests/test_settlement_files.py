@@ -85,7 +85,7 @@ class TestAFile:
         assert "unknown: charge of 2026-11-01 10:00: 12.50 USD at the gateway, nothing in the ledger; t1 p1" in output
         found = Difference.objects.get(transaction_id="t2")
         assert f"--refund {found.pk} --why REASON" in output
-        assert (Entry.objects.filter(kind="fee", gateway_id__in=("t1", "t2"), amount=40).count()) == 2
+        assert (Entry.objects.filter(kind="fee", gateway_id__in=("paypal:t1", "paypal:t2"), amount=40).count()) == 2
         call_command("reconcile", "--accept", str(found.pk), "--why", "of another shop", "--by", "ann")
         found.refresh_from_db()
         assert (found.status, found.closed_by, found.closed_why) == ("accepted", "ann", "of another shop")

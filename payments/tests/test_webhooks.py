@@ -1,6 +1,7 @@
 """Webhooks of gateways: forged, stale and malformed ones are refused; the rest is stored as it came, handled once."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -230,14 +231,17 @@ def without(headers: dict[str, str], name: str) -> dict[str, str]:
     return {other: value for other, value in headers.items() if other != name}
 
 
+FORGED = 10_000 if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else 2_000
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_of_ten_thousand_forged_webhooks_none_is_accepted(forgery: str) -> None:
-    """A share of ten thousand for each kind of forgery."""
+def test_of_thousands_of_forged_webhooks_none_is_accepted(forgery: str) -> None:
+    """A share of them for each kind of forgery."""
     chance = random.Random(forgery)
     pending()
     with time_machine.travel(timezone.now(), tick=False):
-        for number in range(10_000 // len(FORGERIES) + 1):
+        for number in range(FORGED // len(FORGERIES) + 1):
             body = event()
             body, headers = FORGERIES[forgery](chance, body, signed(body, webhook_id=f"evt_{number}"))
             assert send_many(number, body, headers).status_code in (400, 401), (body, headers)

@@ -431,7 +431,7 @@ THINGS = (
 )
 
 
-@limits(max_examples=60, deadline=None)
+@limits(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_happens_the_ledger_says_what_the_gateway_has(seed: int) -> None:
     chance = random.Random(seed)  # which varies more than what Hypothesis draws in few examples
