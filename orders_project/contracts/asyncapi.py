@@ -247,14 +247,26 @@ def example(type_: str, *, data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _order(kind: str) -> dict[str, Any]:
-    status = kind.partition(".")[2].replace("created", "pending")
+    what = kind.partition(".")[2]
+    status = {"created": "pending"}.get(what, what if what in Status.values else "done")
     order = Order(
         order_id="ord-001", user_id="ann", status=status, version=1, total=1999, currency="USD",
         payment_method="account", metadata={"campaign": "winter"},
     )  # fmt: skip
-    return snapshot(order) | {"updated_at": A_TIME}
+    about = {name: EXAMPLES_ABOUT[name] for name in ABOUT.get(what, ())}
+    return snapshot(order) | about | {"updated_at": A_TIME}
 
 
+ABOUT = {"refunded": ("refund",), "refund_failed": ("refund",), "disputed": ("dispute",)}
+EXAMPLES_ABOUT: dict[str, Any] = {
+    "refund": {
+        "refund_id": AN_ID, "amount": 500, "currency": "USD", "status": "succeeded", "reason": "scratched",
+        "fail_code": None,
+    },
+    "dispute": {
+        "dispute_id": "dp_1", "status": "opened", "amount": 500, "currency": "USD", "reason": "fraudulent",
+    },
+}  # fmt: skip
 TOLD = {
     "created": "An order was accepted.",
     "refunded": "A part of the money of an order is back; the order stays as it is.",
