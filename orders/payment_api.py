@@ -63,7 +63,7 @@ class OnOrder(WithForm):
 
     def get_serializer_context(self) -> dict[str, Any]:
         """Amounts are in the currency of the order."""
-        return super().get_serializer_context() | ({"currency": self.order.currency} if self.order else {})
+        return {**super().get_serializer_context(), **({"currency": self.order.currency} if self.order else {})}
 
     def answer(self, request: Request, perform: Any) -> HttpResponse:
         """Answer once for each Idempotency-Key."""
@@ -136,7 +136,8 @@ class Refunds(OnOrder):
 
     def refund(self, request: Request) -> Response:
         order = self.find()
-        asked = self.asked = self.get_serializer(data=request.data or {})
+        asked = NewRefundSerializer(data=request.data or {}, context=self.get_serializer_context())
+        self.asked = asked
         asked.is_valid(raise_exception=True)
         refund = refunds.ask(
             order_id=order.order_id,

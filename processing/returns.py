@@ -56,8 +56,9 @@ def take_all_back(*, hold_id: str | None, now: datetime) -> None:
 
 def _sold(hold_id: str | None) -> Hold | None:
     """Return this hold, locked, if it was sold."""
-    sold = Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.SOLD)
-    return sold.first() if hold_id else None
+    if hold_id is None:
+        return None
+    return Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.SOLD).first()
 
 
 def _left(hold: Hold) -> dict[str, int]:

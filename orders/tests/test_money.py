@@ -61,7 +61,8 @@ class Shopper:
         return self.order(answer.json()["order_id"])
 
     def order(self, order_id: str) -> dict[str, Any]:
-        return self.get(f"/orders/{order_id}")  # type: ignore[no-any-return]
+        shown: dict[str, Any] = self.get(f"/orders/{order_id}")
+        return shown
 
     def hears(self, gateway: ModelGateway) -> None:
         """Deliver the gateway's webhooks."""
@@ -273,7 +274,7 @@ class TestMoneyAfterStock:
             gateway.change("pay_1", status=gateways.base.Status.CANCELED)
             return capture(request)
 
-        gateway.capture = too_late  # type: ignore[method-assign]
+        gateway.capture = too_late  # type: ignore[method-assign, assignment]
         shopper.hears(gateway)
         order, product = shopper.order("o"), Product.objects.get()
         assert (order["status"], order["fail_reason"]) == ("canceled", "authorization_expired")

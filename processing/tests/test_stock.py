@@ -28,9 +28,10 @@ def process(order_id: str, hold_id: str | None, *, refusal: str | None = None) -
 
 def release(order_id: str, hold_id: str | None) -> str:
     """Release the hold and return the verdict that stands."""
-    verdict = services.release(order_id=order_id, hold_id=hold_id, now=timezone.now())
-    assert verdict is not None
-    return verdict.verdict
+    released = services.release(order_id=order_id, hold_id=hold_id, now=timezone.now())
+    verdict = Processing.objects.get(pk=order_id).verdict
+    assert released == (verdict != Processing.Verdict.ACCEPTED)
+    return verdict
 
 
 def movements() -> list[tuple[str, str, int]]:
