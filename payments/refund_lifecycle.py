@@ -128,7 +128,6 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
 }
 
 
-
 def _each(statuses: tuple[Status, ...], effect: Effect) -> dict[Status, Effect]:
     return dict.fromkeys(statuses, effect)
 
