@@ -272,7 +272,7 @@ def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: dat
                 attempts.keep(payment, about, now=now)
                 lifecycle.advance(payment, EVENTS[about.status], now=now, captured=about.captured)
             case RefundAnswer() if returns.is_ours(payment, about):
-                return _apply_return(about, payment, now=now)
+                return _apply_return(about, payment, receipt, now=now)
             case RefundAnswer():
                 return refunds.apply_webhook(about, receipt, now=now)
             case DisputeAnswer():
@@ -282,10 +282,12 @@ def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: dat
     return Status.APPLIED, ""
 
 
-def _apply_return(refund: RefundAnswer, payment: Payment, *, now: datetime) -> tuple[Status, str]:
+def _apply_return(
+    refund: RefundAnswer, payment: Payment, receipt: WebhookReceipt, *, now: datetime
+) -> tuple[Status, str]:
     event = returns.event(payment, refund)
     if event == Event.DIFFERENT:
-        return Status.QUARANTINED, "amount_mismatch"
+        return receipt.early_or_wrong(now=now), refunds.EXCEEDS
     if event is not None:
         payment.gateway_refund_id = refund.gateway_refund_id
         refusal = (refund.fail_reason or "refund_failed")[:50]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from . import ledger, lifecycle, messages
 from .effects import pause_after
@@ -59,7 +60,7 @@ def take_back(refund: Refund, payment: Payment, now: datetime) -> None:
 
 def announce(refund: Refund, payment: Payment, now: datetime) -> None:
     """Announce to orders how the refund has ended."""
-    told = {
+    told: dict[str, Any] = {
         "order_id": payment.order_id,
         "refund_id": str(refund.refund_id),
         "amount": refund.amount,
@@ -126,17 +127,22 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (NEW,       E.FAILED):           Step(FAILED),
 }
 
+
+def _each(statuses: tuple[Status, ...], effect: Effect) -> dict[Status, Effect]:
+    return dict.fromkeys(statuses, effect)
+
+
 # What is decided where an event is no step. A failure is the last word: a success that comes after it was overtaken.
 OTHERWISE: dict[Event, dict[Status, Effect]] = {
-    E.ASKED_OF_ACCOUNT: dict.fromkeys((SUCCEEDED, FAILED), announce) | dict.fromkeys((REQUESTED, PENDING), do_nothing),
-    E.ASKED_OF_GATEWAY: dict.fromkeys((SUCCEEDED, FAILED), announce) | dict.fromkeys((REQUESTED, PENDING), do_nothing),
-    E.NOT_POSSIBLE:     dict.fromkeys((SUCCEEDED, FAILED), announce) | dict.fromkeys((REQUESTED, PENDING), do_nothing),
+    E.ASKED_OF_ACCOUNT: _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
+    E.ASKED_OF_GATEWAY: _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
+    E.NOT_POSSIBLE:     _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
     E.PENDING:          {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing},
     E.SUCCEEDED:        {SUCCEEDED: do_nothing, FAILED: do_nothing},
     E.FAILED:           {FAILED: do_nothing},
     E.REFUSED:          {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing},
-    E.NO_REPLY:         dict.fromkeys((REQUESTED, PENDING), ask_again_later)
-                        | dict.fromkeys((SUCCEEDED, FAILED), do_nothing),
+    E.NO_REPLY:         _each((REQUESTED, PENDING), ask_again_later)
+                        | _each((SUCCEEDED, FAILED), do_nothing),
 }
 # fmt: on
 

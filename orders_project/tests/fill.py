@@ -62,4 +62,7 @@ def _value(field: Any, text: str) -> Any:
     return 1 if isinstance(field, models.IntegerField) and not field.null else None
 
 
-UNIQUE = {"user_id", "webhook_id", "key", "gateway_payment_id", "order_id", "reference", "request_id", "subject"}
+UNIQUE = {
+    "user_id", "webhook_id", "key", "gateway_payment_id", "gateway_refund_id", "dispute_id", "order_id", "reference",
+    "request_id", "subject",
+}  # fmt: skip

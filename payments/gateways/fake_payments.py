@@ -139,7 +139,7 @@ class Payment:
         if amount > self.left:
             raise Refused(409, "refund_exceeds_captured")
         how = self.behaviour.get("refund", "")
-        refund = {
+        refund: dict[str, Any] = {
             "refund_id": f"re_{uuid.uuid4().hex}",
             "name": name,
             "payment_id": self.payment_id,
@@ -177,7 +177,7 @@ class Payment:
         amount = self.left if amount is None else amount
         if self.status != "succeeded" or not 0 < amount <= self.left:
             raise Refused(409, "not_paid")
-        dispute = {"dispute_id": f"dp_{uuid.uuid4().hex}", "amount": amount, "status": "opened"}
+        dispute: dict[str, Any] = {"dispute_id": f"dp_{uuid.uuid4().hex}", "amount": amount, "status": "opened"}
         self.disputes.append(dispute)
         self._book("dispute", amount, source_id=dispute["dispute_id"])
         self._tell_of_dispute(dispute)

@@ -68,10 +68,10 @@ class StripeServer(ThreadingHTTPServer):
             self.calls.append(f"{method} {path}")
             request = (method, path, form)
             if key in self.saved:
-                known, *saved = self.saved[key]
+                known, status, saved = self.saved[key]
                 if known != request:
                     raise Problem(400, "", "idempotency_error")
-                return saved[0], saved[1]
+                return status, saved
             broken, self.broken = self.broken, ""
             failure = (500, Problem(500, "", "api_error").body)
             try:
@@ -167,7 +167,7 @@ class StripeServer(ThreadingHTTPServer):
             expired = intent["cancellation_reason"] == "automatic"
             code = "charge_expired_for_capture" if expired else "payment_intent_unexpected_state"
             raise Problem(400, code, payment_intent=deepcopy(intent))
-        amount = int(form.get("amount_to_capture", intent["amount_capturable"]))
+        amount = int(form.get("amount_to_capture") or intent["amount_capturable"])
         if amount > intent["amount_capturable"]:
             raise Problem(400, "amount_too_large", param="amount_to_capture")
         return self._take(intent, amount)
