@@ -13,6 +13,7 @@ REQUIRED: dict[str, dict[str, Any]] = {  # by the constraints of the tables
     "orders_project.Approval": {"status": "waiting", "verb": "orders.order.compensate"},
     "orders.WebhookEndpoint": {"hears_all": False},
     "payments.Entry": {"kind": "deposit"},
+    "payments.Reconciliation": {"found": [{"outcome": "matched", "currency": "USD", "count": 1, "sum": 1}]},
     "processing.StockMovement": {"kind": "received"},
     "processing.Product": {"available": 1, "held": 0, "sold": 0, "received": 1},
 }
