@@ -6,7 +6,7 @@ from django.conf import settings
 
 from common import signing
 from orders.models import Order, Refund, Status, snapshot
-from orders.webhooks import KINDS
+from orders.webhook_endpoints import KINDS
 from outbox import schema
 from outbox.envelope import Envelope
 from outbox.message import EVENTS, REGISTRY, Message
