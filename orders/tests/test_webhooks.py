@@ -86,7 +86,9 @@ def endpoint(receiver: Receiver) -> WebhookEndpoint:
 
 
 def place(order_id: str = "o") -> None:
-    place_order(new=NewOrder(lines=(Line(quantity=1, price=500),), order_id=order_id), now=timezone.now())
+    place_order(
+        new=NewOrder(lines=(Line(quantity=1, price=500),), order_id=order_id, user_id="ann"), now=timezone.now()
+    )
 
 
 def work() -> None:
