@@ -244,7 +244,7 @@ def ping(*, endpoint_id: str, principal: Principal, now: datetime) -> WebhookDel
     """
     endpoint = webhook_endpoints.get(endpoint_id=endpoint_id, principal=principal, lock=True)
     _check_is_on(endpoint)
-    data = {"endpoint_id": str(endpoint.pk), "message": "It works."}
+    data = {"endpoint_id": str(endpoint.pk)}
     delivery = WebhookDelivery.objects.create(
         endpoint=endpoint,
         event_id=uuid7(),
