@@ -1,7 +1,7 @@
 """The HTTP API of webhook endpoints: a client registers its own, and sees what was sent to them."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
@@ -192,7 +192,7 @@ class Deliveries(OfEndpoints):
     """What was sent to an endpoint."""
 
     serializer_class = DeliverySerializer
-    filter_backends: ClassVar[list[Any]] = [filters.DjangoFilterBackend]
+    filter_backends = [filters.DjangoFilterBackend]
     filterset_class = DeliveryFilter
 
     def get_queryset(self) -> QuerySet[WebhookDelivery]:

@@ -273,7 +273,7 @@ def resend(*, delivery_id: str, endpoint_id: str | None = None, now: datetime) -
     :raises EndpointOff: if its endpoint is switched off
     """
     rows = WebhookDelivery.objects.select_for_update(of=("self",)).select_related("endpoint")
-    rows = rows if endpoint_id is None else rows.filter(endpoint_id=endpoint_id)
+    rows = rows if endpoint_id is None else rows.filter(endpoint__pk=endpoint_id)
     delivery = rows.filter(pk=delivery_id).first()
     if delivery is None:
         raise NoSuchDelivery(_g("There is no such delivery to this endpoint."))

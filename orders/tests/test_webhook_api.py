@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connections
+from django.test import Client
 from django.utils import timezone
 from rest_framework.test import APIClient
 from standardwebhooks import Webhook
@@ -348,3 +349,30 @@ class TestDeliveries:
         work()
         assert receiver.requests == []
         assert WebhookDelivery.objects.get().status == "failed"
+
+
+def test_staff_edit_try_and_delete_an_endpoint_by_the_same_rules(
+    made: dict[str, Any], admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(action: str, **values: Any) -> Any:
+        form = {"once": str(uuid4()), **values}
+        return admin_client.post(f"/admin/orders/webhookendpoint/{made['endpoint_id']}/do/{action}/", form)
+
+    asked = admin_client.get(f"/admin/orders/webhookendpoint/{made['endpoint_id']}/do/edit/").content.decode()
+    assert made["url"] in asked
+    new = {"url": "https://new.example/", "events": ["order.done"], "description": "Till"}
+    assert do("edit", **new).status_code == 302
+    endpoint = WebhookEndpoint.objects.get()
+    assert {name: getattr(endpoint, name) for name in new} == new
+    assert do("ping").status_code == 302
+    assert WebhookDelivery.objects.get().type == "ping"
+    shown = do("rotate").content.decode()
+    assert 'data-copies="secret"' in shown
+    resolves(monkeypatch, ["10.0.0.1"])
+    assert do("edit", **new | {"url": "https://inside.example/"}).status_code == 422
+    assert do("delete").status_code == 302
+    endpoint.refresh_from_db()
+    assert (endpoint.is_active, endpoint.url, WebhookSecret.objects.count()) == (False, "https://new.example/", 0)
+    assert (
+        admin_client.get(f"/admin/orders/webhookdelivery/{WebhookDelivery.objects.get().pk}/change/").status_code == 200
+    )
