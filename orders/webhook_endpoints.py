@@ -30,7 +30,6 @@ KINDS = (
     "order.disputed",
 )
 FAILED = (outbound_http.Refused, outbound_http.Unreachable)
-CHANGEABLE = ("url", "events", "description", "is_active")
 
 
 class BadEndpoint(Refusal):
