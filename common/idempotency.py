@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
@@ -112,6 +112,7 @@ def answer_once(
     answers: type[StoredAnswer],
     principal: str,
     extra_fields: Callable[[], dict[str, Any]] = dict,
+    not_stored: Collection[str] = (),
 ) -> HttpResponse:
     """
     Return the response of `perform`, which runs only once for each `Idempotency-Key`.
@@ -119,9 +120,12 @@ def answer_once(
     The request is first counted against the limits of its principal and its address. `perform` runs in a transaction of
     the service's database. A refusal is stored as well, and only the refusal. What was no valid request is not stored,
     nor is a server error. `extra_fields` is called after `perform`, and returns the values of further fields to store.
+    `not_stored` names fields of the answer that contain secrets: a replayed answer has null in their place.
     """
     limits = client_limits.count_request(principal=principal, address=client_address(request._request))
-    response = _answered(view, request, perform, answers=answers, principal=principal, extra_fields=extra_fields)
+    response = _answered(
+        view, request, perform, answers=answers, principal=principal, extra_fields=extra_fields, not_stored=not_stored
+    )
     for name, value in limits.items():
         response[name] = value
     return response
@@ -135,6 +139,7 @@ def _answered(
     answers: type[StoredAnswer],
     principal: str,
     extra_fields: Callable[[], dict[str, Any]],
+    not_stored: Collection[str],
 ) -> HttpResponse:
     key = request.headers.get(HEADER)
     if key is None:
@@ -163,7 +168,7 @@ def _answered(
         except Exception as refusal:
             response = view.handle_exception(refusal)  # raises whatever is not a refusal again
         if response.status_code < 500 and response.status_code not in NOT_STORED:
-            answer = _body(response)
+            answer = _body(response, without=not_stored)
             if len(answer) > MAX_ANSWER:
                 raise AnswerTooLarge("The answer is too large to be kept. Send the request without a key.")
             answers._base_manager.create(
@@ -200,8 +205,11 @@ def is_full(answers: type[StoredAnswer], principal: str) -> bool:
     return full
 
 
-def _body(response: HttpResponse) -> bytes:
-    return JSONRenderer().render(response.data) if isinstance(response, Response) else response.content
+def _body(response: HttpResponse, *, without: Collection[str]) -> bytes:
+    if not isinstance(response, Response):
+        return response.content
+    left_out = {name: None for name in without if name in response.data}
+    return JSONRenderer().render(response.data | left_out if left_out else response.data)
 
 
 def _replayed(known: StoredAnswer) -> HttpResponse:

@@ -18,6 +18,8 @@ SCOPES = {
     "orders:write": "Place and cancel orders",
     "payments:write": "Capture the money that is reserved for your orders",
     "refunds:write": "Refund money of your orders",
+    "webhooks:read": "Read your own webhook endpoints and what was sent to them",
+    "webhooks:write": "Register, change, try and delete your own webhook endpoints",
     "accounts:read": "Read your own accounts",
     "accounts:write": "Open accounts and deposit money",
     PRODUCTS_WRITE: "Create and change products",

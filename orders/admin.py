@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.http import HttpRequest
+from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 from oauth2_provider.models import get_application_model
 
@@ -22,8 +23,9 @@ from common.admin import (
     register_outbox_admin,
     scan_filter,
 )
+from common.principal import Principal
 
-from . import webhooks
+from . import webhook_endpoints, webhooks
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
 from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -63,12 +65,8 @@ def _clients() -> list[tuple[str, Any]]:
     return [("", "–"), (ALL_CLIENTS, _("all clients")), *((name, name) for name in names)]
 
 
-class NewEndpoint(ConfirmationForm):
-    """Asks for the URL of an endpoint, the client whose orders it hears of, and the events to send to it."""
-
-    client = forms.ChoiceField(
-        label=_("Client"), choices=_clients, help_text=_("It hears of the orders of this client only.")
-    )
+class EndpointForm(ConfirmationForm):
+    """Asks for the URL of an endpoint, and the events to send to it."""
 
     url = forms.CharField(
         label=_("URL"), max_length=500, widget=forms.TextInput(attrs={"inputmode": "url", "size": 60})
@@ -76,34 +74,73 @@ class NewEndpoint(ConfirmationForm):
     events = forms.MultipleChoiceField(
         label=_("Events"),
         required=False,
-        choices=[(kind, kind) for kind in webhooks.KINDS],
+        choices=[(kind, kind) for kind in webhook_endpoints.KINDS],
         help_text=_("Leave empty to send all events."),
     )
+    description = forms.CharField(label=_("Description"), required=False, max_length=500)
+
+    def __init__(self, *args: Any, row: Any = None, **kwargs: Any) -> None:
+        super().__init__(*args, row=row, **kwargs)
+        for name in ("url", "events", "description") if row is not None else ():
+            self.fields[name].initial = getattr(row, name)
+
+
+class NewEndpoint(EndpointForm):
+    """Asks for the client as well whose orders the endpoint hears of."""
+
+    client = forms.ChoiceField(
+        label=_("Client"), choices=_clients, help_text=_("It hears of the orders of this client only.")
+    )
+    field_order = ("client", "url", "events", "description")
 
 
 def _register(call: ActionCall) -> ShownOnce:
     client = call.values["client"]
-    endpoint = webhooks.register(
-        url=call.values["url"], events=call.values["events"], principal=client, hears_all=client == ALL_CLIENTS,
-        actor=call.actor, now=call.now,
+    endpoint = webhook_endpoints.register(
+        url=call.values["url"], events=call.values["events"], description=call.values["description"],
+        principal=client, hears_all=client == ALL_CLIENTS, actor=call.actor, now=call.now,
     )  # fmt: skip
     return ShownOnce(_("Signing secret"), endpoint.new_secret)
 
 
 def _rotate(call: ActionCall) -> ShownOnce:
-    return ShownOnce(_("Signing secret"), webhooks.rotate(endpoint_id=str(call.row.pk), now=call.now).new_secret)
+    endpoint = webhook_endpoints.rotate(endpoint_id=str(call.row.pk), principal=_staff(call), now=call.now)
+    return ShownOnce(_("Signing secret"), endpoint.new_secret)
+
+
+def _edit(call: ActionCall) -> None:
+    fields = {name: call.values[name] for name in ("url", "events", "description")}
+    webhook_endpoints.change(endpoint_id=str(call.row.pk), principal=_staff(call), **fields)
+
+
+def _ping(call: ActionCall) -> str:
+    webhooks.ping(endpoint_id=str(call.row.pk), principal=_staff(call), now=call.now)
+    return _g("A webhook of the type ping is on its way. Its result appears among the deliveries.")
+
+
+def _delete(call: ActionCall) -> None:
+    webhook_endpoints.delete(endpoint_id=str(call.row.pk), principal=_staff(call), now=call.now)
+
+
+def _staff(call: ActionCall) -> Principal:
+    """Whoever performs an action in the back office sees the endpoints of all clients."""
+    return Principal(call.actor, sees_all=True, is_staff=True)
 
 
 def _disable(call: ActionCall) -> None:
-    webhooks.switch(endpoint_id=str(call.row.pk), on=False, reason=call.values["reason"])
+    webhook_endpoints.switch(endpoint_id=str(call.row.pk), on=False, reason=call.values["reason"])
 
 
 def _enable(call: ActionCall) -> None:
-    webhooks.switch(endpoint_id=str(call.row.pk), on=True)
+    webhook_endpoints.switch(endpoint_id=str(call.row.pk), on=True)
 
 
 def _resend(call: ActionCall) -> None:
     webhooks.resend(delivery_id=str(call.row.pk), now=call.now)
+
+
+def _is_there(endpoint: WebhookEndpoint) -> bool:
+    return endpoint.deleted_at is None
 
 
 @admin.display(description=_("previous secret signs until"))
@@ -121,8 +158,8 @@ class WebhookEndpoints(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
     fields = (
-        "url", "principal", "hears_all", "events", "is_active", "disabled_because", previous_until, "created_by",
-        "created_at",
+        "url", "principal", "hears_all", "events", "description", "is_active", "disabled_because", previous_until,
+        "created_by", "created_at", "deleted_at",
     )  # fmt: skip
     page_actions = (
         Action(
@@ -135,11 +172,29 @@ class WebhookEndpoints(ReadOnlyAdmin):
             of_list=True,
         ),
         Action(
+            name="edit",
+            label=_("Edit"),
+            explanation=_("What is still to be sent goes to the new URL."),
+            permission="edit_endpoint",
+            form=EndpointForm,
+            perform=_edit,
+            is_possible=_is_there,
+        ),
+        Action(
+            name="ping",
+            label=_("Send a ping"),
+            explanation=_("Sends a webhook of the type ping, signed like any other, to see whether it arrives."),
+            permission="edit_endpoint",
+            perform=_ping,
+            is_possible=lambda endpoint: endpoint.is_active,
+        ),
+        Action(
             name="rotate",
             label=_("Rotate the secret"),
             explanation=_("For one day, webhooks are signed with both secrets, so that the receiver can switch."),
             permission="edit_endpoint",
             perform=_rotate,
+            is_possible=_is_there,
         ),
         Action(
             name="off",
@@ -157,7 +212,18 @@ class WebhookEndpoints(ReadOnlyAdmin):
             explanation=_("The endpoint will receive events from now on."),
             permission="edit_endpoint",
             perform=_enable,
-            is_possible=lambda endpoint: not endpoint.is_active,
+            is_possible=lambda endpoint: _is_there(endpoint) and not endpoint.is_active,
+        ),
+        Action(
+            name="delete",
+            label=_("Delete"),
+            explanation=_(
+                "Nothing more will be sent to this endpoint, and its secrets are erased. Its deliveries stay."
+            ),
+            permission="edit_endpoint",
+            perform=_delete,
+            is_possible=_is_there,
+            destructive=True,
         ),
     )
 

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 from django.utils.translation import gettext as _g
+from django.utils.translation import gettext_noop
 
 CONNECT_TIMEOUT = 3.0
 TOTAL_TIMEOUT = 10.0
@@ -44,6 +45,9 @@ NOT_PUBLIC = [
     )
 ]  # fmt: skip
 ISATAP = {"00005efe", "02005efe"}  # the second half of such an address begins so, and ends with an IPv4 address
+
+# One text for both, so that nobody learns from us which names our own network has.
+NOT_FOUND = gettext_noop("%(host)s has no public address.")
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -105,7 +109,7 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
     addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
     for address in addresses:
         if not may_reach(address, scheme=parts.scheme):
-            raise Refused(_g("%(host)s is not a public address.") % {"host": parts.hostname})
+            raise Refused(_g(NOT_FOUND) % {"host": parts.hostname})
     return str(addresses[0]), port
 
 
@@ -125,7 +129,7 @@ def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
     asking.start()
     asking.join(DNS_TIMEOUT)
     if asking.is_alive() or not found:
-        raise Unreachable(_g("%(host)s has no address.") % {"host": host})
+        raise Unreachable(_g(NOT_FOUND) % {"host": host})
     return found
 
 

@@ -15,10 +15,12 @@ class WebhookEndpoint(models.Model):
     hears_all = models.BooleanField(_("all clients"), default=False, db_default=True)
     url = models.CharField(_("URL"), max_length=500)
     events = models.JSONField(_("events"), default=list, blank=True, help_text=_("such as order.paid; none means all"))
+    description = models.CharField(_("description"), max_length=500, blank=True, default="", db_default="")
     is_active = models.BooleanField(_("active"), default=True)
     disabled_because = models.CharField(_("disabled because"), max_length=50, blank=True)
     created_by = models.CharField(_("created by"), max_length=150, blank=True)
     created_at = models.DateTimeField(_("created at"))
+    deleted_at = models.DateTimeField(_("deleted at"), null=True)
 
     new_secret = ""  # not stored: the secret, where it has just been made
 
@@ -28,10 +30,16 @@ class WebhookEndpoint(models.Model):
         constraints = [
             models.CheckConstraint(
                 condition=models.Q(hears_all=False) | models.Q(principal=""), name="endpoint_of_one_client_or_of_all"
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(deleted_at=None) | models.Q(is_active=False), name="deleted_endpoint_is_off"
+            ),
         ]
         indexes = [
-            models.Index(fields=["principal"], condition=models.Q(is_active=True), name="webhook_endpoint_of_client")
+            models.Index(fields=["principal"], condition=models.Q(is_active=True), name="webhook_endpoint_of_client"),
+            models.Index(
+                fields=["principal", "id"], condition=models.Q(deleted_at=None), name="webhook_endpoint_listed"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -83,7 +91,7 @@ class WebhookDelivery(models.Model):
     )
     event_id = models.UUIDField(_("event id"))
     type = models.CharField(_("type"), max_length=100)
-    order_id = models.CharField(_("order id"), max_length=64, db_index=True)
+    order_id = models.CharField(_("order id"), max_length=64, db_index=True, blank=True)  # empty: not about an order
     body = models.TextField(_("body"))
     status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.PENDING)
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
@@ -104,10 +112,15 @@ class WebhookDelivery(models.Model):
             models.Index(fields=["next_at"], condition=models.Q(status="pending"), name="webhook_delivery_due"),
             models.Index(fields=["endpoint", "id"], name="webhook_delivery_of_endpoint"),
             models.Index(fields=["status", "id"], name="webhook_delivery_by_status"),
+            models.Index(
+                fields=["endpoint", "status", "id"],
+                condition=models.Q(status__in=["pending", "failed"]),
+                name="webhook_delivery_of_one_open",
+            ),
         ]
 
     def __str__(self) -> str:
-        return f"{self.type} of {self.order_id}"
+        return f"{self.type} of {self.order_id}" if self.order_id else self.type
 
 
 class WebhookAttempt(models.Model):

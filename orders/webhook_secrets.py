@@ -49,6 +49,16 @@ def _store(endpoint_id: UUID, secret: str, *, now: datetime) -> None:
     WebhookSecret.objects.create(endpoint_id=endpoint_id, sealed=encryption.encrypt(secret), created_at=now)
 
 
+def forget(*, endpoint_id: UUID) -> None:
+    """Erase the secrets of an endpoint, those that processes of the version before read too."""
+    WebhookSecret.objects.filter(endpoint_id=endpoint_id).delete()
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "UPDATE orders_webhookendpoint SET secret = '', previous_secret = '' WHERE id = %s AND secret <> ''",
+            [endpoint_id],
+        )
+
+
 def valid(*, endpoint_id: UUID, now: datetime) -> list[str]:
     """
     The secrets that sign for an endpoint now, the newest first.

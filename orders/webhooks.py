@@ -13,30 +13,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
-from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 from django.utils.translation import gettext as _g
 
 from common import signing
 from common.circuit_breaker import CircuitBreaker, CircuitOpen
 from common.errors import Refusal
+from common.principal import Principal
 from outbox import clock
+from outbox.ids import uuid7
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
-from . import metrics, outbound_http, webhook_secrets
+from . import metrics, outbound_http, webhook_endpoints, webhook_secrets
 from .messages import DeliverWebhook
-from .models import ROWS, Order, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from .models import ROWS, Order, Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 logger = logging.getLogger(__name__)
 
-KINDS = (
-    "order.created",
-    *(f"order.{status}" for status in Status.values if status not in ("pending", "reserved")),
-    "order.refunded",
-    "order.refund_failed",
-    "order.disputed",
-)
 RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 300, 1800, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
@@ -44,16 +39,11 @@ RETRY_DELAYS = tuple(
 MAX_WAIT = timedelta(days=1)
 REST = 60.0  # seconds without attempts at an endpoint that does not answer
 GONE = 410  # the endpoint wants no more webhooks
-FAILED = (outbound_http.Refused, outbound_http.Unreachable)
+PING = "ping"  # the type of what is sent to try an endpoint
+
 
 HEARS = "is_active AND (hears_all OR principal = {principal})"  # SQL: the endpoints that hear of a client's orders
 LISTENERS = f"EXISTS (SELECT FROM orders_webhookendpoint WHERE {HEARS})"
-
-
-class BadEndpoint(Refusal):
-    """This address or these events cannot be registered."""
-
-    code = "invalid"
 
 
 class EndpointOff(Refusal):
@@ -62,63 +52,10 @@ class EndpointOff(Refusal):
     code = "endpoint_off"
 
 
-# Endpoints ----------------------------------------------------------------------------------------------------------
+class NoSuchDelivery(Refusal):
+    """There is no such delivery to this endpoint."""
 
-
-def register(
-    *,
-    url: str,
-    events: Iterable[str] = (),
-    principal: str = "",
-    hears_all: bool = False,
-    actor: str,
-    now: datetime,
-) -> WebhookEndpoint:
-    """
-    Register an address for these events, or for all of them; return the endpoint with its `new_secret`.
-
-    It hears of the orders of this principal only or, with `hears_all`, of those of everybody.
-
-    :raises BadEndpoint: if the address is not one that webhooks are sent to, an event is unknown, or processes of the
-        release before run, which know of endpoints for everybody only
-    """
-    if settings.UPGRADING and not hears_all:
-        raise BadEndpoint(_g("Not during an upgrade: the release before would send it the orders of all clients."))
-    wanted = sorted(set(events))
-    if unknown := [kind for kind in wanted if kind not in KINDS]:
-        raise BadEndpoint(_g("There is no such event."), errors={"events": unknown})
-    try:
-        outbound_http.resolve(outbound_http.target(url))
-    except FAILED as refused:
-        raise BadEndpoint(str(refused), errors={"url": [str(refused)]}) from refused
-    with transaction.atomic(using="orders"):
-        endpoint = WebhookEndpoint.objects.create(
-            url=url,
-            events=wanted,
-            principal="" if hears_all else principal,
-            hears_all=hears_all,
-            created_by=actor,
-            created_at=now,
-        )
-        endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
-    return endpoint
-
-
-@transaction.atomic(using="orders")
-def rotate(*, endpoint_id: str, now: datetime) -> WebhookEndpoint:
-    """Give an endpoint a `new_secret`. For a day, webhooks are signed with the previous one too."""
-    endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
-    endpoint.new_secret = webhook_secrets.issue(endpoint_id=endpoint.pk, now=now)
-    return endpoint
-
-
-@transaction.atomic(using="orders")
-def switch(*, endpoint_id: str, on: bool, reason: str = "") -> WebhookEndpoint:
-    """Switch an endpoint on or off."""
-    endpoint = WebhookEndpoint.objects.select_for_update().get(pk=endpoint_id)
-    endpoint.is_active, endpoint.disabled_because = on, "" if on else reason[:50]
-    endpoint.save(update_fields=["is_active", "disabled_because"])
-    return endpoint
+    code = "delivery_not_found"
 
 
 # Deliveries ---------------------------------------------------------------------------------------------------------
@@ -197,9 +134,7 @@ def send(message: DeliverWebhook) -> Result | None:
         return Result(0.0, disabled=True)
     # Note [An endpoint that hangs]: without a circuit breaker it would keep the worker from all the others, one timeout
     # after the other.
-    breaker = _breakers.setdefault(
-        str(endpoint.pk), CircuitBreaker(endpoint.url, failures=(outbound_http.Unreachable,), threshold=3, rest=REST)
-    )
+    breaker = _breaker_of(endpoint)
     body, began = delivery.body.encode(), time.monotonic()
     now = clock.now("orders")
     keys = webhook_secrets.valid(endpoint_id=endpoint.pk, now=now)
@@ -210,13 +145,22 @@ def send(message: DeliverWebhook) -> Result | None:
             answer = outbound_http.post(endpoint.url, headers=headers, body=body)
     except CircuitOpen:
         return Result(0.0, resting=True)
-    except FAILED as failed:
+    except webhook_endpoints.FAILED as failed:
         return Result(time.monotonic() - began, error=f"{failed.code}: {failed}"[:200])
     except Exception as unexpected:
         # Whatever a stranger's answer does to us is an attempt that failed: the delivery goes on.
         logger.exception("The answer of %s cannot be read", endpoint.url)
         return Result(time.monotonic() - began, error=f"unreadable: {type(unexpected).__name__}"[:200])
     return Result(time.monotonic() - began, answer=answer)
+
+
+def _breaker_of(endpoint: WebhookEndpoint) -> CircuitBreaker:
+    """The circuit breaker of an endpoint: a new one if its address has changed."""
+    breaker = _breakers.get(str(endpoint.pk))
+    if breaker is None or breaker.name != endpoint.url:
+        breaker = CircuitBreaker(endpoint.url, failures=(outbound_http.Unreachable,), threshold=3, rest=REST)
+        _breakers[str(endpoint.pk)] = breaker
+    return breaker
 
 
 def _is_due(delivery: WebhookDelivery, message: DeliverWebhook) -> bool:
@@ -259,7 +203,7 @@ def _follow_up(delivery: WebhookDelivery, answer: outbound_http.Answer | None, *
         delivery.status = WebhookDelivery.Status.DELIVERED
     elif answer is not None and answer.status == GONE:
         delivery.status = WebhookDelivery.Status.FAILED
-        switch(endpoint_id=str(delivery.endpoint_id), on=False, reason="gone")
+        webhook_endpoints.switch(endpoint_id=str(delivery.endpoint_id), on=False, reason="gone")
     elif delivery.tries > len(RETRY_DELAYS):
         delivery.status = WebhookDelivery.Status.FAILED
     else:
@@ -285,16 +229,55 @@ def _requested_wait(answer: outbound_http.Answer | None, *, now: datetime) -> ti
     return min(max(wait, timedelta(0)), MAX_WAIT)
 
 
+def deliveries_to(endpoint: WebhookEndpoint) -> QuerySet[WebhookDelivery]:
+    """What was sent to an endpoint, or will be."""
+    return WebhookDelivery.objects.filter(endpoint=endpoint)
+
+
 @transaction.atomic(using="orders")
-def resend(*, delivery_id: str, now: datetime) -> WebhookDelivery:
+def ping(*, endpoint_id: str, principal: Principal, now: datetime) -> WebhookDelivery:
+    """
+    Send an endpoint a webhook of the type `ping`, whatever events it wants, to try it.
+
+    :raises NoSuchEndpoint: if there is none that the principal may see
+    :raises EndpointOff: if it is switched off
+    """
+    endpoint = webhook_endpoints.get(endpoint_id=endpoint_id, principal=principal, lock=True)
+    _check_is_on(endpoint)
+    data = {"endpoint_id": str(endpoint.pk)}
+    delivery = WebhookDelivery.objects.create(
+        endpoint=endpoint,
+        event_id=uuid7(),
+        type=PING,
+        order_id="",
+        body=json.dumps({"type": PING, "timestamp": now.isoformat(), "data": data}),
+        created_at=now,
+        next_at=now,
+    )
+    Outgoing.post(_message(delivery))
+    return delivery
+
+
+def _check_is_on(endpoint: WebhookEndpoint) -> None:
+    if not endpoint.is_active:
+        raise EndpointOff(_g("%(url)s is switched off.") % {"url": endpoint.url})
+
+
+@transaction.atomic(using="orders")
+def resend(*, delivery_id: str, endpoint_id: str | None = None, now: datetime) -> WebhookDelivery:
     """
     Send a delivery now, whatever its status is, and start the schedule of retries anew if it is not accepted.
 
+    :param endpoint_id: which it was sent to, if that is not certain
+    :raises NoSuchDelivery: if there is none to this endpoint
     :raises EndpointOff: if its endpoint is switched off
     """
-    delivery = WebhookDelivery.objects.select_for_update(of=("self",)).select_related("endpoint").get(pk=delivery_id)
-    if not delivery.endpoint.is_active:
-        raise EndpointOff(_g("%(url)s is switched off.") % {"url": delivery.endpoint.url})
+    rows = WebhookDelivery.objects.select_for_update(of=("self",)).select_related("endpoint")
+    rows = rows if endpoint_id is None else rows.filter(endpoint__pk=endpoint_id)
+    delivery = rows.filter(pk=delivery_id).first()
+    if delivery is None:
+        raise NoSuchDelivery(_g("There is no such delivery to this endpoint."))
+    _check_is_on(delivery.endpoint)
     delivery.status, delivery.tries, delivery.next_at = WebhookDelivery.Status.PENDING, 0, now
     delivery.save(update_fields=["status", "tries", "next_at"])
     Outgoing.post(_message(delivery))

@@ -150,6 +150,7 @@ GATEWAY_TIMEOUT = (
 RECONCILE_HOUR = env.whole("RECONCILE_HOUR", default=2, max_value=23)  # UTC
 RECONCILE_DAYS = env.whole("RECONCILE_DAYS", default=3, min_value=1, max_value=366)
 RECONCILE_GRACE = timedelta(seconds=env.seconds("RECONCILE_GRACE_SECONDS", default=3600))
+WEBHOOK_MAX_ENDPOINTS = env.whole("WEBHOOK_MAX_ENDPOINTS", default=20, min_value=1)
 WEBHOOKS_ALLOW_LOOPBACK = env.flag("WEBHOOKS_ALLOW_LOOPBACK", default=EMBEDDED)
 WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED = env.flag("WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED", default=False)
 

@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from common.fields import Metadata
-from orders import history, transitions, webhooks
+from orders import history, transitions, webhook_endpoints
 from orders.models import Order, Outgoing, WebhookDelivery
 from orders.services import Line, NewOrder
 from outbox.message import MAX_BYTES
@@ -49,7 +49,7 @@ class TestMetadata:
 
     def test_is_told_with_every_event_and_webhook(self, client: Client, settings: Any) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = True
-        webhooks.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
+        webhook_endpoints.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
         order_id = place(client, MINE).json()["order_id"]
         pending = PaymentPending(order_id=order_id, payment_id="p")
         transitions.advance(order_id=order_id, event=pending, now=timezone.now())

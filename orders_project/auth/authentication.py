@@ -27,6 +27,8 @@ OF_STAFF = {
     "orders:write": "orders_project.cancel_order",
     "payments:write": "orders_project.cancel_order",
     "refunds:write": "orders_project.cancel_order",
+    "webhooks:read": "orders.view_webhookendpoint",
+    "webhooks:write": "orders_project.edit_endpoint",
     "accounts:read": "payments.view_account",
     "accounts:write": "orders_project.deposit",
     PRODUCTS_WRITE: "orders_project.edit_product",

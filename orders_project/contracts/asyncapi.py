@@ -6,7 +6,8 @@ from django.conf import settings
 
 from common import signing
 from orders.models import Order, Refund, Status, snapshot
-from orders.webhooks import KINDS
+from orders.webhook_endpoints import KINDS
+from orders.webhooks import PING
 from outbox import schema
 from outbox.envelope import Envelope
 from outbox.message import EVENTS, REGISTRY, Message
@@ -110,6 +111,7 @@ def document() -> dict[str, Any]:
                 **{kind.name: _task(kind) for kind in sent},
                 **{kind: _event(kind) for kind in KINDS},
                 **{f"webhook.{kind}": _webhook(kind) for kind in KINDS},
+                f"webhook.{PING}": _ping(),
             },
             "schemas": {
                 **{_schema_name(kind.name): schema.of_message(kind) for kind in sent},
@@ -155,7 +157,7 @@ def _webhooks() -> dict[str, Any]:
         "address": "{url}",
         "description": "A POST to the URL of an endpoint, signed in the form of Standard Webhooks.",
         "parameters": {"url": {"description": "The URL that the endpoint was registered with."}},
-        "messages": {f"webhook.{kind}": _ref("messages", f"webhook.{kind}") for kind in KINDS},
+        "messages": {f"webhook.{kind}": _ref("messages", f"webhook.{kind}") for kind in (*KINDS, PING)},
     }
 
 
@@ -208,17 +210,26 @@ def _event(kind: str) -> dict[str, Any]:
 
 
 def _webhook(kind: str) -> dict[str, Any]:
+    return _signed(kind, _told(kind), _ref("schemas", "OrderFact"), _order(kind))
+
+
+def _ping() -> dict[str, Any]:
+    data = {"type": "object", "required": ["endpoint_id"], "properties": {"endpoint_id": schema.UUID}}
+    return _signed(PING, "Sent on request, to try an endpoint.", data, {"endpoint_id": AN_ID})
+
+
+def _signed(kind: str, summary: str, data: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": f"webhook.{kind}",
-        "summary": _told(kind),
+        "summary": summary,
         "contentType": "application/json",
         "headers": _ref("schemas", "WebhookHeaders"),
         "payload": {
             "type": "object",
             "required": ["type", "timestamp", "data"],
-            "properties": {"type": {"const": kind}, "timestamp": schema.TIME, "data": _ref("schemas", "OrderFact")},
+            "properties": {"type": {"const": kind}, "timestamp": schema.TIME, "data": data},
         },
-        "examples": [{"payload": {"type": kind, "timestamp": A_TIME, "data": _order(kind)}}],
+        "examples": [{"payload": {"type": kind, "timestamp": A_TIME, "data": sample}}],
     }
 
 

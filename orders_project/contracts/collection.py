@@ -18,15 +18,19 @@ VARIABLES = {
     "admin_secret": "dev-admin-secret", "user_id": "ann", "order_id": "ord-001",
     "product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929",
     "refund_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929",
+    "endpoint_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929", "delivery_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929",
+    "url": "https://shop.example/webhooks",
 }  # fmt: skip
 NOT_FOR_CLIENTS = "webhooks"  # gateways call these, and sign what they send
-ORDER = ("post", "patch", "get")  # what is asked for was made before
+ORDER = ("post", "patch", "get", "delete")  # what is asked for was made before
 # Which fields of an answer become which variables.
 KEPT = {
     "get_token": {"access_token": "token"},
     "make_product": {"product_id": "product_id"},
     "refund_order": {"refund_id": "refund_id"},
     "place_order": {"order_id": "order_id"},
+    "register_webhook_endpoint": {"endpoint_id": "endpoint_id"},
+    "ping_webhook_endpoint": {"delivery_id": "delivery_id"},
 }
 
 
@@ -62,12 +66,12 @@ def _get_token() -> dict[str, Any]:
 def _requests(api: dict[str, Any], tag: str) -> Iterator[dict[str, Any]]:
     """The requests of a folder; one that has several examples is there with each of them."""
     found = [
-        (ORDER.index(method), path, method, operation)
+        (ORDER.index(method), path.count("{"), path, method, operation)
         for path, methods in api["paths"].items()
         for method, operation in methods.items()
         if tag in operation["tags"]
     ]
-    for _, path, method, operation in sorted(found, key=lambda each: each[:2]):
+    for _, _, path, method, operation in sorted(found, key=lambda each: each[:3]):
         name = operation["operationId"]
         title = name.replace("_", " ").capitalize()
         content = operation.get("requestBody", {}).get("content", {}).get("application/json")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orders.webhooks import KINDS
+from orders.webhook_endpoints import KINDS
 
 
 def event_types(described: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ TAGS = {
     "products": "The catalogue and its stock.",
     "accounts": "The accounts that orders are paid from.",
     "orders": "Orders and what became of them.",
+    "webhook-endpoints": "Where a client is told what becomes of its orders, and what was sent there.",
     "events": "What endpoints and subscribers are told.",
     "grpc": "Orders over gRPC, for those who speak HTTP.",
     "webhooks": "What payment gateways report.",
@@ -125,6 +126,10 @@ _ORDER_EXAMPLES = {
 EXAMPLES: dict[str, dict[str, Any]] = {
     "place_order": _ORDER_EXAMPLES,
     "grpc_place_order": _ORDER_EXAMPLES,
+    "register_webhook_endpoint": {
+        "shop": {"value": {"url": "https://shop.example/webhooks", "events": ["order.paid", "order.canceled"]}}
+    },
+    "change_webhook_endpoint": {"description": {"value": {"description": "The warehouse"}}},
     "deposit": {"deposit": {"value": {"amount": 50}}},
     "make_product": {"lamp": {"value": {"name": "Lamp", "price": 19.99, "stock": 10, "sku": "LAMP"}}},
     "change_product": {"price": {"value": {"price": 24.99}}},

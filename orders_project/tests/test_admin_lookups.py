@@ -12,7 +12,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from orders import webhooks
+from orders import webhook_endpoints
 from orders_project.models import Client as OAuthClient
 
 pytestmark = pytest.mark.django_db
@@ -66,7 +66,7 @@ class TestTheAttacks:
     @pytest.mark.parametrize("lookup", ["secret", "secret__regex", "secrets__sealed__gt", "previous_secret__gt"])
     def test_on_the_signing_secrets_of_webhooks(self, viewer: Client, settings: Any, lookup: str) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = True
-        webhooks.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
+        webhook_endpoints.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
         answers = [viewer.get("/admin/orders/webhookendpoint/", {lookup: guess}) for guess in ("^whsec_", "^nothing")]
         assert {answer.status_code for answer in answers} <= {302, 400}  # 302: there is no such field
         assert answers[0].content == answers[1].content or answers[0].status_code == 302

@@ -10,7 +10,7 @@ import yaml
 from django.test import Client
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from orders.webhooks import KINDS
+from orders.webhook_endpoints import KINDS
 from orders_project.contracts import DOCS, collection, openapi
 
 VENDOR = Path(__file__).parent / "vendor"

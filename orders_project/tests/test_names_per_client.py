@@ -9,7 +9,7 @@ from django.test import Client as Http
 from django.urls import reverse
 from django.utils import timezone
 
-from orders import outbound_http, webhooks
+from orders import outbound_http, webhook_endpoints
 from orders.grpc import Call, OrderService
 from orders.models import IdempotencyKey, Order, WebhookDelivery, WebhookEndpoint
 from orders.protos import order_service_pb2 as pb
@@ -173,7 +173,7 @@ class TestAWebhookEndpoint:
         assert heard == {of_shop.pk: both, of_spy.pk: set(), of_all.pk: both}
 
     def test_hears_of_an_order_by_the_id_of_its_client(self) -> None:
-        webhooks.register(url="https://shop.example/", principal="shop", actor="root", now=timezone.now())
+        webhook_endpoints.register(url="https://shop.example/", principal="shop", actor="root", now=timezone.now())
         call("shop", "POST", "/orders", BODY)
         told = json.loads(WebhookDelivery.objects.get().body)["data"]
         assert (told["order_id"], "reference" in told) == ("ord-1", False)

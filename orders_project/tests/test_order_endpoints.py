@@ -6,7 +6,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from orders import webhooks
+from orders import webhook_endpoints, webhooks
 from orders.models import WebhookDelivery
 from processing import services as stock
 from processing.models import Product
@@ -59,7 +59,7 @@ def test_every_event_of_an_order_becomes_a_webhook(
 ) -> None:
     settings.WEBHOOKS_ALLOW_LOOPBACK = True
     monkeypatch.setattr(webhooks, "_breakers", {})
-    webhooks.register(url="http://127.0.0.1:1/", actor="root", now=timezone.now())  # where nothing listens
+    webhook_endpoints.register(url="http://127.0.0.1:1/", actor="root", now=timezone.now())  # where nothing listens
     place(client, {"user_id": "poor", "amount": 5})
     post.run()
     deliveries = WebhookDelivery.objects.order_by("id")

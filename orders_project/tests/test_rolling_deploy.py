@@ -38,8 +38,11 @@ SERVICES = ("orders", "payments", "processing")
 
 REGISTER = """
 from django.utils import timezone
-from orders import webhooks
-endpoint = webhooks.register(url="{url}", events=["order.done", "order.canceled"], actor="", now=timezone.now(){more})
+try:
+    from orders.webhook_endpoints import register
+except ImportError:  # in the release before
+    from orders.webhooks import register
+endpoint = register(url="{url}", events=["order.done", "order.canceled"], actor="", now=timezone.now(){more})
 print("secret", endpoint.{secret})
 """
 # The release before reads no field that it does not know: it makes a dead letter of this order's charge.

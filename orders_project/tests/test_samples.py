@@ -21,16 +21,19 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from common import signing
-from orders.models import Order, Status
+from orders.models import Order, Status, WebhookDelivery
+from orders.tests.test_webhooks import Receiver, receiver
 from orders_project.contracts import DOCS, collection, openapi
 
 from .callers import bearer, new_key
 from .carrier import Carrier
 
+__all__ = ["receiver"]
+
 SAMPLES = DOCS / "samples"
 RUN_BY = {".sh": ["sh"], ".py": [sys.executable], ".mjs": ["node"]}
 ENOUGH = 300.0  # seconds, for a busy machine
-SCOPES = ("orders:read", "orders:write", "accounts:read", "accounts:write")
+SCOPES = ("orders:read", "orders:write", "accounts:read", "accounts:write", "webhooks:read", "webhooks:write")
 SAID = re.compile(r"placed (?P<order_id>\S+)\nreserved\n(?P<more>.*)ended canceled\n", re.DOTALL)
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node.js here")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
@@ -96,6 +99,25 @@ def placed_and_canceled(said: str) -> str:
 )
 def test_a_sample_places_and_cancels_an_order(shop: dict[str, str], name: str) -> None:
     assert placed_and_canceled(follow(name, **shop)) == ""
+
+
+@pytest.mark.processes
+@pytest.mark.django_db(transaction=True)
+def test_a_sample_registers_and_tries_an_endpoint(shop: dict[str, str], receiver: Receiver) -> None:
+    env = os.environ | shop | {"HOOK_URL": receiver.url}
+    command = [sys.executable, str(SAMPLES / "webhook_endpoint.py")]
+    running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        ends = time.monotonic() + ENOUGH
+        while running.poll() is None and not WebhookDelivery.objects.exists():
+            assert time.monotonic() < ends
+            time.sleep(0.05)
+        Carrier().run()
+        said, _ = running.communicate(timeout=ENOUGH)
+    finally:
+        running.kill()
+    assert said.splitlines() == ["registered", "ping delivered", "deleted"]
+    assert [json.loads(body)["type"] for _, body in receiver.requests] == ["ping"]
 
 
 def test_every_sample_is_shown_in_the_documentation() -> None:
@@ -190,10 +212,15 @@ def requests_in(items: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.django_db(transaction=True)
 def test_every_request_of_the_collection_succeeds(shop: dict[str, str], settings: Any, grpc_channel: Any) -> None:
+    settings.WEBHOOKS_ALLOW_LOOPBACK = True
     settings.ORDER_SERVICE_GRPC = grpc_channel.target
     made = collection.document(openapi.document())
     sender = Sender(
-        made, base_url=shop["ORDERS_URL"], client_secret=shop["CLIENT_SECRET"], admin_secret=settings.ADMIN_SECRETS[0]
+        made,
+        base_url=shop["ORDERS_URL"],
+        client_secret=shop["CLIENT_SECRET"],
+        admin_secret=settings.ADMIN_SECRETS[0],
+        url="http://127.0.0.1:9/",
     )
     sent = {item["name"]: sender.send(item) for item in requests_in(made["item"])}
     assert {name: answer.text for name, answer in sent.items() if not answer.ok} == {}

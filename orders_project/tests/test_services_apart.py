@@ -299,7 +299,7 @@ class TestTheWholeWay:
         server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         register = (
-            "from orders import webhooks; from outbox import clock; webhooks.register("
+            "from orders import webhook_endpoints; from outbox import clock; webhook_endpoints.register("
             f"url='http://127.0.0.1:{server.server_port}/', events=['order.done'], hears_all=True, actor='test',"
             " now=clock.now('orders'))"
         )

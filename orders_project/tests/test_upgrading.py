@@ -8,7 +8,9 @@ import yaml
 from django.db import connections
 from django.utils import timezone
 
-from orders import saga, services, webhook_secrets, webhooks
+from common.errors import NotDuringUpgrade
+from common.principal import Principal
+from orders import saga, services, webhook_endpoints, webhook_secrets
 from orders.models import Order, Status, WebhookEndpoint
 from orders_project import contracts
 from orders_project.contracts import asyncapi
@@ -21,6 +23,7 @@ from payments.models import Payment
 
 __all__ = ["stub"]
 
+ROOT = Principal("root", sees_all=True)
 pytestmark = pytest.mark.django_db
 
 BEFORE = contracts.RELEASED / "1.0.0" / "asyncapi.yaml"
@@ -125,23 +128,23 @@ class TestAnOrder:
 
 class TestAWebhookEndpoint:
     def test_has_its_secret_where_the_release_before_looks_too(self) -> None:
-        endpoint = webhooks.register(url=URL, hears_all=True, actor="root", now=timezone.now())
+        endpoint = webhook_endpoints.register(url=URL, hears_all=True, actor="root", now=timezone.now())
         first = endpoint.new_secret
         assert columns_of_the_release_before(endpoint) == (first, "")
-        second = webhooks.rotate(endpoint_id=str(endpoint.pk), now=timezone.now()).new_secret
+        second = webhook_endpoints.rotate(endpoint_id=str(endpoint.pk), principal=ROOT, now=timezone.now()).new_secret
         assert columns_of_the_release_before(endpoint) == (second, first)
         assert webhook_secrets.valid(endpoint_id=endpoint.pk, now=timezone.now()) == [second, first]
 
     def test_signs_with_a_secret_that_the_release_before_has_made(self) -> None:
-        endpoint = webhooks.register(url=URL, hears_all=True, actor="root", now=timezone.now())
+        endpoint = webhook_endpoints.register(url=URL, hears_all=True, actor="root", now=timezone.now())
         by_the_version_before(endpoint, secret="whsec_second", previous=endpoint.new_secret)
         valid = webhook_secrets.valid(endpoint_id=endpoint.pk, now=timezone.now())
         assert valid == ["whsec_second", endpoint.new_secret]
 
     def test_of_one_client_is_not_registered(self) -> None:
         """The release before would send it the orders of all clients."""
-        with pytest.raises(webhooks.BadEndpoint, match="upgrade"):
-            webhooks.register(url=URL, principal="shop", actor="root", now=timezone.now())
+        with pytest.raises(NotDuringUpgrade):
+            webhook_endpoints.register(url=URL, principal="shop", actor="root", now=timezone.now())
 
     def test_that_the_release_before_registers_hears_of_everybody(self) -> None:
         with connections["orders"].cursor() as cursor:

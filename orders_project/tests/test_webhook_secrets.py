@@ -18,11 +18,13 @@ from django.utils import timezone
 
 from common import encryption
 from common.audit import Scope
-from orders import webhook_secrets, webhooks
+from common.principal import Principal
+from orders import webhook_endpoints, webhook_secrets
 from orders.admin import ALL_CLIENTS
 from orders.audit import RULES
 from orders.models import WebhookEndpoint, WebhookSecret
 
+ROOT = Principal("root", sees_all=True)
 pytestmark = pytest.mark.django_db
 
 URL = "http://127.0.0.1:9/hook"
@@ -35,7 +37,7 @@ def loopback(settings: Any) -> None:
 
 @pytest.fixture
 def endpoint() -> WebhookEndpoint:
-    return webhooks.register(url=URL, actor="root", now=timezone.now())
+    return webhook_endpoints.register(url=URL, actor="root", now=timezone.now())
 
 
 def signing(endpoint: WebhookEndpoint) -> list[str]:
@@ -119,7 +121,10 @@ class TestTheKey:
 
 class TestARotation:
     def test_keeps_one_previous_secret_for_a_day(self, endpoint: WebhookEndpoint) -> None:
-        second, third = (webhooks.rotate(endpoint_id=str(endpoint.pk), now=timezone.now()).new_secret for _ in range(2))
+        second, third = (
+            webhook_endpoints.rotate(endpoint_id=str(endpoint.pk), principal=ROOT, now=timezone.now()).new_secret
+            for _ in range(2)
+        )
         assert signing(endpoint) == [third, second]
         later = timezone.now() + webhook_secrets.OVERLAP
         assert webhook_secrets.valid(endpoint_id=endpoint.pk, now=later) == [third]

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.processes
 
 REGISTER = """
 from django.utils import timezone
-from orders import webhooks
-webhooks.register(url="{url}", hears_all=True, actor="a test", now=timezone.now())
+from orders import webhook_endpoints
+webhook_endpoints.register(url="{url}", hears_all=True, actor="a test", now=timezone.now())
 """
 
 
