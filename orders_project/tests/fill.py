@@ -53,7 +53,7 @@ def _value(field: Any, text: str) -> Any:
         unique = field.unique or field.primary_key or field.name in UNIQUE
         return (str(uuid7())[:20] + text if unique else text)[: field.max_length or 5000]
     if isinstance(field, models.JSONField):
-        return {text: [text, {"deep": text}]}
+        return [] if field.default is list else {text: [text, {"deep": text}]}
     if isinstance(field, models.BinaryField):
         return text.encode()
     if isinstance(field, models.DateTimeField):
