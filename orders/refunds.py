@@ -90,6 +90,33 @@ class Wanted:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is refunded of an order, or on its way, and what is left: in minor units, and pieces by their position."""
+
+    before: int
+    amount: int
+    pieces: Mapping[int, int]
+
+
+def obstacle(order: Order) -> str:
+    """Why no money of an order can be refunded, as a code; empty if some can."""
+    is_invoice = order.payment_method == Order.Method.INVOICE
+    return "nothing_collected" if is_invoice else NOT_REFUNDABLE.get(Status(order.status), "")
+
+
+def left_of(order: Order) -> Left:
+    """Return what is left to refund of an order that has no obstacle. To decide by it, lock the order first."""
+    known = list(order.refunds.filter(status__in=OPEN))
+    before, returned = sum(refund.amount for refund in known), _sums(known, "quantity")
+    goods = order.lines.filter(kind=OrderLine.Kind.ITEM)
+    return Left(
+        before=before,
+        amount=order.paid - before,
+        pieces={line.position: line.quantity - returned.get(line.position, 0) for line in goods},
+    )
+
+
 # Asking -------------------------------------------------------------------------------------------------------------
 
 
@@ -114,8 +141,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
     order = transitions.lock(order_id)
     if if_version is not None and order.version != if_version:
         raise transitions.VersionConflict(order)
-    is_invoice = order.payment_method == Order.Method.INVOICE
-    if code := "nothing_collected" if is_invoice else NOT_REFUNDABLE.get(Status(order.status), ""):
+    if code := obstacle(order):
         raise NotRefundable(code, order)
     known = list(order.refunds.filter(status__in=OPEN))
     before = sum(refund.amount for refund in known)
@@ -198,7 +224,8 @@ def _check_lines(
         elif restock and line.product_id is None:
             errors[f"{where}.position"] = [_g("A line without a product has no stock.")]
     if errors:
-        raise WrongLines(_g("These lines cannot be refunded like this."), errors=errors)
+        reasons = dict.fromkeys(reason for found in errors.values() for reason in found)
+        raise WrongLines(" ".join([_g("These lines cannot be refunded like this."), *reasons]), errors=errors)
 
 
 def _told(refund: Refund) -> dict[str, Any]:

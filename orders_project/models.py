@@ -20,6 +20,8 @@ class OperatorPermission(models.Model):  # noqa: DJ008 - there are no rows to na
         permissions = [
             ("retry_order", _("repeat the last request of an order")),
             ("cancel_order", _("cancel an order")),
+            ("capture_order", _("capture the money that is reserved for an order")),
+            ("refund_order", _("refund money of an order that stays")),
             ("resolve_order", _("resolve an order with evidence")),
             ("approve", _("approve the requests of others")),
             ("replay_letter", _("replay dead letters")),

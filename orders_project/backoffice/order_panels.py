@@ -20,10 +20,11 @@ METHODS = dict(Order.Method.choices)
 
 
 def panels_of(order: Order) -> list[Panel]:
-    """Items, money, stock and dead letters of an order."""
+    """Items, money, refunds, stock and dead letters of an order."""
     return [
         _guarded(_("Items"), lambda: _items(order)),
         _guarded(_("Money"), lambda: _money(order)),
+        _guarded(_("Refunds"), lambda: _refunds(order)),
         _guarded(_("Stock"), lambda: _stock(order)),
         _guarded(_("Dead letters"), lambda: _dead(order)),
     ]
@@ -77,6 +78,30 @@ def _money(order: Order) -> Panel:
         rows.append([what, _g("booked"), amount, f"{entry.source} → {entry.target}", display.ago(entry.at)])
     heads = (_("what"), _("status"), _("amount"), _("between"), _("at"))
     return Panel(_("Money"), heads, rows, empty=_("No payment exists for this order yet."))
+
+
+def _refunds(order: Order) -> Panel:
+    return panel(
+        order.refunds.order_by("refund_id")[:MAX_ROWS],
+        (_("refund"), lambda refund: display.page_link("payments", "refund", refund.pk, refund.pk)),
+        (_("status"), lambda refund: " ".join(filter(None, [refund.get_status_display(), refund.fail_code]))),
+        (_("amount"), lambda refund: display.money_text(refund.amount, refund.currency)),
+        (_("items"), _pieces),
+        (_("reason"), lambda refund: refund.reason or display.NOTHING),
+        (_("asked for by"), lambda refund: refund.actor or display.NOTHING),
+        (_("at"), lambda refund: display.ago(refund.updated_at)),
+        title=_("Refunds"),
+        empty=_("Nothing of this order has been refunded while it stays."),
+    )
+
+
+def _pieces(refund: Any) -> Any:
+    """Which pieces a refund is of, and whether they go back into stock."""
+    pieces = ", ".join(
+        _g("%(quantity)d of %(position)d") % {"quantity": line["quantity"], "position": line["position"]}
+        for line in refund.lines
+    )
+    return " ".join(filter(None, [pieces, _g("(back into stock)") if refund.restock else ""])) or display.NOTHING
 
 
 def _stock(order: Order) -> Panel:

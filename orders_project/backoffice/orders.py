@@ -4,7 +4,6 @@ import operator
 from functools import reduce
 from typing import Any
 
-from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.db import Error
@@ -15,53 +14,14 @@ from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common import authority
-from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
-from orders import repair
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display, panels, scan_filter
+from orders import refunds, repair, saga, services
 from orders.gauges import GRACE
 from orders.models import ENDS, Order
 from orders.saga import TIMEOUTS
 
 from . import drawing, order_panels, timeline
-
-EVENTS = {
-    "payment.pending": _("The gateway is processing the payment"),
-    "payment.succeeded": _("The payment has succeeded"),
-    "payment.failed": _("The payment has failed: no money was taken"),
-    "payment.voided": _("The payment was voided: no money will be taken"),
-    "payment.refunded": _("The payment has been refunded"),
-    "order.processed": _("The processor has accepted the order"),
-    "processing.refused": _("The processor has refused the order"),
-    "stock.released": _("The stock of the order has been released"),
-    "stock.hold_expired": _("The hold on the stock has expired"),
-}
-
-
-class VersionForm(ReasonForm):
-    """Carries the version that the operator has seen, so that an order that has changed since is left alone."""
-
-    version = forms.IntegerField(widget=forms.HiddenInput)
-
-    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
-        super().__init__(*args, row=row, initial={"version": row.version}, **kwargs)
-
-
-class EvidenceForm(VersionForm):
-    """Asks what has happened, and for the evidence."""
-
-    truth = forms.ChoiceField(label=_("What has happened"))
-    reason = forms.CharField(
-        label=_("Evidence"),
-        max_length=500,
-        widget=forms.Textarea(attrs={"rows": 3}),
-        help_text=_("How you know: the reference at the gateway, a ticket number, who confirmed it."),
-    )
-    field_order = ("truth", "reason")
-
-    def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
-        super().__init__(*args, row=row, **kwargs)
-        self.fields["truth"].choices = [  # type: ignore[attr-defined]
-            (name, f"{EVENTS.get(name, name)} ({name})") for name in repair.possible_events(row)
-        ]
+from .order_forms import CaptureForm, EvidenceForm, RefundForm, VersionForm
 
 
 def _repeat(call: ActionCall) -> str:
@@ -83,6 +43,30 @@ def _compensate(call: ActionCall) -> str:
     return _g("The order is being canceled. It is canceled as soon as its stock and money are returned.")
 
 
+def _capture(call: ActionCall) -> str:
+    services.capture_order(
+        order_id=call.row.pk, amount=call.values["amount"], now=call.now, by=call.by, reason=call.values["reason"],
+        versions=[call.values["version"]],
+    )  # fmt: skip
+    return _g("The money is being captured.")
+
+
+def _refund(call: ActionCall) -> str:
+    refund = refunds.ask(
+        order_id=call.row.pk, wanted=RefundForm.wanted(call.values), now=call.now, by=call.by,
+        if_version=call.values["version"],
+    )  # fmt: skip
+    return _g("%(amount)s is being refunded.") % {"amount": display.money_text(refund.amount, refund.currency)}
+
+
+def _can_capture(order: Order) -> bool:
+    return isinstance(saga.decide(order, saga.CaptureRequested), saga.Step)
+
+
+def _can_refund(order: Order) -> bool:
+    return not refunds.obstacle(order) and refunds.left_of(order).amount > 0
+
+
 def _resolve(call: ActionCall) -> str:
     order = repair.resolve(
         order_id=call.row.pk, event=call.values["truth"], evidence=call.values["reason"], now=call.now,
@@ -96,9 +80,31 @@ def _explain_compensation(order: Any) -> str:
         "Releases the stock of this order, then refunds its money (%(amount)s), and then marks the order as canceled."
         " If the processor accepts the order first, it is completed instead and nothing is returned."
     ) % {"amount": display.money_text(order.total, order.currency)}
-    if order.total > authority.limit(order.currency):
-        text += " " + _g("The amount is above the limit, so a second person has to approve this.")
+    return text + _second_person(order, order.total)
+
+
+def _explain_capture(order: Any) -> str:
+    text = _g("Takes the money that is reserved for this order (%(amount)s), or less. The rest is released.") % {
+        "amount": display.money_text(order.total, order.currency)
+    }
+    return text + _second_person(order, order.total)
+
+
+def _explain_refund(order: Any) -> str:
+    left = refunds.left_of(order)
+    text = _g(
+        "Refunds an amount, pieces of its lines with their share of taxes and discounts or, without both, all that is"
+        " left (%(amount)s). The order stays as it is."
+    ) % {"amount": display.money_text(left.amount, order.currency)}
+    if left.before + left.amount > authority.limit(order.currency):
+        text += " " + _g("Once more than the limit of the order is refunded in all, a second person has to approve.")
     return text
+
+
+def _second_person(order: Any, amount: int) -> str:
+    if amount <= authority.limit(order.currency):
+        return ""
+    return " " + _g("The amount is above the limit, so a second person has to approve this.")
 
 
 class Progress(admin.SimpleListFilter):
@@ -143,8 +149,9 @@ class Orders(ReadOnlyAdmin):
     change_form_template = "admin/orders/order.html"
     fields = (
         "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
-        "user_id", "user_email", "description", "payment_method", "payment_id", "fail_reason", "blocked", "version",
-        display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
+        "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
+        display.amount("captured", _("captured")), display.amount("refunded", _("refunded")), "fail_reason", "blocked",
+        "version", display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
     )  # fmt: skip
     page_actions = (
         Action(
@@ -173,6 +180,25 @@ class Orders(ReadOnlyAdmin):
             form=VersionForm,
             perform=_compensate,
             is_possible=lambda order: order.status in repair.PAID,
+            destructive=True,
+        ),
+        Action(
+            name="capture",
+            label=_("Capture"),
+            explanation=_explain_capture,
+            permission="capture_order",
+            form=CaptureForm,
+            perform=_capture,
+            is_possible=_can_capture,
+        ),
+        Action(
+            name="refund",
+            label=_("Refund"),
+            explanation=_explain_refund,
+            permission="refund_order",
+            form=RefundForm,
+            perform=_refund,
+            is_possible=_can_refund,
             destructive=True,
         ),
         Action(

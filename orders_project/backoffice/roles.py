@@ -12,7 +12,10 @@ from django.apps import apps
 VIEWS = ("orders", "payments", "processing", "orders_project", "admin")
 ROLES: dict[str, tuple[str, ...]] = {
     "viewer": (),
-    "operator": ("retry_order", "cancel_order", "replay_letter", "move_stock", "match_webhook", "resend_webhook"),
+    "operator": (
+        "retry_order", "cancel_order", "capture_order", "refund_order", "replay_letter", "move_stock", "match_webhook",
+        "resend_webhook",
+    ),
     "manager": (
         "resolve_order", "approve", "discard_letter", "edit_product", "deposit", "correct_account", "refund_webhook",
         "discard_webhook", "edit_endpoint",

@@ -13,7 +13,7 @@ from django.utils.translation import gettext as _g
 
 from orders.history import NOTE
 from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
-from orders.saga import Overdue, Step, decide
+from orders.saga import CaptureRequested, Overdue, Step, decide
 from orders.transitions import times_out_at
 from outbox.attempts import ATTEMPTS
 from outbox.message import EVENTS
@@ -266,6 +266,8 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
             yield _g("%(type)s is a dead letter of %(service)s (%(reason)s): see manage.py dlq show %(id)s") % {
                 "type": dead.type, "service": _service(dead), "reason": dead.reason, "id": dead.id,
             }  # fmt: skip
+    if isinstance(decide(sources.order, CaptureRequested), Step):
+        yield _g("its money is reserved, and nobody has captured it yet")
     payment = sources.payment
     if payment is not None and payment.status in Payment.REFUSED:
         yield _g("%(gateway)s refuses to return the money (%(code)s): decide on the page of the payment") % {

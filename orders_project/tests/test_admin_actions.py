@@ -235,7 +235,7 @@ class TestAnOrder:
         page = manager.get(reverse("admin:orders_order_change", args=[order.pk])).content.decode()
         assert "“the bank says so, ticket 12”" in page
 
-    @pytest.mark.parametrize("action", ["retry", "cancel", "resolve"])
+    @pytest.mark.parametrize("action", ["retry", "cancel", "capture", "refund", "resolve"])
     def test_needs_permission_for_each_action(self, ann: Any, action: str) -> None:
         assert client_of("viewer").get(url(place(), action)).status_code == 403
 
