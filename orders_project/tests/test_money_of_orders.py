@@ -18,6 +18,7 @@ from orders import refunds, transitions
 from orders.messages import Overdue
 from orders.models import Order, OrderEvent, Outgoing, Refund
 from orders.refunds import Wanted
+from orders.tests.conftest import lamp, shop, unlimited
 from orders_project.audit import between_services
 from orders_project.tests.carrier import Carrier
 from payments import gateways, receipts
@@ -26,6 +27,7 @@ from payments.gateways.base import RefundStatus
 from payments.tests.model_gateway import ModelGateway
 from processing.models import Product, StockMovement
 
+__all__ = ["lamp", "shop", "unlimited"]
 ALL = frozenset(SCOPES)
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
 

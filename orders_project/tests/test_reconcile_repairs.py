@@ -245,8 +245,8 @@ def test_whatever_the_gateway_did_unheard_the_ledger_is_brought_to_it(steps: Any
                     Bank.book(Kind.DISPUTE, answer, amount, source_id=f"du_{number}")
                     left[number] -= amount
                 case "win" if number in disputes and disputes[number][0]:
-                    name, disputed = disputes[number]
-                    Bank.book(Kind.DISPUTE_WON, answer, disputed, source_id=name)
+                    dispute_id, disputed = disputes[number]
+                    Bank.book(Kind.DISPUTE_WON, answer, disputed, source_id=dispute_id)
                     disputes[number] = ("", 0)
                     left[number] += disputed
         found()
