@@ -6,13 +6,13 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from orders.tests.test_money import gateway as gateway
 
 from orders import history
 from orders.models import Order, Refund
 from orders_project.models import Approval
 from orders_project.tests.test_admin_actions import ann as ann
 from orders_project.tests.test_admin_actions import client_of, do, place, url
+from orders_project.tests.test_money_of_orders import gateway as gateway
 from payments import receipts
 from payments.models import Account
 from payments.tests.model_gateway import ModelGateway

@@ -10,11 +10,11 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
-from payments.tests.test_reconcile_repairs import Bank, charge, found, work
-from payments.tests.test_reconcile_repairs import bank as bank
 
 from orders_project.models import Approval
 from orders_project.tests.test_admin_actions import client_of, do
+from orders_project.tests.test_reconcile_repairs import Bank, charge, found, work
+from orders_project.tests.test_reconcile_repairs import bank as bank
 from payments import services
 from payments.gateways.base import GatewayUnavailable
 from payments.models import Account, Difference, Entry, Payment, Reconciliation, WebhookReceipt

@@ -11,6 +11,7 @@ import requests
 from django.utils import timezone
 
 from common.money import Money
+from orders_project.tests.test_reconcile_repairs import work
 from payments import gateways, services
 from payments.books import repairs
 from payments.books.reconcile import reconcile
@@ -19,7 +20,6 @@ from payments.gateways.fake import FakeGateway, webhook_url
 from payments.gateways.server import FakeService
 from payments.models import Difference, Entry, GatewayTransaction, Payment, Reconciliation
 from payments.tests.planted import FEE, Planted
-from payments.tests.test_reconcile_repairs import work
 
 pytestmark = pytest.mark.django_db
 
