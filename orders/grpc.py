@@ -96,6 +96,7 @@ def message_of(order: Order) -> pb.Order:
         user_email=order.user_email or None,
         status=order.status,
         total_amount=money.number(order.total, currency=order.currency),
+        refunded_amount=money.number(order.refunded, currency=order.currency),
         currency=order.currency,
         version=order.version,
         items=[

@@ -11,7 +11,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CreateOrderRequest(_message.Message):
-    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "items", "amount", "currency", "description", "payment_method", "metadata", "total_amount")
+    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "items", "amount", "currency", "description", "payment_method", "metadata", "total_amount", "capture")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -30,6 +30,7 @@ class CreateOrderRequest(_message.Message):
     PAYMENT_METHOD_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
     TOTAL_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    CAPTURE_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     customer_id: str
     user_id: str
@@ -41,7 +42,8 @@ class CreateOrderRequest(_message.Message):
     payment_method: str
     metadata: _containers.ScalarMap[str, str]
     total_amount: float
-    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., items: _Optional[_Iterable[_Union[NewItem, _Mapping]]] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., total_amount: _Optional[float] = ...) -> None: ...
+    capture: str
+    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., items: _Optional[_Iterable[_Union[NewItem, _Mapping]]] = ..., amount: _Optional[float] = ..., currency: _Optional[str] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ..., total_amount: _Optional[float] = ..., capture: _Optional[str] = ...) -> None: ...
 
 class NewItem(_message.Message):
     __slots__ = ("product_id", "sku", "quantity", "price", "type", "name", "amount", "of")
@@ -76,7 +78,7 @@ class ListOrdersResponse(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata", "tax_amount", "discount_amount", "shipping_amount")
+    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata", "tax_amount", "discount_amount", "shipping_amount", "refunded_amount")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +105,7 @@ class Order(_message.Message):
     TAX_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     DISCOUNT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     SHIPPING_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUNDED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     customer_id: str
     user_id: str
@@ -122,7 +125,8 @@ class Order(_message.Message):
     tax_amount: float
     discount_amount: float
     shipping_amount: float
-    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tax_amount: _Optional[float] = ..., discount_amount: _Optional[float] = ..., shipping_amount: _Optional[float] = ...) -> None: ...
+    refunded_amount: float
+    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tax_amount: _Optional[float] = ..., discount_amount: _Optional[float] = ..., shipping_amount: _Optional[float] = ..., refunded_amount: _Optional[float] = ...) -> None: ...
 
 class Item(_message.Message):
     __slots__ = ("product_id", "sku", "name", "quantity", "price", "position", "type", "of")
