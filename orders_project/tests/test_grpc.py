@@ -96,6 +96,21 @@ class TestAnOrder:
         request.currency = "EUR"
         assert details(refused(orders.CreateOrder, request))[1].field_violations[0].field == "currency"
 
+    def test_shows_what_was_refunded(self, orders: OrderServiceStub) -> None:
+        made = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=19.99))
+        Order.objects.update(refunded=5_25)
+        assert orders.GetOrder(pb.GetOrderRequest(order_id=made.order_id)).refunded_amount == 5.25
+
+    def test_is_captured_when_it_says_so(self, orders: OrderServiceStub) -> None:
+        asked = pb.CreateOrderRequest(user_email="ann@example.com", amount=5, capture="manual")
+        assert Order.objects.get(pk=orders.CreateOrder(asked).order_id).capture == "manual"
+        for wrong, code in (
+            ({"user_id": "ann", "capture": "manual"}, "NOTHING_RESERVED"),
+            ({"capture": "later", "user_email": "a@example.com"}, "INVALID"),
+        ):
+            info, bad = details(refused(orders.CreateOrder, pb.CreateOrderRequest(amount=5, **wrong)))
+            assert (info.reason, [one.field for one in bad.field_violations]) == (code, ["capture"])
+
     def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
         request = pb.CreateOrderRequest(user_id="ann", amount=1)
         key = [("idempotency-key", "key-1")]

@@ -68,7 +68,7 @@ class TestTheDescription:
         place = described(http)["paths"]["/orders"]["post"]
         assert {"201", "400", "401", "403", "409", "413", "415", "429"} <= place["responses"].keys()
         assert place["requestBody"]["content"]["application/json"]["examples"].keys() == {
-            "catalogue", "lines", "amount",
+            "catalogue", "lines", "amount", "kinds",
         }  # fmt: skip
         assert {"clients": ["orders:write"]} in place["security"]
 
@@ -76,7 +76,7 @@ class TestTheDescription:
         description = described(http)
         schemas = description["components"]["schemas"]
         new = {name: schema for name, schema in schemas.items() if name.endswith("Request")}
-        assert len(new) == 6
+        assert len(new) == 11
         assert not [name for name, schema in new.items() if schema["additionalProperties"]]
         order = new["NewOrderRequest"]
         assert (order["properties"]["items"]["minItems"], order["properties"]["items"]["maxItems"]) == (1, 100)
