@@ -200,7 +200,8 @@ class Sender:
             for line in event["script"]["exec"]:
                 set_ = re.fullmatch(r'pm\.collectionVariables\.set\("(\w+)", pm\.response\.json\(\)\.(\w+)\);', line)
                 assert set_, line
-                self.variables[set_[1]] = answer.json()[set_[2]]
+                if answer.ok:
+                    self.variables[set_[1]] = answer.json()[set_[2]]
         return answer
 
     def _filled(self, text: str) -> str:
