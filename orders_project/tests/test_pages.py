@@ -163,7 +163,8 @@ class TestTheMessages:
 
 def test_the_root_lists_endpoints_that_exist(http: Client) -> None:
     listed = http.get("/").json()
-    values = {"order_id": "ord-001", "user_id": "ann", "product_id": "01a1fe01-4d49-7bd4-9e70-2e5fa2680929"}
+    ids = ("product_id", "refund_id", "endpoint_id", "delivery_id")
+    values = {"order_id": "ord-001", "user_id": "ann"} | dict.fromkeys(ids, "01a1fe01-4d49-7bd4-9e70-2e5fa2680929")
     for url in listed.values():
         path = re.sub(r"^https?://[^/]+", "", url).partition("?")[0].format(**values, gateway="fake")
         try:
