@@ -105,10 +105,10 @@ class TestAnOrder:
         asked = pb.CreateOrderRequest(user_email="ann@example.com", amount=5, capture="manual")
         assert Order.objects.get(pk=orders.CreateOrder(asked).order_id).capture == "manual"
         for wrong, code in (
-            ({"user_id": "ann", "capture": "manual"}, "NOTHING_RESERVED"),
-            ({"capture": "later", "user_email": "a@example.com"}, "INVALID"),
+            (pb.CreateOrderRequest(user_id="ann", amount=5, capture="manual"), "NOTHING_RESERVED"),
+            (pb.CreateOrderRequest(user_email="ann@example.com", amount=5, capture="later"), "INVALID"),
         ):
-            info, bad = details(refused(orders.CreateOrder, pb.CreateOrderRequest(amount=5, **wrong)))
+            info, bad = details(refused(orders.CreateOrder, wrong))
             assert (info.reason, [one.field for one in bad.field_violations]) == (code, ["capture"])
 
     def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
