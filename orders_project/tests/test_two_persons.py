@@ -21,7 +21,7 @@ from outbox import dead_letters
 from outbox.services import model_of
 from payments import gateways, receipts
 from payments import services as money
-from payments.gateways.base import Answer
+from payments.gateways.base import Answer, Event, RefundAnswer, RefundStatus
 from payments.gateways.base import Status as GatewayStatus
 from payments.models import Account, Entry, Outgoing, Payment, WebhookReceipt
 from processing import services as stock
@@ -231,8 +231,15 @@ class FakeGateway:
         succeeded = GatewayStatus.SUCCEEDED
         return Answer(payment_id="pay_1", order_id="x", status=succeeded, amount=self.amount, currency="USD")
 
-    def refund(self, request: Any) -> None:
+    def refund(self, request: Any) -> RefundAnswer:
         self.refunds.append(request.amount)
+        return RefundAnswer(
+            gateway_refund_id="re_1", payment_id="pay_1", status=RefundStatus.SUCCEEDED, amount=request.amount,
+            currency="USD",
+        )  # fmt: skip
+
+    def read_webhook(self, **which: Any) -> Event:
+        return Event(webhook_id="w", type="payment.succeeded", about=self.status())
 
 
 class TestAStrayPayment:
@@ -311,12 +318,14 @@ class TestAStrayPayment:
         assert receipts.WebhookReceipt.objects.get().decided_by == ""
 
 
-UNPAID = {"pending", "reserved", "payment_pending"}
+UNPAID = {"pending", "reserved", "payment_pending", "authorized", "capturing"}
 ON_THE_WAY_BACK = {"voiding", "refunding", "releasing"}
 ALLOWED = {
-    "retry": UNPAID | {"paid"} | ON_THE_WAY_BACK,
+    "retry": UNPAID - {"authorized"} | {"paid"} | ON_THE_WAY_BACK,
     "cancel": UNPAID,
     "compensate": {"paid"},
+    "capture": {"authorized"},
+    "refund": {"paid", "done"},
     "resolve": {"paid"},  # by processing.refused
     "api": UNPAID | {"paid"},
 }
@@ -336,6 +345,7 @@ def test_every_action_on_every_status(action: str) -> None:
             manager.post(f"/orders/{order.pk}/cancel", {"reason": "x"}, "application/json")
         else:
             form = {"once": str(uuid4()), "version": version, "reason": "x", "truth": "processing.refused"}
+            form |= {"amount": "0.01"}
             manager.post(url(order, action), form)
         after = Order.objects.get()
         if (after.status, after.version, sent.objects.count()) != (status, version, before):
