@@ -5,7 +5,7 @@ Payments moves the money, and refuses what was not captured; here it is decided 
 is turned back needs no refund of its own: all of its money goes back by the saga.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -183,8 +183,9 @@ def _lines_and_amount(
     """Return the lines to refund, as they are stored, and their amount, or the amount that is wanted without any."""
     lines = list(order.lines.all())
     returned = _sums(known, "quantity")
+    restocked = _sums(order.refunds.filter(restock=True), "quantity")
     if wanted.lines is not None:
-        _check_lines(wanted.lines, lines, returned, restock=wanted.restock)
+        _check_lines(wanted.lines, lines, returned, restocked=restocked if wanted.restock else None)
         amounts = shares.of_pieces(
             lines, paid=order.paid, wanted=wanted.lines, returned=returned, given_back=_sums(known, "amount")
         )
@@ -197,11 +198,12 @@ def _lines_and_amount(
         return [], left if wanted.amount is None else wanted.amount
     if wanted.amount is not None:
         raise WrongLines(_g("Say which lines go back into stock."), errors={"restock": [_g("Give lines.")]})
-    rest = {line.position: line.quantity - returned.get(line.position, 0) for line in lines if line.product_id}
+    taken = {position: max(returned.get(position, 0), restocked.get(position, 0)) for position in returned | restocked}
+    rest = {line.position: line.quantity - taken.get(line.position, 0) for line in lines if line.product_id}
     return [{"position": position, "quantity": quantity} for position, quantity in rest.items() if quantity], left
 
 
-def _sums(known: Sequence[Refund], name: str) -> dict[int, int]:
+def _sums(known: Iterable[Refund], name: str) -> dict[int, int]:
     """The quantities or the amounts of the lines that have been refunded, by position."""
     sums: dict[int, int] = {}
     for refund in known:
@@ -211,8 +213,13 @@ def _sums(known: Sequence[Refund], name: str) -> dict[int, int]:
 
 
 def _check_lines(
-    wanted: Mapping[int, int], lines: Sequence[OrderLine], returned: Mapping[int, int], *, restock: bool
+    wanted: Mapping[int, int],
+    lines: Sequence[OrderLine],
+    returned: Mapping[int, int],
+    *,
+    restocked: Mapping[int, int] | None,
 ) -> None:
+    """Check the pieces that are wanted; `restocked` are those in stock again, if these are to go back as well."""
     goods = {line.position: line for line in lines if line.kind == OrderLine.Kind.ITEM}
     errors: dict[str, list[str]] = {}
     for number, (position, quantity) in enumerate(wanted.items()):
@@ -221,8 +228,10 @@ def _check_lines(
             errors[f"{where}.position"] = [_g("There is no line of goods at this position.")]
         elif quantity > (left := line.quantity - returned.get(position, 0)):
             errors[f"{where}.quantity"] = [_g("%(left)d of them are left to refund.") % {"left": left}]
-        elif restock and line.product_id is None:
+        elif restocked is not None and line.product_id is None:
             errors[f"{where}.position"] = [_g("A line without a product has no stock.")]
+        elif restocked is not None and quantity > (left := line.quantity - restocked.get(position, 0)):
+            errors[f"{where}.quantity"] = [_g("%(left)d of them can still go back into stock.") % {"left": left}]
     if errors:
         reasons = dict.fromkeys(reason for found in errors.values() for reason in found)
         raise WrongLines(" ".join([_g("These lines cannot be refunded like this."), *reasons]), errors=errors)
@@ -245,10 +254,14 @@ def _told(refund: Refund) -> dict[str, Any]:
 
 @transaction.atomic(using="orders", savepoint=False)
 def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
-    """Record that a part of the money is back. A refund that was made at the gateway is not known here before."""
+    """
+    Record that a part of the money is back. A refund that was made at the gateway is not known here before.
+
+    A failure is the last word, as in payments: a success that comes after it was overtaken.
+    """
     order = transitions.lock(event.order_id)
     refund = _refund(event, order, now=now, reason=event.reason)
-    if refund.status == Refund.Status.SUCCEEDED:
+    if refund.status != Refund.Status.PENDING:
         return
     _become(refund, Refund.Status.SUCCEEDED, now=now)
     refunded = min(order.paid, order.refunded + refund.amount)
@@ -273,12 +286,17 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
 
 @transaction.atomic(using="orders", savepoint=False)
 def failed(event: RefundFailed, *, now: datetime) -> None:
-    """Record that a part of the money did not go back, perhaps after it was said to have."""
+    """
+    Record that a part of the money did not go back, perhaps after it was said to have.
+
+    Pieces that are in stock again stay there, and `restock` says so: they cannot go back a second time.
+    """
     order = transitions.lock(event.order_id)
     refund = _refund(event, order, now=now)
     if refund.status == Refund.Status.FAILED:
         return
     was_back = refund.status == Refund.Status.SUCCEEDED
+    refund.restock = refund.restock and was_back
     _become(refund, Refund.Status.FAILED, now=now, fail_code=event.code)
     changes = {"refunded": max(0, order.refunded - refund.amount)} if was_back else {}
     transitions.record(
@@ -310,7 +328,7 @@ def _refund(event: RefundSucceeded | RefundFailed, order: Order, *, now: datetim
 
 def _become(refund: Refund, status: Refund.Status, *, now: datetime, fail_code: str = "") -> None:
     refund.status, refund.fail_code, refund.updated_at = status, fail_code[:50], now
-    refund.save(update_fields=["status", "fail_code", "updated_at"])
+    refund.save(update_fields=["status", "fail_code", "restock", "updated_at"])
 
 
 def _products(refund: Refund, order: Order) -> dict[str, int]:

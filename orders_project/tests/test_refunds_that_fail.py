@@ -1,0 +1,81 @@
+"""Refunds of orders that fail, perhaps after they had succeeded, in any order of messages."""
+
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from orders import refunds
+from orders.models import Order, Refund
+from orders_project.tests.test_money_of_orders import Shopper, assert_audit_is_clean
+from orders_project.tests.test_money_of_orders import gateway as gateway
+from orders_project.tests.test_money_of_orders import shopper as shopper
+from payments.gateways.base import RefundStatus
+from payments.messages import RefundFailed, RefundSucceeded
+from payments.tests.model_gateway import ModelGateway
+from processing import services as stock
+from processing.models import Product
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def order(shopper: Shopper, gateway: ModelGateway) -> str:
+    """An order of three lamps for 20 each, paid through the gateway and done."""
+    stock.make_product(name="Lamp", sku="lamp", price=20_00, stock=10, actor="x", now=timezone.now())
+    items = [{"sku": "lamp", "quantity": 3, "price": 20}]
+    shopper.places(order_id="o", user_email="a@example.com", items=items)
+    gateway.pays("pay_1")
+    shopper.hears(gateway)
+    assert shopper.order("o")["status"] == "done"
+    return "o"
+
+
+def test_a_success_that_was_overtaken_by_the_failure_changes_nothing(shopper: Shopper, order: str) -> None:
+    asked = {"lines": [{"position": 1, "quantity": 1}], "restock": True}
+    refund_id = shopper.post(f"/orders/{order}/refunds", asked).json()["refund_id"]
+    stored = Order.objects.get().pk
+    about: dict[str, Any] = {"order_id": stored, "refund_id": refund_id, "amount": 20_00, "currency": "USD"}
+    refunds.failed(RefundFailed(code="account_closed", **about), now=timezone.now())
+    version = Order.objects.get().version
+    refunds.succeeded(RefundSucceeded(**about), now=timezone.now())
+    found = Order.objects.get()
+    assert (found.refunded, found.version) == (0, version)
+    refund = Refund.objects.get()
+    assert (refund.status, refund.fail_code, refund.restock) == ("failed", "account_closed", False)
+
+
+def test_pieces_go_back_into_stock_once(shopper: Shopper, gateway: ModelGateway, order: str) -> None:
+    asked = {"lines": [{"position": 1, "quantity": 1}], "restock": True}
+    refund_id = shopper.post(f"/orders/{order}/refunds", asked).json()["refund_id"]
+    shopper.hears(gateway)
+    (number,) = gateway.payments["pay_1"].refunds
+    gateway.refund_becomes("pay_1", number, RefundStatus.FAILED, "account_closed")
+    shopper.hears(gateway)
+    refund = shopper.get(f"/orders/{order}/refunds/{refund_id}")
+    assert (refund["status"], refund["restock"]) == ("failed", True)  # the pieces are on the shelf
+    assert Product.objects.get().available == 8
+
+    asked["lines"][0]["quantity"] = 3
+    answer = shopper.post(f"/orders/{order}/refunds", asked)
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == {"lines[0].quantity": ["2 of them can still go back into stock."]}
+    assert shopper.post(f"/orders/{order}/refunds", {"restock": True}).json()["amount"] == 60
+    shopper.hears(gateway)
+    product = Product.objects.get()
+    assert (product.available, product.sold, shopper.order(order)["refunded_amount"]) == (10, 0, 60)
+    assert_audit_is_clean()
+
+
+def test_what_never_came_back_goes_back_into_stock_with_the_next_refund(
+    shopper: Shopper, gateway: ModelGateway, order: str
+) -> None:
+    gateway.refunds_become = RefundStatus.FAILED
+    shopper.post(f"/orders/{order}/refunds", {"restock": True})
+    shopper.hears(gateway)
+    assert (Refund.objects.get().status, Product.objects.get().available) == ("failed", 7)
+    gateway.refunds_become = RefundStatus.SUCCEEDED
+    assert shopper.post(f"/orders/{order}/refunds", {"restock": True}).status_code == 202
+    shopper.hears(gateway)
+    assert Product.objects.get().available == 10
+    assert_audit_is_clean()
