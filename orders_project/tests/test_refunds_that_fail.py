@@ -46,7 +46,7 @@ def test_a_success_that_was_overtaken_by_the_failure_changes_nothing(shopper: Sh
 
 
 def test_pieces_go_back_into_stock_once(shopper: Shopper, gateway: ModelGateway, order: str) -> None:
-    asked = {"lines": [{"position": 1, "quantity": 1}], "restock": True}
+    asked: dict[str, Any] = {"lines": [{"position": 1, "quantity": 1}], "restock": True}
     refund_id = shopper.post(f"/orders/{order}/refunds", asked).json()["refund_id"]
     shopper.hears(gateway)
     (number,) = gateway.payments["pay_1"].refunds
