@@ -24,7 +24,7 @@ authorization = `Bearer ${token.access_token}`;
 // An order. The key makes it safe to send the request again when no answer came.
 const key = randomUUID();
 const items = [{ sku: "demo-lamp", quantity: 1, price: 39.9 }];
-let order = await send("POST", "/orders", { json: { customer_id: "cust-123", items }, key: `place-${key}` });
+let order = await send("POST", "/orders", { json: { customer_id: "cust-123", payment_method: "gateway", items }, key: `place-${key}` });
 const path = `/orders/${order.order_id}`;
 console.log(`placed ${order.order_id}`);
 

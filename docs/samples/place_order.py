@@ -33,7 +33,8 @@ session.headers["Authorization"] = f"Bearer {token['access_token']}"
 
 # An order. The key makes it safe to send the request again when no answer came.
 key = uuid.uuid4()
-new = {"customer_id": "cust-123", "items": [{"sku": "demo-lamp", "quantity": 1, "price": 39.90}]}
+items = [{"sku": "demo-lamp", "quantity": 1, "price": 39.90}]
+new = {"customer_id": "cust-123", "payment_method": "gateway", "items": items}
 order = send("POST", "/orders", json=new, headers={"Idempotency-Key": f"place-{key}"})
 order_id = order["order_id"]
 print(f"placed {order_id}")

@@ -14,7 +14,7 @@ auth="Authorization: Bearer $token"
 # An order. The key makes it safe to send the request again when no answer came.
 key=$(date +%s)-$$
 order=$(send "$ORDERS_URL/orders" -H "$auth" -H "$json" -H "Idempotency-Key: place-$key" -d '{
-  "customer_id": "cust-123",
+  "customer_id": "cust-123", "payment_method": "gateway",
   "items": [{"sku": "demo-lamp", "quantity": 1, "price": 39.90}]
 }')
 id=$(echo "$order" | field order_id)

@@ -13,7 +13,15 @@ import uuid
 import httpx
 from orders_client import AuthenticatedClient
 from orders_client.api.orders import cancel_order, get_order, list_orders, place_order
-from orders_client.models import CancellationRequest, NewLineRequest, NewOrderRequest, Order, OrderStatus, Problem
+from orders_client.models import (
+    CancellationRequest,
+    NewLineRequest,
+    NewOrderRequest,
+    Order,
+    OrderStatus,
+    PaymentMethod,
+    Problem,
+)
 
 URL = os.environ["ORDERS_URL"]
 ENDS = (OrderStatus.DONE, OrderStatus.CANCELED, OrderStatus.FAILED)
@@ -38,7 +46,8 @@ client = AuthenticatedClient(base_url=URL, token=token(), timeout=httpx.Timeout(
 
 # An order. The key makes it safe to send the request again when no answer came.
 key = uuid.uuid4()
-new = NewOrderRequest(customer_id="cust-123", items=[NewLineRequest(sku="demo-lamp", quantity=1, price=39.90)])
+lamp = NewLineRequest(sku="demo-lamp", quantity=1, price=39.90)
+new = NewOrderRequest(customer_id="cust-123", payment_method=PaymentMethod.GATEWAY, items=[lamp])
 order = order_in(place_order.sync(client=client, body=new, idempotency_key=f"place-{key}"))
 print(f"placed {order.order_id}")
 

@@ -45,7 +45,8 @@ class Simulation:
     post: Carrier = field(default_factory=Carrier)
 
     def place(self, order_id: str = "o", *, quantity: int = 1) -> Order:
-        new = services.NewOrder(lines=(services.Line(quantity=quantity, sku="lamp", price=1000),), order_id=order_id)
+        line = services.Line(quantity=quantity, sku="lamp", price=1000)
+        new = services.NewOrder(lines=(line,), order_id=order_id, payment_method="gateway")
         return services.place_order(new=new, now=timezone.now())[0]
 
     def behave(self, **behaviour: object) -> None:

@@ -273,7 +273,8 @@ class TestTheGeneratedClient:
 
         def basket(quantity: int) -> Any:
             last = models.NewLineRequest(sku="demo-last-one", quantity=quantity, price=9.99)
-            return models.NewOrderRequest(customer_id="cust-123", items=[last])
+            method = models.PaymentMethod.GATEWAY
+            return models.NewOrderRequest(customer_id="cust-123", payment_method=method, items=[last])
 
         good, bad = (bearer("shop", *SCOPES)["Authorization"].removeprefix("Bearer "), "nonsense")
         for token, call, status, code in (

@@ -91,7 +91,8 @@ def place(stack: Stack, client: requests.Session, path: str = "/orders", **order
 
 
 def free_line(sku: str) -> dict[str, Any]:
-    return {"customer_id": "c", "items": [{"sku": sku, "quantity": 1, "price": "2"}]}
+    items = [{"sku": sku, "quantity": 1, "price": "2"}]
+    return {"customer_id": "c", "payment_method": "gateway", "items": items}
 
 
 def ends(stack: Stack, client: requests.Session, order: dict[str, Any]) -> dict[str, Any]:

@@ -96,7 +96,8 @@ class TestWebhooksIn:
     def test_are_matched_with_their_order(self, user: Operator) -> None:
         system = user.system
         self.gateway(system, "/behaviour", order_id="matched", outcome="success", delay=3600)
-        screenshots.place(system, order_id="matched", customer_id="c", items=[{"sku": "x", "quantity": 1, "price": 9}])
+        items = [{"sku": "x", "quantity": 1, "price": 9}]
+        screenshots.place(system, order_id="matched", customer_id="c", payment_method="gateway", items=items)
         system.until(lambda: screenshots.status_of(system, "matched") == "payment_pending")
         sql = "SELECT gateway_payment_id FROM payments_payment WHERE order_id = 'matched'"
         ((payment,),) = system.query("payments", sql)
