@@ -284,13 +284,12 @@ class TestMoneyThatComesInLate:
         conserved(world)
 
     def test_for_a_payment_whose_id_is_unknown_is_refunded_by_itself(self, world: Simulation) -> None:
-        """The request took the money, and every answer to it was lost until the order had been canceled."""
+        """The request took the money, and was answered by an error. So the gateway is asked whether it has a payment."""
         world.behave(lost_answers=2, delay=0.01, drop=True)
         order = world.place()
         world.round()
         services.cancel_order(order_id="o", now=timezone.now())
         world.round()
-        assert (Payment.objects.get().status, Payment.objects.get().gateway_payment_id) == ("voiding", "")
         order = world.settle(order, hours=1)
         assert (order.status, status_at_gateway(world), kinds()) == ("canceled", "refunded", ["charge", "refund"])
         assert len(world.gateway.bank.payments) == 1
