@@ -284,7 +284,7 @@ class TestMoneyThatComesInLate:
         conserved(world)
 
     def test_for_a_payment_whose_id_is_unknown_is_refunded_by_itself(self, world: Simulation) -> None:
-        """The request took the money, and was answered by an error. So the gateway is asked whether it has a payment."""
+        """The request took the money, and an error was the answer. So the gateway is asked whether it has a payment."""
         world.behave(lost_answers=2, delay=0.01, drop=True)
         order = world.place()
         world.round()
