@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.conf import settings
@@ -171,6 +171,9 @@ class Amounts(serializers.Field):
         if errors:
             raise serializers.ValidationError(errors)
         return amounts
+
+    def to_representation(self, value: Mapping[str, int]) -> dict[str, float]:
+        return {currency: money.number(amount, currency=currency) for currency, amount in value.items()}
 
     def _amount(self, currency: str, value: Any) -> int | None:
         if currency not in settings.CURRENCIES:

@@ -194,11 +194,13 @@ class TestExpanded:
             assert all(order["version"] == len(order["events"]) for order in orders)
             assert orders[-1]["order_id"] == order_id
 
-    @pytest.mark.parametrize("path", ["/orders/{}", "/orders"])
-    def test_of_anything_else_is_refused_with_what_there_is(self, client: Client, order_id: str, path: str) -> None:
-        answer = client.get(path.format(order_id) + "?expand=events,payment")
+    @pytest.mark.parametrize(("path", "there_is"), [("/orders/{}", "events, payment"), ("/orders", "events")])
+    def test_of_anything_else_is_refused_with_what_there_is(
+        self, client: Client, order_id: str, path: str, there_is: str
+    ) -> None:
+        answer = client.get(path.format(order_id) + "?expand=events,holds")
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid")
-        assert answer.json()["errors"]["expand"] == ["Expand any of: events."]
+        assert answer.json()["errors"]["expand"] == [f"Expand any of: {there_is}."]
 
     def test_is_for_those_who_may_see_the_order(self, client_named: Callable[[str], APIClient]) -> None:
         order = factories.order(principal="you")

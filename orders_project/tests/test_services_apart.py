@@ -31,7 +31,7 @@ from .stack import WEBS, Stack
 pytestmark = pytest.mark.processes
 
 SERVICES_OF = {
-    "orders-web": {"ORDERS", "PROCESSING"},  # stock is held while the customer waits
+    "orders-web": {"ORDERS", "PAYMENTS", "PROCESSING"},  # stock is held while the customer waits, a payment is shown
     "grpc": {"ORDERS", "PROCESSING"},
     "payments-web": {"PAYMENTS"},
     "processing-web": {"PROCESSING"},
