@@ -96,7 +96,7 @@ class CaptureOfOrder(OnOrder):
 
     def capture(self, request: Request) -> Response:
         order = self.find()
-        asked = self.asked = self.get_serializer(data=request.data or {})
+        asked = self.asked = self.get_serializer(data=request.data)
         asked.is_valid(raise_exception=True)
         captured = services.capture_order(
             order_id=order.order_id,
@@ -136,7 +136,7 @@ class Refunds(OnOrder):
 
     def refund(self, request: Request) -> Response:
         order = self.find()
-        asked = NewRefundSerializer(data=request.data or {}, context=self.get_serializer_context())
+        asked = NewRefundSerializer(data=request.data, context=self.get_serializer_context())
         self.asked = asked
         asked.is_valid(raise_exception=True)
         refund = refunds.ask(

@@ -1,6 +1,7 @@
 """How webhook endpoints and deliveries are written in requests and answers."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from django.utils.translation import gettext as _g
@@ -58,7 +59,7 @@ class EndpointFields(StrictSerializer):
         try:
             known = super().to_internal_value(data)
         except serializers.ValidationError as error:
-            if not isinstance(error.detail, dict):
+            if not (isinstance(error.detail, dict) and isinstance(data, Mapping)):
                 raise
             wrong = dict(error.detail)
             known = {name: data[name] for name in ("url", "events") if name in data and name not in wrong}

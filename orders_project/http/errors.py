@@ -57,6 +57,7 @@ STATUS: dict[str, HTTPStatus] = {
     "not_during_upgrade": HTTPStatus.SERVICE_UNAVAILABLE,
     "refund_not_found": HTTPStatus.NOT_FOUND,
     "nothing_reserved": HTTPStatus.BAD_REQUEST,
+    "no_period": HTTPStatus.BAD_REQUEST,
     "endpoint_not_found": HTTPStatus.NOT_FOUND,
     "delivery_not_found": HTTPStatus.NOT_FOUND,
     "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,

@@ -276,7 +276,8 @@ class TestAnIndexThatIsMade:
         reader.end()
 
     def index(self) -> list[Any]:
-        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('order_open_since')"
+        first = "one_order_per_reference_and_principal"
+        valid = f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{first}')"
         return [is_valid for (is_valid,) in rows_of("orders", valid)]
 
     def recorded(self) -> int:
