@@ -57,7 +57,8 @@ def event(payment: Payment, refund: RefundAnswer) -> Event | None:
     if refund.status == RefundStatus.FAILED:
         if recorded == Entry.Kind.REFUND:
             return Event.RETURN_FAILED
-        is_current = refund.refund_id in ("", name(payment))
+        # One without a name is told apart by no number: once a refusal is known, it is an old one.
+        is_current = refund.refund_id == name(payment) or (not refund.refund_id and not payment.refusals)
         return Event.RETURN_FAILED if recorded is None and is_current else None
     if recorded is not None:
         return None

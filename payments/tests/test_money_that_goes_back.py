@@ -142,6 +142,9 @@ def settle(gateway: ModelGateway, chance: random.Random, seen: list[bytes]) -> l
         if stored().status in Payment.REFUSED:
             services.try_return_again(order_id="o", now=timezone.now())
         told += work() + ask_again()
+    if stored().status in Payment.REFUSED:  # by the last of them: a person has it tried once more
+        services.try_return_again(order_id="o", now=timezone.now())
+        told += work() + deliver_all(gateway) + ask_again()
     return told
 
 
