@@ -20,7 +20,7 @@ def test_orders_end_with_the_truth_though_a_worker_is_killed(everything: Running
     for number, behaviour in enumerate(BEHAVIOURS):
         wishes: dict[str, Any] = {"order_id": f"o{number}", "outcome": "success", "delay": 0.2} | behaviour
         assert requests.post(f"{gateway}/behaviour", json=wishes, timeout=60).ok
-        order = {"order_id": f"o{number}", "payment_method": "gateway", "customer_id": "c"}
+        order: dict[str, Any] = {"order_id": f"o{number}", "payment_method": "gateway", "customer_id": "c"}
         order["items"] = [{"sku": "tea", "quantity": 2, "price": 5}]
         assert requests.post(everything.url("/orders"), json=order, timeout=60).status_code == 201
         if number == 3:
