@@ -228,9 +228,8 @@ def _judge(receipt: WebhookReceipt, about: Content, payment: Payment | None) -> 
     if not payment.gateway_payment_id:
         if payment.status in Payment.NAMELESS:
             return Status.UNMATCHED, "unknown_payment"  # the reply to our request is still on its way
-        payment.gateway_payment_id = (
-            receipt.payment_id
-        )  # the reply never came: the webhook has the first word of the id
+        # The reply never came: the webhook is the first to tell the id.
+        payment.gateway_payment_id = receipt.payment_id
     reason = difference(payment, about)
     return (Status.QUARANTINED, reason) if reason else (Status.APPLIED, "")
 

@@ -71,7 +71,7 @@ class Command(BaseCommand):
     def run(self, options: dict[str, Any], *, now: datetime) -> None:
         gateway, since, until = options["gateway"], options["since"], options["until"]
         if not re.fullmatch(r"[a-z0-9_-]{1,20}", gateway):
-            raise CommandError("--gateway: a name of up to 20 small letters, digits, dashes or underscores.")
+            raise CommandError("--gateway: a name of up to 20 lower-case letters, digits, dashes or underscores.")
         if options["csv"] is None:
             if gateway not in gateways.GATEWAYS:
                 raise CommandError(f"--gateway: one of {', '.join(gateways.GATEWAYS)}, or give a --csv FILE.")
