@@ -19,6 +19,9 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from orders_project.embedded import places
 from orders_project.embedded.services import provide
+from orders_project.tests import efforts
+
+__all__ = ["efforts"]  # whose profile is that of every test
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")

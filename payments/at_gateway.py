@@ -178,8 +178,9 @@ class AtGateway:
 
 def difference(payment: Payment, said: Answer | RefundAnswer | DisputeAnswer) -> str:
     """Return the first thing that differs between this payment and what the gateway says of it; "" if nothing does."""
+    tells_order = isinstance(said, Answer) or said.order_id
     for name, ours, theirs in (
-        ("order", payment.reference, said.reference),
+        ("order", payment.reference, said.reference if tells_order else payment.reference),
         ("payment", payment.gateway_payment_id, said.payment_id),
         ("currency", payment.currency, said.currency),
     ):

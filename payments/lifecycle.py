@@ -73,7 +73,8 @@ class Event(StrEnum):
     RETURN_PENDING = "return pending"
     RETURNED = "returned"
     RETURNED_IN_PART = "returned in part"  # and more is left by now
-    RETURN_FAILED = "return failed"  # perhaps after it had succeeded
+    RETURN_FAILED = "return failed"
+    RETURN_UNDONE = "return undone"  # it has failed after it had succeeded
     PART_ENDED = "part ended"  # the refund of a part has succeeded, or has failed, so that more is left
 
     # What a person decides after the gateway has refused to return the money.
@@ -168,7 +169,9 @@ STEPS: dict[tuple[Status | None, Event], Step] = {
     (REFUNDING, E.REFUSED):         Step(REFUND_REFUSED, (announce,)),
     (REFUNDING, E.UNKNOWN):         Step(REFUND_REFUSED, (announce,)),
     (REFUNDING, E.RETURN_FAILED):   Step(REFUND_REFUSED, (announce,)),
-    (REFUNDED,  E.RETURN_FAILED):   Step(REFUND_REFUSED, (take_return_back, announce_undone)),
+    (REFUNDING, E.RETURN_UNDONE):   Step(REFUND_REFUSED, (take_return_back, announce)),
+    (REFUNDED,  E.RETURN_UNDONE):   Step(REFUND_REFUSED, (take_return_back, announce_undone)),
+    (REFUND_REFUSED, E.RETURN_UNDONE): Step(REFUND_REFUSED, (take_return_back, announce)),
     (VOID_REFUSED,   E.TRY_AGAIN):  Step(VOIDING,   (call_gateway,)),
     (REFUND_REFUSED, E.TRY_AGAIN):  Step(REFUNDING, (call_gateway,)),
     (VOID_REFUSED,   E.SETTLED_BY_HAND): Step(VOIDED,   (announce,)),
@@ -253,7 +256,8 @@ OTHERWISE: dict[Event, dict[Otherwise, tuple[Status, ...]]] = {
     E.RETURN_PENDING:      {AGAIN: (REFUNDING,), OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
     E.RETURNED:            {OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
     E.RETURNED_IN_PART:    {OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
-    E.RETURN_FAILED:       {OLD_NEWS: (REFUND_REFUSED,), CONTRADICTION: NOT_RETURNED},
+    E.RETURN_FAILED:       {OLD_NEWS: (REFUNDED, REFUND_REFUSED), CONTRADICTION: NOT_RETURNED},
+    E.RETURN_UNDONE:       {CONTRADICTION: NOT_RETURNED},
     E.PART_ENDED:          {OLD_NEWS: (REFUND_REFUSED, *NOT_RETURNED)},
     E.TRY_AGAIN:           {OLD_NEWS: (*ASKED, *SETTLED)},
     E.SETTLED_BY_HAND:     {OLD_NEWS: (*ASKED, *SETTLED)},

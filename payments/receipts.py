@@ -99,7 +99,7 @@ def report(*, gateway: str, about: Content, now: datetime, status: Status = Stat
 
     The same answer has the same receipt until that is settled. With another `status` nothing happens by itself.
     """
-    about, body = _with_order(gateway, about), answers.dump(about)
+    body, about = answers.dump(about), _with_order(gateway, about)
     name = f"asked.{hashlib.sha256(body).hexdigest()}"
     told = WebhookReceipt.objects.filter(gateway=gateway, webhook_id__startswith=name)
     receipt, created = WebhookReceipt.objects.get_or_create(
@@ -207,16 +207,18 @@ def _lock(receipt_id: str) -> tuple[Payment | None, WebhookReceipt]:
 
 def content(receipt: WebhookReceipt) -> Content:
     """
-    Return what a stored webhook says, about the order that its receipt names.
+    Return what a stored webhook says, about the order that its receipt names, unless it tells none.
 
     :raises BadEvent: if it cannot be read, or is about nothing of ours
     """
     if receipt.headers == answers.HEADER:
-        return replace(answers.load(bytes(receipt.body)), order_id=receipt.reference)
-    about = gateways.get(receipt.gateway).read_webhook(body=bytes(receipt.body)).about
+        about: Content | None = answers.load(bytes(receipt.body))
+    else:
+        about = gateways.get(receipt.gateway).read_webhook(body=bytes(receipt.body)).about
     if about is None:
         raise BadEvent("The webhook is about nothing of ours.")
-    return replace(about, order_id=receipt.reference)
+    # A refund or dispute that tells no order is known by its payment; that it tells none says that it is none of ours.
+    return replace(about, order_id=receipt.reference) if about.order_id or isinstance(about, Answer) else about
 
 
 def _judge(receipt: WebhookReceipt, about: Content, payment: Payment | None) -> tuple[Status, str]:
@@ -284,7 +286,7 @@ def apply(receipt: WebhookReceipt, about: Content, payment: Payment, *, now: dat
 def _apply_return(
     refund: RefundAnswer, payment: Payment, receipt: WebhookReceipt, *, now: datetime
 ) -> tuple[Status, str]:
-    event = returns.event(payment, refund)
+    event = returns.event(payment, refund, is_webhook=True)
     if event == Event.DIFFERENT:
         return receipt.early_or_wrong(now=now), refunds.EXCEEDS
     if event is not None:

@@ -51,18 +51,23 @@ def current(payment: Payment, made: Iterable[RefundAnswer]) -> RefundAnswer | No
     return None
 
 
-def event(payment: Payment, refund: RefundAnswer) -> Event | None:
-    """Return what this refund, one of ours, means for the payment; None if nothing new."""
+def event(payment: Payment, refund: RefundAnswer, *, is_webhook: bool = False) -> Event | None:
+    """
+    Return what this refund, one of ours, means for the payment; None if nothing new.
+
+    A webhook may be overtaken by the one that says the refund has failed after all. So it is believed about the refund
+    that is being made now only; about an earlier one, the gateway is asked.
+    """
     recorded = _recorded(payment, refund)
     if refund.status == RefundStatus.FAILED:
         if recorded == Entry.Kind.REFUND:
-            return Event.RETURN_FAILED
+            return Event.RETURN_UNDONE
         # One without a name is told apart by no number: once a refusal is known, it is an old one.
         is_current = refund.refund_id == name(payment) or (not refund.refund_id and not payment.refusals)
         return Event.RETURN_FAILED if recorded is None and is_current else None
     if recorded is not None:
         return None
-    if refund.status == RefundStatus.PENDING:
+    if refund.status == RefundStatus.PENDING or (is_webhook and refund.refund_id != name(payment)):
         return Event.RETURN_PENDING
     kept = ledger.of_order(payment.order_id).kept
     if refund.amount > kept or refund.currency != payment.currency:

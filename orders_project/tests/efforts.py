@@ -1,4 +1,9 @@
-"""How hard the property tests try, by HYPOTHESIS_PROFILE: `dev`, `ci` (every run, if nothing is said) or `nightly`."""
+"""
+How hard the property tests try, by HYPOTHESIS_PROFILE: `dev`, `ci` (every run, if nothing is said) or `nightly`.
+
+Only `nightly` draws new examples every time. The others repeat theirs, so that a run fails by a change and by nothing
+else.
+"""
 
 import os
 from dataclasses import dataclass
@@ -29,6 +34,7 @@ settings.register_profile(
     stateful_step_count=EFFORT.steps,
     deadline=None,
     database=None,
+    derandomize=NAME != "nightly",
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(NAME)

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 
-from payments import decisions, gateways, ledger, receipts, services
+from outbox.ids import uuid7
+from payments import decisions, gateways, ledger, receipts, refunds, services
 from payments.gateways.base import RefundStatus, Status
-from payments.models import Attempt, Outgoing, Payment, WebhookReceipt
+from payments.models import Attempt, Outgoing, Payment, Refund, WebhookReceipt
 from payments.tests.driver import NOW, ask_again, handle, moved, stored, types, view, work
 from payments.tests.model_gateway import ModelGateway
 
@@ -290,7 +291,53 @@ class TestAReturn:
         Payment.objects.update(gateway_refund_id="")
         gateway.webhooks.clear()
         gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
-        assert types(deliver_all(gateway)) == ["payment.refunded"]
+        assert types(deliver_all(gateway) + ask_again()) == ["payment.refunded"]
+
+    def test_that_failed_before_its_success_was_heard_of_is_no_return(self, gateway: ModelGateway) -> None:
+        number = being_returned(gateway)
+        gateway.webhooks.clear()
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED)
+        overtaken, failed = gateway.webhooks
+        deliver(failed)
+        assert types(work()) == ["payment.return_refused"]
+        services.try_return_again(order_id="o", now=timezone.now())  # the next one is on its way
+        work()
+        deliver(overtaken)
+        ask_again()
+        assert (stored().status, moved()) == ("refunding", [("charge", 1000)])
+        assert len(gateway.payments["pay_1"].refunds) == 2
+
+    def test_of_what_a_part_left_is_taken_back_while_the_rest_is_on_its_way(self, gateway: ModelGateway) -> None:
+        payment = paid(gateway)
+        part = services.Money(300, "USD")  # which the gateway has not heard of yet
+        refunds.request(order_id="o", refund_id=str(uuid7()), money=part, reason="", now=NOW)
+        gateway.refunds_become = RefundStatus.SUCCEEDED
+        services.give_back(order_id="o", now=timezone.now())
+        call = Outgoing.objects.filter(type="payments.turn_to_gateway").latest("id")
+        assert (handle(call), moved()) == ([], [("charge", 1000), ("refund", 700)])
+        gateway.refund_becomes("pay_1", stored().gateway_refund_id, RefundStatus.FAILED)
+        deliver_all(gateway)
+        assert (stored().status, stored().refusal) == ("refund_refused", "refund_failed")
+        assert moved()[1:] == [("refund", 700), ("refund", 300), ("refund_failed", 700)]
+        services.try_return_again(order_id="o", now=timezone.now())
+        work()
+        deliver_all(gateway)
+        ask_again()
+        assert (stored().status, gateway.payments["pay_1"].back) == ("refunded", 1000)
+        assert ledger.of_order(payment.order_id).refunded == 1000
+
+    @pytest.mark.parametrize("status", [RefundStatus.PENDING, RefundStatus.SUCCEEDED, RefundStatus.FAILED])
+    def test_is_told_apart_from_one_by_hand(self, gateway: ModelGateway, status: RefundStatus) -> None:
+        paid(gateway)
+        services.give_back(order_id="o", now=timezone.now())
+        gateway.refunds_become = status
+        gateway.refunded("pay_1", amount=400)
+        deliver(*gateway.webhooks)
+        handle(Outgoing.objects.get(type="payments.handle_webhook", published_at=None))
+        by_hand = Refund.objects.get(is_foreign=True)
+        assert (by_hand.status, by_hand.amount) == (status, 400)
+        assert (stored().status, stored().gateway_refund_id) == ("refunding", "")
 
     def test_is_of_what_parts_have_left(self, gateway: ModelGateway) -> None:
         paid(gateway)
