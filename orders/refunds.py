@@ -146,6 +146,8 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
     known = list(order.refunds.filter(status__in=OPEN))
     before = sum(refund.amount for refund in known)
     lines, amount = _lines_and_amount(wanted, order, known, left=order.paid - before)
+    if lines and not amount:
+        raise WrongLines(_g("These pieces cost nothing."), errors={"lines": [_g("These pieces cost nothing.")]})
     if not 0 < amount <= order.paid - before:
         raise ExceedsCaptured(order.paid - before, order)
     if wanted.restock and order.status != Status.DONE:

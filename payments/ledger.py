@@ -153,14 +153,14 @@ class MoneyOfOrder:
         return self.captured - self.refunded - self.lost
 
 
-OF_ORDER = "SELECT kind, sum(amount)::bigint FROM payments_entry WHERE order_id = %s GROUP BY kind"
-
-
 def left(payment: Payment) -> int:
     """Return how much of what was captured can still go back: it is not back, not on its way and not disputed."""
     money = of_order(payment.order_id)
     on_its_way = payment.refunds.filter(status__in=Refund.OPEN).aggregate(sum=Sum("amount"))["sum"] or 0
     return max(0, money.kept - money.disputed - on_its_way)  # what went back by hand can be on its way here as well
+
+
+OF_ORDER = "SELECT kind, sum(amount)::bigint FROM payments_entry WHERE order_id = %s GROUP BY kind"
 
 
 def of_order(order_id: str) -> MoneyOfOrder:

@@ -73,21 +73,17 @@ def receive(*, gateway: str, headers: Mapping[str, str], body: bytes, now: datet
     event = adapter.parse_webhook(headers=headers, body=body, now=now)
     about = event.about and _with_order(gateway, event.about)
     why_not = _why_not(about)
-    receipt, created = WebhookReceipt.objects.get_or_create(
-        gateway=gateway,
-        webhook_id=event.webhook_id,
-        defaults={
-            "status": Status.DISCARDED if why_not else Status.RECEIVED,
-            "reason": why_not or (UPGRADING if _is_new(about) and settings.UPGRADING else ""),
-            "headers": {name: value for name, value in headers.items() if _is_kept(name)},
-            "body": body,
-            "received_at": now,
-            **(_columns(about) if about else {}),
-        },
+    receipt, created = _store(
+        gateway,
+        event.webhook_id,
+        about,
+        status=Status.DISCARDED if why_not else Status.RECEIVED,
+        reason=why_not,
+        headers={name: value for name, value in headers.items() if _is_kept(name)},
+        body=body,
+        now=now,
     )
-    if created and receipt.status == Status.RECEIVED and not receipt.reason:
-        _post(receipt)
-    elif not created and bytes(receipt.body) != body and not _is_same(adapter, bytes(receipt.body), body):
+    if not created and bytes(receipt.body) != body and not _is_same(adapter, bytes(receipt.body), body):
         raise WebhookIdReused("Another webhook was received under this id.")
     return receipt
 
@@ -99,24 +95,41 @@ def report(*, gateway: str, about: Content, now: datetime, status: Status = Stat
 
     The same answer has the same receipt until that is settled. With another `status` nothing happens by itself.
     """
-    body, about = answers.dump(about), _with_order(gateway, about)
+    body = answers.dump(about)
     name = f"asked.{hashlib.sha256(body).hexdigest()}"
     told = WebhookReceipt.objects.filter(gateway=gateway, webhook_id__startswith=name)
+    number = told.exclude(status__in=WebhookReceipt.UNSETTLED).count()
+    about = _with_order(gateway, about)
+    return _store(gateway, f"{name}.{number}", about, status=status, headers=answers.HEADER, body=body, now=now)[0]
+
+
+def _store(
+    gateway: str,
+    webhook_id: str,
+    about: Content | None,
+    *,
+    status: Status,
+    reason: str = "",
+    headers: dict[str, str],
+    body: bytes,
+    now: datetime,
+) -> tuple[WebhookReceipt, bool]:
+    """Store a receipt, unless there is one of this id, and have it handled; return it, and whether it is new."""
     receipt, created = WebhookReceipt.objects.get_or_create(
         gateway=gateway,
-        webhook_id=f"{name}.{told.exclude(status__in=WebhookReceipt.UNSETTLED).count()}",
+        webhook_id=webhook_id,
         defaults={
             "status": status,
-            "reason": UPGRADING if _is_new(about) and settings.UPGRADING else "",
-            "headers": answers.HEADER,
+            "reason": reason or (UPGRADING if _is_new(about) and settings.UPGRADING else ""),
+            "headers": headers,
             "body": body,
             "received_at": now,
-            **_columns(about),
+            **(_columns(about) if about else {}),
         },
     )
     if created and receipt.status == Status.RECEIVED and not receipt.reason:
         _post(receipt)
-    return receipt
+    return receipt, created
 
 
 def _with_order(gateway: str, about: Content) -> Content:

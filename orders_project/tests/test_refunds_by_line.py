@@ -15,7 +15,7 @@ from payments.models import Account
 
 pytestmark = pytest.mark.django_db
 
-# 3 books for 10.00 each less 1.00 and with a tax of 5.51, 2 pens for 1.00 each; 3.00 off, and 4.90 for the parcel.
+# 3 books for 10.00 each less 1.00 and with a tax of 5.51, 2 pens for 1.00 each; 3.00 off, 4.90 for the parcel; a gift.
 ITEMS: list[dict[str, Any]] = [
     {"sku": "book", "quantity": 3, "price": 1000},
     {"sku": "pen", "quantity": 2, "price": 100},
@@ -23,6 +23,7 @@ ITEMS: list[dict[str, Any]] = [
     {"type": "tax", "name": "VAT", "amount": 551, "of": 1},
     {"type": "discount", "name": "Voucher", "amount": 300},
     {"type": "shipping", "name": "Parcel", "amount": 490},
+    {"sku": "card", "quantity": 1, "price": 0},
 ]
 TOTAL = 3841  # minor units
 EXPONENTS = {"USD": 2, "JPY": 0, "KWD": 3}
@@ -97,9 +98,14 @@ def test_all_lines_in_any_parts_are_the_total(
 @pytest.mark.parametrize("currency", ["USD"], indirect=True)
 @pytest.mark.parametrize(
     ("lines", "field"),
-    [([(3, 1)], "lines[0].position"), ([(2, 1), (6, 1)], "lines[1].position"), ([(1, 4)], "lines[0].quantity")],
+    [
+        ([(3, 1)], "lines[0].position"),
+        ([(2, 1), (6, 1)], "lines[1].position"),
+        ([(1, 4)], "lines[0].quantity"),
+        ([(7, 1)], "lines"),
+    ],
 )
-def test_only_goods_that_were_ordered_come_back(
+def test_only_goods_that_were_ordered_and_paid_come_back(
     client: Client, order_id: str, lines: list[tuple[int, int]], field: str
 ) -> None:
     answer = refund(client, order_id, *lines)
