@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def what_is_described_is_understood(context: Any, response: Any, case: Any) -> N
     assert not unheard_of
 
 
-CONFIGURATION = {
+CONFIGURATION: dict[str, Any] = {
     "generation": {"max-examples": EXAMPLES or efforts.EFFORT.requests, "deterministic": not EXAMPLES},
     "continue-on-failure": True,
     "workers": 1,
@@ -69,9 +70,10 @@ CONFIGURATION = {
 }
 
 
-def keeps_its_word(headers: dict[str, str]) -> Counter[str]:
-    """Run all phases; how many requests each of them made."""
-    config = SchemathesisConfig.from_dict(CONFIGURATION)
+def keeps_its_word(headers: dict[str, str], phases: Collection[str] = PHASES) -> Counter[str]:
+    """Run these phases, and return how many requests each of them made."""
+    enabled = {phase: {"enabled": phase in phases} for phase in PHASES}
+    config = SchemathesisConfig.from_dict(CONFIGURATION | {"phases": enabled})
     schema = schemathesis.openapi.from_wsgi("/schema?format=json", application, config=config)
     schema.config.update(headers=headers)
     made: Counter[str] = Counter()
@@ -103,8 +105,11 @@ def test_every_endpoint_behaves_as_described(
     if caller != "anybody":
         settings.API_AUTH = "required"
         settings.JWT_KEY_FILES = [new_key(tmp_path / "key.pem")]
-    made = keeps_its_word(bearer("shop", *SCOPES, exp=FOR_EVER) if caller == "a client" else {})
-    assert all(made[phase] for phase in PHASES), made
+    headers = bearer("shop", *SCOPES, exp=FOR_EVER) if caller == "a client" else {}
+    # Every limit of every field, which is most of the requests, is the same for all callers: one of them tries it.
+    phases = PHASES if EXAMPLES or caller == "a client" else set(PHASES) - {"coverage"}
+    made = keeps_its_word(headers, phases)
+    assert all(made[phase] for phase in phases), made
     if EXAMPLES:
         with capsys.disabled():
             print(f"\n{caller}: {made.total()} requests, {dict(made)}")
