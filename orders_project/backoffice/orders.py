@@ -108,22 +108,24 @@ def _second_person(order: Any, amount: int) -> str:
 
 
 class Progress(admin.SimpleListFilter):
-    """Orders that have not ended yet, and those of them that are past the timeout of their status."""
+    """Orders that have not ended yet; those past the timeout of their status; those that only ask again since."""
 
     title = _("progress")
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("open", _("in progress")), ("stuck", _("stuck"))]
+        return [("open", _("in progress")), ("stuck", _("stuck")), ("repeating", _("asking again and again"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         now = timezone.now()
         match self.value():
             case "open":
                 return queryset.exclude(status__in=ENDS)
-            case "stuck":
+            case "stuck" | "repeating" as wanted:
                 late = [
-                    Q(status=status, status_since__lt=now - timeout() - GRACE) for status, timeout in TIMEOUTS.items()
+                    Q(status=status, status_since__lt=now - timeout() - GRACE)
+                    for status, timeout in TIMEOUTS.items()
+                    if wanted == "stuck" or status in saga.REPEATING
                 ]
                 return queryset.filter(reduce(operator.or_, late))
         return queryset

@@ -7,6 +7,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
@@ -21,6 +22,7 @@ from common.admin import (
 )
 from common.money import Money
 from payments import decisions
+from payments.gauges import UNMATCHED_AFTER
 from payments.models import WebhookReceipt
 
 
@@ -79,9 +81,12 @@ class Open(admin.SimpleListFilter):
     parameter_name = "waiting"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("yes", _("for a decision"))]
+        return [("yes", _("for a decision")), ("late", _("for its payment, for too long"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "late":
+            late = timezone.now() - UNMATCHED_AFTER
+            return queryset.filter(status=WebhookReceipt.Status.UNMATCHED, received_at__lt=late)
         return queryset.filter(status__in=decisions.OPEN) if self.value() else queryset
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
@@ -11,6 +12,7 @@ from common.admin import Action, ActionCall, ReadOnlyAdmin, ReasonForm, display,
 
 from .. import ledger, services
 from ..gateways import GATEWAYS
+from ..gauges import SILENT_AFTER
 from ..models import Entry, Payment
 
 
@@ -26,6 +28,19 @@ def _settle(call: ActionCall) -> str:
 
 def _is_refused(payment: Payment) -> bool:
     return payment.status in Payment.REFUSED
+
+
+class Unanswered(admin.SimpleListFilter):
+    """Payments about which the gateway does not answer."""
+
+    title = _("gateway")
+    parameter_name = "answers"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("no", _("does not answer"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(ask_at__isnull=False, unanswered__gte=SILENT_AFTER) if self.value() else queryset
 
 
 @admin.display(description=_("captured"))
@@ -54,6 +69,7 @@ class Payments(ReadOnlyAdmin):
     )  # fmt: skip
     list_filter = (
         "status",
+        Unanswered,
         scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
