@@ -270,7 +270,7 @@ class Holds(ReadOnlyAdmin):
     order = ("-hold_id",)
     inlines = (LinesOfHold,)
     empty = _("No holds yet. An order with a product holds stock.")
-    fields = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
+    fields = ("hold_id", display.order(), display.status(explained=True), "created_at", "expires_at", "ended_at")
 
 
 @admin.register(StockMovement)
@@ -290,9 +290,12 @@ class StockMovements(ReadOnlyAdmin):
 class Processings(ReadOnlyAdmin):
     """The decisions of the processor."""
 
-    list_display = ("order_id", "verdict", "reason", "at")
+    list_display = ("order_id", "verdict", display.reason("reason", _("reason")), "at")
     list_filter = ("verdict",)
     search_by = ("order_id",)
     order = ("-order_id",)
     empty = _("No decisions yet. The processor decides when an order is paid.")
-    fields = (display.order(), "verdict", "reason", "at")
+    fields = (
+        display.order(), display.status("verdict", _("verdict"), explained=True),
+        display.reason("reason", _("reason"), explained=True), "at",
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .. import money
+from .. import money, reasons
 from . import conf
 
 NOTHING = "–"
@@ -47,13 +47,30 @@ def bare_amount(minor: int, currency: str) -> str:
     return money_text(minor, currency).removesuffix(f" {currency}").replace(",", "")
 
 
-def status(name: str = "status", label: Any = STATUS) -> Shown:
-    """A column of a status, with a mark in its color."""
+def status(name: str = "status", label: Any = STATUS, *, explained: bool = False) -> Shown:
+    """A column of a status, with a mark in its color; where it is `explained`, with the sentence for it."""
 
     @admin.display(description=label, ordering=name)
     def shown(row: Any) -> SafeString:
-        text = getattr(row, f"get_{name}_display")()
-        return format_html('<span class="status status-{}">{}</span>', getattr(row, name), text)
+        value, text = getattr(row, name), getattr(row, f"get_{name}_display")()
+        meaning = reasons.of_status(row._meta.concrete_model._meta.label_lower, value)
+        if explained and meaning:
+            return format_html('<span class="status status-{}">{}</span> – {}', value, text, meaning)
+        return format_html('<span class="status status-{}" title="{}">{}</span>', value, meaning, text)
+
+    return shown
+
+
+def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
+    """A column of the code of a reason, with its sentence as a tooltip or, where it is `explained`, beside it."""
+
+    @admin.display(description=label, empty_value=NOTHING)
+    def shown(row: Any) -> SafeString | str:
+        code = getattr(row, name)
+        words = reasons.in_words(code)
+        if explained or words == code:
+            return reasons.explained(code) or NOTHING
+        return format_html('<abbr title="{}">{}</abbr>', words, code)
 
     return shown
 

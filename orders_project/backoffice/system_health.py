@@ -23,7 +23,7 @@ PARTS = {"database": _("database %(name)s"), "relay": _("relay %(name)s"), "brok
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the system; `mood` is "good", "bad" or empty, and `database` what it is the database of, if it is one."""
+    """A part of the system; `mood` is "good", "bad" or empty. `database` is its alias if it is a database."""
 
     name: Any
     state: Any

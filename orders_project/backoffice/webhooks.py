@@ -95,7 +95,8 @@ class WebhooksIn(ReadOnlyAdmin):
     """Webhooks received from gateways."""
 
     list_display = (
-        "webhook_id", "gateway", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
+        "webhook_id", "gateway", display.status(), display.reason("reason", _("reason")), "about",
+        "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
@@ -103,7 +104,8 @@ class WebhooksIn(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
+        "gateway", "webhook_id", display.status(explained=True), display.reason("reason", _("reason"), explained=True),
+        "about", "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), display.json("headers", _("headers")), _body,
         "decided_by", "received_at", "handled_at",
     )  # fmt: skip

@@ -90,7 +90,8 @@ class Stored(Collector):
     def rows(
         self, *, gauges: Set[str] | None = None, without: Collection[str] = ()
     ) -> list[tuple[Reading, list[dict[str, Any]]]]:
-        """All readings, or those with one of these gauges, with their rows, of the databases that answer.
+        """
+        All readings, or those with one of these gauges, with their rows, of the databases that answer.
 
         A database in `without` is not asked. A query that takes too long is left out alone.
         """

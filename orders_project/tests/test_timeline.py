@@ -81,16 +81,24 @@ class TestAWaitingOrder:
         order = place()
         waiting = timeline.of(order.order_id, now=timezone.now()).waiting
         assert waiting is not None
-        assert waiting.reasons == ("payments.charge is in the outbox of orders, not sent: is the relay running?",)
+        assert waiting.reasons == ("payments.charge is on its way to payments.",)
         assert waiting.next_at == order.status_since + timedelta(seconds=900)
         assert waiting.next_step == "The order will be canceled automatically"
         assert not waiting.overdue
+        assert not waiting.stuck
+        with time_machine.travel(timezone.now() + timedelta(minutes=2)):
+            text = show(order)
+        assert "payments.charge has been in the outbox of orders for 2 min: is the relay of orders running?" in text
+        assert "The order will be canceled automatically in 13 min" in text
 
     def test_shows_an_unhandled_message(self, post: Any) -> None:
         post.passes_over = lambda envelope: envelope.type == "payments.charge"
         order = place()
         post.run()
-        assert "payments.charge is in the queue payments, not handled: is a worker of payments running?" in show(order)
+        assert "payments.charge is on its way to payments." in show(order)
+        with time_machine.travel(timezone.now() + timedelta(minutes=2)):
+            text = show(order)
+        assert "payments.charge has been in the queue payments for 2 min: is a worker of payments running?" in text
 
     def test_shows_a_dead_letter(self, post: Any) -> None:
         order = place()
@@ -99,14 +107,18 @@ class TestAWaitingOrder:
             origin="consumer", queue="payments", message_id=uuid7(), type="payments.charge", subject=order.order_id,
             reason="failed", error="Boom: secret", fingerprint="f", body=b"{}", died_at=timezone.now(),
         )  # fmt: skip
-        assert f"payments.charge is a dead letter of orders (failed): see manage.py dlq show {dead.id}" in show(order)
+        assert (
+            "payments.charge is a dead letter of orders: Handling it failed again and again with an error."
+            f" Correct the cause, then replay it ({dead.id})." in show(order)
+        )
 
     def test_past_its_timeout_asks_for_the_relay_and_the_worker(self) -> None:
         order = place()
         with time_machine.travel(timezone.now() + timedelta(minutes=20)):
             text = show(order)
-        assert "It has waited 20 min:" in text
-        assert "That time has passed: is the relay of orders running" in text
+        assert "Why it is stuck (pending for 20 min):" in text
+        assert "The next step is overdue: it was due 5 min ago" in text
+        assert "Is the relay of orders running" in text
 
 
 def test_an_order_that_does_not_exist_is_named() -> None:
