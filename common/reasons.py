@@ -25,6 +25,7 @@ REASONS: dict[str, Any] = {
     "capture_refused": _("The gateway has refused to take the reserved money."),
     "no_such_payment": _("The gateway knows no such payment."),
     "refund_failed": _("The gateway could not make the refund."),
+    "canceled": _("It was canceled at the gateway."),
     "not_captured": _("No money has been taken that could go back."),
     "refund_exceeds_captured": _("More would go back than was taken."),
     "dispute_exceeds_captured": _("More is disputed than was taken."),

@@ -270,7 +270,7 @@ class Holds(ReadOnlyAdmin):
     order = ("-hold_id",)
     inlines = (LinesOfHold,)
     empty = _("No holds yet. An order with a product holds stock.")
-    fields = ("hold_id", display.order(), display.status(explained=True), "created_at", "expires_at", "ended_at")
+    fields = ("hold_id", display.order(), display.explained_status(), "created_at", "expires_at", "ended_at")
 
 
 @admin.register(StockMovement)
@@ -296,6 +296,6 @@ class Processings(ReadOnlyAdmin):
     order = ("-order_id",)
     empty = _("No decisions yet. The processor decides when an order is paid.")
     fields = (
-        display.order(), display.status("verdict", _("verdict"), explained=True),
+        display.order(), display.explained_status("verdict", _("verdict")),
         display.reason("reason", _("reason"), explained=True), "at",
     )  # fmt: skip

@@ -47,30 +47,13 @@ def bare_amount(minor: int, currency: str) -> str:
     return money_text(minor, currency).removesuffix(f" {currency}").replace(",", "")
 
 
-def status(name: str = "status", label: Any = STATUS, *, explained: bool = False) -> Shown:
-    """A column of a status, with a mark in its color; where it is `explained`, with the sentence for it."""
+def status(name: str = "status", label: Any = STATUS) -> Shown:
+    """A column of a status, with a mark in its color."""
 
     @admin.display(description=label, ordering=name)
     def shown(row: Any) -> SafeString:
-        value, text = getattr(row, name), getattr(row, f"get_{name}_display")()
-        meaning = reasons.of_status(row._meta.concrete_model._meta.label_lower, value)
-        if explained and meaning:
-            return format_html('<span class="status status-{}">{}</span> – {}', value, text, meaning)
-        return format_html('<span class="status status-{}" title="{}">{}</span>', value, meaning, text)
-
-    return shown
-
-
-def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
-    """A column of the code of a reason, with its sentence as a tooltip or, where it is `explained`, beside it."""
-
-    @admin.display(description=label, empty_value=NOTHING)
-    def shown(row: Any) -> SafeString | str:
-        code = getattr(row, name)
-        words = reasons.in_words(code)
-        if explained or words == code:
-            return reasons.explained(code) or NOTHING
-        return format_html('<abbr title="{}">{}</abbr>', words, code)
+        text = getattr(row, f"get_{name}_display")()
+        return format_html('<span class="status status-{}">{}</span>', getattr(row, name), text)
 
     return shown
 
@@ -144,6 +127,34 @@ def list_url(service: str, model: str, query: str = "") -> str:
     """The URL of a list, with a query."""
     url = reverse(f"admin:{service}_{model}_changelist")
     return f"{url}?{query}" if query else url
+
+
+def explained_status(name: str = "status", label: Any = STATUS) -> Shown:
+    """A field of a page: a status, with its mark and the sentence that says what it means."""
+    marked = status(name, label)
+
+    @admin.display(description=label)
+    def shown(row: Any) -> SafeString:
+        meaning = reasons.of_status(row._meta.concrete_model._meta.label_lower, getattr(row, name))
+        return format_html("{} – {}", marked(row), meaning) if meaning else marked(row)
+
+    shown.exported = {"field": name}  # type: ignore[attr-defined]
+    return shown
+
+
+def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
+    """A column of the code of a reason, with its sentence as a tooltip or, where it is `explained`, beside it."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> SafeString | str:
+        code = getattr(row, name)
+        words = reasons.in_words(code)
+        if explained or words == code:
+            return reasons.explained(code) or NOTHING
+        return format_html('<abbr title="{}">{}</abbr>', words, code)
+
+    shown.exported = {"field": name}  # type: ignore[attr-defined]
+    return shown
 
 
 def since(name: str, label: Any) -> Shown:

@@ -19,6 +19,8 @@ from payments.models import Payment, WebhookReceipt
 
 from .order_sources import Sources, service_of
 
+Page = tuple[str, str, str]  # the service, the model and the key of a row
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -30,6 +32,7 @@ class Waiting:
     next_step: str  # what happens then
     overdue: bool
     stuck: bool  # whether something is in the way; otherwise it goes on by itself
+    pages: tuple[Page, ...]  # where a person can do something about it
 
 
 FRESH = timedelta(seconds=30)  # so long, a message that is under way is no trouble
@@ -41,6 +44,7 @@ class Reason:
 
     text: str
     trouble: bool = False
+    page: Page | None = None
 
 
 def waiting(sources: Sources, *, now: datetime) -> Waiting:
@@ -54,6 +58,7 @@ def waiting(sources: Sources, *, now: datetime) -> Waiting:
         next_at=next_at,
         next_step=_next_step(order),
         overdue=overdue,
+        pages=tuple(reason.page for reason in reasons if reason.page),
         stuck=overdue or any(reason.trouble for reason in reasons),
     )
 
@@ -71,6 +76,7 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[Reason]:
                 _g("A webhook of %(gateway)s about it is in quarantine: %(reason)s Decide on its page.")
                 % {"gateway": webhook.gateway, "reason": catalogue.in_words(webhook.reason)},
                 trouble=True,
+                page=("payments", "webhookreceipt", str(webhook.pk)),
             )
     for dead in sources.dead:
         if dead.status == DeadLetter.Status.DEAD:
@@ -81,6 +87,7 @@ def _reasons(sources: Sources, *, now: datetime) -> Iterator[Reason]:
                     "id": dead.id,
                 },
                 trouble=True,
+                page=(service_of(dead), "deadletter", str(dead.pk)),
             )  # fmt: skip
     yield from (reason for row in _unhandled(sources) if (reason := _under_way(row, now=now)))
     if isinstance(decide(sources.order, CaptureRequested), Step):
@@ -104,7 +111,7 @@ def _under_way(row: OutgoingMessage, *, now: datetime) -> Reason:
     since = row.published_at or max(row.due_at, row.created_at)
     about["age"] = duration(max(0.0, (now - since).total_seconds()))
     if row.published_at is None and row.due_at > now:
-        about["time"] = _clock(row.due_at)
+        about["time"] = clock(row.due_at)
         return Reason(_g("%(type)s failed in %(service)s and will be retried at %(time)s.") % about, trouble=True)
     if now - since < FRESH and not row.last_error:
         return Reason(_g("%(type)s is on its way to %(service)s.") % about)
@@ -119,18 +126,20 @@ def _under_way(row: OutgoingMessage, *, now: datetime) -> Reason:
 
 
 def _of_payment(payment: Payment) -> Iterator[Reason]:
-    gateway = payment.gateway or _g("its gateway")
+    gateway, here = payment.gateway or _g("its gateway"), ("payments", "payment", payment.pk)
     if payment.status in Payment.REFUSED:
         yield Reason(
             _g("%(gateway)s refuses to return the money (%(code)s): %(reason)s Decide on the page of the payment.")
             % {"gateway": gateway, "code": payment.refusal, "reason": catalogue.in_words(payment.refusal)},
             trouble=True,
+            page=here,
         )
     elif payment.ask_at and payment.unanswered >= SILENT_AFTER:
         yield Reason(
             _g("%(gateway)s has not answered %(n)d times in a row. It will be asked again at %(time)s.")
-            % {"gateway": gateway, "n": payment.unanswered, "time": _clock(payment.ask_at)},
+            % {"gateway": gateway, "n": payment.unanswered, "time": clock(payment.ask_at)},
             trouble=True,
+            page=here,
         )
     elif payment.status in Payment.ASKED and payment.gateway:
         status = catalogue.of_status("payments.payment", str(payment.status))
@@ -148,5 +157,5 @@ def _next_step(order: Order) -> str:
     return _g("The last request will be repeated automatically")
 
 
-def _clock(moment: datetime) -> str:
+def clock(moment: datetime) -> str:
     return timezone.localtime(moment).strftime("%H:%M:%S")

@@ -131,6 +131,9 @@ class Progress(admin.SimpleListFilter):
         return queryset
 
 
+PAGES = {
+    "webhookreceipt": _("Open the webhook"), "deadletter": _("Open the dead letter"), "payment": _("Open the payment"),
+}  # fmt: skip
 WHO = (
     "number", "order_id", "user_email", "user_id", "customer_id", "description", "principal", "reference", "created_at",
 )  # fmt: skip
@@ -235,7 +238,7 @@ class Orders(ReadOnlyAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Who ordered, at the top; the rest at the end of the page."""
-        who = [name for name in WHO if name in self.fields]
+        who = [name for name in WHO if name in self.fields and getattr(obj, name, True)]
         rest = [name for name in self.fields if name not in WHO]
         return ((None, {"fields": who}), (_("More fields"), {"fields": rest, "classes": ("collapse",)}))
 
@@ -263,4 +266,5 @@ def _page_of(order: Order) -> dict[str, Any]:
         "services": settings.SERVICES,
         "timeline_table": panels.Panel(_("The same as a table"), drawing.HEADS, drawing.as_rows(found.moments)),
         "waiting": found.waiting,
+        "pages": [display.page_link(*page, PAGES[page[1]]) for page in found.waiting.pages] if found.waiting else [],
     }

@@ -170,6 +170,8 @@ def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Momen
 
 
 def _unsent(row: OutgoingMessage) -> str:
+    if row.type == TIMER:
+        return _g("due at %(time)s") % {"time": obstacles.clock(row.due_at)}
     return _g("not sent: %(error)s") % {"error": row.last_error} if row.last_error else _g("not sent yet")
 
 

@@ -104,7 +104,7 @@ class WebhooksIn(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", display.status(explained=True), display.reason("reason", _("reason"), explained=True),
+        "gateway", "webhook_id", display.explained_status(), display.reason("reason", _("reason"), explained=True),
         "about", "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), display.json("headers", _("headers")), _body,
         "decided_by", "received_at", "handled_at",

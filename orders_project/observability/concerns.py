@@ -114,7 +114,7 @@ CONCERNS = (
     ),
     Concern(
         _("Webhooks without a payment"),
-        _("Nothing here belongs to them for an hour. Open each: match it with an order, refund it, or discard it."),
+        _("No payment has been known for an hour. Open each: match it with an order, refund it, or discard it."),
         "webhooks_unmatched_late",
         ("payments", "webhookreceipt"),
         "waiting=late",

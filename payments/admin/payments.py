@@ -78,7 +78,7 @@ class Payments(ReadOnlyAdmin):
     order = ("-order_id",)
     empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
-        display.order(), display.status(explained=True), display.amount("amount", _("amount")), _captured, _refunded,
+        display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,
         _disputed,
         "is_manual", "authorized_until", "method", "user_id", "gateway", "gateway_payment_id", "gateway_refund_id",
         display.reason("fail_reason", _("fail reason"), explained=True),

@@ -56,7 +56,7 @@ class Refunds(ReadOnlyAdmin):
     order = ("-refund_id",)
     empty = _("No parts of payments have been refunded yet. Orders are refunded on their pages.")
     fields = (
-        "refund_id", display.order("payment_id"), display.status(explained=True), display.amount("amount", _("amount")),
+        "refund_id", display.order("payment_id"), display.explained_status(), display.amount("amount", _("amount")),
         "reason", display.reason("fail_reason", _("fail reason"), explained=True),
         "gateway", "gateway_refund_id", "is_foreign", "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
@@ -100,7 +100,7 @@ class Disputes(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No payment has been disputed.")
     fields = (
-        "dispute_id", display.order("payment_id"), display.status(explained=True),
+        "dispute_id", display.order("payment_id"), display.explained_status(),
         display.amount("amount", _("amount")), "reason", "respond_by", _what_to_do, "gateway",
         "created_at", "updated_at",
     )  # fmt: skip
