@@ -4,7 +4,9 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 from oauth2_provider.models import get_application_model
@@ -26,6 +28,7 @@ from common.admin import (
 from common.principal import Principal
 
 from . import webhook_endpoints, webhooks
+from .gauges import LATE_AFTER
 from .models import DeadLetter, IdempotencyKey, Incoming, OrderEvent, Outgoing, Status
 from .webhook_models import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -246,12 +249,26 @@ class WebhookEndpoints(ReadOnlyAdmin):
         ]
 
 
+class Late(admin.SimpleListFilter):
+    """Webhooks that should have been sent, or tried again, before now."""
+
+    title = _("sending")
+    parameter_name = "sending"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("late", _("late"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        late = timezone.now() - LATE_AFTER
+        return queryset.filter(status="pending", next_at__lt=late) if self.value() else queryset
+
+
 @admin.register(WebhookDelivery)
 class WebhookDeliveries(ReadOnlyAdmin):
     """The webhooks sent to customers."""
 
     list_display = ("type", display.order(), "endpoint", display.status(), "attempts", "next_at", "created_at")
-    list_filter = ("status", Age)
+    list_filter = ("status", Late, Age)
     list_select_related = ("endpoint",)
     search_by = ("id", "event_id", "order_id", "endpoint_id")
     order = ("-id",)

@@ -10,6 +10,7 @@ from .models import ENDS, WebhookDelivery
 from .saga import TIMEOUTS
 
 GRACE = timedelta(minutes=1)  # an order that has been overdue in its status for so long is stuck
+LATE_AFTER = timedelta(minutes=1)  # a webhook that should have been sent so long ago is late
 
 OPEN = """
 SELECT asked.status, open.orders_open, open.orders_open_oldest_seconds, late.orders_stuck
@@ -32,7 +33,7 @@ CROSS JOIN LATERAL (
 LATE = """
 SELECT count(*) AS webhook_deliveries_late
 FROM (SELECT 1 FROM orders_webhookdelivery
-      WHERE status = %(pending)s AND next_at < statement_timestamp() - interval '1 minute' LIMIT %(most)s) delivery
+      WHERE status = %(pending)s AND next_at < statement_timestamp() - %(late)s LIMIT %(most)s) delivery
 """
 
 
@@ -60,6 +61,6 @@ READINGS = (
         "orders",
         LATE,
         {"webhook_deliveries_late": "Webhooks that have been due for more than a minute."},
-        lambda: {"pending": WebhookDelivery.Status.PENDING.value},
+        lambda: {"pending": WebhookDelivery.Status.PENDING.value, "late": LATE_AFTER},
     ),
 )

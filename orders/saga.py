@@ -394,6 +394,10 @@ TIMEOUTS: dict[Status, Callable[[], timedelta]] = {
 }
 
 
+# Where an order that is overdue asks again for what it waits for, and goes no other way by itself.
+REPEATING = frozenset(status for (status, event), step in STEPS.items() if event is Overdue and step.becomes == status)
+
+
 def overdue_at(order: Order) -> datetime:
     """The time when an order has been in its status for too long."""
     return order.status_since + TIMEOUTS[Status(order.status)]()

@@ -41,6 +41,13 @@ SELECT count(*) AS payments_unknown
 FROM (SELECT 1 FROM payments_payment WHERE ask_at IS NOT NULL LIMIT %(most)s) payment
 """
 
+SILENT_AFTER = 5  # calls in a row without an answer, which take half a minute
+SILENT = """
+SELECT count(*) AS payments_silent
+FROM (SELECT 1 FROM payments_payment
+      WHERE ask_at IS NOT NULL AND unanswered >= %(silent)s LIMIT %(most)s) payment
+"""
+
 REFUSED = """
 SELECT asked.status, count(payment.status) AS payments_refused
 FROM unnest(%(refused)s::text[]) AS asked(status)
@@ -114,6 +121,12 @@ READINGS = (
     ),
     Reading("payments", WEBHOOKS, {"webhooks_open": "Webhooks that are stored and not settled."}),
     Reading("payments", WAITING, {"payments_unknown": "Payments about which the gateway will be asked."}),
+    Reading(
+        "payments",
+        SILENT,
+        {"payments_silent": "Payments about which the gateway has been asked again and again without an answer."},
+        lambda: {"silent": SILENT_AFTER},
+    ),
     Reading(
         "payments",
         REFUSED,

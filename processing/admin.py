@@ -6,8 +6,9 @@ from django import forms
 from django.conf import settings
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
@@ -27,6 +28,7 @@ from common.admin import (
 from common.fields import MAX_INTEGER
 
 from . import services
+from .gauges import LATE_AFTER
 from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
@@ -241,17 +243,34 @@ class LinesOfHold(ReadOnlyInline):
     fields = readonly_fields = ("product", "quantity")
 
 
+class Late(admin.SimpleListFilter):
+    """Holds that have expired and are still there."""
+
+    title = _("expired")
+    parameter_name = "expired"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("late", _("and not released"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if not self.value():
+            return queryset
+        late = timezone.now() - LATE_AFTER
+        asked = Q(asked_at=None) | Q(asked_at__lt=late)
+        return queryset.filter(asked, status=Hold.Status.HELD, expires_at__lt=late)
+
+
 @admin.register(Hold)
 class Holds(ReadOnlyAdmin):
     """Stock that is held for orders."""
 
     list_display = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
-    list_filter = ("status", Age)
+    list_filter = ("status", Late, Age)
     search_by = ("hold_id", "order_id")
     order = ("-hold_id",)
     inlines = (LinesOfHold,)
     empty = _("No holds yet. An order with a product holds stock.")
-    fields = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
+    fields = ("hold_id", display.order(), display.explained_status(), "created_at", "expires_at", "ended_at")
 
 
 @admin.register(StockMovement)
@@ -271,9 +290,12 @@ class StockMovements(ReadOnlyAdmin):
 class Processings(ReadOnlyAdmin):
     """The decisions of the processor."""
 
-    list_display = ("order_id", "verdict", "reason", "at")
+    list_display = ("order_id", "verdict", display.reason("reason", _("reason")), "at")
     list_filter = ("verdict",)
     search_by = ("order_id",)
     order = ("-order_id",)
     empty = _("No decisions yet. The processor decides when an order is paid.")
-    fields = (display.order(), "verdict", "reason", "at")
+    fields = (
+        display.order(), display.explained_status("verdict", _("verdict")),
+        display.reason("reason", _("reason"), explained=True), "at",
+    )  # fmt: skip

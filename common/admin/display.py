@@ -17,7 +17,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from .. import money
+from .. import money, reasons
 from . import conf
 
 NOTHING = "–"
@@ -127,6 +127,34 @@ def list_url(service: str, model: str, query: str = "") -> str:
     """The URL of a list, with a query."""
     url = reverse(f"admin:{service}_{model}_changelist")
     return f"{url}?{query}" if query else url
+
+
+def explained_status(name: str = "status", label: Any = STATUS) -> Shown:
+    """A field of a page: a status, with its mark and the sentence that says what it means."""
+    marked = status(name, label)
+
+    @admin.display(description=label)
+    def shown(row: Any) -> SafeString:
+        meaning = reasons.of_status(row._meta.concrete_model._meta.label_lower, getattr(row, name))
+        return format_html("{} – {}", marked(row), meaning) if meaning else marked(row)
+
+    shown.exported = {"field": name}  # type: ignore[attr-defined]
+    return shown
+
+
+def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
+    """A column of the code of a reason, with its sentence as a tooltip or, where it is `explained`, beside it."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> SafeString | str:
+        code = getattr(row, name)
+        words = reasons.in_words(code)
+        if explained or words == code:
+            return reasons.explained(code) or NOTHING
+        return format_html('<abbr title="{}">{}</abbr>', words, code)
+
+    shown.exported = {"field": name}  # type: ignore[attr-defined]
+    return shown
 
 
 def since(name: str, label: Any) -> Shown:

@@ -105,7 +105,8 @@ class DeadLetters(ReadOnlyAdmin):
     empty = _("There are no dead letters: every message has been handled.")
     change_form_template = "admin/outbox/dead_letter.html"
     fields = (
-        display.status(), "origin", "queue", "message_id", "type", display.order("subject"), "reason",
+        display.explained_status(), "origin", "queue", "message_id", "type", display.order("subject"),
+        display.reason("reason", _("reason"), explained=True),
         display.text("error", _("error")), display.text("traceback", _("traceback")), "fingerprint", "attempts",
         "replays", "worker", display.json("headers", _("headers")), display.json("body", _("message")), "died_at",
         "resolved_at",

@@ -1,7 +1,7 @@
 """The dashboard: numbers of orders, money and messages, and the health of the system. Each number links to its list."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,10 +13,12 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common import reasons
 from common.admin import display
 from common.durations import duration
 from orders.models import ENDS, Status
-from payments.models import Payment
+from orders_project.observability import concerns
+from payments.models import Entry
 
 from . import charts, readings, system_health
 
@@ -47,29 +49,44 @@ class Section:
 
 def sections(request: HttpRequest) -> list[Section]:
     """The sections of the dashboard."""
-    own, rows = readings.take()
+    health = list(system_health.parts())
+    taken = readings.take(lost=system_health.lost_databases(health))
     return [
-        _standing(rows),
-        _hourly(own.get(readings.HOURLY)),
-        _duration(own.get(readings.DURATION)),
-        _money(own.get(readings.TURNOVER)),
-        _outboxes(rows),
-        _dead(rows),
-        Section(_("Health"), [Tile(*part) for part in system_health.parts()]),
+        _concerns(taken),
+        _standing(taken),
+        _hourly(taken.own.get(readings.HOURLY)),
+        _duration(taken.own.get(readings.DURATION)),
+        _money(taken.own.get(readings.TURNOVER)),
+        _outboxes(taken),
+        _dead(taken),
+        Section(_("Health"), [Tile(part.name, part.state, mood=part.mood) for part in health]),
     ]
 
 
-NO_DATABASE = _("The database is not responding. See Health below.")
+NOT_REACHABLE = system_health.NOT_REACHABLE
 
 
 def _orders(**query: Any) -> str:
     return display.list_url("orders", "order", urlencode(query))
 
 
-def _standing(rows: list[dict[str, Any]]) -> Section:
-    found = {row["status"]: row for row in rows if "orders_open" in row}
+def _lost(taken: readings.Taken) -> list[Tile]:
+    """A tile for each service of which nothing is known now, in place of its numbers."""
+    return [Tile(service, NOT_REACHABLE, mood="bad") for service in taken.lost]
+
+
+def _concerns(taken: readings.Taken) -> Section:
+    tiles = [
+        Tile(one.title, _count(number), display.list_url(*one.page, one.query), "bad", one.to_do)
+        for one, number in concerns.found(taken.rows)
+    ]
+    return Section(_("Needs a person"), [*tiles, *_lost(taken)], empty=_("Nothing: everything goes on by itself."))
+
+
+def _standing(taken: readings.Taken) -> Section:
+    found = {row["status"]: row for row in taken.rows if "orders_open" in row}
     if not found:
-        return Section(_("Orders in progress"), (), empty=NO_DATABASE)
+        return Section(_("Orders in progress"), (), empty=NOT_REACHABLE)
     tiles = [
         Tile(
             status.label,
@@ -79,21 +96,6 @@ def _standing(rows: list[dict[str, Any]]) -> Section:
         )
         for status in Status
         if status not in ENDS
-    ]
-    stuck = sum(row["orders_stuck"] for row in found.values())
-    mood = "bad" if stuck else "good"
-    note = _("past their timeout") if stuck else _("no order is past its timeout")
-    tiles.append(Tile(_("Stuck orders"), _count(stuck), _orders(standing="stuck"), mood, note))
-    refused = [row for row in rows if "payments_refused" in row]
-    tiles += [
-        Tile(
-            Payment.Status(row["status"]).label,
-            _count(row["payments_refused"]),
-            display.list_url("payments", "payment", urlencode({"status__exact": row["status"]})),
-            "bad" if row["payments_refused"] else "good",
-            _("a person has to decide") if row["payments_refused"] else _("no payment is refused"),
-        )
-        for row in refused
     ]
     return Section(_("Orders in progress"), tiles)
 
@@ -107,7 +109,7 @@ def _oldest(row: dict[str, Any]) -> str:
 def _hourly(rows: list[dict[str, Any]] | None) -> Section:
     title = _("Orders placed, by hour")
     if rows is None:
-        return Section(title, (), empty=NO_DATABASE)
+        return Section(title, (), empty=NOT_REACHABLE)
     counted: Counter[tuple[datetime, str]] = Counter()
     for row in rows:
         counted[row["hour"], row["status"] if row["status"] in ENDS else "open"] += row["orders"]
@@ -142,7 +144,7 @@ def _bar(hour: datetime, counted: Counter[tuple[datetime, str]]) -> charts.Bar:
 def _duration(rows: list[dict[str, Any]] | None) -> Section:
     title = _("Time from accepted to done, last hour")
     if not rows:
-        return Section(title, (), empty=NO_DATABASE)
+        return Section(title, (), empty=NOT_REACHABLE)
     (row,) = rows
     done = _orders(status__exact="done", age="hour")
     if not row["orders"]:
@@ -170,26 +172,30 @@ MOVES = {
 def _money(rows: list[dict[str, Any]] | None) -> Section:
     title = _("Money, last 24 hours")
     if rows is None:
-        return Section(title, (), empty=NO_DATABASE)
+        return Section(title, (), empty=NOT_REACHABLE)
     tiles = []
     for currency in sorted({row["currency"] for row in rows}):
         for direction, label in (("in", _("in")), ("out", _("out"))):
             amount = sum(
                 int(row["amount"]) for row in rows if (row["currency"], row["direction"]) == (currency, direction)
             )
-            url = display.list_url("payments", "entry", urlencode({"age": "day", "direction": direction}))
+            url = _entries(currency, direction=direction)
             tiles.append(Tile(label, display.money_text(amount, currency), url))
         for row in rows:
             if row["currency"] == currency:
-                url = display.list_url("payments", "entry", urlencode({"age": "day", "kind__exact": row["kind"]}))
-                label = MOVES.get((row["kind"], row["direction"]), row["kind"])
+                url = _entries(currency, direction=row["direction"], kind__exact=row["kind"])
+                label = MOVES.get((row["kind"], row["direction"])) or Entry.Kind(row["kind"]).label
                 tiles.append(Tile(label, display.money_text(int(row["amount"]), currency), url))
     note = _newest(sum(row["entries"] for row in rows))
     return Section(title, tiles, empty=_("No money has moved in the last 24 hours."), note=note)
 
 
-def _outboxes(rows: list[dict[str, Any]]) -> Section:
-    found = [row for row in rows if "outbox_service_pending" in row]
+def _entries(currency: str, **query: str) -> str:
+    return display.list_url("payments", "entry", urlencode({"age": "day", **query, "currency": currency}))
+
+
+def _outboxes(taken: readings.Taken) -> Section:
+    found = [row for row in taken.rows if "outbox_service_pending" in row]
     tiles = [
         Tile(
             row["service"],
@@ -202,22 +208,22 @@ def _outboxes(rows: list[dict[str, Any]]) -> Section:
         )
         for row in found
     ]
-    return Section(_("Messages due but not sent"), tiles, empty=NO_DATABASE)
+    return Section(_("Messages due but not sent"), [*tiles, *_lost(taken)], empty=NOT_REACHABLE)
 
 
-def _dead(rows: Iterable[dict[str, Any]]) -> Section:
+def _dead(taken: readings.Taken) -> Section:
     tiles = [
         Tile(
             row["service"],
             _count(row["dead_letters"]),
             display.list_url(row["service"], "deadletter", f"status__exact=dead&q={row['fingerprint']}"),
             "bad",
-            f"{row['type'] or '?'}: {row['reason']}",
+            f"{row['type'] or '?'}: {reasons.in_words(row['reason'])}",
         )
-        for row in rows
+        for row in taken.rows
         if "dead_letters" in row
     ]
-    return Section(_("Dead letters"), tiles, empty=_("None: every message has been handled."))
+    return Section(_("Dead letters"), [*tiles, *_lost(taken)], empty=_("None: every message has been handled."))
 
 
 def _count(number: int) -> str:

@@ -8,6 +8,7 @@ from django.db import Error
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common import reasons
 from common.admin import display
 from common.admin.panels import Panel, panel
 from orders.models import Order
@@ -15,15 +16,20 @@ from outbox.services import model_of
 from payments.models import Entry, Payment
 from processing.models import Hold, Processing
 
+from .system_health import NOT_REACHABLE
+
 MAX_ROWS = 100
 METHODS = dict(Order.Method.choices)
 
 
-def panels_of(order: Order) -> list[Panel]:
-    """Items, money, refunds, stock and dead letters of an order."""
+def first_of(order: Order) -> list[Panel]:
+    """What was ordered, and the money for it."""
+    return [_guarded(_("Items"), lambda: _items(order)), _guarded(_("Money"), lambda: _money(order))]
+
+
+def others_of(order: Order) -> list[Panel]:
+    """Refunds, stock and dead letters of an order."""
     return [
-        _guarded(_("Items"), lambda: _items(order)),
-        _guarded(_("Money"), lambda: _money(order)),
         _guarded(_("Refunds"), lambda: _refunds(order)),
         _guarded(_("Stock"), lambda: _stock(order)),
         _guarded(_("Dead letters"), lambda: _dead(order)),
@@ -33,10 +39,8 @@ def panels_of(order: Order) -> list[Panel]:
 def _guarded(title: Any, build: Callable[[], Panel]) -> Panel:
     try:
         return build()
-    except Error as error:
-        return Panel(
-            title, (), (), empty=_g("This database is not responding (%(error)s).") % {"error": type(error).__name__}
-        )
+    except Error:
+        return Panel(title, (), (), empty=NOT_REACHABLE)
 
 
 def _items(order: Order) -> Panel:
@@ -70,7 +74,7 @@ def _money(order: Order) -> Panel:
         by = payment.gateway or METHODS.get(payment.method, payment.method)
         what = display.page_link("payments", "payment", payment.pk, _g("payment"))
         amount = display.money_text(payment.amount, payment.currency)
-        status = " ".join(filter(None, [payment.get_status_display(), payment.refusal]))
+        status = _with_reason(payment.get_status_display(), payment.refusal or payment.fail_reason)
         rows.append([what, status, amount, by or display.NOTHING, display.ago(payment.updated_at)])
     for entry in Entry.objects.filter(order_id=order.pk).select_related("source", "target").order_by("id")[:MAX_ROWS]:
         what = display.page_link("payments", "entry", entry.pk, entry.get_kind_display())
@@ -80,11 +84,16 @@ def _money(order: Order) -> Panel:
     return Panel(_("Money"), heads, rows, empty=_("No payment exists for this order yet."))
 
 
+def _with_reason(status: Any, code: str) -> str:
+    """A status with the sentence for its reason, if it has one."""
+    return " – ".join(filter(None, [str(status), reasons.explained(code)]))
+
+
 def _refunds(order: Order) -> Panel:
     return panel(
         order.refunds.order_by("refund_id")[:MAX_ROWS],
         (_("refund"), lambda refund: display.page_link("payments", "refund", refund.pk, refund.pk)),
-        (_("status"), lambda refund: " ".join(filter(None, [refund.get_status_display(), refund.fail_code]))),
+        (_("status"), lambda refund: _with_reason(refund.get_status_display(), refund.fail_code)),
         (_("amount"), lambda refund: display.money_text(refund.amount, refund.currency)),
         (_("items"), _pieces),
         (_("reason"), lambda refund: refund.reason or display.NOTHING),
@@ -116,7 +125,7 @@ def _stock(order: Order) -> Panel:
     ]
     verdict = Processing.objects.filter(pk=order.pk).first()
     if verdict is not None:
-        text = " ".join(filter(None, [verdict.get_verdict_display(), verdict.reason]))
+        text = _with_reason(verdict.get_verdict_display(), verdict.reason)
         rows.append([_g("processing"), text, display.NOTHING, display.ago(verdict.at)])
     heads = (_("what"), _("status"), _("items"), _("at"))
     return Panel(_("Stock"), heads, rows, empty=_("No stock is held for this order: it has no lines with products."))
@@ -134,6 +143,7 @@ def _dead_letters(order: Order) -> Iterator[list[Any]]:
         for dead_letter in found.order_by("-id")[:MAX_ROWS]:
             link = display.page_link(service, "deadletter", dead_letter.pk, dead_letter.type or "?")
             yield [
-                link, service, dead_letter.get_status_display(), dead_letter.error[:200],
+                link, service, dead_letter.get_status_display(),
+                f"{reasons.in_words(dead_letter.reason)} {dead_letter.error[:200]}",
                 display.ago(dead_letter.died_at),
             ]  # fmt: skip

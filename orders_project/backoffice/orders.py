@@ -13,14 +13,14 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common import authority
+from common import authority, reasons
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display, panels, scan_filter
 from orders import refunds, repair, saga, services
 from orders.gauges import GRACE
 from orders.models import ENDS, Order
 from orders.saga import TIMEOUTS
 
-from . import drawing, order_panels, timeline
+from . import drawing, obstacles, order_panels, timeline
 from .order_forms import CaptureForm, EvidenceForm, RefundForm, VersionForm
 
 
@@ -108,25 +108,35 @@ def _second_person(order: Any, amount: int) -> str:
 
 
 class Progress(admin.SimpleListFilter):
-    """Orders that have not ended yet, and those of them that are past the timeout of their status."""
+    """Orders that have not ended yet; those past the timeout of their status; those that only ask again since."""
 
     title = _("progress")
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("open", _("in progress")), ("stuck", _("stuck"))]
+        return [("open", _("in progress")), ("stuck", _("stuck")), ("repeating", _("asking again and again"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         now = timezone.now()
         match self.value():
             case "open":
                 return queryset.exclude(status__in=ENDS)
-            case "stuck":
+            case "stuck" | "repeating" as wanted:
                 late = [
-                    Q(status=status, status_since__lt=now - timeout() - GRACE) for status, timeout in TIMEOUTS.items()
+                    Q(status=status, status_since__lt=now - timeout() - GRACE)
+                    for status, timeout in TIMEOUTS.items()
+                    if wanted == "stuck" or status in saga.REPEATING
                 ]
                 return queryset.filter(reduce(operator.or_, late))
         return queryset
+
+
+PAGES = {
+    "webhookreceipt": _("Open the webhook"), "deadletter": _("Open the dead letter"), "payment": _("Open the payment"),
+}  # fmt: skip
+WHO = (
+    "number", "order_id", "user_email", "user_id", "customer_id", "description", "principal", "reference", "created_at",
+)  # fmt: skip
 
 
 @admin.display(description=_("customer"))
@@ -139,7 +149,8 @@ class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("total", _("total")), customer, "fail_reason", "created_at",
+        "order_id", display.status(), display.amount("total", _("total")), customer,
+        display.reason("fail_reason", _("fail reason")), "created_at",
         display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
@@ -222,23 +233,38 @@ class Orders(ReadOnlyAdmin):
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if (order := context.get("original")) is not None:
-            context |= _timeline_context(order)
+            context |= _page_of(order)
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Who ordered, at the top; the rest at the end of the page."""
+        who = [name for name in WHO if name in self.fields and getattr(obj, name, True)]
+        rest = [name for name in self.fields if name not in WHO]
+        return ((None, {"fields": who}), (_("More fields"), {"fields": rest, "classes": ("collapse",)}))
+
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
-        return order_panels.panels_of(row)
+        return order_panels.others_of(row)
 
 
-def _timeline_context(order: Order) -> dict[str, Any]:
-    """The timeline of the order and why it waits; only the error if a database that is needed is down."""
+def _page_of(order: Order) -> dict[str, Any]:
+    """What the page of an order shows besides its fields: the timeline only if the databases that it needs answer."""
+    context: dict[str, Any] = {
+        "first_panels": order_panels.first_of(order),
+        "status_meaning": obstacles.in_progress(order),
+        "total": display.money_text(order.total, order.currency),
+        "refunded": display.money_text(order.refunded, order.currency) if order.refunded else "",
+        "turned_back": timeline.turned_back(order, order.events.order_by("version")),
+        "blocked": reasons.explained(order.blocked),
+    }
     try:
         found = timeline.of(order.pk, now=timezone.now())
-    except Error as error:
-        return {"timeline_error": type(error).__name__}
-    return {
+    except Error:
+        return context | {"timeline_error": True}
+    return context | {
         "drawing": drawing.drawn(found),
         "legend": drawing.legend(),
         "services": settings.SERVICES,
         "timeline_table": panels.Panel(_("The same as a table"), drawing.HEADS, drawing.as_rows(found.moments)),
         "waiting": found.waiting,
+        "pages": [display.page_link(*page, PAGES[page[1]]) for page in found.waiting.pages] if found.waiting else [],
     }

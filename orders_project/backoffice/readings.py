@@ -5,12 +5,15 @@ The queries of the dashboard, besides those that the metrics already make.
 are counted by status, so that an index-only scan suffices.
 """
 
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from django.utils import timezone
 
 from orders.models import Status
+from orders_project.observability import concerns
 from orders_project.observability.metrics import STORED, Stored
 from outbox.gauges import Reading
 from outbox.ids import floor7
@@ -61,10 +64,30 @@ HOURLY = Reading("orders", PER_HOUR, {"orders": ""}, _a_day, every=10.0)
 DURATION = Reading("orders", LATENCY, {"orders": ""}, _an_hour, every=10.0)
 TURNOVER = Reading("payments", MONEY, {"amount": ""}, _a_day, every=10.0)
 DASHBOARD = Stored((HOURLY, DURATION, TURNOVER))
-SHOWN = frozenset({"orders_open", "outbox_service_pending", "dead_letters", "payments_refused"})
+SHOWN = frozenset({"orders_open", "outbox_service_pending", "dead_letters"}) | concerns.GAUGES
 
 
-def take() -> tuple[dict[Reading, list[dict[str, Any]]], list[dict[str, Any]]]:
-    """Return the rows of the queries above, and those of the metrics' queries that the dashboard shows."""
-    metrics = STORED.rows(gauges=SHOWN)
-    return dict(DASHBOARD.rows()), [row | {"database": one.database} for one, rows in metrics for row in rows]
+@dataclass(frozen=True)
+class Taken:
+    """
+    The rows of the queries above, and those of the metrics' queries that the dashboard shows.
+
+    There are none of the services in `lost`, whose databases do not answer, not even those that were read before.
+    """
+
+    own: dict[Reading, list[dict[str, Any]]]
+    rows: list[dict[str, Any]]
+    lost: tuple[str, ...]
+
+
+def take(*, lost: Collection[str] = ()) -> Taken:
+    """Read all databases but those that are known to be `lost`."""
+    own = DASHBOARD.rows(without=lost)
+    metrics = STORED.rows(gauges=SHOWN, without=lost)
+    known = [reading.database for reading in STORED.readings]
+    answering = {reading.database for reading, _rows in metrics} - set(lost)
+    return Taken(
+        own={one: rows for one, rows in own if one.database in answering},
+        rows=[row | {"database": one.database} for one, rows in metrics for row in rows if one.database in answering],
+        lost=tuple(dict.fromkeys(database for database in known if database not in answering)),
+    )

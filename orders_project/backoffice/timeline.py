@@ -4,22 +4,22 @@ in each stage; why the order waits, and what will happen automatically. It is pl
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 
-from django.conf import settings
-from django.utils import timezone
 from django.utils.translation import gettext as _g
 
+from common import reasons as catalogue
 from orders.history import NOTE
-from orders.models import ENDS, IdempotencyKey, Order, OrderEvent, Status
-from orders.saga import CaptureRequested, Overdue, Step, decide
-from orders.transitions import times_out_at
+from orders.models import ENDS, Order, OrderEvent
+from orders.saga import Overdue
 from outbox.attempts import ATTEMPTS
 from outbox.message import EVENTS
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
-from outbox.services import model_of
-from payments.models import Payment, WebhookReceipt
+from payments.models import WebhookReceipt
+
+from . import obstacles
+from .order_sources import Sources, read, service_of
 
 TIMER = Overdue.name
 
@@ -49,14 +49,12 @@ class Moment:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Why an open order has not ended yet."""
+class TurnedBack:
+    """Why an order was turned back: the sentence for its reason, who did it, and what they wrote."""
 
-    since: datetime
-    reasons: tuple[str, ...]
-    next_at: datetime  # when its timeout ends
-    next_step: str  # what happens then
-    overdue: bool
+    why: str
+    by: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -66,22 +64,9 @@ class Timeline:
     order_id: str
     status: str
     fail_reason: str
+    turned_back: "TurnedBack | None"  # None unless it was turned back
     moments: tuple[Moment, ...]
-    waiting: Waiting | None  # None once the order has ended
-
-
-@dataclass
-class Sources:
-    """All rows about an order, of every service that this process serves."""
-
-    order: Order
-    events: list[OrderEvent]
-    keys: list[IdempotencyKey]
-    sent: list[OutgoingMessage] = field(default_factory=list)
-    received: dict[str, IncomingMessage] = field(default_factory=dict)
-    dead: list[DeadLetter] = field(default_factory=list)
-    payment: Payment | None = None
-    webhooks: list[WebhookReceipt] = field(default_factory=list)
+    waiting: obstacles.Waiting | None  # None once the order has ended
 
 
 def of(order_id: str, *, now: datetime) -> Timeline:
@@ -96,29 +81,19 @@ def of(order_id: str, *, now: datetime) -> Timeline:
         order_id=order.order_id,
         status=str(order.status),
         fail_reason=order.fail_reason,
+        turned_back=turned_back(order, sources.events),
         moments=tuple(_in_causal_order(_moments(sources))),
-        waiting=None if order.status in ENDS else _waiting(sources, now=now),
+        waiting=None if order.status in ENDS else obstacles.waiting(sources, now=now),
     )
 
 
-def read(order_id: str) -> Sources:
-    """Read every row about an order: a fixed number of queries, each by an index."""
-    order = Order.objects.get(pk=order_id)
-    found = Sources(
-        order=order,
-        events=list(order.events.order_by("version")),
-        keys=list(IdempotencyKey.objects.filter(order_id=order_id)),
-    )
-    for service in settings.SERVICES_HERE:
-        found.sent += model_of(service, "Outgoing").objects.filter(subject=order_id)
-        found.received |= {
-            str(row.message_id): row for row in model_of(service, "Incoming").objects.filter(subject=order_id)
-        }
-        found.dead += model_of(service, "DeadLetter").objects.filter(subject=order_id)
-    if "payments" in settings.SERVICES_HERE:
-        found.payment = Payment.objects.filter(pk=order_id).first()
-        found.webhooks = list(WebhookReceipt.objects.filter(order_id=order_id))
-    return found
+def turned_back(order: Order, events: Iterable[OrderEvent]) -> TurnedBack | None:
+    """Why an order was turned back and by whom, by its history; none if it was not."""
+    if not order.fail_reason:
+        return None
+    first = next((event for event in events if event.data.get("fail_reason") == order.fail_reason), None)
+    by, note = (first.actor, first.data.get(NOTE, "")) if first else ("", "")
+    return TurnedBack(catalogue.in_words(order.fail_reason), by, note)
 
 
 # What happened ------------------------------------------------------------------------------------------------------
@@ -134,10 +109,10 @@ def _moments(sources: Sources) -> Iterator[Moment]:
     for dead in sources.dead:
         yield Moment(
             at=dead.died_at,
-            service=_service(dead),
+            service=service_of(dead),
             kind="dead",
             title=_g("%(type)s is a dead letter") % {"type": dead.type},
-            detail=f"{dead.reason}: {dead.error}"[:200]
+            detail=f"{catalogue.explained(dead.reason)} {dead.error}"[:300]
             + (f" ({dead.get_status_display()})" if dead.status != "dead" else ""),
             message_id=str(dead.message_id or ""),
             cause=str(dead.message_id or ""),
@@ -150,7 +125,7 @@ def _moments(sources: Sources) -> Iterator[Moment]:
             kind="webhook",
             title=_g("webhook from %(gateway)s: %(status)s")
             % {"gateway": webhook.gateway, "status": webhook.get_status_display()},
-            detail=webhook.reason,
+            detail=catalogue.explained(webhook.reason),
             stages=_stages(inbox=_between(webhook.received_at, webhook.handled_at)),
             trouble=webhook.status == WebhookReceipt.Status.QUARANTINED,
         )
@@ -166,7 +141,7 @@ def _of_event(event: OrderEvent) -> Moment:
         service="orders",
         kind="request" if first or not event.message_id else "step",
         title=f"{_g('accepted') if first else event.type} → {event.get_status_display()}",
-        detail=", ".join(filter(None, [reason, note, by, f"v{event.version}"])),
+        detail=", ".join(filter(None, [catalogue.explained(reason), note, by, f"v{event.version}"])),
         cause=event.message_id,
     )
 
@@ -178,7 +153,7 @@ def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Momen
     attempt = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
     return Moment(
         at=row.created_at if not row.attempt else row.due_at,
-        service=_service(row),
+        service=service_of(row),
         kind=kind,
         title=f"{row.type} → {row.to}",
         detail=", ".join(filter(None, [attempt, "" if row.published_at else _unsent(row)])),
@@ -195,11 +170,9 @@ def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Momen
 
 
 def _unsent(row: OutgoingMessage) -> str:
+    if row.type == TIMER:
+        return _g("due at %(time)s") % {"time": obstacles.clock(row.due_at)}
     return _g("not sent: %(error)s") % {"error": row.last_error} if row.last_error else _g("not sent yet")
-
-
-def _service(row: OutgoingMessage | DeadLetter) -> str:
-    return str(row._state.db)
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:
@@ -222,75 +195,3 @@ def _in_causal_order(moments: Iterable[Moment]) -> Iterator[Moment]:
             seen.add(cause)
             depth, cause = depth + 1, cause_of.get(cause, "")
         yield Moment(**{**vars(moment), "depth": depth})
-
-
-# Why it waits -------------------------------------------------------------------------------------------------------
-
-
-def _waiting(sources: Sources, *, now: datetime) -> Waiting:
-    order = sources.order
-    next_at = times_out_at(order)
-    return Waiting(
-        since=order.status_since,
-        reasons=tuple(_reasons(sources, now=now)) or (_g("no message about it is under way"),),
-        next_at=next_at,
-        next_step=_next_step(order),
-        overdue=now > next_at + timedelta(minutes=1),
-    )
-
-
-def _reasons(sources: Sources, *, now: datetime) -> Iterator[str]:
-    """Yield where each message is that has not been handled yet, and then what the payment waits for."""
-    resolved = {str(dead.message_id) for dead in sources.dead}
-    newest: dict[str, OutgoingMessage] = {}
-    for row in sorted(sources.sent, key=lambda row: row.attempt):
-        newest[str(row.message_id)] = row
-    for message_id, row in newest.items():
-        if row.to == EVENTS or row.type == TIMER or message_id in sources.received or message_id in resolved:
-            continue
-        if row.published_at is not None:
-            yield _g("%(type)s is in the queue %(service)s, not handled: is a worker of %(service)s running?") % {
-                "type": row.type, "service": row.to,
-            }  # fmt: skip
-        elif row.due_at > now:
-            yield _g("%(type)s failed in %(service)s and will be retried at %(time)s") % {
-                "type": row.type, "service": row.to, "time": _clock(row.due_at),
-            }  # fmt: skip
-        else:
-            why = f"({row.last_error})" if row.last_error else _g("is the relay running?")
-            yield _g("%(type)s is in the outbox of %(service)s, not sent: %(why)s") % {
-                "type": row.type, "service": _service(row), "why": why,
-            }  # fmt: skip
-    for dead in sources.dead:
-        if dead.status == DeadLetter.Status.DEAD:
-            yield _g("%(type)s is a dead letter of %(service)s (%(reason)s): see manage.py dlq show %(id)s") % {
-                "type": dead.type, "service": _service(dead), "reason": dead.reason, "id": dead.id,
-            }  # fmt: skip
-    if isinstance(decide(sources.order, CaptureRequested), Step):
-        yield _g("its money is reserved, and nobody has captured it yet")
-    payment = sources.payment
-    if payment is not None and payment.status in Payment.REFUSED:
-        yield _g("%(gateway)s refuses to return the money (%(code)s): decide on the page of the payment") % {
-            "gateway": payment.gateway, "code": payment.refusal,
-        }  # fmt: skip
-    if payment is not None and payment.status in Payment.ASKED:
-        yield _g("the payment is %(status)s at %(gateway)s") % {
-            "status": payment.get_status_display(), "gateway": payment.gateway or _g("its gateway"),
-        }  # fmt: skip
-        if payment.ask_at:
-            yield _g("the gateway will be called again at %(time)s") % {"time": _clock(payment.ask_at)}
-
-
-def _next_step(order: Order) -> str:
-    """What the timeout of the order's status does."""
-    step = decide(order, Overdue)
-    match step.becomes if isinstance(step, Step) else order.status:
-        case Status.VOIDING | Status.RELEASING if order.status not in (Status.VOIDING, Status.RELEASING):
-            return _g("The order will be canceled automatically")
-        case Status.REFUNDING if order.status != Status.REFUNDING:
-            return _g("The payment will be refunded automatically")
-    return _g("The last request will be repeated automatically")
-
-
-def _clock(moment: datetime) -> str:
-    return timezone.localtime(moment).strftime("%H:%M:%S")

@@ -7,6 +7,7 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
@@ -21,6 +22,7 @@ from common.admin import (
 )
 from common.money import Money
 from payments import decisions
+from payments.gauges import UNMATCHED_AFTER
 from payments.models import WebhookReceipt
 
 
@@ -79,9 +81,12 @@ class Open(admin.SimpleListFilter):
     parameter_name = "waiting"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("yes", _("for a decision"))]
+        return [("yes", _("for a decision")), ("late", _("for its payment, for too long"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() == "late":
+            late = timezone.now() - UNMATCHED_AFTER
+            return queryset.filter(status=WebhookReceipt.Status.UNMATCHED, received_at__lt=late)
         return queryset.filter(status__in=decisions.OPEN) if self.value() else queryset
 
 
@@ -90,7 +95,8 @@ class WebhooksIn(ReadOnlyAdmin):
     """Webhooks received from gateways."""
 
     list_display = (
-        "webhook_id", "gateway", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
+        "webhook_id", "gateway", display.status(), display.reason("reason", _("reason")), "about",
+        "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), "received_at",
     )  # fmt: skip
     list_filter = (Open, "status", Age)
@@ -98,7 +104,8 @@ class WebhooksIn(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No webhooks have been received yet. Gateways send them to /webhooks/payments.")
     fields = (
-        "gateway", "webhook_id", display.status(), "reason", "about", "says", display.amount("amount", _("amount")),
+        "gateway", "webhook_id", display.explained_status(), display.reason("reason", _("reason"), explained=True),
+        "about", "says", display.amount("amount", _("amount")),
         "payment_id", display.order(), display.json("headers", _("headers")), _body,
         "decided_by", "received_at", "handled_at",
     )  # fmt: skip

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import ThreadingWSGIServer
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+from psycopg.errors import QueryCanceled
 
 import orders.gauges
 import payments.gauges
@@ -86,24 +87,29 @@ class Stored(Collector):
     _taken: dict[Reading, tuple[float, list[dict[str, Any]]]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def rows(self, *, gauges: Set[str] | None = None) -> list[tuple[Reading, list[dict[str, Any]]]]:
-        """All readings, or those with one of these gauges, with their rows, of the databases that answer."""
+    def rows(
+        self, *, gauges: Set[str] | None = None, without: Collection[str] = ()
+    ) -> list[tuple[Reading, list[dict[str, Any]]]]:
+        """
+        All readings, or those with one of these gauges, with their rows, of the databases that answer.
+
+        A database in `without` is not asked. A query that takes too long is left out alone.
+        """
         found: list[tuple[Reading, list[dict[str, Any]]]] = []
-        lost: set[str] = set()
+        lost = set(without)
         with self._lock:
             for reading in self.readings:
-                if gauges is not None and not gauges & reading.gauges.keys():
+                if reading.database in lost or (gauges is not None and not gauges & reading.gauges.keys()):
                     continue
                 at, rows = self._taken.get(reading, (0.0, []))
                 if reading not in self._taken or self.clock() - at >= reading.every:
-                    if reading.database in lost:
-                        continue
                     try:
                         rows = reading.take()
                     except Error as error:
                         logger.warning("The gauges of %s could not be read: %s", reading.database, error)
                         connections[reading.database].close_if_unusable_or_obsolete()
-                        lost.add(reading.database)
+                        if not isinstance(error.__cause__, QueryCanceled):
+                            lost.add(reading.database)
                         continue
                     self._taken[reading] = (self.clock(), rows)
                 found.append((reading, rows))

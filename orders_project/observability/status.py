@@ -12,6 +12,7 @@ from outbox import broker
 from payments.books.reconcile import LATE as OVERDUE
 
 from ..celery import SERVICES, UNROUTED_QUEUE, WORK
+from . import concerns
 from .health import LATE
 from .metrics import Stored, readings
 
@@ -71,7 +72,8 @@ def look() -> Status:
         services[service].dead_letters = 0
     for reading, row in rows:
         _take(status, services[reading.database], row)
-    status.troubles = list(_troubles(status))
+    needs = concerns.found(row for _reading, row in rows)
+    status.troubles = [*_troubles(status), *(f"{one.title}: {number}. {one.to_do}" for one, number in needs)]
     return status
 
 
@@ -160,28 +162,8 @@ def _troubles(status: Status) -> Iterator[str]:
             yield f"no worker consumes the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
             yield f"{queue.waiting} messages in {queue.name} are not collected yet"
-    if stuck := sum(status.stuck_orders.values()):
-        yield f"{stuck} orders are stuck"
-    if status.webhooks_open.get("quarantined"):
-        yield f"{status.webhooks_open['quarantined']} webhooks are in quarantine"
-    if status.payments_refused:
-        yield f"the gateway refuses to return the money of {status.payments_refused} payments"
-    if status.refunds_late:
-        yield f"the gateway has not said for long how {status.refunds_late} refunds ended"
-    if status.refunds_failed:
-        yield f"{status.refunds_failed} refunds have failed within a day: whoever asked has to ask again"
-    if status.disputes_due:
-        yield f"{status.disputes_due} disputes have to be answered within three days, at the gateway"
-    if status.webhooks_unmatched_late:
-        yield f"{status.webhooks_unmatched_late} webhooks have had no payment for an hour"
-    if status.webhooks_late:
-        yield f"{status.webhooks_late} webhooks are late"
-    if status.holds_late:
-        yield f"{status.holds_late} holds of stock have expired and are not released"
     for currency, minor in status.ledger_imbalance.items():
         if minor:
             yield f"the ledger is out of balance by {money.text(minor, currency=currency)}"
-    if differences := sum(status.gateway_differences.values()):
-        yield f"the ledger and the gateway differ in {differences} things: manage.py reconcile, docs/accounting.md"
     if (seconds := status.reconciled_seconds_ago or 0) > OVERDUE.total_seconds():
         yield f"the ledger was last compared with the gateway {seconds / 3600:.0f} hours ago"

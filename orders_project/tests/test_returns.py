@@ -215,7 +215,7 @@ class TestAnOperator:
         operator = client_of("operator")
         page = operator.get(reverse("admin:orders_order_change", args=["o"])).content.decode()
         assert "fake refuses to return the money (balance_insufficient)" in page
-        assert "refund refused balance_insufficient" in page.lower()
+        assert "refund refused – balance_insufficient: the balance at the gateway is too low" in page.lower()
         stub.refuses = ""
         assert do(operator, Payment.objects.get(), "try_again").status_code == 302
         post.run()

@@ -48,7 +48,7 @@ class TestTheScreen:
         behind = re.search(r"! the relay of orders is (\d+) s behind", output)
         assert behind is not None
         assert 90 <= int(behind[1]) < 90 + 60
-        assert "! 1 orders are stuck" in output
+        assert "! Stuck orders: 1. They are past the timeout of their status." in output
         assert "! no worker consumes the queue payments" in output  # no worker runs in this test
         assert "payments.dlq" in output
 

@@ -4,6 +4,7 @@ import operator
 from functools import reduce
 from typing import Any
 
+from django.conf import settings
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -19,6 +20,7 @@ from common.admin import (
     ReasonForm,
     display,
     panels,
+    scan_filter,
 )
 
 from .. import ledger, services
@@ -124,21 +126,24 @@ class Accounts(StatementPages, ReadOnlyAdmin):
 
 
 class Direction(admin.SimpleListFilter):
-    """Money that came in from outside the system, or left it."""
+    """Money that came in from outside the system, left it, or moved between accounts."""
 
     title = _("direction")
     parameter_name = "direction"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("in", _("in")), ("out", _("out"))]
+        return [("in", _("in")), ("out", _("out")), ("within", _("between accounts"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        side = {"in": "source", "out": "target"}.get(str(self.value()))
-        if side is None:
+        if self.value() not in {"in", "out", "within"}:
             return queryset
         # Looked up first: with known ids the query reads a range of the index on this side of the entries.
-        outside = Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH).values_list("pk", flat=True)
-        return queryset.filter(**{f"{side}__in": list(outside)})
+        outside = list(
+            Account.objects.filter(kind=Account.Kind.SYSTEM, user_id=ledger.CASH).values_list("pk", flat=True)
+        )
+        if self.value() == "within":
+            return queryset.exclude(source__in=outside).exclude(target__in=outside)
+        return queryset.filter(**{"source__in" if self.value() == "in" else "target__in": outside})
 
 
 @admin.register(Entry)
@@ -149,7 +154,10 @@ class Entries(ReadOnlyAdmin):
         "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",
         "at",
     )  # fmt: skip
-    list_filter = (Age, Direction, "kind")
+    list_filter = (
+        Age, Direction, "kind",
+        scan_filter("currency", _("currency"), [(currency, currency) for currency in settings.CURRENCIES]),
+    )  # fmt: skip
     list_select_related = ("source", "target")
     search_by = ("id", "order_id", "source_id", "target_id")
     order = ("-id",)

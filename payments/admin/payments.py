@@ -3,14 +3,17 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common import reasons
 from common.admin import Action, ActionCall, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 
 from .. import ledger, services
 from ..gateways import GATEWAYS
+from ..gauges import SILENT_AFTER
 from ..models import Entry, Payment
 
 
@@ -26,6 +29,19 @@ def _settle(call: ActionCall) -> str:
 
 def _is_refused(payment: Payment) -> bool:
     return payment.status in Payment.REFUSED
+
+
+class Unanswered(admin.SimpleListFilter):
+    """Payments about which the gateway does not answer."""
+
+    title = _("gateway")
+    parameter_name = "answers"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("no", _("does not answer"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        return queryset.filter(ask_at__isnull=False, unanswered__gte=SILENT_AFTER) if self.value() else queryset
 
 
 @admin.display(description=_("captured"))
@@ -54,6 +70,7 @@ class Payments(ReadOnlyAdmin):
     )  # fmt: skip
     list_filter = (
         "status",
+        Unanswered,
         scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
@@ -61,9 +78,12 @@ class Payments(ReadOnlyAdmin):
     order = ("-order_id",)
     empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
-        display.order(), display.status(), display.amount("amount", _("amount")), _captured, _refunded, _disputed,
+        display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,
+        _disputed,
         "is_manual", "authorized_until", "method", "user_id", "gateway", "gateway_payment_id", "gateway_refund_id",
-        "fail_reason", "refusal", "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
+        display.reason("fail_reason", _("fail reason"), explained=True),
+        display.reason("refusal", _("refused because"), explained=True),
+        "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
         "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (
@@ -96,7 +116,7 @@ class Payments(ReadOnlyAdmin):
             panels.newest(
                 row.attempts.order_by("-id"),
                 (_("at"), lambda attempt: display.ago(attempt.at)),
-                (_("code"), lambda attempt: attempt.code),
+                (_("code"), lambda attempt: reasons.explained(attempt.code)),
                 (_("message"), lambda attempt: attempt.message or display.NOTHING),
                 title=_("Declined attempts"),
                 empty=_("No attempt to pay has been declined."),
@@ -107,7 +127,7 @@ class Payments(ReadOnlyAdmin):
                 (_("status"), lambda one: one.get_status_display()),
                 (_("amount"), lambda one: display.money_text(one.amount, one.currency)),
                 (_("reason"), lambda one: one.reason or display.NOTHING),
-                (_("fail reason"), lambda one: one.fail_reason or display.NOTHING),
+                (_("fail reason"), lambda one: reasons.explained(one.fail_reason) or display.NOTHING),
                 (_("created at"), lambda one: display.ago(one.created_at)),
                 title=_("Refunds"),
                 more=display.list_url("payments", "refund", of_order),

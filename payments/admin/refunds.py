@@ -1,10 +1,12 @@
 """Admin pages of refunds and disputes. Both change by what the gateway says; a dispute is answered there."""
 
+import operator
 from datetime import timedelta
+from functools import reduce
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.translation import gettext as _g
@@ -12,8 +14,28 @@ from django.utils.translation import gettext_lazy as _
 
 from common.admin import Age, ReadOnlyAdmin, display, scan_filter
 
-from ..gauges import DUE_SOON
+from ..gauges import DUE_SOON, LATE_AFTER
 from ..models import Dispute, Refund
+
+
+class Trouble(admin.SimpleListFilter):
+    """Refunds that take far too long, and those that have failed within a day."""
+
+    title = _("trouble")
+    parameter_name = "trouble"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("late", _("takes too long")), ("failed", _("failed within a day"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = timezone.now()
+        match self.value():
+            case "late":
+                late = [Q(status=status, created_at__lt=now - after) for status, after in LATE_AFTER.items()]
+                return queryset.filter(reduce(operator.or_, late))
+            case "failed":
+                return queryset.filter(status=Refund.Status.FAILED, updated_at__gt=now - timedelta(days=1))
+        return queryset
 
 
 @admin.register(Refund)
@@ -26,6 +48,7 @@ class Refunds(ReadOnlyAdmin):
     )  # fmt: skip
     list_filter = (
         "status",
+        Trouble,
         scan_filter("is_foreign", _("made at the gateway"), (("True", _("Yes")), ("False", _("No")))),
         Age,
     )
@@ -33,8 +56,9 @@ class Refunds(ReadOnlyAdmin):
     order = ("-refund_id",)
     empty = _("No parts of payments have been refunded yet. Orders are refunded on their pages.")
     fields = (
-        "refund_id", display.order("payment_id"), display.status(), display.amount("amount", _("amount")), "reason",
-        "fail_reason", "gateway", "gateway_refund_id", "is_foreign", "unanswered", "ask_at", "created_at", "updated_at",
+        "refund_id", display.order("payment_id"), display.explained_status(), display.amount("amount", _("amount")),
+        "reason", display.reason("fail_reason", _("fail reason"), explained=True),
+        "gateway", "gateway_refund_id", "is_foreign", "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
 
 
@@ -76,6 +100,7 @@ class Disputes(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No payment has been disputed.")
     fields = (
-        "dispute_id", display.order("payment_id"), display.status(), display.amount("amount", _("amount")), "reason",
-        "respond_by", _what_to_do, "gateway", "created_at", "updated_at",
+        "dispute_id", display.order("payment_id"), display.explained_status(),
+        display.amount("amount", _("amount")), "reason", "respond_by", _what_to_do, "gateway",
+        "created_at", "updated_at",
     )  # fmt: skip

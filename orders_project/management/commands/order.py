@@ -38,20 +38,30 @@ class Command(BaseCommand):
 
     def _show(self, found: Timeline, *, now: datetime) -> None:
         because = f" ({found.fail_reason})" if found.fail_reason else ""
+        back = found.turned_back
         began = found.moments[0].at
         self.stdout.write(self.style.MIGRATE_HEADING(f"Order {found.order_id}: {found.status}{because}"))
+        if back is not None:
+            by = f" By {back.by}." if back.by else ""
+            note = f" Reason given: {back.note}" if back.note else ""
+            self.stdout.write(f"{back.why}{by}{note}")
         self.stdout.write(f"since {began:%Y-%m-%d %H:%M:%S} UTC\n\n")
         for moment in found.moments:
             self.stdout.write(self._line(moment, began=began))
         if found.waiting is None:
             return
         waiting = found.waiting
-        self.stdout.write(f"\nIt has waited {duration((now - waiting.since).total_seconds())}:")
+        title = "Why it is stuck" if waiting.stuck else "What happens now"
+        age = duration((now - waiting.since).total_seconds())
+        self.stdout.write(f"\n{title} ({found.status} for {age}):")
         for reason in waiting.reasons:
             self.stdout.write(f"  - {reason}")
-        next_step = f"{waiting.next_step} at {waiting.next_at:%Y-%m-%d %H:%M:%S} UTC."
+        left = (waiting.next_at - now).total_seconds()
+        when = f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
+        next_step = f"{waiting.next_step} {when} ({waiting.next_at:%Y-%m-%d %H:%M:%S} UTC)."
         if waiting.overdue:
-            next_step += " That time has passed: is the relay of orders running, and a worker of orders?"
+            next_step = f"The next step is overdue: it was due {when} ({waiting.next_at:%Y-%m-%d %H:%M:%S} UTC)."
+            next_step += " Is the relay of orders running, and a worker of orders?"
         self.stdout.write(self.style.WARNING(next_step) if waiting.overdue else next_step)
 
     def _line(self, moment: Moment, *, began: datetime) -> str:

@@ -76,14 +76,14 @@ def test_dead_letters_are_previewed_replayed_and_discarded(user: Operator) -> No
 def test_an_order_is_helped_on_its_way(user: Operator, waiting: str) -> None:
     path = f"/admin/orders/order/{waiting}/change/"
     user.open(path)
-    assert "is a worker of processing running?" in user.page.inner_text(".stuck")
+    assert "processing.process" in user.page.inner_text(".stuck")
     user.press("Retry the step")
     user.send()
     assert "processing.process has been sent again" in user.told()
     user.system.start("processing")
     user.system.until(lambda: screenshots.status_of(user.system, waiting) == "done")
     user.open(path)
-    assert "it has ended" in user.page.inner_text(".stuck")
+    assert "The order is paid and processed." in user.page.inner_text(".stuck")
     user.system.stop("payments")
     held = screenshots.place(user.system, user_id="demo-rich", amount=7)
     user.open(f"/admin/orders/order/{held}/change/")
