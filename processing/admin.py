@@ -25,9 +25,10 @@ from common.admin import (
     register_outbox_admin,
 )
 from common.fields import MAX_INTEGER
+from common.search import has_words
 
 from . import services
-from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
+from .models import PRODUCT_WORDS, DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
@@ -165,6 +166,7 @@ class Products(ReadOnlyAdmin):
     list_display = ("sku", "name", display.amount("price", _("price")), "available", "held", "sold", "is_active")
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
+    search_help_text = _("Enter the beginning of a word of the name, or of the SKU.")
     order = ("-product_id",)
     empty = _("No products yet. Add the first one.")
     fields = (
@@ -206,6 +208,10 @@ class Products(ReadOnlyAdmin):
             perform=_edit,
         ),
     )
+
+    def wide_conditions(self, term: str) -> list[Any]:
+        found = has_words(PRODUCT_WORDS, term)
+        return [] if found is None else [found]
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [

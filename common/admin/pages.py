@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 OLDER, NEWER = "older", "newer"
 SCAN_ROWS = 10_000  # rows that scan filters look through for a page
+MOST_FOUND = 1000  # rows that a search finds by the beginning of something
 
 
 class KeysetChangeList(ChangeList):
@@ -31,12 +32,16 @@ class KeysetChangeList(ChangeList):
 
     # Note [Scan filters]: values that no index knows are looked for in the next `SCAN_ROWS` rows. If these don't fill
     the page, the link to the next page continues after them and says so.
+
+    # Note [Wide searches]: the rows whose text begins with a term are in the order of the text, not of the list. So no
+    more than `MOST_FOUND` of them are taken and put in order, and if there are more the page asks for a longer term.
     """
 
     model_admin: "ReadOnlyAdmin"
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self.older_url = self.newer_url = ""
+        self.found_too_many = 0
         super().__init__(request, *args)
         self.title = capfirst(str(self.opts.verbose_name_plural))
 
@@ -76,6 +81,7 @@ class KeysetChangeList(ChangeList):
         if start is not None:
             rows = rows.filter(keyset.beyond(start, order, forward=forward))
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
+        searches += [rows.filter(pk__in=self._keys(wide)) for wide in self.model_admin.wide_conditions(self.query)]
         scans = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
         horizon = None
         if scans:
@@ -90,6 +96,13 @@ class KeysetChangeList(ChangeList):
             return list(searches[0][: self.list_per_page + 1]), horizon
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
+
+    def _keys(self, wide: Any) -> list[Any]:
+        """The keys of the first rows that a wide search finds."""
+        found = list(self.root_queryset.filter(wide).order_by().values_list("pk", flat=True)[: MOST_FOUND + 1])
+        if len(found) > MOST_FOUND:
+            self.found_too_many = MOST_FOUND
+        return found[:MOST_FOUND]
 
     def _in_order(self, rows: Iterable[Model], *, forward: bool) -> list[Model]:
         order = self.model_admin.order

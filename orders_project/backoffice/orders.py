@@ -139,16 +139,17 @@ class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("total", _("total")), customer, "fail_reason", "created_at",
+        "order_id", "number", display.status(), display.amount("total", _("total")), customer, "fail_reason", "created_at",
         display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
-    search_by = ("order_id", "reference", "user_id", "user_email", "customer_id")
+    search_by = ("number", "order_id", "reference")
+    search_beginnings = ("user_email", "user_id", "customer_id")
     order = ("-created_at", "-order_id")
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (
-        "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
+        "number", "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
         "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
         display.amount("captured", _("captured")), display.amount("refunded", _("refunded")), "fail_reason", "blocked",
         "version", display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",

@@ -54,8 +54,11 @@ def addresses(client: Client, model: Any) -> Iterator[str]:
     queries = ["", changes.older_url, "?q=nowhere", f"?q={uuid4()}"]
     queries += [query for by in changes.filter_specs for query in telling_choices(by, changes, model)]
     rows = model._base_manager.order_by("pk")
+    queries += ["?q=e", "?q=u1", "?q=c1", "?q=lamp", "?q=s1"]  # the beginnings of very many and of some
     for row in filter(None, (rows.first(), rows.last())):
-        queries += [f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in page.search_by]
+        queries += [
+            f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in page.get_search_fields(None)
+        ]
         yield reverse(f"{name}_change", args=[quote(row.pk)])
     yield from (where + query for query in dict.fromkeys(queries))
 
