@@ -1,8 +1,8 @@
 """
 Search for texts that begin with a term, whatever their case, by indexes that need no extension of PostgreSQL.
 
-# Note [Capitals]: Django asks for `iexact` and `istartswith` by comparing `UPPER(column)`, so that is what the index has.
-It leaves empty texts out, and a query has to say that it does so as well: PostgreSQL concludes it from `=`, not from LIKE.
+# Note [Capitals]: Django asks for `iexact` and `istartswith` by comparing `UPPER(column)`, so the index has that. It
+leaves empty texts out, and a query has to say that it does so as well: PostgreSQL concludes it from `=`, not from LIKE.
 """
 
 import re
@@ -24,7 +24,7 @@ def _is_empty(field: str) -> Q:
 
 
 def beginning_index(field: str, *, name: str, then: tuple[str, ...]) -> Index:
-    """An index by which a text is found by its beginning in any case, or as a whole, and then in this descending order."""
+    """An index that finds a text by its beginning, or as a whole, in any case; then the other fields, descending."""
     text: Any = OpClass(Upper(field), name="text_pattern_ops")
     return Index(text, *(F(other).desc() for other in then), name=name, condition=~_is_empty(field))
 
@@ -42,7 +42,7 @@ class Words(Func):
 
 
 def has_words(words: Words, term: str) -> Any:
-    """The condition that each word of the term is the beginning of one of these words; None for a term without words."""
+    """The condition that each word of the term begins one of these words; None for a term without words."""
     asked = re.split(rf"[\s\\'{re.escape(PUNCTUATION)}]+", term.replace("\0", " "))
     query = " & ".join(f"'{word}':*" for word in asked if word)
     if not query:

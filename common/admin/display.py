@@ -25,6 +25,12 @@ STATUS, ORDER = _("status"), _("order")
 Shown = Callable[[Any], Any]
 
 
+def _of_field(shown: Shown, name: str, **more: str) -> Shown:
+    """Say which field a column shows, for the file that is made of a list: see export.py."""
+    shown.exported = {"field": name, **more}  # type: ignore[attr-defined]
+    return shown
+
+
 def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     """A column of an amount in minor units, with the currency in another field."""
 
@@ -32,7 +38,7 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     def shown(row: Any) -> SafeString:
         return format_html('<span class="amount">{}</span>', money_text(getattr(row, name), getattr(row, currency)))
 
-    return shown
+    return _of_field(shown, name, currency=currency)
 
 
 def money_text(minor: int | None, currency: str) -> str:
@@ -55,7 +61,7 @@ def status(name: str = "status", label: Any = STATUS) -> Shown:
         text = getattr(row, f"get_{name}_display")()
         return format_html('<span class="status status-{}">{}</span>', getattr(row, name), text)
 
-    return shown
+    return _of_field(shown, name)
 
 
 def json(name: str, label: Any) -> Shown:
@@ -65,7 +71,7 @@ def json(name: str, label: Any) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return laid_out(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def laid_out(value: Any) -> SafeString | str:
@@ -87,7 +93,7 @@ def text(name: str, label: Any) -> Shown:
         value = getattr(row, name)
         return preformatted(value) if value else NOTHING
 
-    return shown
+    return _of_field(shown, name)
 
 
 def preformatted(value: str) -> SafeString:
@@ -101,7 +107,7 @@ def order(name: str = "order_id", label: Any = ORDER) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return order_link(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def order_link(order_id: str) -> SafeString | str:
@@ -136,7 +142,7 @@ def since(name: str, label: Any) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return ago(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def ago(moment: datetime | None) -> SafeString | str:

@@ -1,13 +1,14 @@
 """Change lists of any length: a page is found by the key that it begins after, and rows are never counted."""
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.text import capfirst
 
 from .. import keyset
@@ -45,6 +46,12 @@ class KeysetChangeList(ChangeList):
         super().__init__(request, *args)
         self.title = capfirst(str(self.opts.verbose_name_plural))
 
+    @property
+    def export_url(self) -> str:
+        """The page that makes a file of this list; empty where the list has no rows."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_export"
+        return reverse(name) + self.get_query_string(remove=[OLDER, NEWER]) if self.result_list else ""
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return list(self.model_admin.order)
 
@@ -73,6 +80,19 @@ class KeysetChangeList(ChangeList):
         self.show_admin_actions = bool(page)
         self.can_show_all = self.multi_page = False
         self.paginator = None
+
+    def all_pages(self, size: int) -> Iterator[list[Model]]:
+        """All rows of the list, however many pages it has, in lists of about this size."""
+        self.list_per_page = size
+        start: list[Any] | None = None
+        while True:
+            found, horizon = self._found(start, forward=True)
+            page = found[:size]
+            yield page
+            last = page[-1] if len(found) > size else horizon
+            if last is None:
+                return
+            start = keyset.key_of(last, self.model_admin.order)
 
     def _found(self, start: list[Any] | None, *, forward: bool) -> tuple[list[Model], Model | None]:
         """The rows of a page and one more; and the last row that the scan filters looked at, if they stopped early."""

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..search import begins
 from .actions import ActionPages
+from .export import ExportPages
 from .pages import KeysetChangeList
 from .panels import Panel
 
@@ -34,7 +35,7 @@ class ReadOnlyMixin:
         return False
 
 
-class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
+class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
     """
     A table that only the system writes.
 

@@ -139,8 +139,8 @@ class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
-        "order_id", "number", display.status(), display.amount("total", _("total")), customer, "fail_reason", "created_at",
-        display.since("updated_at", _("updated")), "payment_method",
+        "order_id", "number", display.status(), display.amount("total", _("total")), customer, "fail_reason",
+        "created_at", display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
     search_by = ("number", "order_id", "reference")
@@ -149,8 +149,8 @@ class Orders(ReadOnlyAdmin):
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (
-        "number", "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
-        "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
+        "number", "order_id", "principal", "reference", display.status(), display.amount("total", _("total")),
+        "customer_id", "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
         display.amount("captured", _("captured")), display.amount("refunded", _("refunded")), "fail_reason", "blocked",
         "version", display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
     )  # fmt: skip

@@ -1,9 +1,12 @@
-"""What people look for is found: orders by number, email, user or customer, products by words, in any case."""
+"""What people look for is found, in any case of its letters; and what they have found can be taken away as a file."""
 
+import csv
 from io import StringIO
 from typing import Any
 
 import pytest
+from django.contrib import admin
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
@@ -11,7 +14,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from common.admin import pages
+from common.admin import ReadOnlyAdmin, export, pages
 from orders import factories
 from orders.models import Order, Outgoing
 from processing import services as stock
@@ -114,3 +117,63 @@ def test_products_are_found_by_words_of_their_name_and_sku(boss: Client, term: s
     lamp = stock.make_product(name="Desk-Lamp (O'Neil) лето", sku="DL-2000", price=5_00, stock=1, actor="boss", now=now)
     stock.make_product(name="Chair", sku="ch-1", price=5_00, stock=1, actor="boss", now=now)
     assert found(boss, "processing_product", term) == [lamp] * is_found
+
+
+class TestTheFile:
+    URL = "/admin/orders/order/export/"
+
+    def lines(self, boss: Client, url: str = URL, **form: Any) -> list[list[str]]:
+        answer: Any = boss.post(url, form)
+        assert answer.status_code == 200
+        assert answer["Content-Disposition"] == 'attachment; filename="order.csv"'
+        return list(csv.reader(StringIO(answer.getvalue().decode(), newline="")))
+
+    def test_has_every_row_of_the_filtered_list_in_the_chosen_columns(
+        self, boss: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(export, "ROWS", 2)
+        orders = [factories.order(amount=100 + number) for number in range(5)]
+        factories.order(user_id="bob")
+        header, *rows = self.lines(boss, f"{self.URL}?q=ANN", columns=["order_id", "total", "currency", "created_at"])
+        assert header == ["order_id", "total", "currency", "created_at"]
+        assert [row[:3] for row in rows] == [[one.pk, f"1.0{n}", "USD"] for n, one in reversed([*enumerate(orders)])]
+        assert rows[-1][3] == orders[0].created_at.isoformat().replace("+00:00", "Z")
+        log = LogEntry.objects.get()
+        assert log.change_message == "Export as CSV where q=ANN. Columns: order_id, total, currency, created_at."
+
+    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
+    def test_has_no_formulas(self, boss: Client, text: str) -> None:
+        Order.objects.filter(pk=factories.order().pk).update(description=text)
+        assert self.lines(boss, columns=["description"])[1] == [f"'{text}"]
+
+    def test_tells_excel_its_encoding_if_asked(self, boss: Client) -> None:
+        factories.order()
+        for form, beginning in (({}, b"order_id"), ({"with_bom": "on"}, b"\xef\xbb\xbforder_id")):
+            answer: Any = boss.post(self.URL, {"columns": "order_id", **form})
+            assert answer.getvalue().startswith(beginning)
+
+    def test_says_where_it_was_cut_off(self, boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(export, "ROWS", 2)
+        monkeypatch.setattr(export, "MAX_SECONDS", 0)
+        for _ in range(3):
+            factories.order()
+        *_rows, last = self.lines(boss, columns=["order_id"])
+        assert (len(_rows), last[0].split(" because")[0]) == (3, "The export ended here,")
+
+    def test_is_for_those_who_may_see_the_list_and_has_what_the_page_has(self, boss: Client) -> None:
+        assert boss.post(self.URL, {"columns": "fingerprint"}).status_code == 422
+        assert boss.post(self.URL, {}).status_code == 422
+        assert boss.post(f"{self.URL}?fingerprint__regex=a", {"columns": "order_id"}).status_code == 400
+        stranger = Client()
+        stranger.force_login(User.objects.create_user("stranger", is_staff=True))
+        assert stranger.get(self.URL).status_code == 403
+        assert stranger.post(self.URL, {"columns": "order_id"}).status_code == 403
+
+    def test_can_be_made_of_every_list(self, boss: Client) -> None:
+        factories.order()
+        for model, page in admin.site._registry.items():
+            if isinstance(page, ReadOnlyAdmin):
+                url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_export")
+                form = boss.get(url).context["form"]
+                answer: Any = boss.post(url, {"columns": [name for name, _ in form.fields["columns"].choices]})
+                assert answer.getvalue(), model
