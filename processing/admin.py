@@ -1,6 +1,6 @@
 """Admin pages of the processing service."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.conf import settings
@@ -168,6 +168,7 @@ class Products(ReadOnlyAdmin):
     search_by = ("sku", "product_id")
     search_help_text = _("Enter the beginning of a word of the name, or of the SKU.")
     order = ("-product_id",)
+    sorts: ClassVar = {"sku": ("sku",)}
     empty = _("No products yet. Add the first one.")
     fields = (
         "product_id", "sku", "name", display.amount("price", _("price")), other_prices, "is_active", "available",
@@ -255,6 +256,7 @@ class Holds(ReadOnlyAdmin):
     list_filter = ("status", Age)
     search_by = ("hold_id", "order_id")
     order = ("-hold_id",)
+    sorts: ClassVar = {"created_at": ("hold_id",)}
     inlines = (LinesOfHold,)
     empty = _("No holds yet. An order with a product holds stock.")
     fields = ("hold_id", display.order(), display.status(), "created_at", "expires_at", "ended_at")
@@ -269,6 +271,7 @@ class StockMovements(ReadOnlyAdmin):
     list_select_related = ("product",)
     search_by = ("id", "product_id", "hold_id")
     order = ("-id",)
+    sorts: ClassVar = {"at": ("id",)}
     empty = _("No movements yet. Receive stock on the page of a product.")
     fields = ("id", "product", "kind", "quantity", "hold", "reason", "actor", "at")
 

@@ -31,6 +31,11 @@ def _of_field(shown: Shown, name: str, **more: str) -> Shown:
     return shown
 
 
+def field_shown(column: Any) -> str:
+    """The field that a column of a list shows; empty if it shows something else."""
+    return column if isinstance(column, str) else getattr(column, "exported", {}).get("field", "")
+
+
 def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     """A column of an amount in minor units, with the currency in another field."""
 

@@ -1,7 +1,7 @@
 """Read-only admin pages: list a table, search it by its indexes, and change it only through actions."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from ..search import begins
+from . import display
 from .actions import ActionPages
 from .export import ExportPages
 from .pages import KeysetChangeList
@@ -41,7 +42,8 @@ class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
 
     `order` is the ordering of its pages (see common/keyset.py), `search_by` names the indexed fields that the search
     box compares with the whole term, `search_beginnings` those that may begin with it, in any case (see
-    common/search.py), and `empty` is the text of an empty list.
+    common/search.py), `sorts` has the ascending orderings, each with an index, of the fields that one may sort by, and
+    `empty` is the text of an empty list.
     """
 
     order: tuple[str, ...] = ("-pk",)
@@ -52,7 +54,7 @@ class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    sortable_by = ()
+    sorts: Mapping[str, tuple[str, ...]] = {}
     fields: ClassVar[Any] = None
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
@@ -60,6 +62,9 @@ class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return self.order
+
+    def get_sortable_by(self, request: HttpRequest) -> list[Any]:
+        return [column for column in self.list_display if display.field_shown(column) in self.sorts]
 
     def on_one_page(self, request: HttpRequest) -> bool:
         """Whether the page shows one row. A list can leave the large fields out."""

@@ -2,7 +2,7 @@
 
 import operator
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
@@ -146,6 +146,11 @@ class Orders(ReadOnlyAdmin):
     search_by = ("number", "order_id", "reference")
     search_beginnings = ("user_email", "user_id", "customer_id")
     order = ("-created_at", "-order_id")
+    sorts: ClassVar = {
+        "number": ("number",),
+        "created_at": ("created_at", "order_id"),
+        "updated_at": ("updated_at", "order_id"),
+    }
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (

@@ -1,6 +1,7 @@
 """What people look for is found, in any case of its letters; and what they have found can be taken away as a file."""
 
 import csv
+from datetime import timedelta
 from io import StringIO
 from typing import Any
 
@@ -102,6 +103,55 @@ class TestOrders:
             factories.order(user_id="", user_email=email)
         answer = client.get("/orders", {"user_email": "ANN@example.COM"}).json()
         assert {order["user_email"] for order in answer["results"]} == {"Ann@Example.com", "ann@example.com"}
+
+
+class TestTheList:
+    def test_is_sorted_by_columns_that_have_an_index_page_by_page(
+        self, boss: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ReadOnlyAdmin, "list_per_page", 2)
+        orders = [factories.order() for _ in range(5)]
+        url = reverse("admin:orders_order_changelist")
+        columns = boss.get(url).context["cl"].list_display
+        for sort, expected in (
+            (columns.index("number"), orders),
+            (-columns.index("number"), orders[::-1]),
+            (columns.index("created_at"), orders),
+            (columns.index("fail_reason"), orders[::-1]),  # which has none: the usual order
+            (99, orders[::-1]),
+        ):
+            query, shown = f"?o={sort}", []
+            while query:
+                changes = boss.get(url + query).context["cl"]
+                shown += changes.result_list
+                assert f"o={sort}" in changes.get_query_string()
+                query = changes.older_url
+            assert shown == expected
+        changes = boss.get(url, {"o": columns.index("number"), "older": "WzFd"}).context
+        assert changes is None or "cl" not in changes  # a cursor of another order
+
+    @pytest.mark.parametrize("model", ["orders_order", "orders_orderevent", "payments_payment"])
+    def test_is_of_the_days_that_are_asked_for(self, boss: Client, model: str, post: Any) -> None:
+        factories.order()
+        post.run()
+        url, today = reverse(f"admin:{model}_changelist"), timezone.localdate()
+        day = timedelta(days=1)
+        for since, until, is_shown in (
+            (today, today, True), (today - day, today + day, True), (today, "", True), ("", today, True),
+            (today + day, "", False), ("", today - day, False),
+        ):  # fmt: skip
+            changes = boss.get(url, {"from": str(since), "to": str(until)}).context["cl"]
+            assert bool(changes.result_list) == is_shown, (since, until)
+        assert boss.get(url, {"from": "yesterday"}).status_code == 302
+        page = boss.get(url, {"from": "2020-01-01", "q": "ann", "age": "day"}).content.decode()
+        assert 'name="from" value="2020-01-01"' in page
+        assert '<input type="hidden" name="q" value="ann">' in page
+
+    def test_of_payments_has_the_newest_first(self, boss: Client, post: Any) -> None:
+        for name in ("z", "a"):
+            factories.order(order_id=name)
+        post.run()
+        assert [one.pk for one in found(boss, "payments_payment", "")] == ["a", "z"]
 
 
 @pytest.mark.parametrize(

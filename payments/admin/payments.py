@@ -1,13 +1,13 @@
 """The admin page of payments, with what has become of each."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.http import HttpRequest
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Action, ActionCall, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 
 from .. import ledger, services
 from ..gateways import GATEWAYS
@@ -54,11 +54,13 @@ class Payments(ReadOnlyAdmin):
     )  # fmt: skip
     list_filter = (
         "status",
+        Age,
         scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
     search_by = ("order_id", "gateway_payment_id")
-    order = ("-order_id",)
+    order = ("-created_at", "-order_id")
+    sorts: ClassVar = {"created_at": ("created_at", "order_id")}
     empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
         display.order(), display.status(), display.amount("amount", _("amount")), _captured, _refunded, _disputed,
