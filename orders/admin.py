@@ -1,6 +1,6 @@
 """Admin pages of the orders service. The page of an order itself reads all services: see orders_project/backoffice."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
@@ -43,6 +43,7 @@ class OrderEvents(ReadOnlyAdmin):
     list_filter = (Age, scan_filter("status", _("status"), Status.choices))
     search_by = ("order_id", "id")
     order = ("-id",)
+    sorts: ClassVar = {"at": ("id",)}
     empty = _("No order events yet. Place an order, and its history appears here.")
     fields = (
         display.order(), "version", "type", display.status(), display.json("data", _("data")), "actor", "message_id",
@@ -272,6 +273,7 @@ class WebhookDeliveries(ReadOnlyAdmin):
     list_select_related = ("endpoint",)
     search_by = ("id", "event_id", "order_id", "endpoint_id")
     order = ("-id",)
+    sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No webhooks have been sent yet. Register an endpoint to send webhooks to it.")
     fields = (
         "endpoint", "type", display.order(), display.status(), "attempts", "tries", "next_at", "event_id",

@@ -9,6 +9,7 @@ from django_filters import rest_framework as filters
 from django_filters.fields import IsoDateTimeField
 from drf_spectacular.utils import extend_schema_field
 
+from common.fields import MAX_INTEGER
 from common.pagination import KeysetPagination
 
 from .models import Order, Status
@@ -29,19 +30,22 @@ class Moment(filters.IsoDateTimeFilter):
     field_class = MomentField
 
 
-def exactly(*, max_length: int) -> filters.CharFilter:
+def exactly(*, max_length: int, **options: Any) -> filters.CharFilter:
     """A filter for exactly this text, of at most the length of the column."""
     described = extend_schema_field({"type": "string", "maxLength": max_length})
-    return described(filters.CharFilter(max_length=max_length))
+    return described(filters.CharFilter(max_length=max_length, **options))
 
 
 class OrderFilter(filters.FilterSet):
     """The filters of the list of orders."""
 
     status = filters.ChoiceFilter(choices=Status.choices)
+    number = extend_schema_field({"type": "integer", "minimum": 1})(
+        filters.NumberFilter(min_value=1, max_value=MAX_INTEGER, decimal_places=0, help_text=_("The order number."))
+    )
     customer_id = exactly(max_length=100)
     user_id = exactly(max_length=100)
-    user_email = exactly(max_length=254)
+    user_email = exactly(max_length=254, lookup_expr="iexact", help_text=_("In any case."))
     created_from = Moment("created_at", "gte", help_text=_("Not before this time."))
     created_to = Moment("created_at", "lt", help_text=_("Before this time."))
     updated_since = Moment("updated_at", "gte", help_text=_("Placed or changed at this time or later."))

@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from django.db import models
+from django.db import connections, models
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from common.idempotency import StoredAnswer
 from common.performed_actions import AbstractPerformedAction
+from common.search import beginning_index
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -75,8 +76,18 @@ class Status(models.TextChoices):
 ENDS = frozenset({Status.DONE, Status.CANCELED, Status.FAILED})
 
 
+NUMBERS = "orders_order_number"  # the sequence of order numbers
+
+
 def new_order_id() -> str:
     return str(uuid7())
+
+
+def new_number() -> int:
+    """The next order number. Some are never used: those of orders that were not placed in the end."""
+    with connections["orders"].cursor() as cursor:
+        cursor.execute("SELECT nextval(%s)", [NUMBERS])
+        return int(cursor.fetchone()[0])
 
 
 class Order(models.Model):
@@ -96,6 +107,12 @@ class Order(models.Model):
         AFTER_PROCESSING = "after_processing", _("after it is processed")
 
     order_id = models.CharField(_("order id"), primary_key=True, max_length=64, default=new_order_id)
+    number = models.BigIntegerField(
+        _("number"),
+        null=True,  # in the database, until the migration has numbered the orders before it
+        db_default=models.Func(models.Value(NUMBERS), function="nextval"),
+        editable=False,
+    )
     reference = models.CharField(
         _("the client's order id"),
         max_length=64,
@@ -150,6 +167,7 @@ class Order(models.Model):
                 condition=~models.Q(reference=""),
                 name="one_order_per_reference_and_principal",
             ),
+            models.UniqueConstraint(fields=["number"], name="one_order_per_number"),
             models.CheckConstraint(condition=models.Q(total__gte=0), name="order_total_not_negative"),
             models.CheckConstraint(condition=models.Q(status__in=Status.values), name="order_has_a_known_status"),
             models.CheckConstraint(
@@ -177,11 +195,14 @@ class Order(models.Model):
                 name="order_of_user",
                 condition=~models.Q(user_id=""),
             ),
-            models.Index(
+            models.Index(  # for processes of the release before: dropped one release later
                 fields=["user_email", "-created_at", "-order_id"],
                 name="order_of_email",
                 condition=~models.Q(user_email=""),
             ),
+            beginning_index("user_email", name="order_by_email", then=("created_at", "order_id")),
+            beginning_index("user_id", name="order_by_user", then=("created_at", "order_id")),
+            beginning_index("customer_id", name="order_by_customer", then=("created_at", "order_id")),
             models.Index(
                 fields=["status", "status_since"],
                 name="order_open_since",
@@ -341,6 +362,7 @@ def snapshot(order: Order) -> dict[str, Any]:
     """The order as its facts contain it: amounts are in minor units."""
     return {
         "order_id": order.order_id,
+        "number": order.number,
         "reference": order.reference or None,
         "customer_id": order.customer_id or None,
         "user_id": order.user_id or None,

@@ -255,6 +255,7 @@ class OrderSerializer(serializers.Serializer[Order]):
     """An order in an answer."""
 
     order_id = serializers.CharField(source="shown_id", read_only=True)
+    number = serializers.IntegerField(read_only=True, help_text=_("A short number for people, unique in this system."))
     customer_id = NullableText()
     user_id = NullableText()
     user_email = NullableText()

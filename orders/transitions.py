@@ -19,7 +19,7 @@ from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentRetu
 
 from . import history, metrics, webhooks
 from .messages import OrderFact, Overdue
-from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, snapshot
+from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number, snapshot
 from .saga import (
     REASONS,
     REFUSALS,
@@ -65,6 +65,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     """
     # Note [The first timer]: it comes after the shortest time that an order on its way forth may wait, so that an order
     # which is done by then needs no other timer. Where it comes too early, it sets the next one.
+    order.number = new_number()
     order.updated_at = _time_of_change(order, now=order.created_at)
     first = order.created_at + min(TIMEOUTS[status]() for status in FORTH)
     with ROWS.batch() as batch:

@@ -1,6 +1,6 @@
 """Admin pages of the processing service."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 from django.conf import settings
@@ -26,10 +26,11 @@ from common.admin import (
     register_outbox_admin,
 )
 from common.fields import MAX_INTEGER
+from common.search import has_words
 
 from . import services
 from .gauges import LATE_AFTER
-from .models import DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
+from .models import PRODUCT_WORDS, DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
@@ -167,7 +168,9 @@ class Products(ReadOnlyAdmin):
     list_display = ("sku", "name", display.amount("price", _("price")), "available", "held", "sold", "is_active")
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
+    search_help_text = _("Enter the beginning of a word of the name, or of the SKU.")
     order = ("-product_id",)
+    sorts: ClassVar = {"sku": ("sku",)}
     empty = _("No products yet. Add the first one.")
     fields = (
         "product_id", "sku", "name", display.amount("price", _("price")), other_prices, "is_active", "available",
@@ -208,6 +211,10 @@ class Products(ReadOnlyAdmin):
             perform=_edit,
         ),
     )
+
+    def wide_conditions(self, term: str) -> list[Any]:
+        found = has_words(PRODUCT_WORDS, term)
+        return [] if found is None else [found]
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [
@@ -268,6 +275,7 @@ class Holds(ReadOnlyAdmin):
     list_filter = ("status", Late, Age)
     search_by = ("hold_id", "order_id")
     order = ("-hold_id",)
+    sorts: ClassVar = {"created_at": ("hold_id",)}
     inlines = (LinesOfHold,)
     empty = _("No holds yet. An order with a product holds stock.")
     fields = ("hold_id", display.order(), display.explained_status(), "created_at", "expires_at", "ended_at")
@@ -282,6 +290,7 @@ class StockMovements(ReadOnlyAdmin):
     list_select_related = ("product",)
     search_by = ("id", "product_id", "hold_id")
     order = ("-id",)
+    sorts: ClassVar = {"at": ("id",)}
     empty = _("No movements yet. Receive stock on the page of a product.")
     fields = ("id", "product", "kind", "quantity", "hold", "reason", "actor", "at")
 

@@ -3,11 +3,13 @@
 import hashlib
 from typing import Any
 
+from django.contrib.postgres.indexes import GinIndex
 from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from common.performed_actions import AbstractPerformedAction
+from common.search import Words
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -48,6 +50,9 @@ class DeadLetter(AnyDeadLetter):
         verbose_name_plural = _("dead letters")
 
 
+PRODUCT_WORDS = Words("sku", "name")
+
+
 class Product(models.Model):
     """
     A product. Its counters change only together with a movement.
@@ -80,6 +85,7 @@ class Product(models.Model):
                 condition=Q(received=F("available") + F("held") + F("sold")), name="product_stock_conserved"
             ),
         ]
+        indexes = [GinIndex(PRODUCT_WORDS, name="product_by_words")]
 
     def __str__(self) -> str:
         return f"{self.name} ({self.sku})"

@@ -25,6 +25,17 @@ STATUS, ORDER = _("status"), _("order")
 Shown = Callable[[Any], Any]
 
 
+def _of_field(shown: Shown, name: str, **more: str) -> Shown:
+    """Say which field a column shows, for the file that is made of a list: see export.py."""
+    shown.exported = {"field": name, **more}  # type: ignore[attr-defined]
+    return shown
+
+
+def field_shown(column: Any) -> str:
+    """The field that a column of a list shows; empty if it shows something else."""
+    return column if isinstance(column, str) else getattr(column, "exported", {}).get("field", "")
+
+
 def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     """A column of an amount in minor units, with the currency in another field."""
 
@@ -32,7 +43,7 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
     def shown(row: Any) -> SafeString:
         return format_html('<span class="amount">{}</span>', money_text(getattr(row, name), getattr(row, currency)))
 
-    return shown
+    return _of_field(shown, name, currency=currency)
 
 
 def money_text(minor: int | None, currency: str) -> str:
@@ -55,7 +66,7 @@ def status(name: str = "status", label: Any = STATUS) -> Shown:
         text = getattr(row, f"get_{name}_display")()
         return format_html('<span class="status status-{}">{}</span>', getattr(row, name), text)
 
-    return shown
+    return _of_field(shown, name)
 
 
 def json(name: str, label: Any) -> Shown:
@@ -65,7 +76,7 @@ def json(name: str, label: Any) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return laid_out(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def laid_out(value: Any) -> SafeString | str:
@@ -87,7 +98,7 @@ def text(name: str, label: Any) -> Shown:
         value = getattr(row, name)
         return preformatted(value) if value else NOTHING
 
-    return shown
+    return _of_field(shown, name)
 
 
 def preformatted(value: str) -> SafeString:
@@ -101,7 +112,7 @@ def order(name: str = "order_id", label: Any = ORDER) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return order_link(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def order_link(order_id: str) -> SafeString | str:
@@ -138,8 +149,7 @@ def explained_status(name: str = "status", label: Any = STATUS) -> Shown:
         meaning = reasons.of_status(row._meta.concrete_model._meta.label_lower, getattr(row, name))
         return format_html("{} – {}", marked(row), meaning) if meaning else marked(row)
 
-    shown.exported = {"field": name}  # type: ignore[attr-defined]
-    return shown
+    return _of_field(shown, name)
 
 
 def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
@@ -153,8 +163,7 @@ def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
             return reasons.explained(code) or NOTHING
         return format_html('<abbr title="{}">{}</abbr>', words, code)
 
-    shown.exported = {"field": name}  # type: ignore[attr-defined]
-    return shown
+    return _of_field(shown, name)
 
 
 def since(name: str, label: Any) -> Shown:
@@ -164,7 +173,7 @@ def since(name: str, label: Any) -> Shown:
     def shown(row: Any) -> SafeString | str:
         return ago(getattr(row, name))
 
-    return shown
+    return _of_field(shown, name)
 
 
 def ago(moment: datetime | None) -> SafeString | str:

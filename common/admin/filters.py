@@ -1,12 +1,13 @@
 """List filters that never ask a table which values it contains."""
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Iterator
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet, UUIDField
-from django.http import HttpRequest
+from django.http import HttpRequest, QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
@@ -22,22 +23,68 @@ AGES = {
 
 
 class Age(admin.SimpleListFilter):
-    """Rows by age. Where the primary key is a UUIDv7, which begins with the time, it is compared instead of a date."""
+    """
+    Rows by age, or of the days from one date to another, both included, in the time zone of the page.
+
+    Where the primary key is a UUIDv7, which begins with the time, it is compared instead of a date.
+    """
 
     title = _("age")
     parameter_name = "age"
     moment = "created_at"
+    template = "admin/age_filter.html"
+    days = ("from", "to")
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: Any, model_admin: Any) -> None:
+        super().__init__(request, params, model, model_admin)
+        self.used_parameters |= {name: params.pop(name)[-1] for name in self.days if name in params}
+
+    def expected_parameters(self) -> list[str]:
+        return [self.parameter_name, *self.days]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [(name, label) for name, (label, _age) in AGES.items()]
 
+    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+        own = (*self.expected_parameters(), *changelist.CURSORS)
+        self.kept = [(name, value) for name, value in changelist.params.items() if name not in own]
+        for choice in super().choices(changelist):
+            choice["selected"] &= not any(self.used_parameters.get(name) for name in self.days)
+            choice["query_string"] = _without(choice["query_string"], self.days)
+            yield choice
+
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        if self.value() not in AGES:
-            return queryset
-        start = timezone.now() - AGES[str(self.value())][1]
+        if self.value() in AGES:
+            queryset = self._beyond(queryset, timezone.now() - AGES[str(self.value())][1], "gte")
+        if first := self.used_parameters.get("from"):
+            queryset = self._beyond(queryset, _midnight(first), "gte")
+        if last := self.used_parameters.get("to"):
+            queryset = self._beyond(queryset, _midnight(last, days=1), "lt")
+        return queryset
+
+    def _beyond(self, queryset: QuerySet[Any], moment: datetime, lookup: str) -> QuerySet[Any]:
         if isinstance(queryset.model._meta.pk, UUIDField):
-            return queryset.filter(pk__gte=floor7(start))
-        return queryset.filter(**{f"{self.moment}__gte": start})
+            return queryset.filter(**{f"pk__{lookup}": floor7(moment)})
+        return queryset.filter(**{f"{self.moment}__{lookup}": moment})
+
+
+def _midnight(day: str, *, days: int = 0) -> datetime:
+    """
+    The beginning of a day in the time zone of the page, or so many days after it.
+
+    :raises IncorrectLookupParameters: if it is no date
+    """
+    try:
+        return timezone.make_aware(datetime.combine(date.fromisoformat(day) + timedelta(days), time()))
+    except (ValueError, OverflowError) as error:
+        raise IncorrectLookupParameters(error) from error
+
+
+def _without(query: str, names: Iterable[str]) -> str:
+    left = QueryDict(query.removeprefix("?"), mutable=True)
+    for name in names:
+        left.pop(name, None)
+    return f"?{left.urlencode()}"
 
 
 class ScanFilter(admin.SimpleListFilter):

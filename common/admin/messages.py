@@ -1,6 +1,6 @@
 """Admin pages over the outbox, the inbox and the dead letters of a service."""
 
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -35,6 +35,7 @@ class OutgoingMessages(ReadOnlyAdmin):
     list_filter = (Sent, MessageType)
     search_by = ("message_id", "subject")
     order = ("-id",)
+    sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No messages have been sent yet. Place an order, and its messages appear here.")
     fields = (
         "message_id", "type", "version", display.order("subject"), "to", display.json("data", _("data")),
@@ -101,6 +102,7 @@ class DeadLetters(ReadOnlyAdmin):
     list_filter = ("status", scan_filter("origin", _("origin"), DeadLetter.Origin.choices), MessageType)
     search_by = ("message_id", "subject", "fingerprint")
     order = ("-id",)
+    sorts: ClassVar = {"died_at": ("id",)}
     actions = ("replay_selected", "discard_selected")
     empty = _("There are no dead letters: every message has been handled.")
     change_form_template = "admin/outbox/dead_letter.html"

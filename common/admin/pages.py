@@ -1,51 +1,89 @@
 """Change lists of any length: a page is found by the key that it begins after, and rows are never counted."""
 
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils.text import capfirst
 
 from .. import keyset
+from .display import field_shown
 from .filters import ScanFilter
 
 if TYPE_CHECKING:
     from .readonly import ReadOnlyAdmin
 
 OLDER, NEWER = "older", "newer"
+SORT = re.compile(r"(-?)(\d{1,3})(?!\d)")
 SCAN_ROWS = 10_000  # rows that scan filters look through for a page
+MOST_FOUND = 1000  # rows that a search finds by the beginning of something
 
 
 class KeysetChangeList(ChangeList):
     """
     A change list whose pages are linked by keys.
 
-    `order` of the model admin is the ordering of the keys (see common/keyset.py).
+    `order` of the model admin is the ordering of the keys (see common/keyset.py), unless one sorts by a column that its
+    `sorts` has.
 
     # Note [One query for each field that is searched]: combined with OR, the planner may walk the table instead. Asked
     for one field at a time, in the order of the list, it reads the beginning of a range of that field's index.
 
     # Note [Scan filters]: values that no index knows are looked for in the next `SCAN_ROWS` rows. If these don't fill
     the page, the link to the next page continues after them and says so.
+
+    # Note [Wide searches]: the rows whose text begins with a term are in the order of the text, not of the list. So no
+    more than `MOST_FOUND` of them are taken and put in order, and if there are more the page asks for a longer term.
     """
 
     model_admin: "ReadOnlyAdmin"
+    CURSORS = (OLDER, NEWER)
+    order: tuple[str, ...] = ()
+    sorted_by: int | None = None  # the column
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self.older_url = self.newer_url = ""
+        self.found_too_many = 0
         super().__init__(request, *args)
         self.title = capfirst(str(self.opts.verbose_name_plural))
 
+    @property
+    def export_url(self) -> str:
+        """The page that makes a file of this list; empty where the list has no rows."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_export"
+        return reverse(name) + self.get_query_string() if self.result_list else ""
+
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
-        return list(self.model_admin.order)
+        self.order = self.model_admin.order
+        asked = SORT.match(self.params.get(ORDER_VAR, ""))
+        column = int(asked[2]) if asked else len(self.list_display)
+        if asked and column < len(self.list_display):
+            names = self.model_admin.sorts.get(field_shown(self.list_display[column]))
+            if names:
+                self.order, self.sorted_by = tuple(f"{asked[1]}{name}" for name in names), column
+        return list(self.order)
+
+    def get_ordering_field_columns(self) -> dict[int, str]:
+        """The column by which the list is sorted."""
+        shown = list(map(field_shown, self.list_display))
+        for name, order in self.model_admin.sorts.items():
+            if name in shown and order == tuple(keyset.names(self.order)):
+                return {shown.index(name): "desc" if self.order[0].startswith("-") else "asc"}
+        return {}
+
+    def get_query_string(self, new_params: Any = None, remove: Any = None) -> str:
+        """The query of this list with other parameters, from its first page on unless they name another."""
+        return super().get_query_string(new_params, [*(remove or ()), *self.CURSORS])
 
     def get_filters_params(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         found = super().get_filters_params(params)
-        return {name: value for name, value in found.items() if name not in (OLDER, NEWER)}
+        return {name: value for name, value in found.items() if name not in self.CURSORS}
 
     def get_results(self, request: HttpRequest) -> None:
         """Read one row more than a page, which tells whether there is a next page."""
@@ -69,13 +107,27 @@ class KeysetChangeList(ChangeList):
         self.can_show_all = self.multi_page = False
         self.paginator = None
 
+    def all_pages(self, size: int) -> Iterator[list[Model]]:
+        """All rows of the list, however many pages it has, in lists of about this size."""
+        self.list_per_page = size
+        start: list[Any] | None = None
+        while True:
+            found, horizon = self._found(start, forward=True)
+            page = found[:size]
+            yield page
+            last = page[-1] if len(found) > size else horizon
+            if last is None:
+                return
+            start = keyset.key_of(last, self.order)
+
     def _found(self, start: list[Any] | None, *, forward: bool) -> tuple[list[Model], Model | None]:
         """The rows of a page and one more; and the last row that the scan filters looked at, if they stopped early."""
-        order = self.model_admin.order
+        order = self.order
         rows = self.queryset if forward else self.queryset.reverse()
         if start is not None:
             rows = rows.filter(keyset.beyond(start, order, forward=forward))
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
+        searches += [rows.filter(pk__in=self._keys(wide)) for wide in self.model_admin.wide_conditions(self.query)]
         scans = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
         horizon = None
         if scans:
@@ -91,8 +143,15 @@ class KeysetChangeList(ChangeList):
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
 
+    def _keys(self, wide: Any) -> list[Any]:
+        """The keys of the first rows that a wide search finds."""
+        found = list(self.root_queryset.filter(wide).order_by().values_list("pk", flat=True)[: MOST_FOUND + 1])
+        if len(found) > MOST_FOUND:
+            self.found_too_many = MOST_FOUND
+        return found[:MOST_FOUND]
+
     def _in_order(self, rows: Iterable[Model], *, forward: bool) -> list[Model]:
-        order = self.model_admin.order
+        order = self.order
         key = operator.attrgetter(*keyset.names(order))
         return sorted(rows, key=key, reverse=order[0].startswith("-") == forward)
 
@@ -101,11 +160,16 @@ class KeysetChangeList(ChangeList):
         for name in (OLDER, NEWER):
             if name in request.GET:
                 try:
-                    return name == OLDER, keyset.decode(request.GET[name], self.model, self.model_admin.order)
+                    return name == OLDER, keyset.decode(request.GET[name], self.model, self.order, sort=self._sort)
                 except ValueError as error:
                     raise IncorrectLookupParameters(error) from error
         return True, None
 
     def _url(self, start: dict[str, Model]) -> str:
-        cursors = {name: keyset.encode(keyset.key_of(row, self.model_admin.order)) for name, row in start.items()}
-        return self.get_query_string(cursors, remove=[OLDER, NEWER])
+        keys = {name: keyset.key_of(row, self.order) for name, row in start.items()}
+        return self.get_query_string({name: keyset.encode(key, sort=self._sort) for name, key in keys.items()})
+
+    @property
+    def _sort(self) -> str:
+        """What cursors say of the ordering that they are for: nothing if it is the usual one."""
+        return "" if self.order == self.model_admin.order else self.order[0]

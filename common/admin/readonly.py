@@ -1,20 +1,26 @@
 """Read-only admin pages: list a table, search it by its indexes, and change it only through actions."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import Model, Q, QuerySet, UUIDField
+from django.db.models import BigIntegerField, Model, Q, QuerySet, UUIDField
 from django.http import HttpRequest
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
+from ..search import begins
+from . import display
 from .actions import ActionPages
+from .export import ExportPages
 from .pages import KeysetChangeList
 from .panels import Panel
+
+NUMBER = re.compile("#?[0-9]{1,18}")
 
 
 class ReadOnlyMixin:
@@ -30,22 +36,25 @@ class ReadOnlyMixin:
         return False
 
 
-class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
+class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
     """
     A table that only the system writes.
 
     `order` is the ordering of its pages (see common/keyset.py), `search_by` names the indexed fields that the search
-    box compares with the whole term, and `empty` is the text of an empty list.
+    box compares with the whole term, `search_beginnings` those that may begin with it, in any case (see
+    common/search.py), `sorts` has the ascending orderings, each with an index, of the fields that one may sort by, and
+    `empty` is the text of an empty list.
     """
 
     order: tuple[str, ...] = ("-pk",)
     search_by: tuple[str, ...] = ()
+    search_beginnings: tuple[str, ...] = ()
     empty: Any = ""
     list_per_page = 50
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    sortable_by = ()
+    sorts: Mapping[str, tuple[str, ...]] = {}
     fields: ClassVar[Any] = None
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
@@ -54,19 +63,26 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
         return self.order
 
+    def get_sortable_by(self, request: HttpRequest) -> list[Any]:
+        return [column for column in self.list_display if display.field_shown(column) in self.sorts]
+
     def on_one_page(self, request: HttpRequest) -> bool:
         """Whether the page shows one row. A list can leave the large fields out."""
         return request.resolver_match is not None and "object_id" in request.resolver_match.kwargs
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return self.search_by
+        return (*self.search_by, *self.search_beginnings)
 
     @property
     def search_help_text(self) -> Any:  # type: ignore[override]
-        names = [self._name_of(field) for field in self.search_by]
-        return format_lazy(
-            _("Enter the whole value of: {names}."), names=format_lazy(", ".join(["{}"] * len(names)), *names)
-        )
+        whole = format_lazy(_("Enter the whole value of: {names}."), names=self._names_of(self.search_by))
+        if not self.search_beginnings:
+            return whole
+        beginning = _("Or the beginning of: {names}.")
+        return format_lazy("{} {}", whole, format_lazy(beginning, names=self._names_of(self.search_beginnings)))
+
+    def _names_of(self, fields: Sequence[str]) -> Any:
+        return format_lazy(", ".join(["{}"] * len(fields)), *map(self._name_of, fields))
 
     def _name_of(self, field: str) -> Any:
         try:
@@ -83,10 +99,19 @@ class ReadOnlyAdmin(ActionPages, ReadOnlyMixin, admin.ModelAdmin):
         """The conditions that find a term, one for each field that could hold it; all rows without a term."""
         if not (term := term.strip()):
             return [Q()]
-        return [self.search_condition(name, term) for name in self.search_by if _fits(self.model, name, term)]
+        found = [self.search_condition(name, term) for name in self.search_by if _fits(self.model, name, term)]
+        return found + [Q(**{f"{name}__iexact": term}) for name in self.search_beginnings if "\0" not in term]
 
     def search_condition(self, name: str, term: str) -> Q:
+        if isinstance(self.model._meta.get_field(name), BigIntegerField):
+            term = term.removeprefix("#")
         return Q(**{name: term})
+
+    def wide_conditions(self, term: str) -> list[Any]:
+        """More conditions that find a term, each by an index, and perhaps in very many rows."""
+        if not (term := term.strip()) or "\0" in term:
+            return []
+        return [begins(name, term) for name in self.search_beginnings]
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *where: Any) -> Any:
         """Act on the selected rows only."""
@@ -122,6 +147,8 @@ class ReadOnlyInline(ReadOnlyMixin, admin.TabularInline):
 def _fits(model: type[Model], name: str, term: str) -> bool:
     """Whether the field could hold this term."""
     field = model._meta.get_field(name)
+    if isinstance(field, BigIntegerField):
+        return bool(NUMBER.fullmatch(term))
     if not isinstance(getattr(field, "target_field", field), UUIDField):
         return "\0" not in term
     try:

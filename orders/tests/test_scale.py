@@ -48,7 +48,8 @@ def explained(client: Any, path: str) -> tuple[Any, dict[str, Any]]:
 def test_every_page_by_every_filter(many: None, client: Client) -> None:
     filters = (
         "", "status=done", "status=failed", "status=pending", "customer_id=c7", "user_id=u7", "user_id=nobody",
-        "user_email=e10@example.com", "status=canceled&customer_id=c7", "created_to=2020-01-01T00:00:00Z",
+        "user_email=E10@example.com", "number=1500", "status=canceled&customer_id=c7",
+        "created_to=2020-01-01T00:00:00Z",
         "sort=created_at", "sort=updated_at", "sort=-updated_at", "sort=updated_at&user_id=u7",
         "sort=updated_at&status=done", "sort=updated_at&status=failed", f"sort=updated_at&updated_since={AN_HOUR_AGO}",
     )  # fmt: skip

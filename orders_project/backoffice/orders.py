@@ -2,7 +2,7 @@
 
 import operator
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
@@ -149,18 +149,24 @@ class Orders(ReadOnlyAdmin):
     """Orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("total", _("total")), customer,
+        "order_id", "number", display.status(), display.amount("total", _("total")), customer,
         display.reason("fail_reason", _("fail reason")), "created_at",
         display.since("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
-    search_by = ("order_id", "reference", "user_id", "user_email", "customer_id")
+    search_by = ("number", "order_id", "reference")
+    search_beginnings = ("user_email", "user_id", "customer_id")
     order = ("-created_at", "-order_id")
+    sorts: ClassVar = {
+        "number": ("number",),
+        "created_at": ("created_at", "order_id"),
+        "updated_at": ("updated_at", "order_id"),
+    }
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"
     fields = (
-        "order_id", "principal", "reference", display.status(), display.amount("total", _("total")), "customer_id",
-        "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
+        "number", "order_id", "principal", "reference", display.status(), display.amount("total", _("total")),
+        "customer_id", "user_id", "user_email", "description", "payment_method", "payment_id", "capture",
         display.amount("captured", _("captured")), display.amount("refunded", _("refunded")), "fail_reason", "blocked",
         "version", display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
     )  # fmt: skip

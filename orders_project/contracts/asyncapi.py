@@ -44,6 +44,7 @@ FACT: dict[str, Any] = {
     "required": ["order_id", "status", "version", "total", "currency", "payment_method"],
     "properties": {
         "order_id": {"type": "string", "maxLength": 64},
+        "number": {"type": ["integer", "null"], "description": "A short number for people; missing before 1.1.0."},
         "customer_id": ID_OF_OTHERS,
         "user_id": ID_OF_OTHERS,
         "status": {"enum": Status.values},
@@ -261,7 +262,7 @@ def _order(kind: str) -> dict[str, Any]:
     what = kind.partition(".")[2]
     status = {"created": "pending"}.get(what, what if what in Status.values else "done")
     order = Order(
-        order_id="ord-001", user_id="ann", status=status, version=1, total=1999, currency="USD",
+        order_id="ord-001", number=1042, user_id="ann", status=status, version=1, total=1999, currency="USD",
         payment_method="account", metadata={"campaign": "winter"},
     )  # fmt: skip
     about = {name: EXAMPLES_ABOUT[name] for name in ABOUT.get(what, ())}

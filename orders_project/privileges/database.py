@@ -81,6 +81,9 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
+SEQUENCES = {"orders_order": "orders_order_number"}  # by table: what its rows draw numbers from, besides their keys
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which rows of a table a role sees, which it may change or delete, and what it may write: SQL conditions."""
@@ -211,6 +214,8 @@ def statements(database: str, *, name: str, existing: set[str], passwords: Mappi
         yield _sql("GRANT USAGE ON SCHEMA {} TO {}", SCHEMA, identifier)
         for table, granted in sorted(privileges(role).items()):
             yield _sql(f"GRANT {granted} ON {{}}.{{}} TO {{}}", SCHEMA, sql.Identifier(table), identifier)
+            if table in SEQUENCES and "INSERT" in granted:
+                yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(SEQUENCES[table]), identifier)
     yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
 
 

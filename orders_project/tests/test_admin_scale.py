@@ -24,7 +24,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from common.admin import ReadOnlyAdmin, pages
+from common.admin import Age, ReadOnlyAdmin, pages
 from orders_project.backoffice import readings
 from orders_project.observability.metrics import STORED
 from orders_project.tests.fill import admin_models
@@ -54,10 +54,20 @@ def addresses(client: Client, model: Any) -> Iterator[str]:
     queries = ["", changes.older_url, "?q=nowhere", f"?q={uuid4()}"]
     queries += [query for by in changes.filter_specs for query in telling_choices(by, changes, model)]
     rows = model._base_manager.order_by("pk")
+    queries += [f"?o={sign}{column}" for column in sorted_columns(changes) for sign in ("", "-")]
+    queries += ["?from=2020-01-01&to=2020-01-31"] * any(isinstance(by, Age) for by in changes.filter_specs)
+    queries += ["?q=e", "?q=u1", "?q=c1", "?q=lamp", "?q=s1"]  # the beginnings of very many and of some
     for row in filter(None, (rows.first(), rows.last())):
-        queries += [f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in page.search_by]
+        queries += [
+            f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in page.get_search_fields(None)
+        ]
         yield reverse(f"{name}_change", args=[quote(row.pk)])
     yield from (where + query for query in dict.fromkeys(queries))
+
+
+def sorted_columns(changes: Any) -> list[int]:
+    """The columns by which one may sort a list."""
+    return [number for number, column in enumerate(changes.list_display) if column in changes.sortable_by]
 
 
 def telling_choices(by: Any, changes: Any, model: Any) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import operator
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
@@ -75,6 +75,7 @@ class Accounts(StatementPages, ReadOnlyAdmin):
     list_filter = ("kind",)
     search_by = ("user_id", "id")
     order = ("-id",)
+    sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No accounts yet. POST /accounts?user_id=… opens one.")
     fields = ("user_id", "kind", "principal", display.amount("balance", _("balance")), "created_at")
     page_actions = (
@@ -161,6 +162,7 @@ class Entries(ReadOnlyAdmin):
     list_select_related = ("source", "target")
     search_by = ("id", "order_id", "source_id", "target_id")
     order = ("-id",)
+    sorts: ClassVar = {"at": ("id",)}
     empty = _("No entries yet. Deposit money on an account to create the first one.")
     fields = (
         "id", "kind", "source", "target", display.amount("amount", _("amount")), display.order(), "reason", "actor",

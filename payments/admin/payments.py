@@ -1,6 +1,6 @@
 """The admin page of payments, with what has become of each."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -9,7 +9,7 @@ from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common import reasons
-from common.admin import Action, ActionCall, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
+from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 
 from .. import ledger, services
 from ..gateways import GATEWAYS
@@ -71,11 +71,13 @@ class Payments(ReadOnlyAdmin):
     list_filter = (
         "status",
         Unanswered,
+        Age,
         scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
     search_by = ("order_id", "gateway_payment_id")
-    order = ("-order_id",)
+    order = ("-created_at", "-order_id")
+    sorts: ClassVar = {"created_at": ("created_at", "order_id")}
     empty = _("No payments yet. Each order that is to be paid has one.")
     fields = (
         display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,

@@ -3,7 +3,7 @@
 import operator
 from datetime import timedelta
 from functools import reduce
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
@@ -54,6 +54,7 @@ class Refunds(ReadOnlyAdmin):
     )
     search_by = ("refund_id", "payment_id", "gateway_refund_id")
     order = ("-refund_id",)
+    sorts: ClassVar = {"created_at": ("refund_id",)}
     empty = _("No parts of payments have been refunded yet. Orders are refunded on their pages.")
     fields = (
         "refund_id", display.order("payment_id"), display.explained_status(), display.amount("amount", _("amount")),
@@ -98,6 +99,7 @@ class Disputes(ReadOnlyAdmin):
     list_filter = (Standing, scan_filter("status", _("status"), Dispute.Status.choices), Age)
     search_by = ("id", "dispute_id", "payment_id")
     order = ("-id",)
+    sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No payment has been disputed.")
     fields = (
         "dispute_id", display.order("payment_id"), display.explained_status(),

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from django.db import connections
 
+from common.tables import csv_lines, decimal, text_cell
+
 from ..ledger import CASH, CORRECTIONS, DISPUTES, FEES, REVENUE
 from ..models import Account
-from .tables import csv_lines, decimal, text_cell
 
 BATCH = 1_000  # entries in memory
 ACCOUNTS = {

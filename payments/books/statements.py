@@ -11,10 +11,10 @@ from django.db import connections
 from django.utils.translation import gettext as _g
 
 from common import money
+from common.tables import csv_lines, decimal, text_cell
 
 from ..models import Account
 from .periods import NoPeriod
-from .tables import csv_lines, decimal, text_cell
 
 BATCH = 1_000  # entries in memory
 

@@ -18,17 +18,25 @@ from orders_project.backoffice.timeline import Moment, Timeline
 MAX_INDENT = 8
 
 
+def id_of(name: str) -> str:
+    """Return the id of the order with this number; the same name if there is none."""
+    number = name.removeprefix("#")
+    if not (number.isascii() and number.isdigit() and len(number) < 19) or Order.objects.filter(pk=name).exists():
+        return name
+    return Order.objects.filter(number=number).values_list("pk", flat=True).first() or name
+
+
 class Command(BaseCommand):
     help = "Show the timeline of one order over all services: causes and effects, time spent, and why it waits."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("order_id", metavar="ID")
+        parser.add_argument("order_id", metavar="ID", help="its id or its number")
         parser.add_argument("--json", action="store_true", help="write JSON")
 
     def handle(self, *args: Any, order_id: str, **options: Any) -> None:
         now = timezone.now()
         try:
-            found = timeline.of(order_id, now=now)
+            found = timeline.of(id_of(order_id), now=now)
         except Order.DoesNotExist:
             raise CommandError(f"There is no order {order_id}.", returncode=4) from None
         if options["json"]:
