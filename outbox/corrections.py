@@ -25,12 +25,6 @@ class NotCorrectable(OutboxError):
     code = "not_correctable"
 
 
-class ReasonMissing(OutboxError):
-    """A correction has no reason."""
-
-    code = "reason_missing"
-
-
 @dataclass(frozen=True)
 class DataChange:
     """A value that differs between two versions of some data, as JSON; one that is not there is empty."""

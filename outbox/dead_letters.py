@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _g
 from . import clock, corrections
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
 from .envelope import MAX_ATTEMPT, Envelope
-from .errors import OutboxError, Unreadable
+from .errors import OutboxError, ReasonMissing, Unreadable
 from .models import FORGOTTEN, DeadLetter, DeadLetterAction
 from .services import database_of, model_of
 
@@ -172,15 +172,16 @@ def replay(
     dead_letter.refresh_from_db()
 
 
-def discard(dead_letter: DeadLetter, *, by: str, now: datetime, why: str = "") -> None:
+def discard(dead_letter: DeadLetter, *, by: str, now: datetime, why: str) -> None:
     """
     Give the message up; the dead letter can be looked at until it is purged.
 
     :raises AlreadyResolved: if it has been replayed or discarded before
+    :raises ReasonMissing: without a reason
     """
+    _justify(why)
     with transaction.atomic(using=database_of(_service(dead_letter))):
-        detail = {"why": why} if why else {}
-        _resolve(_lock(dead_letter), DeadLetter.Status.DISCARDED, verb="discard", by=by, now=now, detail=detail)
+        _resolve(_lock(dead_letter), DeadLetter.Status.DISCARDED, verb="discard", by=by, now=now, detail={"why": why})
     dead_letter.refresh_from_db()
 
 
@@ -215,6 +216,15 @@ def died_again(dead_letter: DeadLetter) -> DeadLetter | None:
         .first()
     )
     return again
+
+
+def others_of(dead_letter: DeadLetter) -> QuerySet[DeadLetter]:
+    """Return the other dead letters that the same message has become, the newest first."""
+    rows = model_of(_service(dead_letter), "DeadLetter").objects.exclude(pk=dead_letter.pk)
+    found: QuerySet[DeadLetter] = (
+        rows.filter(message_id=dead_letter.message_id) if dead_letter.message_id else rows.none()
+    )
+    return found.defer("traceback", "headers", "body").order_by("-pk")[:20]
 
 
 def replay_canaries(
@@ -288,12 +298,16 @@ def _envelope(dead: DeadLetter) -> Envelope:
 
 def _correct(service: str, envelope: Envelope, data: Any, *, why: str) -> tuple[Envelope, list[dict[str, str]]]:
     """The corrected envelope and what is different in it."""
-    if not why.strip():
-        raise corrections.ReasonMissing(_g("Give a reason."))
+    _justify(why)
     if model_of(service, "Incoming").seen(envelope):
         raise AlreadyHandled(_g("The message has had its effect already, so a correction would do nothing."))
     corrected = corrections.correct(envelope, data)
     return corrected, [asdict(change) for change in corrections.changes(envelope.data, data)]
+
+
+def _justify(why: str) -> None:
+    if not why.strip():
+        raise ReasonMissing(_g("Give a reason."))
 
 
 def _resolve(

@@ -1,7 +1,7 @@
 """The forms of actions, and a field for amounts."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from django import forms
@@ -15,7 +15,13 @@ AMBIGUOUS = re.compile(r"-?\d+,\d{3}")  # 1,250 may be either; 12,50 can only be
 
 
 class ConfirmationForm(forms.Form):
-    """Asks only for a confirmation. The forms of actions that ask for more subclass it."""
+    """
+    Asks only for a confirmation. The forms of actions that ask for more subclass it.
+
+    The values of fields that are `unlogged` are not repeated in the log of what people did.
+    """
+
+    unlogged: ClassVar[frozenset[str]] = frozenset()
 
     once = forms.UUIDField(widget=forms.HiddenInput, initial=uuid4)
 

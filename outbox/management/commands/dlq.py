@@ -80,9 +80,10 @@ class Command(BaseCommand):
             one.add_argument("--all", action="store_true", help="without any filter")
             one.add_argument("--dry-run", action="store_true", help="only show what would be done")
             one.add_argument("--by", default="", help="who does it, for the record (default: your login name)")
-            one.add_argument("--why", default="", help="for the record")
             if action == "discard":
+                one.add_argument("--why", required=True, help="the reason, for the record")
                 continue
+            one.add_argument("--why", default="", help="the reason, for the record")
             one.add_argument(
                 "--data",
                 type=Path,
