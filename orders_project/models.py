@@ -36,6 +36,7 @@ class OperatorPermission(models.Model):  # noqa: DJ008 - there are no rows to na
             ("discard_webhook", _("discard a quarantined webhook")),
             ("resend_webhook", _("resend webhooks to customers")),
             ("edit_endpoint", _("register webhook endpoints")),
+            ("edit_client", _("create clients of the API and renew their secrets")),
         ]
 
 

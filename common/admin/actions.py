@@ -272,13 +272,24 @@ def write_log(request: HttpRequest, *, model: Any, text: str, row: Any = None) -
 def _log_text(action: Action, form: ConfirmationForm) -> str:
     with translation.override("en"):
         values = [
-            f"{field.label or name}: {form[name].data}"
+            f"{field.label or name}: {_logged(form, name)}"
             for name, field in form.fields.items()
-            if not field.widget.is_hidden
-            and name not in form.unlogged
-            and form.cleaned_data.get(name) not in (None, "")
+            if not field.widget.is_hidden and name not in form.unlogged
+            if form.cleaned_data.get(name) not in (None, "") or form[name].initial not in (None, "")
         ]
         return f"{action.label}." + (f" {'; '.join(values)}." if values else "")
+
+
+def _logged(form: ConfirmationForm, name: str) -> str:
+    """A value of a form as text; after what it was before, if the form is about a row and shows it."""
+    before, after = form[name].initial, form[name].data
+    if form.row is None or before in (None, "") or name not in form.changed_data:
+        return _as_text(after)
+    return f"{_as_text(before)} → {_as_text(after)}"
+
+
+def _as_text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def in_words(refusal: Refusal | OutboxError) -> str:

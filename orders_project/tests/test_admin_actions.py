@@ -84,7 +84,7 @@ class TestDeposits:
         assert (entry.actor, entry.amount) == ("manager", 500)
         assert "Reason: found" in LogEntry.objects.get().change_message
 
-    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e400", ""])
+    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e3", "1e400", ""])
     def test_of_no_amount_are_refused(self, manager: Client, ann: Any, amount: str) -> None:
         answer = do(manager, ann, "deposit", amount=amount, reason="x")
         assert answer.status_code == 422

@@ -2,7 +2,7 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    """Managers may be allowed to correct the data of dead letters."""
+    """People may be allowed to correct the data of dead letters, and to create clients of the API."""
 
     dependencies = [
         ("orders_project", "0009_capture_and_refund_orders"),
@@ -33,6 +33,7 @@ class Migration(migrations.Migration):
                     ("discard_webhook", "discard a quarantined webhook"),
                     ("resend_webhook", "resend webhooks to customers"),
                     ("edit_endpoint", "register webhook endpoints"),
+                    ("edit_client", "create clients of the API and renew their secrets"),
                 ],
             },
         ),
