@@ -177,7 +177,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
         ),
         Action(
             name="edit",
-            label=_("Edit"),
+            label=_("Edit the endpoint"),
             explanation=_("What is still to be sent goes to the new URL."),
             permission="edit_endpoint",
             form=EndpointForm,
@@ -202,7 +202,8 @@ class WebhookEndpoints(ReadOnlyAdmin):
         ),
         Action(
             name="off",
-            label=_("Disable"),
+            label=_("Disable the endpoint"),
+            keep=_("Keep it enabled"),
             explanation=_("No webhooks will be sent to this endpoint until it is enabled again."),
             permission="edit_endpoint",
             form=ShortReasonForm,
@@ -212,7 +213,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
         ),
         Action(
             name="on",
-            label=_("Enable"),
+            label=_("Enable the endpoint"),
             explanation=_("The endpoint will receive events from now on."),
             permission="edit_endpoint",
             perform=_enable,
@@ -220,7 +221,8 @@ class WebhookEndpoints(ReadOnlyAdmin):
         ),
         Action(
             name="delete",
-            label=_("Delete"),
+            label=_("Delete the endpoint"),
+            keep=_("Keep the endpoint"),
             explanation=_(
                 "Nothing more will be sent to this endpoint, and its secrets are erased. Its deliveries stay."
             ),
@@ -282,7 +284,7 @@ class WebhookDeliveries(ReadOnlyAdmin):
     page_actions = (
         Action(
             name="resend",
-            label=_("Resend"),
+            label=_("Send again"),
             explanation=_("Sends the webhook now. If that fails, the schedule of retries starts again."),
             permission="resend_webhook",
             perform=_resend,

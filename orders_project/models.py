@@ -26,6 +26,7 @@ class OperatorPermission(models.Model):  # noqa: DJ008 - there are no rows to na
             ("approve", _("approve the requests of others")),
             ("replay_letter", _("replay dead letters")),
             ("discard_letter", _("discard dead letters")),
+            ("correct_message", _("correct the data of dead letters and replay them")),
             ("edit_product", _("add and edit products")),
             ("move_stock", _("receive and correct stock")),
             ("deposit", _("deposit money")),
@@ -35,6 +36,7 @@ class OperatorPermission(models.Model):  # noqa: DJ008 - there are no rows to na
             ("discard_webhook", _("discard a quarantined webhook")),
             ("resend_webhook", _("resend webhooks to customers")),
             ("edit_endpoint", _("register webhook endpoints")),
+            ("edit_client", _("create clients of the API and renew their secrets")),
         ]
 
 

@@ -6,7 +6,7 @@ The admin and `manage.py dlq` call these functions; what a replay would do is sh
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -16,10 +16,10 @@ from django.db import transaction
 from django.db.models import Count, Max, Min, QuerySet
 from django.utils.translation import gettext as _g
 
-from . import clock
+from . import clock, corrections
 from .attempts import ATTEMPTS, LAST_ATTEMPT, last_attempt
 from .envelope import MAX_ATTEMPT, Envelope
-from .errors import OutboxError, Unreadable
+from .errors import OutboxError, ReasonMissing, Unreadable
 from .models import FORGOTTEN, DeadLetter, DeadLetterAction
 from .services import database_of, model_of
 
@@ -36,6 +36,12 @@ class NotReplayable(OutboxError):
     """The dead letter has no message that could be sent again."""
 
     code = "not_replayable"
+
+
+class AlreadyHandled(OutboxError):
+    """The message has had its effect, so correcting it would do nothing."""
+
+    code = "already_handled"
 
 
 class MayHaveBeenHandled(OutboxError):
@@ -118,7 +124,14 @@ def groups(services: Iterable[str], selection: Selection, *, now: datetime) -> l
 
 
 def replay(
-    dead_letter: DeadLetter, *, by: str, now: datetime, canary: bool = False, never_handled: bool = False
+    dead_letter: DeadLetter,
+    *,
+    by: str,
+    now: datetime,
+    canary: bool = False,
+    never_handled: bool = False,
+    data: Any = None,
+    why: str = "",
 ) -> None:
     """
     Send the message again, as the same message: once, however often this is called.
@@ -126,7 +139,12 @@ def replay(
     It gets as many attempts as a new message. A canary gets one, so that its outcome is known soon.
 
     :param never_handled: whoever replays it has found out that it was not handled, though the inbox can't tell
+    :param data: the corrected data of the message; None: as they are. The dead letter keeps the original
+    :param why: for the record; a correction must have it
     :raises AlreadyResolved: if the dead letter has been replayed or discarded
+    :raises AlreadyHandled: if it is to be corrected and has had its effect already
+    :raises NotCorrectable: if the corrected data are not those of such a message
+    :raises ReasonMissing: if a correction has no reason
     :raises MayHaveBeenHandled: if the inbox can't tell, and nobody has found out
     :raises NotReplayable: if its body is no message, or it has been replayed too often
     """
@@ -139,24 +157,31 @@ def replay(
                 _g("It is older than the inbox remembers, so it may have been handled already. Find out whether it was;"
                    " then discard it, or replay it as one that was never handled.")
             )  # fmt: skip
+        detail: dict[str, Any] = {"why": why} if why else {}
+        if data is not None:
+            envelope, changed = _correct(service, envelope, data, why=why)
+            detail["changes"] = changed
         attempt = last_attempt(envelope.attempt) + 1 + (LAST_ATTEMPT if canary else 0)
         if attempt + ATTEMPTS > MAX_ATTEMPT:
             raise NotReplayable(_g("It has been replayed too often."))
         to = dead.queue if dead.origin == DeadLetter.Origin.RELAY else service
         model_of(service, "Outgoing").post_again(envelope, attempt=attempt, due_at=now, to=to)
-        detail = {"attempt": attempt, "canary": canary} | ({"never_handled": True} if never_handled else {})
-        _resolve(dead, DeadLetter.Status.REPLAYED, by=by, now=now, detail=detail)
+        detail |= {"attempt": attempt, "canary": canary} | ({"never_handled": True} if never_handled else {})
+        verb = "replay" if data is None else "correct"
+        _resolve(dead, DeadLetter.Status.REPLAYED, verb=verb, by=by, now=now, detail=detail)
     dead_letter.refresh_from_db()
 
 
-def discard(dead_letter: DeadLetter, *, by: str, now: datetime, why: str = "") -> None:
+def discard(dead_letter: DeadLetter, *, by: str, now: datetime, why: str) -> None:
     """
     Give the message up; the dead letter can be looked at until it is purged.
 
     :raises AlreadyResolved: if it has been replayed or discarded before
+    :raises ReasonMissing: without a reason
     """
+    _justify(why)
     with transaction.atomic(using=database_of(_service(dead_letter))):
-        _resolve(_lock(dead_letter), DeadLetter.Status.DISCARDED, by=by, now=now, detail={"why": why} if why else {})
+        _resolve(_lock(dead_letter), DeadLetter.Status.DISCARDED, verb="discard", by=by, now=now, detail={"why": why})
     dead_letter.refresh_from_db()
 
 
@@ -191,6 +216,15 @@ def died_again(dead_letter: DeadLetter) -> DeadLetter | None:
         .first()
     )
     return again
+
+
+def others_of(dead_letter: DeadLetter) -> QuerySet[DeadLetter]:
+    """Return the other dead letters that the same message has become, the newest first."""
+    rows = model_of(_service(dead_letter), "DeadLetter").objects.exclude(pk=dead_letter.pk)
+    found: QuerySet[DeadLetter] = (
+        rows.filter(message_id=dead_letter.message_id) if dead_letter.message_id else rows.none()
+    )
+    return found.defer("traceback", "headers", "body").order_by("-pk")[:20]
 
 
 def replay_canaries(
@@ -262,12 +296,28 @@ def _envelope(dead: DeadLetter) -> Envelope:
         raise NotReplayable(text) from refusal
 
 
-def _resolve(dead: DeadLetter, status: DeadLetter.Status, *, by: str, now: datetime, detail: dict[str, Any]) -> None:
+def _correct(service: str, envelope: Envelope, data: Any, *, why: str) -> tuple[Envelope, list[dict[str, str]]]:
+    """The corrected envelope and what is different in it."""
+    _justify(why)
+    if model_of(service, "Incoming").seen(envelope):
+        raise AlreadyHandled(_g("The message has had its effect already, so a correction would do nothing."))
+    corrected = corrections.correct(envelope, data)
+    return corrected, [asdict(change) for change in corrections.changes(envelope.data, data)]
+
+
+def _justify(why: str) -> None:
+    if not why.strip():
+        raise ReasonMissing(_g("Give a reason."))
+
+
+def _resolve(
+    dead: DeadLetter, status: DeadLetter.Status, *, verb: str, by: str, now: datetime, detail: dict[str, Any]
+) -> None:
     dead.status, dead.resolved_at = status, now
     dead.save(update_fields=["status", "resolved_at"])
     DeadLetterAction.objects.using(database_of(_service(dead))).create(
         dead_letter_id=dead.pk,
-        verb="replay" if status == DeadLetter.Status.REPLAYED else "discard",
+        verb=verb,
         by=by,
         at=now,
         detail=detail,

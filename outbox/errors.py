@@ -33,6 +33,12 @@ class TooLarge(OutboxError):
     code = "too_large"
 
 
+class ReasonMissing(OutboxError):
+    """A person has given no reason for what needs one."""
+
+    code = "reason_missing"
+
+
 class PostedOutsideTransaction(RuntimeError):
     """
     A message was posted outside `atomic(using=<the service's database>)`: it could be sent though its data is not.

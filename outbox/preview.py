@@ -15,7 +15,7 @@ from typing import Any
 from django.db import connections, transaction
 from django.utils.translation import gettext as _g
 
-from . import clock, context
+from . import clock, context, corrections
 from .consumers import CONSUMERS, Consumer, alike
 from .dead_letter_models import fingerprint
 from .envelope import Envelope
@@ -63,15 +63,17 @@ class _Undo(Exception):
     pass
 
 
-def preview(dead: DeadLetter) -> Preview:
+def preview(dead: DeadLetter, *, data: Any = None) -> Preview:
     """
     Run the handler of this message in a transaction of the service's database that is rolled back.
 
     A foreign service that is to be called before the handler is not called: the handler gets None as its answer.
 
+    :param data: the corrected data of the message; None: as they are
     :raises NoPreview: if there is nothing to run
+    :raises NotCorrectable: if the corrected data are not those of such a message
     """
-    consumer, envelope, message = _handler_of(dead)
+    consumer, envelope, message = _handler_of(dead, data)
     shown = Preview()
     if consumer.first is not None:
         shown.notes.append(_g("The foreign service is not called; this is what happens without its answer."))
@@ -93,10 +95,12 @@ def preview(dead: DeadLetter) -> Preview:
     return shown
 
 
-def _handler_of(dead: DeadLetter) -> tuple[Consumer, Envelope, Message]:
+def _handler_of(dead: DeadLetter, data: Any) -> tuple[Consumer, Envelope, Message]:
     service = dead._meta.app_label
     try:
         envelope = dead.envelope()
+        if data is not None:
+            envelope = corrections.correct(envelope, data)
         consumer = CONSUMERS.get(envelope.type)
         if consumer is None or consumer.service != service or dead.origin == DeadLetter.Origin.RELAY:
             raise NoPreview(_g("%(type)s has no handler in %(service)s.") % {"type": envelope.type, "service": service})

@@ -204,7 +204,7 @@ class Products(ReadOnlyAdmin):
         ),
         Action(
             name="edit",
-            label=_("Edit"),
+            label=_("Edit the product"),
             explanation=_("Existing orders keep their price."),
             permission="edit_product",
             form=EditProduct,

@@ -77,7 +77,8 @@ class Action:
 
     `permission` is a codename: see conf.py. `first` is called before the transaction begins (it may call a foreign
     service) and returns what it has found out. `perform` returns the message to show, if any, or a
-    secret to show once.
+    secret to show once. `review` returns what the action would do, as HTML: that is shown first, and the action is
+    performed with the values that were reviewed and no others. `keep` names the link that leads back without it.
     """
 
     name: str
@@ -90,6 +91,8 @@ class Action:
     is_possible: Callable[[Any], bool] = lambda row: True
     of_list: bool = False
     destructive: bool = False
+    keep: Any = ""
+    review: Callable[[ActionCall], str] | None = None
 
     def is_permitted(self, request: HttpRequest) -> bool:
         return request.user.has_perm(conf.permission(self.permission))
@@ -141,8 +144,11 @@ class ActionPages:
         back = self._reverse("changelist") if row is None else self._reverse("change", quote(row.pk))
         form = action.form(request.POST if request.method == "POST" else None, row=row)
         if form.is_bound and form.is_valid():
+            call = self._call(request, row, form)
             try:
-                message = self._perform(request, action, row, form)
+                if review := self._review(request, action, call):
+                    return self._form_page(request, action, row, back, form, review)
+                message = self._perform(request, action, call, form)
             except (Refusal, OutboxError) as refusal:
                 form.add_error(None, in_words(refusal))
             else:
@@ -153,11 +159,19 @@ class ActionPages:
         elif row is not None and not action.is_possible(row):
             messages.warning(request, _g("This is no longer possible: the state has changed."))
             return HttpResponseRedirect(back)
+        return self._form_page(request, action, row, back, form, {})
+
+    def _form_page(
+        self, request: HttpRequest, action: Action, row: Any, back: str, form: ConfirmationForm, review: dict[str, str]
+    ) -> TemplateResponse:
         context = {
             **self._action_context(request, action, row, back),
+            **review,
             "explanation": action.explanation(row) if callable(action.explanation) else action.explanation,
             "form": form,
             "destructive": action.destructive,
+            "keep": action.keep or _g("Back"),
+            "send": action.label if review or action.review is None else _g("See what would happen"),
         }
         return TemplateResponse(request, "admin/action.html", context, status=422 if form.errors else 200)
 
@@ -186,11 +200,20 @@ class ActionPages:
     def _now(self) -> datetime:
         return clock.now(router.db_for_write(self.model))  # type: ignore[attr-defined]
 
-    def _perform(self, request: HttpRequest, action: Action, row: Any, form: ConfirmationForm) -> Any:
-        """Perform the action and log it, unless that was done under the number of this form; return what to show."""
+    def _call(self, request: HttpRequest, row: Any, form: ConfirmationForm) -> ActionCall:
         values = {name: value for name, value in form.cleaned_data.items() if name != "once"}
         by = Authority(request.user.get_username(), is_staff=True)
-        call = ActionCall(row, values, by, self._now(), str(form.cleaned_data["once"]))
+        return ActionCall(row, values, by, self._now(), str(form.cleaned_data["once"]))
+
+    def _review(self, request: HttpRequest, action: Action, call: ActionCall) -> dict[str, str]:
+        """What to show before the action is performed with these values; nothing if it has been shown."""
+        if action.review is None:
+            return {}
+        reviewed = _fingerprint(self.model, action, call)  # type: ignore[attr-defined]
+        return {} if request.POST.get("reviewed") == reviewed else {"reviewed": reviewed, "review": action.review(call)}
+
+    def _perform(self, request: HttpRequest, action: Action, call: ActionCall, form: ConfirmationForm) -> Any:
+        """Perform the action and log it, unless that was done under the number of this form; return what to show."""
         model: Any = self.model  # type: ignore[attr-defined]
         performed, fingerprint = conf.performed_actions(), _fingerprint(model, action, call)
         if action.first is not None and not performed._base_manager.filter(request_id=call.request_id).exists():
@@ -202,7 +225,7 @@ class ActionPages:
                 message = perform_once(action, call, model=model)
             except NeedsSecondPerson as needed:
                 message = conf.request_approval(model=model, action=action, call=call, needed=needed)
-            write_log(request, model=model, row=row, text=_log_text(action, form))
+            write_log(request, model=model, row=call.row, text=_log_text(action, form))
         return message
 
 
@@ -249,11 +272,24 @@ def write_log(request: HttpRequest, *, model: Any, text: str, row: Any = None) -
 def _log_text(action: Action, form: ConfirmationForm) -> str:
     with translation.override("en"):
         values = [
-            f"{field.label or name}: {form[name].data}"
+            f"{field.label or name}: {_logged(form, name)}"
             for name, field in form.fields.items()
-            if not field.widget.is_hidden and form.cleaned_data.get(name) not in (None, "")
+            if not field.widget.is_hidden and name not in form.unlogged
+            if form.cleaned_data.get(name) not in (None, "") or form[name].initial not in (None, "")
         ]
         return f"{action.label}." + (f" {'; '.join(values)}." if values else "")
+
+
+def _logged(form: ConfirmationForm, name: str) -> str:
+    """A value of a form as text; after what it was before, if the form is about a row and shows it."""
+    before, after = form[name].initial, form[name].data
+    if form.row is None or before in (None, "") or name not in form.changed_data:
+        return _as_text(after)
+    return f"{_as_text(before)} → {_as_text(after)}"
+
+
+def _as_text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def in_words(refusal: Refusal | OutboxError) -> str:

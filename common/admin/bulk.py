@@ -45,6 +45,7 @@ class BulkAction:
     label: Any
     explanation: Any
     destructive: bool = False
+    needs_reason: bool = False
 
     def is_permitted(self, request: HttpRequest) -> bool:
         return request.user.has_perm(conf.permission(self.permission))
@@ -62,6 +63,7 @@ ACTIONS = {
         _("Discard"),
         _("The messages will not be handled. The dead letters remain visible until they are purged."),
         destructive=True,
+        needs_reason=True,
     ),
 }  # fmt: skip
 
@@ -80,6 +82,7 @@ class BulkRun:
     canary: str = ""  # the dead letter whose outcome is awaited
     canary_sent: float = 0.0
     stopped: str = ""  # why it ended early
+    why: str = ""
 
     @property
     def finished(self) -> bool:
@@ -128,22 +131,31 @@ def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]
         if run.action != name or run.service != admin.opts.app_label:
             raise Http404
         if not run.started:
+            run = replace(run, why=request.POST.get("reason", "").strip()[:200])
+        unjustified = action.needs_reason and not run.why
+        if not run.started and not unjustified:
             run = replace(run, started=_now(run.service).timestamp())
-            log(f"{name}: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}.")
-        run = step(run, by=request.user.get_username())
+            log(
+                f"{name}: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}. {run.why}".strip()
+            )
+        if run.started:
+            run = step(run, by=request.user.get_username())
         if run.finished:
             log(f"{name}: {run.done} of {run.total} done. {run.stopped}")
     else:
-        run = _requested(admin, request, name)
+        run, unjustified = _requested(admin, request, name), False
     context = {
         **admin.admin_site.each_context(request),
         "opts": admin.opts,
         "title": action.label,
         "explanation": action.explanation,
+        "destructive": action.destructive,
+        "needs_reason": action.needs_reason,
+        "unjustified": unjustified,
         "run": run,
         "sealed": run.sealed(),
     }
-    return TemplateResponse(request, "admin/bulk_action.html", context)
+    return TemplateResponse(request, "admin/bulk_action.html", context, status=422 if unjustified else 200)
 
 
 def _requested(admin: Any, request: HttpRequest, name: str) -> BulkRun:
@@ -172,7 +184,7 @@ def step(run: BulkRun, *, by: str) -> BulkRun:
             if run.action == "replay":
                 dead_letters.replay(dead_letter, by=by, now=_now(run.service))
             else:
-                dead_letters.discard(dead_letter, by=by, now=_now(run.service), why=f"with {run.total} others")
+                dead_letters.discard(dead_letter, by=by, now=_now(run.service), why=run.why)
         except dead_letters.AlreadyResolved:
             pass  # somebody else was faster
         except OutboxError as refusal:

@@ -1,7 +1,7 @@
 """The forms of actions, and a field for amounts."""
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from django import forms
@@ -11,11 +11,18 @@ from django.utils.translation import gettext_lazy as _
 from .. import money
 
 GROUPED = re.compile(r"-?\d{1,3}(,\d{3})+\.\d+")  # 1,250.00
+PLAIN = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)", re.ASCII)  # and not 1e3, which Decimal reads
 AMBIGUOUS = re.compile(r"-?\d+,\d{3}")  # 1,250 may be either; 12,50 can only be 12.50
 
 
 class ConfirmationForm(forms.Form):
-    """Asks only for a confirmation. The forms of actions that ask for more subclass it."""
+    """
+    Asks only for a confirmation. The forms of actions that ask for more subclass it.
+
+    The values of fields that are `unlogged` are not repeated in the log of what people did.
+    """
+
+    unlogged: ClassVar[frozenset[str]] = frozenset()
 
     once = forms.UUIDField(widget=forms.HiddenInput, initial=uuid4)
 
@@ -33,7 +40,9 @@ class ConfirmationForm(forms.Form):
 class ReasonForm(ConfirmationForm):
     """Asks for the reason, which is stored with the action."""
 
-    reason = forms.CharField(label=_("Reason"), max_length=200, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    reason = forms.CharField(
+        label=_("Reason"), max_length=200, widget=forms.TextInput(attrs={"autocomplete": "off", "size": 60})
+    )
 
 
 class ShortReasonForm(ReasonForm):
@@ -64,6 +73,8 @@ class AmountField(forms.CharField):
         elif "." not in text and not AMBIGUOUS.fullmatch(text):
             text = text.replace(",", ".")
         try:
+            if not PLAIN.fullmatch(text):
+                raise money.NotAnAmount("An amount must be a number.")
             minor = money.minor_units(text, currency=self.currency)
         except money.NotAnAmount as error:
             raise forms.ValidationError(

@@ -1,5 +1,6 @@
 """Admin pages over the outbox, the inbox and the dead letters of a service."""
 
+from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -20,6 +21,7 @@ from outbox.preview import preview
 
 from . import bulk, display
 from .actions import Action, ActionCall, in_words, write_log
+from .correction import CORRECT, is_correctable
 from .filters import MessageType, Sent, scan_filter
 from .forms import ReasonForm
 from .panels import Panel, panel
@@ -59,6 +61,9 @@ class IncomingMessages(ReadOnlyAdmin):
     order = ("-message_id",)
     empty = _("No messages have been received yet. Place an order, and the messages about it appear here.")
     fields = ("message_id", "type", display.order("subject"), "attempt", "received_at", "handled_at")
+
+
+VERBS = {"replay": _("replayed"), "correct": _("corrected and replayed"), "discard": _("discarded")}
 
 
 def _replay(call: ActionCall) -> str:
@@ -143,9 +148,11 @@ class DeadLetters(ReadOnlyAdmin):
             perform=_canary,
             is_possible=_is_replayable,
         ),
+        replace(CORRECT, is_possible=lambda row: _is_replayable(row) and is_correctable(row)),
         Action(
             name="discard",
-            label=_("Discard"),
+            label=_("Discard the message"),
+            keep=_("Keep the message"),
             explanation=_("The message will not be handled. The dead letter remains visible until it is purged."),
             permission="discard_letter",
             form=ReasonForm,
@@ -222,11 +229,19 @@ class DeadLetters(ReadOnlyAdmin):
                 dead_letters.actions(row),
                 (_("at"), lambda action: display.ago(action.at)),
                 (_("by"), lambda action: action.by),
-                (_("action"), lambda action: action.verb),
+                (_("action"), lambda action: VERBS.get(action.verb, action.verb)),
                 (_("details"), lambda action: display.laid_out(action.detail)),
                 title=_("Actions"),
                 empty=_("No actions yet. See what a replay would do, then replay or discard it."),
-            )
+            ),
+            panel(
+                dead_letters.others_of(row),
+                (_("failed"), lambda one: display.page_link(self.opts.app_label, "deadletter", one.pk, one)),
+                (_("status"), lambda one: one.get_status_display()),
+                (_("at"), lambda one: display.ago(one.died_at)),
+                title=_("Other failures of the same message"),
+                empty=_("None."),
+            ),
         ]
 
 

@@ -181,7 +181,8 @@ class Orders(ReadOnlyAdmin):
         ),
         Action(
             name="cancel",
-            label=_("Cancel"),
+            label=_("Cancel order"),
+            keep=_("Keep order"),
             explanation=_("The order is not paid yet. Its payment will be voided and its stock released."),
             permission="cancel_order",
             form=VersionForm,
@@ -192,6 +193,7 @@ class Orders(ReadOnlyAdmin):
         Action(
             name="compensate",
             label=_("Cancel and refund"),
+            keep=_("Keep order"),
             explanation=_explain_compensation,
             permission="cancel_order",
             form=VersionForm,
@@ -201,7 +203,7 @@ class Orders(ReadOnlyAdmin):
         ),
         Action(
             name="capture",
-            label=_("Capture"),
+            label=_("Capture money"),
             explanation=_explain_capture,
             permission="capture_order",
             form=CaptureForm,
@@ -210,7 +212,7 @@ class Orders(ReadOnlyAdmin):
         ),
         Action(
             name="refund",
-            label=_("Refund"),
+            label=_("Refund money"),
             explanation=_explain_refund,
             permission="refund_order",
             form=RefundForm,

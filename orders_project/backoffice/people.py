@@ -6,6 +6,8 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, Permission, User
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
@@ -15,7 +17,8 @@ from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display
 from orders_project import models
 from orders_project.models import Approval
 
-from . import approvals
+from . import approvals, roles
+from .colleagues import Colleague, NewColleague
 
 OPERATOR_PERMISSIONS = dict(models.OperatorPermission._meta.permissions)
 
@@ -38,14 +41,74 @@ class PermissionNames:
 admin.site.unregister([Group, User])
 
 
+class ValuesInHistory:
+    """For a page with a form: the history says of each field that was changed what it was and what it is."""
+
+    def construct_change_message(self, request: HttpRequest, form: Any, formsets: Any, add: bool = False) -> Any:
+        if add:
+            return [{"added": {}}]
+        return [{"changed": {"fields": [_change(form, name) for name in form.changed_data]}}]
+
+
+def _change(form: Any, name: str) -> str:
+    label = str(form.fields[name].label or name)
+    if "password" in name:
+        return label
+    before, after = form.get_initial_for_field(form.fields[name], name), form.cleaned_data[name]
+    return f"{label} ({_shown(before)} → {_shown(after)})"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple | QuerySet):
+        return ", ".join(str(one) for one in value) or display.NOTHING
+    return str(value) if value not in (None, "") else display.NOTHING
+
+
 @admin.register(Group)
-class Roles(PermissionNames, GroupAdmin):
+class Roles(ValuesInHistory, PermissionNames, GroupAdmin):
     """The roles of operators."""
+
+    list_display = ("name", "what_it_allows")
+    search_help_text = _("A part of the name.")
+
+    @admin.display(description=_("what it allows"))
+    def what_it_allows(self, group: Any) -> Any:
+        return roles.TEXTS.get(group.name, "")
 
 
 @admin.register(User)
-class Users(PermissionNames, UserAdmin):
+class Users(ValuesInHistory, PermissionNames, UserAdmin):
     """The users of the back office."""
+
+    list_display = ("username", "first_name", "last_name", "role_names", "is_staff", "is_active", "last_login")
+    list_filter = ("is_active", "is_staff", "groups")
+    add_form_template = None
+    search_help_text = _("A part of the name or of the email address.")
+    form = Colleague
+    add_form = NewColleague
+    filter_horizontal = ("user_permissions",)
+    fieldsets = (
+        (None, {"fields": ("username", "password", "first_name", "last_name", "email")}),
+        (_("What this person may do"), {"fields": ("is_active", "is_staff", "groups")}),
+        (_("More permissions"), {"classes": ("collapse",), "fields": ("is_superuser", "user_permissions")}),
+        (_("Dates"), {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = (
+        (None, {"fields": ("username", "first_name", "last_name", "email", "groups")}),
+        (_("Password"), {"fields": ("usable_password", "password1", "password2")}),
+    )
+    readonly_fields = ("last_login", "date_joined")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Nobody is deleted: the log of what a person did would go as well. A colleague who leaves is made inactive."""
+        return False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        return super().get_queryset(request).prefetch_related("groups")
+
+    @admin.display(description=_("roles"))
+    def role_names(self, user: User) -> str:
+        return ", ".join(group.name for group in user.groups.all()) or display.NOTHING
 
 
 @admin.display(description=_("object"))

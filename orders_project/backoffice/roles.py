@@ -8,6 +8,7 @@ granted. For other combinations, create groups of your own.
 from typing import Any
 
 from django.apps import apps
+from django.utils.translation import gettext_lazy as _
 
 VIEWS = ("orders", "payments", "processing", "orders_project", "admin")
 ROLES: dict[str, tuple[str, ...]] = {
@@ -18,9 +19,15 @@ ROLES: dict[str, tuple[str, ...]] = {
     ),
     "manager": (
         "resolve_order", "approve", "discard_letter", "edit_product", "deposit", "correct_account", "refund_webhook",
-        "discard_webhook", "edit_endpoint",
+        "discard_webhook", "edit_endpoint", "correct_message",
     ),
 }  # fmt: skip
+
+TEXTS = {
+    "viewer": _("sees everything except the users, and changes nothing"),
+    "operator": _("helps orders on their way: retries, cancels, captures, refunds, replays, moves stock"),
+    "manager": _("decides: approves, discards, corrects, and edits products, accounts and endpoints"),
+}
 
 
 def grant_permissions(sender: Any, using: str, **kwargs: Any) -> None:

@@ -19,8 +19,7 @@ from common.admin import DeclaredLookups
 from orders_project.auth import second_factor
 from orders_project.auth.login import LoginForm
 
-APP_ORDER = ("orders", "payments", "processing", "orders_project", "auth", "admin")
-FIRST, LAST = ("Order", "Account", "Product"), ("IdempotencyKey", "Outgoing", "Incoming", "DeadLetter")
+from . import menu
 
 
 class BackOffice(admin.AdminSite):
@@ -88,15 +87,15 @@ class BackOffice(admin.AdminSite):
         ]
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
-        return {**super().each_context(request), "zone": timezone.get_current_timezone_name()}
+        context = super().each_context(request)
+        here = menu.current(context["available_apps"], request)
+        return {**context, "zone": timezone.get_current_timezone_name(), "current_url": here}
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
-        """The apps in the order in which an order passes through them, each with its main models first."""
-        apps = self._build_app_dict(request, app_label)
-        for app in apps.values():
-            app["models"].sort(key=_place)
-        known = {label: place for place, label in enumerate(APP_ORDER)}
-        return sorted(apps.values(), key=lambda app: known.get(app["app_label"], len(known)))
+        """What this person may see, by the sections of the menu; or, of one app, its models."""
+        if app_label:
+            return super().get_app_list(request, app_label)
+        return menu.sections(self._build_app_dict(request).values())
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The dashboard for those who may see all services; the plain list of pages for others."""
@@ -119,10 +118,3 @@ class BackOffice(admin.AdminSite):
         from . import dead_letters
 
         return dead_letters.view(self, request)
-
-
-def _place(model: dict[str, Any]) -> tuple[int, int, str]:
-    name = model["object_name"]
-    if name in FIRST:
-        return 0, FIRST.index(name), ""
-    return (2, LAST.index(name), "") if name in LAST else (1, 0, str(model["name"]))

@@ -121,7 +121,7 @@ class WebhooksIn(ReadOnlyAdmin):
         ),
         Action(
             name="refund",
-            label=_("Refund"),
+            label=_("Refund the money"),
             explanation=_("The money belongs to no order. The gateway will be asked to return it."),
             permission="refund_webhook",
             form=ReasonForm,
@@ -132,7 +132,8 @@ class WebhooksIn(ReadOnlyAdmin):
         ),
         Action(
             name="discard",
-            label=_("Discard"),
+            label=_("Discard the webhook"),
+            keep=_("Keep the webhook"),
             explanation=_("The webhook has no effect. It remains visible."),
             permission="discard_webhook",
             form=ShortReasonForm,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
@@ -13,8 +14,6 @@ from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from django.http.response import HttpResponseBase
-from django.views import defaults
-from django.views.csrf import csrf_failure as html_csrf_failure
 from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.utils.encoders import JSONEncoder
@@ -25,6 +24,8 @@ from common.errors import Refusal
 from outbox import context
 from outbox.errors import OutboxError
 from outbox.sqlstates import is_unavailable, note
+
+from . import error_pages
 
 logger = logging.getLogger(__name__)
 
@@ -226,41 +227,45 @@ def wants_html(request: HttpRequest) -> bool:
     return path.startswith("/admin/") and not path.startswith("/admin/products")
 
 
-def _or_html(request: HttpRequest, html: Callable[[], HttpResponseBase], problem: Problem) -> HttpResponseBase:
-    return html() if wants_html(request) else problem.response()
+def answer(request: HttpRequest, problem: Problem) -> HttpResponse:
+    """The answer to a request that has ended with this problem: a page in the admin, else the problem document."""
+    if not wants_html(request):
+        return problem.response()
+    return HttpResponse(
+        error_pages.content(problem.code, problem.status, request=request),
+        status=problem.status,
+        headers=dict(problem.headers),
+    )
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     problem = problem_of(exception) or Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
-    return _or_html(request, lambda: defaults.bad_request(request, exception), problem)
+    return answer(request, problem)
 
 
 def permission_denied(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     problem = problem_of(exception) or Problem(
         HTTPStatus.FORBIDDEN, "permission_denied", "You do not have permission to do this."
     )
-    return _or_html(request, lambda: defaults.permission_denied(request, exception), problem)
+    return answer(request, problem)
 
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    return _or_html(request, lambda: defaults.page_not_found(request, exception), NOT_FOUND)
+    return answer(request, NOT_FOUND)
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    return _or_html(request, lambda: defaults.server_error(request), INTERNAL)
+    """Called where an exception is handled, be it one of a middleware that had lost its database."""
+    error = sys.exception()
+    if error is None or not is_unavailable(error):
+        return answer(request, INTERNAL)
+    note(error, where=request.path)
+    return answer(request, UNAVAILABLE)
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     problem = Problem(HTTPStatus.FORBIDDEN, "csrf_failed", "The CSRF token of the form is missing or wrong.")
-    return _or_html(request, lambda: html_csrf_failure(request, reason=reason), problem)
-
-
-def _unavailable_page(request: HttpRequest) -> HttpResponseBase:
-    page = defaults.server_error(request)
-    page.status_code = HTTPStatus.SERVICE_UNAVAILABLE
-    for name, value in UNAVAILABLE.headers.items():
-        page[name] = value
-    return page
+    return answer(request, problem)
 
 
 class ErrorBodies:
@@ -277,15 +282,15 @@ class ErrorBodies:
         if not is_unavailable(exception):
             return None
         note(exception, where=request.path)
-        return _or_html(request, lambda: _unavailable_page(request), UNAVAILABLE)
+        return answer(request, UNAVAILABLE)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase:
         response = self.get_response(request)
         if response.status_code < HTTPStatus.BAD_REQUEST or getattr(response, "content", None):
             return response
-        if wants_html(request) or request.method == "HEAD":
+        if request.method == "HEAD":
             return response
         status = HTTPStatus(response.status_code)
         headers = {name: value for name, value in response.items() if name not in ("Content-Type", "Content-Length")}
         code = status.phrase.lower().replace(" ", "_").replace("-", "_")
-        return Problem(status, code, f"{status.phrase}.", headers=headers).response()
+        return answer(request, Problem(status, code, f"{status.phrase}.", headers=headers))

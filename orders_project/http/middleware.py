@@ -15,7 +15,7 @@ from outbox import context, tracing
 from outbox.metrics import gauge
 
 from . import headers
-from .errors import TOO_LARGE, Problem
+from .errors import TOO_LARGE, Problem, answer
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class BodyLimit:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         length = request.META.get("CONTENT_LENGTH") or "0"
         if not length.isdecimal() or int(length) > settings.DATA_UPLOAD_MAX_MEMORY_SIZE:
-            return TOO_LARGE.response()
+            return answer(request, TOO_LARGE)
         return self.get_response(request)
 
 
@@ -124,7 +124,7 @@ class SameOrigin:
         shows_token = request.headers.get("Authorization", "").lower().startswith("bearer ")
         if request.method in SAFE_METHODS or shows_token or self._is_ours(request):
             return self.get_response(request)
-        return CROSS_SITE.response()
+        return answer(request, CROSS_SITE)
 
     def _is_ours(self, request: HttpRequest) -> bool:
         origin = request.headers.get("Origin")

@@ -15,6 +15,7 @@ from django.utils import timezone
 from common.authority import Authority
 from orders import history, services
 from orders.models import Order
+from outbox import dead_letters
 from outbox.models import DeadLetter
 from outbox.services import model_of
 from payments import services as money
@@ -83,7 +84,7 @@ class TestDeposits:
         assert (entry.actor, entry.amount) == ("manager", 500)
         assert "Reason: found" in LogEntry.objects.get().change_message
 
-    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e400", ""])
+    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e3", "1e400", ""])
     def test_of_no_amount_are_refused(self, manager: Client, ann: Any, amount: str) -> None:
         answer = do(manager, ann, "deposit", amount=amount, reason="x")
         assert answer.status_code == 422
@@ -279,11 +280,11 @@ class TestDeadLetters:
         dead[0].refresh_from_db()
         assert dead[0].status == "discarded"
 
-    def bulk_run(self, client: Client, action: str, query: str, post: Any) -> Any:
+    def bulk_run(self, client: Client, action: str, query: str, post: Any, **values: str) -> Any:
         where = reverse("admin:orders_deadletter_bulk", args=[action]) + query
         page = client.get(where)
         for _ in range(20):
-            page = client.post(where, {"run": page.context["sealed"]})
+            page = client.post(where, {"run": page.context["sealed"], **values})
             post.run()
             if page.context["run"].finished:
                 return page.context["run"]
@@ -308,8 +309,14 @@ class TestDeadLetters:
         chosen = manager.post(
             reverse("admin:orders_deadletter_changelist"), {"action": "discard_selected", "_selected_action": ids}
         )
-        run = self.bulk_run(manager, "discard", "?" + chosen["Location"].partition("?")[2], post)
+        query = "?" + chosen["Location"].partition("?")[2]
+        sealed = manager.get(where := reverse("admin:orders_deadletter_bulk", args=["discard"]) + query).context[
+            "sealed"
+        ]
+        assert manager.post(where, {"run": sealed, "reason": " "}).status_code == 422  # a reason is needed
+        run = self.bulk_run(manager, "discard", query, post, reason="ticket 7")
         assert (run.done, run.total) == (2, 2)
+        assert [action.detail for action in dead_letters.actions(dead[0])] == [{"why": "ticket 7"}]
         assert model_of("orders", "DeadLetter").objects.filter(status="dead").count() == 1
 
     def test_a_forged_bulk_run_is_refused(self, dead: list[Any]) -> None:

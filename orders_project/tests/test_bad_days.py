@@ -338,7 +338,7 @@ class TestTheDeadLetterQueue:
         assert stage.counts([killer]) == {}
         ((dead_letter_id,),) = stage.query("payments", "SELECT id FROM outbox_deadletter")
         assert json.loads(stage.manage("dlq", "show", str(dead_letter_id), "--json"))["replayable"] is True
-        stage.manage("dlq", "discard", str(dead_letter_id))
+        stage.manage("dlq", "discard", str(dead_letter_id), "--why", "a test")
         stage.query("payments", "DELETE FROM outbox_deadletter")
         stage.settle(fine)
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, connections, transaction
+from django.contrib.auth.models import Group, User
+from django.db import DatabaseError, OperationalError, connections, transaction
 from django.http import HttpResponse, HttpResponseNotAllowed
 from django.test import Client, RequestFactory
 from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
@@ -35,9 +36,61 @@ def test_an_unknown_path(client: Client) -> None:
     assert assert_problem(answer, 404, "not_found")["correlation_id"] == "mine-1" == answer["X-Correlation-ID"]
 
 
-def test_an_unknown_path_of_the_admin_is_a_page(client: Client) -> None:
-    answer = client.get("/admin/no/such/path/")
-    assert answer["Content-Type"].startswith("text/html")
+def lost(*args: object, **kwargs: object) -> None:
+    raise OperationalError("the server closed the connection unexpectedly")
+
+
+@pytest.mark.django_db
+class TestAPageOfTheAdmin:
+    @pytest.mark.parametrize(
+        ("ask", "status", "words"),
+        [
+            (lambda one: one.get("/admin/no/such/path/"), 404, "There is no such page"),
+            (lambda one: one.get("/admin/auth/user/"), 403, "You may not do this"),
+            (lambda one: one.get("/admin/orders/order/?older=x%00"), 302, ""),
+            (lambda one: one.get("/admin/", headers={"Host": "else.where"}), 400, "does not understand"),
+            (lambda one: one.post("/admin/", "a" * 300_000, content_type="text/plain"), 413, "too large"),
+            (lambda one: one.post("/admin/password_change/", {}), 403, "too old"),
+            (lambda one: one.post("/admin/", headers={"Origin": "http://else.where"}), 403, "from another site"),
+        ],
+    )
+    def test_says_what_is_wrong_and_leads_back(self, ask: Any, status: int, words: str) -> None:
+        viewer = User.objects.create_user("viewer", is_staff=True)
+        viewer.groups.add(Group.objects.get(name="viewer"))
+        client = Client(raise_request_exception=False, enforce_csrf_checks=True)
+        client.force_login(viewer)
+        answer = ask(client)
+        assert answer.status_code == status
+        if words:
+            assert words in answer.text
+            assert 'href="/admin/"' in answer.text
+            assert answer["X-Correlation-ID"] in answer.text
+
+    @pytest.mark.parametrize(
+        "where",
+        ["django.contrib.sessions.backends.db.SessionStore.load", "common.admin.pages.KeysetChangeList.get_results"],
+    )
+    def test_whose_database_is_lost_is_answered_with_words(
+        self, client: Client, where: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client.force_login(User.objects.create_superuser("boss"))
+        monkeypatch.setattr(where, lost)
+        answer = client.get("/admin/orders/order/", headers={"Accept-Language": "en"})
+        assert (answer.status_code, answer["Retry-After"]) == (503, "5")
+        assert "A database is not responding" in answer.text
+        assert 'href="/admin/orders/order/"' in answer.text  # try again
+
+    def test_is_in_the_language_of_the_viewer(self, client: Client) -> None:
+        client.force_login(User.objects.create_superuser("boss"))
+        answer = client.get("/admin/no/such/path/", headers={"Accept-Language": "ru"})
+        assert 'lang="ru"' in answer.text
+
+
+def test_a_database_lost_in_a_middleware_is_answered_as_unavailable(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orders_project.http.middleware.RequestLog.__call__", lost)
+    assert_problem(client.get("/orders/x"), 503, "unavailable")
 
 
 def test_a_wrong_method(client: Client) -> None:

@@ -142,7 +142,7 @@ class TestEveryAction:
             ("discard", "bob", {"why": "a test"})
         ]
         with pytest.raises(AlreadyResolved, match="discarded already"):
-            dead_letters.discard(other, by="bob", now=timezone.now())
+            dead_letters.discard(other, by="bob", now=timezone.now(), why="again")
 
     def test_stays_recorded(self, make_dead: Any) -> None:
         replay(make_dead())
@@ -376,7 +376,8 @@ class TestTheCommand:
         ("arguments", "code"),
         [
             (["replay"], 1),
-            (["discard"], 1),
+            (["discard", "--why", "x"], 1),
+            (["discard", "--all"], 1),  # without a reason
             (["replay", "--all"], 4),
             (["show", str(uuid4())], 4),
             (["preview", str(uuid4())], 4),

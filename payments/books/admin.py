@@ -176,7 +176,7 @@ class Differences(ReadOnlyAdmin):
         ),
         Action(
             name="refund",
-            label=_("Refund"),
+            label=_("Refund the money"),
             explanation=_("The money belongs to no order. The gateway will be asked to return it."),
             permission="refund_webhook",
             form=ReasonForm,
@@ -187,7 +187,7 @@ class Differences(ReadOnlyAdmin):
         ),
         Action(
             name="accept",
-            label=_("Accept"),
+            label=_("Accept the difference"),
             explanation=_("The difference stays as it is, and is not reported any more unless it changes."),
             permission="discard_webhook",
             form=ReasonForm,

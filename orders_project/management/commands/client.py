@@ -1,17 +1,14 @@
 """manage.py client: manage the OAuth clients of the API, and the keys that sign their tokens."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from oauth2_provider.generators import generate_client_secret
 
+from common.errors import Refusal
 from common.principal import SCOPES
-from orders_project.auth import keys
+from orders_project.auth import clients, keys
 from orders_project.models import Client
-
-CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 
 
 class Command(BaseCommand):
@@ -35,33 +32,19 @@ class Command(BaseCommand):
         getattr(self, verb)(**{name: value for name, value in options.items() if name in ("name", "scopes", "path")})
 
     def create(self, *, name: str, scopes: list[str]) -> None:
-        if not CLIENT_ID.fullmatch(name):
-            raise CommandError("A client id has at most 100 of A-Z a-z 0-9 . _ -")
-        wanted = " ".join(scopes).split()
-        if unknown := sorted(set(wanted) - set(SCOPES)):
-            raise CommandError(f"There is no scope {', '.join(unknown)}; choose from {', '.join(SCOPES)}.")
-        if Client.objects.filter(client_id=name).exists():
-            raise CommandError(f"The client {name} exists already. `client secret {name}` gives it a new secret.")
-        secret = generate_client_secret()
-        Client.objects.create(
-            client_id=name,
-            name=name,
-            client_secret=secret,
-            client_type=Client.CLIENT_CONFIDENTIAL,
-            authorization_grant_type=Client.GRANT_CLIENT_CREDENTIALS,
-            scopes=" ".join(wanted),
-        )
-        self._show(name, secret)
+        try:
+            self._show(name, clients.create(name=name, scopes=scopes))
+        except clients.ClientExists as error:
+            raise CommandError(f"{error} `client secret {name}` does.") from error
+        except Refusal as error:
+            raise CommandError(str(error)) from error
 
     def list(self) -> None:
         for client in Client.objects.order_by("client_id"):
             self.stdout.write(f"{client.client_id}: {client.scopes}")
 
     def secret(self, *, name: str) -> None:
-        client = self._client(name)
-        client.client_secret = secret = generate_client_secret()
-        client.save(update_fields=["client_secret", "updated"])
-        self._show(name, secret)
+        self._show(name, clients.renew_secret(client=self._client(name)))
 
     def remove(self, *, name: str) -> None:
         self._client(name).delete()

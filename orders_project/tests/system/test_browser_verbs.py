@@ -40,7 +40,7 @@ def test_products_live(user: Operator) -> None:
     user.send(quantity="9", reason="delivery")
     user.press("Correct the stock")
     user.send(quantity="-2", reason="broken")
-    user.press("Edit")
+    user.press("Edit the product")
     user.send(price="4.50")
     rows = user.system.query("processing", "SELECT price, available FROM processing_product WHERE sku = 'nasty'")
     assert rows == [(450, 8)]
@@ -66,7 +66,7 @@ def test_dead_letters_are_previewed_replayed_and_discarded(user: Operator) -> No
     assert user.system.query("orders", dead) == before
     while user.open("/admin/dead-letters/") and user.page.query_selector("article.group"):
         user.follow(user.page.get_by_role("link", name=re.compile("^Discard \\(")).first)
-        user.send()
+        user.send(reason="a test")
         user.page.wait_for_selector(".success")
     assert user.system.query("orders", dead) == [(0,)]
     assert "no dead letters" in user.page.inner_text("#content")
@@ -87,7 +87,7 @@ def test_an_order_is_helped_on_its_way(user: Operator, waiting: str) -> None:
     user.system.stop("payments")
     held = screenshots.place(user.system, user_id="demo-rich", amount=7)
     user.open(f"/admin/orders/order/{held}/change/")
-    user.press("Cancel")
+    user.press("Cancel order")
     user.send(reason=f"by phone {NASTY}")
     assert "being canceled" in user.told()
     false_claim = screenshots.place(user.system, user_id="demo-rich", amount=8)
@@ -126,8 +126,9 @@ def test_a_second_person_approves(user: Operator, bob: Operator) -> None:
 def test_every_verb_is_on_record(on_record: Callable[[], str]) -> None:
     said = on_record()
     for verb in (
-        "Deposit.", "Correct the balance.", "Add a product.", "Receive stock.", "Correct the stock.", "Edit.",
-        "Replay as a canary.", "replay:", "discard:", "Retry the step.", "Cancel.", "Resolve with evidence.",
+        "Deposit.", "Correct the balance.", "Add a product.", "Receive stock.", "Correct the stock.",
+        "Edit the product.", "Replay as a canary.", "replay:", "discard:", "Retry the step.",
+        "Cancel order.", "Resolve with evidence.",
         "Cancel and refund.", "Approve.",
     ):  # fmt: skip
         assert verb in said, f"{verb} is not in the log"

@@ -59,7 +59,7 @@ class TestWebhooksIn:
         payment, receipt = self.stray(user, 11)
         user.open("/admin/payments/webhookreceipt/?waiting=yes")
         user.follow(f"#result_list a[href*='{receipt}']")
-        user.press("Discard")
+        user.press("Discard the webhook")
         user.send(reason=f"a test {NASTY}")
         assert self.status(user.system, receipt) == "discarded"
         assert NASTY in user.page.inner_text("#content")
@@ -69,7 +69,7 @@ class TestWebhooksIn:
     def test_are_refunded_at_the_gateway(self, user: Operator) -> None:
         payment, receipt = self.stray(user, 12.5)
         user.open(f"/admin/payments/webhookreceipt/{receipt}/change/")
-        user.press("Refund")
+        user.press("Refund the money")
         user.send(reason="nobody's")
         assert "asked to return the money" in user.told()
         user.system.until(lambda: self.status(user.system, receipt) == "refunded")
@@ -79,7 +79,7 @@ class TestWebhooksIn:
     def test_large_ones_are_refunded_when_a_second_person_approves(self, user: Operator, bob: Operator) -> None:
         payment, receipt = self.stray(user, 1000.01)
         user.open(f"/admin/payments/webhookreceipt/{receipt}/change/")
-        user.press("Refund")
+        user.press("Refund the money")
         user.send(reason="nobody's")
         assert "second person" in user.told()
         assert (self.status(user.system, receipt), self.truth(user.system, payment)) == (
@@ -179,13 +179,13 @@ class TestEndpoints:
             Webhook(secret).verify(body, headers)
 
         user.page.goto(endpoint)
-        user.press("Disable")
+        user.press("Disable the endpoint")
         user.send(reason="on holiday")
         unheard = screenshots.place(system, user_id="demo-rich", amount=3)
         system.until(lambda: screenshots.status_of(system, unheard) == "done")
         told = "SELECT count(*) FROM orders_webhookdelivery WHERE order_id = %s"
         assert system.query("orders", told, unheard) == [(0,)]
-        user.press("Enable")
+        user.press("Enable the endpoint")
         user.send()
         heard = screenshots.place(system, user_id="demo-rich", amount=4)
         self.hear(user, receiver, heard)
@@ -194,7 +194,7 @@ class TestEndpoints:
         ((delivery, attempts), *_) = system.query("orders", delivered, heard)
         user.open(f"/admin/orders/webhookdelivery/?q={heard}&status__exact=delivered")
         user.follow(f"#result_list a[href*='{delivery}']")
-        user.press("Resend")
+        user.press("Send again")
         user.send()
         system.until(lambda: dict(system.query("orders", delivered, heard)).get(delivery, 0) > attempts)
         user.is_well()
@@ -203,7 +203,8 @@ class TestEndpoints:
 def test_every_verb_is_on_record(on_record: Callable[[], str]) -> None:
     said = on_record()
     for verb in (
-        "Match with an order.", "Refund.", "Discard.", "Approve.", "Register an endpoint.", "Rotate the secret.",
-        "Disable.", "Enable.", "Resend.",
+        "Match with an order.", "Refund the money.", "Discard the webhook.",
+        "Approve.", "Register an endpoint.", "Rotate the secret.",
+        "Disable the endpoint.", "Enable the endpoint.", "Send again.",
     ):  # fmt: skip
         assert verb in said, f"{verb} is not in the log"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from itertools import islice
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
-from outbox import clock, dead_letters
+from outbox import clock, corrections, dead_letters
 from outbox.dead_letters import CANARY_TIMEOUT, Outcome, Selection
 from outbox.errors import OutboxError
 from outbox.models import DeadLetter
@@ -59,6 +60,8 @@ class Command(BaseCommand):
             one.add_argument("--json", action="store_true", help="write JSON")
             if action in ("show", "preview"):
                 one.add_argument("ids", type=UUID, nargs=1, metavar="ID")
+                if action == "preview":
+                    one.add_argument("--data", type=Path, metavar="FILE", help="with the corrected data in this file")
                 continue
             one.add_argument("ids", type=UUID, nargs="*", metavar="ID")
             one.add_argument("--service", choices=services_here(), action="append", dest="services")
@@ -78,8 +81,16 @@ class Command(BaseCommand):
             one.add_argument("--dry-run", action="store_true", help="only show what would be done")
             one.add_argument("--by", default="", help="who does it, for the record (default: your login name)")
             if action == "discard":
-                one.add_argument("--why", default="", help="for the record")
+                one.add_argument("--why", required=True, help="the reason, for the record")
                 continue
+            one.add_argument("--why", default="", help="the reason, for the record")
+            one.add_argument(
+                "--data",
+                type=Path,
+                metavar="FILE",
+                help="send the message with the corrected data in this file (JSON, as `show` has it in body.data);"
+                " for one dead letter, with --why; the original is kept",
+            )
             one.add_argument(
                 "--never-handled",
                 action="store_true",
@@ -131,7 +142,7 @@ class Command(BaseCommand):
     def _preview(self) -> None:
         dead_letter = self._one()
         try:
-            shown = preview(dead_letter)
+            shown = preview(dead_letter, data=self._data())
         except OutboxError as refusal:
             raise CommandError(str(refusal), returncode=REFUSED) from refusal
         verdict = "the same failure again" if shown.same_failure else shown.error or "it would be handled"
@@ -145,7 +156,9 @@ class Command(BaseCommand):
         )
 
     def _replay(self) -> None:
-        chosen, canaries = self._chosen(), self.options["canary"]
+        chosen, canaries, data = self._chosen(), self.options["canary"], self._data()
+        if data is not None and (len(chosen) > 1 or canaries):
+            raise CommandError("Corrected data are those of one dead letter: give its id.", returncode=REFUSED)
         if canaries and not self.options["dry_run"]:
             self._replay_canaries(chosen[:canaries])
             chosen = chosen[canaries:]
@@ -153,7 +166,8 @@ class Command(BaseCommand):
 
         def replay(dead_letter: DeadLetter) -> None:
             now = clock.now(database_of(_service(dead_letter)))
-            dead_letters.replay(dead_letter, by=self._by(), now=now, never_handled=self.options["never_handled"])
+            options = {name: self.options[name] for name in ("never_handled", "why")}
+            dead_letters.replay(dead_letter, by=self._by(), now=now, data=data, **options)
             time.sleep(pause)
 
         self._each(chosen, replay, done="replayed", before=canaries)
@@ -231,6 +245,15 @@ class Command(BaseCommand):
     def _selection(self) -> Selection:
         names = ("ids", "type", "reason", "fingerprint", "subject", "older_than", "younger_than", "status")
         return Selection(**{name: self.options[name] for name in names if self.options.get(name)})
+
+    def _data(self) -> Any:
+        """The corrected data in the file that is given; None without one."""
+        if (path := self.options["data"]) is None:
+            return None
+        try:
+            return corrections.parse(path.read_bytes())
+        except (OSError, OutboxError) as error:
+            raise CommandError(f"{path}: {error}", returncode=REFUSED) from error
 
     def _by(self) -> str:
         return self.options["by"] or getpass.getuser()
