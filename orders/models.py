@@ -260,6 +260,11 @@ class OrderLine(models.Model):
         """What the line adds to the total of its order, in minor units."""
         return self.unit_price * self.quantity
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it is goods that are not in the catalogue."""
+        return self.kind == self.Kind.ITEM and self.product_id is None
+
 
 LOADED_LINES = models.Prefetch("lines", to_attr="loaded_lines")
 
