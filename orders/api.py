@@ -30,9 +30,8 @@ from .filters import NewestFirst, OldestFirst, OrderFilter
 from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
 from .payment_serializers import PaymentSerializer
-from .serializers import CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
+from .serializers import SERIALIZER, CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
 
-SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
 VERSION = re.compile(r"[1-9][0-9]{0,9}")
 IF_MATCH = if_match("The ETag of the version to cancel; another version is left alone.")
 

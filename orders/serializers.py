@@ -13,8 +13,9 @@ from common import money
 from common.field_rules import AtLeastOne, ExactlyOne, Requires, When, Without
 from common.fields import Amount, Currency, Integer, Metadata, StrictSerializer, Text
 
-from . import services
 from .models import Order, OrderEvent, OrderLine, Status
+from .new_order import NewOrder
+from .pricing import Line
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -76,10 +77,10 @@ class NewLineSerializer(StrictSerializer):
     )
 
     @staticmethod
-    def line(data: dict[str, Any]) -> services.Line:
+    def line(data: dict[str, Any]) -> Line:
         """The line that valid data stands for."""
         is_added = data.get("type") in ADDED
-        return services.Line(
+        return Line(
             kind=data.get("type") or ITEM,
             quantity=data.get("quantity") or 1,
             product_id=(data.get("product_id") or "").lower() or None,
@@ -197,13 +198,13 @@ class NewOrderSerializer(StrictSerializer):
                 raise serializers.ValidationError(_but_amounts(error.detail)) from None
             raise
 
-    def new_order(self, *, principal: str) -> services.NewOrder:
+    def new_order(self, *, principal: str) -> NewOrder:
         """The new order, once the data is valid."""
         data = self.validated_data
         lines = tuple(map(NewLineSerializer.line, data.get("items") or ()))
         texts = ("customer_id", "user_id", "user_email", "description", "payment_method")
-        return services.NewOrder(
-            lines=lines or (services.Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
+        return NewOrder(
+            lines=lines or (Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
             order_id=data.get("order_id") or None,
             principal=principal,
             metadata=data.get("metadata") or {},
@@ -328,3 +329,18 @@ class OrderSerializer(serializers.Serializer[Order]):
     @staticmethod
     def _sum(order: Order, kind: str) -> float:
         return money.number(order.sum_of(kind), currency=order.currency)
+
+
+SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
+
+
+def snapshot(order: Order) -> dict[str, Any]:
+    """
+    The order as its events contain it: as `GET /orders/{id}` answers, but by the id that is unique for all clients.
+
+    The order must have been read with its lines.
+    """
+    # Note [The total in minor units]: all amounts are numbers in the unit of the currency, and only this one, from
+    # release 1.0.0, is not. It is deprecated.
+    shown: dict[str, Any] = SERIALIZER.to_representation(order)
+    return shown | {"order_id": order.order_id, "reference": order.reference or None, "total": order.total}

@@ -314,6 +314,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "orders_project.http.schema.complete",
+        "orders_project.contracts.facts.describe_webhooks",
     ],
 }
 
