@@ -258,4 +258,7 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def schema_of_rules(self) -> dict[str, Any]:
         """The rules in JSON Schema."""
-        return {"allOf": [rule.schema(self.fields) for rule in self.rules]} if self.rules else {}
+        # Note [Rules as a condition]: generators of clients take `oneOf` beside `properties` for the fields themselves,
+        # and lose some. A condition, which is always met here, is left to those that validate.
+        rules = [rule.schema(self.fields) for rule in self.rules]
+        return {"if": {"type": "object"}, "then": {"allOf": rules}} if rules else {}
