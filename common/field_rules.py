@@ -5,7 +5,7 @@ Each rule checks a request and describes itself in JSON Schema, so that the API 
 serializer lists its rules: see `common.fields.StrictSerializer`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,24 @@ class FieldRule(Protocol):
     def errors(self, data: Mapping[str, Any]) -> Errors: ...
 
     def schema(self, fields: Fields) -> Schema: ...
+
+
+# What stands for a value that is wrong by itself: it is given, and nothing follows from which one it is.
+WRONG = object()
+
+
+def broken(rules: Sequence[FieldRule], data: Mapping[str, Any], *, wrong: Collection[str] = ()) -> Errors:
+    """
+    What is wrong by these rules, by field.
+
+    :param wrong: fields whose values are wrong: only what is wrong whether they are given or not is returned
+    """
+    there = {name: WRONG if name in wrong else value for name, value in data.items()}
+    without = {name: value for name, value in data.items() if name not in wrong}
+    errors, otherwise = (
+        {name: texts for rule in rules for name, texts in rule.errors(each).items()} for each in (there, without)
+    )
+    return {name: texts for name, texts in errors.items() if name in otherwise and name not in wrong}
 
 
 def is_given(data: Mapping[str, Any], name: str) -> bool:
@@ -150,6 +168,8 @@ class When:
     otherwise: tuple[FieldRule, ...]
 
     def errors(self, data: Mapping[str, Any]) -> Errors:
+        if data.get(self.name) is WRONG:
+            return {}
         rules = self.then if data.get(self.name) in self.values else self.otherwise
         return {name: texts for rule in rules for name, texts in rule.errors(data).items()}
 

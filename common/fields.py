@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from django.conf import settings
+from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
 from rest_framework.fields import empty
 from rest_framework.utils.html import is_html_input
 
 from . import money
-from .field_rules import FieldRule
+from .field_rules import FieldRule, broken
+from .near import did_you_mean
 
 MAX_INTEGER = 2**31 - 1
 DIGITS = re.compile(r"-?[0-9]{1,20}")
@@ -223,30 +225,40 @@ class StrictSerializer(serializers.Serializer[Any]):
     rules: ClassVar[Sequence[FieldRule]] = ()
 
     default_error_messages = {
-        "unknown": "There is no such field.",
+        "unknown": _("There is no such field."),
         "invalid": "An object is required.",
     }
 
     def to_internal_value(self, data: Any) -> Any:
+        """The valid data. All mistakes are told at once: wrong values, unknown fields and broken rules."""
         unknown = {}
         if isinstance(data, dict) and not is_html_input(data):
-            unknown = {name: [self.error_messages["unknown"]] for name in data if name not in self.fields}
+            refused = self.error_messages["unknown"]
+            unknown = {name: [did_you_mean(refused, name, self.fields)] for name in data if name not in self.fields}
         try:
             known = super().to_internal_value(data)
         except serializers.ValidationError as error:
-            if isinstance(error.detail, dict):
+            if isinstance(error.detail, dict) and isinstance(data, Mapping):
                 error.detail.update(unknown)
+                error.detail.update(broken(self.rules, self._given(data) | unknown, wrong=error.detail))
             raise
         if unknown:
-            raise serializers.ValidationError(unknown)
+            raise serializers.ValidationError(unknown | broken(self.rules, known | unknown, wrong=unknown))
         return known
 
+    def _given(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that were sent for the fields, as they are."""
+        values = {name: field.get_value(data) for name, field in self.fields.items()}
+        return {name: value for name, value in values.items() if value is not empty}
+
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        errors: dict[str, Any] = {name: texts for rule in self.rules for name, texts in rule.errors(attrs).items()}
-        if errors:
+        if errors := broken(self.rules, attrs):
             raise serializers.ValidationError(errors)
         return attrs
 
     def schema_of_rules(self) -> dict[str, Any]:
         """The rules in JSON Schema."""
-        return {"allOf": [rule.schema(self.fields) for rule in self.rules]} if self.rules else {}
+        # Note [Rules as a condition]: generators of clients take `oneOf` beside `properties` for the fields themselves,
+        # and lose some. A condition, which is always met here, is left to those that validate.
+        rules = [rule.schema(self.fields) for rule in self.rules]
+        return {"if": {"type": "object"}, "then": {"allOf": rules}} if rules else {}

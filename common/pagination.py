@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from django.template import loader
 from django.utils.translation import gettext as _
+from django_filters.rest_framework import DjangoFilterBackend
 from rest_framework.exceptions import ValidationError
 from rest_framework.pagination import BasePagination
 from rest_framework.request import Request
@@ -13,6 +14,21 @@ from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
 from . import keyset
+from .near import did_you_mean
+
+
+class Filters(DjangoFilterBackend):
+    """Filters a list. What else is wrong with the parameters is told together with what is wrong with the filters."""
+
+    def filter_queryset(self, request: Request, queryset: Any, view: Any) -> Any:
+        wrong = view.paginator.mistakes(request, view)
+        try:
+            found = super().filter_queryset(request, queryset, view)
+        except ValidationError as error:
+            raise ValidationError({**dict(error.detail), **wrong}) from None  # type: ignore[call-overload]
+        if wrong:
+            raise ValidationError(wrong)
+        return found
 
 
 class KeysetPagination(BasePagination):
@@ -28,11 +44,13 @@ class KeysetPagination(BasePagination):
     max_limit = 100
 
     def paginate_queryset(self, queryset: Any, request: Request, view: APIView | None = None) -> list[Any]:
-        self._refuse_unknown(request, view)
-        limit = self._limit(request.query_params.get("limit"))
-        ordering = self._ordering(request.query_params.get("sort"))
+        if wrong := self.mistakes(request, view):
+            raise ValidationError(wrong)
+        limit = self._limit(request)
+        sort = request.query_params.get("sort", "")
+        ordering = self.sorts[sort] if sort else self.ordering
         # Note [The usual cursor names no order]: so it is the same as in releases that had one order only.
-        sort = "" if ordering == self.ordering else str(request.query_params["sort"])
+        sort = "" if ordering == self.ordering else sort
         if cursor := request.query_params.get("cursor"):
             try:
                 key = keyset.decode(cursor, queryset.model, ordering, sort=sort)
@@ -50,27 +68,33 @@ class KeysetPagination(BasePagination):
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"results": data, "next": self.next})
 
-    def _refuse_unknown(self, request: Request, view: APIView | None) -> None:
-        """Refuse unknown parameters: a misspelled filter must not show everything."""
+    def mistakes(self, request: Request, view: APIView | None) -> dict[str, list[Any]]:
+        """
+        What is wrong with the parameters, apart from the values of filters, by name.
+
+        A misspelled filter must not show everything, and of one that is repeated no value may be ignored.
+        """
         filters = getattr(getattr(view, "filterset_class", None), "base_filters", ())
         own = [name for name, there in (("sort", self.sorts), ("expand", getattr(view, "expandable", ()))) if there]
         known = {"limit", "cursor", "format", *own, *getattr(view, "parameters", ()), *filters}
-        if unknown := [name for name in request.query_params if name not in known]:
-            raise ValidationError({name: [_("There is no such filter.")] for name in unknown})
+        refused = _("There is no such filter.")
+        wrong = {
+            name: [did_you_mean(refused, name, sorted(known))] for name in request.query_params if name not in known
+        }
+        for name, values in request.query_params.lists():
+            if len(values) > 1 and name in known - {"expand"}:
+                wrong[name] = [_("Give this once.")]
+        if not self._limit(request):
+            wrong["limit"] = [_("A page has 1 to %d entries.") % self.max_limit]
+        if self.sorts and (sort := request.query_params.get("sort")) and sort not in self.sorts:
+            wrong["sort"] = [_("Sort by one of: %s.") % ", ".join(self.sorts)]
+        return wrong
 
-    def _limit(self, text: str | None) -> int:
-        if not text:
-            return self.default_limit
-        if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= self.max_limit):
-            raise ValidationError({"limit": [_("A page has 1 to %d entries.") % self.max_limit]})
-        return int(text)
-
-    def _ordering(self, sort: str | None) -> tuple[str, ...]:
-        if not sort:
-            return self.ordering
-        if sort not in self.sorts:
-            raise ValidationError({"sort": [_("Sort by one of: %s.") % ", ".join(self.sorts)]})
-        return self.sorts[sort]
+    def _limit(self, request: Request) -> int:
+        """How many entries a page has; zero if this is not asked for correctly."""
+        text = request.query_params.get("limit") or str(self.default_limit)
+        is_number = text.isascii() and text.isdigit() and len(text) < 10
+        return int(text) if is_number and 1 <= int(text) <= self.max_limit else 0
 
     # For people and for the schema
 

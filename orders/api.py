@@ -9,7 +9,6 @@ from django.http.response import HttpResponseBase
 from django.urls import reverse
 from django.utils.cache import get_conditional_response
 from django.utils.translation import gettext as _
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import status
 from rest_framework.exceptions import ValidationError
@@ -21,6 +20,7 @@ from rest_framework.serializers import ListSerializer
 from common.conditional import etags_in, if_match
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
+from common.pagination import Filters
 from common.principal import Principal, principal_of
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -30,9 +30,8 @@ from .filters import NewestFirst, OldestFirst, OrderFilter
 from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
 from .payment_serializers import PaymentSerializer
-from .serializers import CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
+from .serializers import SERIALIZER, CancellationSerializer, EventSerializer, NewOrderSerializer, OrderSerializer
 
-SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
 VERSION = re.compile(r"[1-9][0-9]{0,9}")
 IF_MATCH = if_match("The ETag of the version to cancel; another version is left alone.")
 
@@ -57,7 +56,7 @@ class Orders(WithForm):
     expandable = services.EXPANDABLE
     serializer_class = NewOrderSerializer
     pagination_class = NewestFirst
-    filter_backends = [DjangoFilterBackend]
+    filter_backends = [Filters]
     filterset_class = OrderFilter
     limits: Mapping[str, str] = {}
     stored_id = ""  # of the order that was placed

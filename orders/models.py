@@ -1,6 +1,5 @@
 """The order, its lines and its history."""
 
-from datetime import datetime
 from typing import Any
 
 from django.db import connections, models
@@ -281,6 +280,11 @@ class OrderLine(models.Model):
         """What the line adds to the total of its order, in minor units."""
         return self.unit_price * self.quantity
 
+    @property
+    def is_free(self) -> bool:
+        """Whether it is goods that are not in the catalogue."""
+        return self.kind == self.Kind.ITEM and self.product_id is None
+
 
 LOADED_LINES = models.Prefetch("lines", to_attr="loaded_lines")
 
@@ -356,24 +360,3 @@ class IdempotencyKey(StoredAnswer):
 
 class PerformedAction(AbstractPerformedAction):
     """A form of the back office about orders that has been carried out."""
-
-
-def snapshot(order: Order) -> dict[str, Any]:
-    """The order as its facts contain it: amounts are in minor units."""
-    return {
-        "order_id": order.order_id,
-        "number": order.number,
-        "reference": order.reference or None,
-        "customer_id": order.customer_id or None,
-        "user_id": order.user_id or None,
-        "status": str(order.status),
-        "version": order.version,
-        "total": order.total,
-        "currency": order.currency,
-        "payment_method": str(order.payment_method),
-        "payment_id": order.payment_id or None,
-        "refunded": order.refunded,
-        "fail_reason": order.fail_reason or None,
-        "metadata": order.metadata,
-        "updated_at": order.updated_at.isoformat() if isinstance(order.updated_at, datetime) else None,
-    }

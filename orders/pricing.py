@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from django.conf import settings
+from django.utils.translation import gettext as _g
 
 from common import money
 from common.errors import Refusal
@@ -88,10 +89,10 @@ class Line:
 
 def price(requested: tuple[Line, ...], *, currency: str, total: int | None = None) -> list[OrderLine]:
     """
-    Price the lines with one query of the catalogue, and return them with their positions.
+    Price the lines by the catalogue, and return them with their positions.
 
     :param total: what the client takes the sum to be
-    :raises Refusal: naming the line that cannot be sold like this, or the two sums
+    :raises Refusal: naming all lines that cannot be sold like this, or the two sums
     """
     offers = stock.offers(
         currency=currency,
@@ -99,21 +100,22 @@ def price(requested: tuple[Line, ...], *, currency: str, total: int | None = Non
         skus=[line.sku for line in requested if line.sku],
     )
     known = {offer.product_id: offer for offer in offers} | {offer.sku: offer for offer in offers}
-    seen: dict[UUID, int] = {}
-    lines = []
+    near = stock.near_skus([line.sku for line in requested if line.sku and line.sku not in known])
+    first_of: dict[str, int] = {}  # the number of the first line of a product
+    lines, refused = [], []
     for number, line in enumerate(requested):
-        if line.kind != OrderLine.Kind.ITEM:
-            lines.append(_added(line, number, requested))
-        elif (offer := known.get(line.product_id or line.sku)) is None:
-            lines.append(_free(line, number))
-        else:
-            lines.append(_sold(line, number, offer, currency=currency))
-            first = seen.setdefault(UUID(offer.product_id), number)
-            if first != number:
-                raise DuplicateLine(
-                    f"{offer.sku} is ordered twice.",
-                    errors={f"items[{number}].{line.field}": [f"The same product as items[{first}]."]},
-                )
+        try:
+            if line.kind != OrderLine.Kind.ITEM:
+                lines.append(_added(line, number, requested))
+            elif (offer := known.get(line.product_id or line.sku)) is None:
+                lines.append(_free(line, number, near=near.get(line.sku, "")))
+            else:
+                _check_is_first(line, number, first_of.setdefault(offer.product_id, number), offer=offer)
+                lines.append(_sold(line, number, offer, currency=currency))
+        except Refusal as refusal:
+            refused.append(refusal)
+    if refused:
+        raise _all_of(refused)
     for position, priced in enumerate(lines, start=1):
         priced.position = position
     _check_sum(lines, currency=currency, total=total)
@@ -149,6 +151,27 @@ def _check_sum(lines: list[OrderLine], *, currency: str, total: int | None) -> N
         )
 
 
+def _all_of(refused: list[Refusal]) -> Refusal:
+    """The first of these refusals, with what is wrong with the other lines too."""
+    first, *others = refused
+    for other in others:
+        first.errors = other.errors | first.errors
+    return first
+
+
+def _check_is_first(line: Line, number: int, first: int, *, offer: stock.Offer) -> None:
+    """
+    Check that a product is ordered in one line.
+
+    :raises DuplicateLine: if not
+    """
+    if first != number:
+        raise DuplicateLine(
+            f"{offer.sku} is ordered twice.",
+            errors={f"items[{number}].{line.field}": [f"The same product as items[{first}]."]},
+        )
+
+
 def _too_large(discount: OrderLine, detail: str) -> DiscountTooLarge:
     return DiscountTooLarge(detail, errors={f"items[{discount.position - 1}].amount": [detail]})
 
@@ -164,10 +187,14 @@ def _added(line: Line, number: int, requested: tuple[Line, ...]) -> OrderLine:
     return OrderLine(kind=line.kind, of_position=line.of, name=line.name, quantity=1, unit_price=sign * amount)
 
 
-def _free(line: Line, number: int) -> OrderLine:
+def _free(line: Line, number: int, *, near: str) -> OrderLine:
+    """A line of goods that are not in the catalogue. Where the sku is `near` one that is, that one was meant."""
     where = f"items[{number}].{line.field}" if line.product_id or line.sku else "amount"
     if line.product_id:
         raise UnknownProduct("There is no such product.", errors={where: ["There is no such product."]})
+    if near:
+        detail = _g("There is no product %(sku)s. Did you mean %(known)s?") % {"sku": line.sku, "known": near}
+        raise UnknownProduct(detail, errors={where: [detail]})
     if not settings.ORDERS_ALLOW_FREE_LINES:
         detail = "Only products of the catalogue can be ordered."
         raise FreeLinesOff(detail, errors={where: [detail]})

@@ -13,8 +13,9 @@ from common import money
 from common.field_rules import AtLeastOne, ExactlyOne, Requires, When, Without
 from common.fields import Amount, Currency, Integer, Metadata, StrictSerializer, Text
 
-from . import services
 from .models import Order, OrderEvent, OrderLine, Status
+from .new_order import NewOrder
+from .pricing import Line
 
 MAX_LINES = 100
 MAX_QUANTITY = 1_000_000
@@ -24,6 +25,7 @@ LINES_FORM = {"template": "orders/new_lines.html", "rows": range(3)}
 ORDER_ID = RegexValidator(r"\A(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}\Z", _("At most 64 of A-Z a-z 0-9 . _ -"))
 PRODUCT_ID = RegexValidator(r"\A[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z", _("Must be a valid UUID."))
 ITEM = OrderLine.Kind.ITEM
+AMOUNTS = frozenset({"amount", "price", "total_amount"})
 ADDED = (OrderLine.Kind.TAX, OrderLine.Kind.DISCOUNT, OrderLine.Kind.SHIPPING)  # lines that are no goods
 
 
@@ -75,10 +77,10 @@ class NewLineSerializer(StrictSerializer):
     )
 
     @staticmethod
-    def line(data: dict[str, Any]) -> services.Line:
+    def line(data: dict[str, Any]) -> Line:
         """The line that valid data stands for."""
         is_added = data.get("type") in ADDED
-        return services.Line(
+        return Line(
             kind=data.get("type") or ITEM,
             quantity=data.get("quantity") or 1,
             product_id=(data.get("product_id") or "").lower() or None,
@@ -99,18 +101,33 @@ class LinesSerializer(serializers.ListSerializer[Any]):
         return lines
 
     def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
-        lines: list[dict[str, Any]] = super().to_internal_value(data)
-        seen: dict[tuple[str, str], int] = {}
-        errors: list[dict[str, Any]] = [{} for _line in lines]
-        for number, line in enumerate(lines):
-            if line.get("type") in ADDED:
-                continue
-            product = ("product_id", line["product_id"].lower()) if line.get("product_id") else ("sku", line["sku"])
-            if (first := seen.setdefault(product, number)) != number:
-                errors[number] = {product[0]: [_("Ordered already in items[%d]: give the quantity there.") % first]}
-        if any(errors):
-            raise serializers.ValidationError(errors)
+        try:
+            lines: list[dict[str, Any]] = super().to_internal_value(data)
+        except serializers.ValidationError as error:
+            if isinstance(error.detail, dict) and isinstance(data, list) and "non_field_errors" not in error.detail:
+                for number, again in self._repeated(data).items():
+                    error.detail.setdefault(number, again)
+            raise
+        if repeated := self._repeated(lines):
+            raise serializers.ValidationError(repeated)
         return lines
+
+    @staticmethod
+    def _repeated(lines: list[Any]) -> dict[Any, Any]:
+        """What is wrong with the lines that order what a line before them orders, by the number of the line."""
+        first_of: dict[tuple[str, str], int] = {}
+        errors = {}
+        for number, line in enumerate(lines):
+            if not isinstance(line, Mapping) or line.get("type") in ADDED:
+                continue
+            field = "product_id" if line.get("product_id") else "sku"
+            name = line.get(field)
+            if not isinstance(name, str) or not name:
+                continue
+            product = (field, name.lower() if field == "product_id" else name)
+            if (first := first_of.setdefault(product, number)) != number:
+                errors[number] = {field: [_("Ordered already in items[%d]: give the quantity there.") % first]}
+        return errors
 
 
 class NewOrderSerializer(StrictSerializer):
@@ -177,17 +194,17 @@ class NewOrderSerializer(StrictSerializer):
         try:
             return super().to_internal_value(data)
         except serializers.ValidationError as error:
-            if isinstance(error.detail, dict) and (wrong := error.detail.get("currency")):
-                raise serializers.ValidationError({"currency": wrong}) from None  # so no amount can be checked
+            if isinstance(error.detail, dict) and "currency" in error.detail:
+                raise serializers.ValidationError(_but_amounts(error.detail)) from None
             raise
 
-    def new_order(self, *, principal: str) -> services.NewOrder:
+    def new_order(self, *, principal: str) -> NewOrder:
         """The new order, once the data is valid."""
         data = self.validated_data
         lines = tuple(map(NewLineSerializer.line, data.get("items") or ()))
         texts = ("customer_id", "user_id", "user_email", "description", "payment_method")
-        return services.NewOrder(
-            lines=lines or (services.Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
+        return NewOrder(
+            lines=lines or (Line(quantity=1, name=data.get("description") or "", price=data["amount"]),),
             order_id=data.get("order_id") or None,
             principal=principal,
             metadata=data.get("metadata") or {},
@@ -196,6 +213,16 @@ class NewOrderSerializer(StrictSerializer):
             total=data.get("total_amount"),
             **{name: data.get(name) or "" for name in texts},
         )
+
+
+def _but_amounts(errors: Any) -> Any:
+    """What is wrong besides amounts, which nobody can check without knowing their currency."""
+    if isinstance(errors, list):
+        return [_but_amounts(each) for each in errors]
+    if isinstance(errors, dict):
+        kept = {name: _but_amounts(each) for name, each in errors.items() if name not in AMOUNTS}
+        return {name: each for name, each in kept.items() if each and (not isinstance(each, list) or any(each))}
+    return errors
 
 
 class CancellationSerializer(StrictSerializer):
@@ -227,6 +254,12 @@ class LineSerializer(serializers.Serializer[OrderLine]):
     name = NullableText()
     quantity = serializers.IntegerField(read_only=True)
     price = serializers.SerializerMethodField()
+    free_line = serializers.SerializerMethodField(
+        help_text=_("whether it is goods that are not in the catalogue, of which no stock is held")
+    )
+
+    def get_free_line(self, line: OrderLine) -> bool:
+        return line.is_free
 
     def get_price(self, line: OrderLine) -> float:
         return money.number(line.unit_price, currency=line.order.currency)
@@ -297,3 +330,18 @@ class OrderSerializer(serializers.Serializer[Order]):
     @staticmethod
     def _sum(order: Order, kind: str) -> float:
         return money.number(order.sum_of(kind), currency=order.currency)
+
+
+SERIALIZER = OrderSerializer()  # created once: a serializer copies all of its fields
+
+
+def snapshot(order: Order) -> dict[str, Any]:
+    """
+    The order as its events contain it: as `GET /orders/{id}` answers, but by the id that is unique for all clients.
+
+    The order must have been read with its lines.
+    """
+    # Note [The total in minor units]: all amounts are numbers in the unit of the currency, and only this one, from
+    # release 1.0.0, is not. It is deprecated.
+    shown: dict[str, Any] = SERIALIZER.to_representation(order)
+    return shown | {"order_id": order.order_id, "reference": order.reference or None, "total": order.total}

@@ -1,11 +1,9 @@
 """What the endpoints do with orders: place, read and cancel them."""
 
-import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
@@ -26,6 +24,7 @@ from processing.messages import GiveBack
 
 from . import repair, saga, transitions
 from .models import LOADED_EVENTS, LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_order_id
+from .new_order import NewOrder
 from .pricing import Line, price
 
 __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "get_order", "orders_of", "place_order"]
@@ -49,39 +48,6 @@ class NothingReserved(Refusal):
 
 class CaptureExceedsAuthorized(Refusal):
     code = "capture_exceeds_authorized"
-
-
-@dataclass(frozen=True)
-class NewOrder:
-    """An order to be placed."""
-
-    lines: tuple[Line, ...]
-    order_id: str | None = None
-    customer_id: str = ""
-    user_id: str = ""
-    user_email: str = ""
-    description: str = ""
-    payment_method: str = ""
-    capture: str = ""  # automatic
-    principal: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    currency: str = ""  # the default one
-    total: int | None = None  # what the client takes the sum of the lines to be
-
-    _ADDED: ClassVar = frozenset({"metadata", "currency", "total", "capture"})  # by later releases
-
-    @property
-    def fingerprint(self) -> str:
-        """What tells a repeated request from another one under the same id."""
-        # Note [Fingerprints outlive releases]: what a later release has added counts only where it is given. Otherwise
-        # a request that is repeated after the deploy would be taken for another one.
-        said = {name: value for name, value in asdict(self).items() if name not in self._ADDED or value}
-        if self.currency == settings.CURRENCY:
-            del said["currency"]
-        for line in said["lines"]:
-            if line["kind"] == OrderLine.Kind.ITEM:
-                del line["kind"], line["of"]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 # Placing ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 from django.db import transaction
 from django.utils.translation import gettext as _g
 
+from common import money
 from common.authority import SYSTEM, Authority
 from common.errors import Refusal
 from outbox import clock, context
@@ -19,7 +20,7 @@ from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentRetu
 
 from . import history, metrics, webhooks
 from .messages import OrderFact, Overdue
-from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number, snapshot
+from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number
 from .saga import (
     REASONS,
     REFUSALS,
@@ -32,6 +33,7 @@ from .saga import (
     first_command,
     overdue_at,
 )
+from .serializers import snapshot
 
 TURNED_BACK = frozenset({Status.VOIDING, Status.REFUNDING, Status.RELEASING, Status.CANCELED, Status.FAILED})
 FORTH = (Status.PENDING, Status.RESERVED, Status.PAYMENT_PENDING, Status.PAID)
@@ -67,6 +69,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     # which is done by then needs no other timer. Where it comes too early, it sets the next one.
     order.number = new_number()
     order.updated_at = _time_of_change(order, now=order.created_at)
+    order.loaded_lines = lines
     first = order.created_at + min(TIMEOUTS[status]() for status in FORTH)
     with ROWS.batch() as batch:
         _set_timer(order, at=first, batch=batch)
@@ -82,16 +85,27 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     metrics.created(order)
 
 
+LINES = """
+(SELECT json_agg(line ORDER BY line.position) FROM orders_orderline line WHERE line.order_id = orders_order.order_id)
+"""
+
+
 def lock(order_id: str) -> Order:
     """
-    Read an order and lock it until the transaction ends.
+    Read an order with its lines, and lock it until the transaction ends.
 
     :raises Order.DoesNotExist: if there is no such order
     """
     listeners = webhooks.LISTENERS.format(principal="orders_order.principal")
-    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=listeners)
+    order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=listeners, lines_read=LINES)
     if order is None:
         raise Order.DoesNotExist(order_id)
+    # A column that a later release has added means nothing here.
+    names = [field.attname for field in OrderLine._meta.concrete_fields]
+    stored = order.lines_read or ()  # type: ignore[attr-defined]
+    order.loaded_lines = [OrderLine(**{name: line[name] for name in names}) for line in stored]
+    for line in order.loaded_lines:
+        line.order = order
     return order
 
 
@@ -297,7 +311,12 @@ def _set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
 
 
 def _fact(order: Order, fact: str, *, about: Mapping[str, Any] | None = None) -> Message:
-    return OrderFact(order_id=order.order_id, fact=str(fact), order=snapshot(order) | dict(about or {}))
+    """The message that tells of an order; `about` is what it tells besides, with an `amount` in minor units."""
+    besides = {
+        name: told | {"amount": money.number(told["amount"], currency=told["currency"])}
+        for name, told in (about or {}).items()
+    }
+    return OrderFact(order_id=order.order_id, fact=str(fact), order=snapshot(order) | besides)
 
 
 REQUESTS = {CancelRequested: "order.cancel_requested", CaptureRequested: "order.capture_requested"}

@@ -15,7 +15,7 @@ from rest_framework.serializers import ListSerializer, Serializer
 from common.conditional import etags_in, if_match
 from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
-from common.pagination import KeysetPagination
+from common.pagination import Filters, KeysetPagination
 from common.principal import principal_of
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -192,7 +192,7 @@ class Deliveries(OfEndpoints):
     """What was sent to an endpoint."""
 
     serializer_class = DeliverySerializer
-    filter_backends = [filters.DjangoFilterBackend]
+    filter_backends = [Filters]
     filterset_class = DeliveryFilter
 
     def get_queryset(self) -> QuerySet[WebhookDelivery]:

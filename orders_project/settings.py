@@ -116,7 +116,7 @@ KNOWN_CURRENCIES = tuple(EXPONENTS)
 _also = env.several("CURRENCIES", of=KNOWN_CURRENCIES)
 CURRENCY = env.choice("CURRENCY", default=_also[0] if _also else "USD", of=KNOWN_CURRENCIES)
 CURRENCIES = tuple(dict.fromkeys((CURRENCY, *_also)))  # the default first
-ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=True)
+ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=EMBEDDED)
 PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", default=900))
 CAPTURE_AFTER_PROCESSING = env.flag("CAPTURE_AFTER_PROCESSING", default=False)
 AUTHORIZATION_TTL = timedelta(hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1))
@@ -314,6 +314,7 @@ SPECTACULAR_SETTINGS = {
     "POSTPROCESSING_HOOKS": [
         "drf_spectacular.hooks.postprocess_schema_enums",
         "orders_project.http.schema.complete",
+        "orders_project.contracts.facts.describe_webhooks",
     ],
 }
 

@@ -43,6 +43,7 @@ if settings.BACK_OFFICE:
         re_path(r"^docs/?$", pages.Docs.as_view(), name="docs"),
         re_path(r"^redoc/?$", pages.Reference.as_view(), name="redoc"),
         path("redoc/redoc.js", read_only(pages.redoc_script), name="redoc-script"),
+        path("problems", read_only(pages.problems), name="problems"),
         path("problems/<slug:code>", read_only(pages.problem), name="problem"),
         path(".well-known/jwks.json", read_only(oauth.jwks), name="jwks"),
         path(".well-known/oauth-authorization-server", read_only(oauth.metadata), name="oauth-metadata"),

@@ -8,7 +8,6 @@ import django_filters
 from django.conf import settings
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
-from django_filters.rest_framework import DjangoFilterBackend
 from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
 from rest_framework import generics, serializers
 from rest_framework.exceptions import APIException
@@ -23,7 +22,7 @@ from common.conditional import etags_in, if_match
 from common.field_rules import AtMostOne, NotEmpty
 from common.html_forms import WithForm
 from common.lockout import Attempt
-from common.pagination import KeysetPagination
+from common.pagination import Filters, KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
 from outbox import clock
 
@@ -156,7 +155,7 @@ class Products(generics.ListAPIView[Product]):
     public_methods = ("GET", "HEAD")
     serializer_class = ProductShown
     pagination_class = ProductPages
-    filter_backends = (DjangoFilterBackend,)
+    filter_backends = (Filters,)
     filterset_class = ProductFilter
     queryset = Product.objects.prefetch_related("other_prices")
 

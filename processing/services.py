@@ -1,14 +1,18 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.utils.translation import gettext as _g
 
+from common import near
 from common.errors import Refusal
 
 from .holds import (
@@ -75,6 +79,32 @@ def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[st
         in_it = ROWS.select(ProductPrice, "WHERE product_id = ANY(%s) AND currency = %s", others, currency)
         prices |= {one.product_id: one.price for one in in_it}
     return [Offer(str(p.product_id), p.sku, p.name, prices.get(p.product_id), p.is_active) for p in found]
+
+
+# Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every way to
+# write one letter otherwise, and, for what differs in two, the first of those that begin with the same half.
+MAX_MISTYPED = 10  # skus that are looked at: who writes more unknown ones than that has not mistyped them
+LIKE_VARIANTS = "SELECT sku FROM processing_product WHERE sku = ANY(%s)"
+LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 200)"
+
+
+def near_skus(skus: Sequence[str]) -> dict[str, str]:
+    """Return for each of these skus, which are unknown, the one of the catalogue that it nearly is, if there is one."""
+    skus = list(dict.fromkeys(skus))[:MAX_MISTYPED]
+    if not skus:
+        return {}
+    queries = [LIKE_VARIANTS]
+    parameters: list[Any] = [sorted({variant for sku in skus for variant in near.variants(sku)})]
+    for sku in skus:
+        if near.allowed(sku):
+            for start in {form[: len(sku) // 2] for form in (sku, sku.lower(), sku.upper())}:
+                queries.append(LIKE_START)
+                parameters.append(re.sub(r"([\\%_])", r"\\\1", start) + "%")
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(" UNION ALL ".join(queries), parameters)
+        known = sorted({sku for (sku,) in cursor.fetchall()})
+    nearest = {sku: min(known, key=partial(near.distance, sku), default="") for sku in skus}
+    return {sku: one for sku, one in nearest.items() if near.is_near(sku, one)}
 
 
 @transaction.atomic(using="processing")

@@ -20,7 +20,7 @@ def place(client: Client, body: Any, **headers: str) -> Any:
     return client.post("/orders", body, content_type="application/json", headers=headers)
 
 
-GOODS = {"position": 1, "type": "item", "of": None}
+GOODS = {"position": 1, "type": "item", "of": None, "free_line": False}
 
 
 class TestTheThreeShapes:
@@ -75,14 +75,15 @@ class TestTheThreeShapes:
         assert (answer.status_code, answer.json()["status"]) == (201, "pending")
         assert b'"total_amount":1200.0' in answer.content
         assert answer.json()["items"] == [
-            GOODS | {"product_id": None, "sku": "laptop", "name": None, "quantity": 1, "price": 1200.0}
+            GOODS
+            | {"product_id": None, "sku": "laptop", "name": None, "quantity": 1, "price": 1200.0, "free_line": True}
         ]
 
     def test_an_amount_is_one_free_line_paid_from_the_account(self, client: Client) -> None:
         answer = place(client, {"user_id": "ann", "amount": "12.50", "description": "A course"})
         order = answer.json()
         assert (answer.status_code, order["payment_method"], order["total_amount"]) == (201, "account", 12.5)
-        line = {"product_id": None, "sku": None, "name": "A course", "quantity": 1, "price": 12.5}
+        line = {"product_id": None, "sku": None, "name": "A course", "quantity": 1, "price": 12.5, "free_line": True}
         assert order["items"] == [GOODS | line]
 
     @pytest.mark.parametrize("amount", [12, 12.5, "12", "12.5", "12.50", 0.01, 999_999_999_999.99])

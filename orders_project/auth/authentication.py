@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import jwt
 from django.conf import settings
+from django.utils.translation import gettext as _g
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
@@ -116,6 +117,14 @@ class Staff(SessionAuthentication):
         return principal, None
 
 
+class ScopeMissing(PermissionDenied):
+    """The principal is known and does not have the scope that this needs (RFC 6750)."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(_g("This needs the scope %(scope)s.") % {"scope": scope})
+        self.auth_header = f'{CHALLENGE}, error="insufficient_scope", scope="{scope}"'
+
+
 class HasScope(BasePermission):
     """
     The permission of every view, by its scope: see `scope_of`. A view may have `public_methods`, such as `("GET",)`. A
@@ -126,4 +135,8 @@ class HasScope(BasePermission):
         if request.method in (*getattr(view, "public_methods", ()), "OPTIONS") or not is_answered(request, view):
             return True
         scope = scope_of(view, str(request.method))
-        return scope is not None and principal_of(request).may(scope)
+        if scope is None or principal_of(request).may(scope):
+            return scope is not None
+        if request.successful_authenticator:  # without any, the answer is that a token is missing
+            raise ScopeMissing(scope)
+        return False

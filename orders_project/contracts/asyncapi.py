@@ -4,14 +4,16 @@ from typing import Any
 
 from django.conf import settings
 
-from common import signing
-from orders.models import Order, Refund, Status, snapshot
+from orders.models import Order, OrderLine, Status
+from orders.serializers import snapshot
 from orders.webhook_endpoints import KINDS
 from orders.webhooks import PING
 from outbox import schema
 from outbox.envelope import Envelope
 from outbox.message import EVENTS, REGISTRY, Message
 from outbox.services import all_services
+
+from . import facts
 
 SPECIFICATION = "3.1.0"
 DESCRIPTION = """
@@ -36,56 +38,6 @@ EXAMPLES: dict[str, Any] = {
     "refund_id": AN_ID, "code": "expired_or_canceled_card", "dispute_id": "dp_1", "status": "opened", "sold": True,
     "until": A_TIME, "request_id": AN_ID, "quantities": {AN_ID: 1},
 }  # fmt: skip
-
-ID_OF_OTHERS = {"type": ["string", "null"], "maxLength": 64}
-FACT: dict[str, Any] = {
-    "description": "An order as it was at that version. Amounts are in minor units of the currency.",
-    "type": "object",
-    "required": ["order_id", "status", "version", "total", "currency", "payment_method"],
-    "properties": {
-        "order_id": {"type": "string", "maxLength": 64},
-        "number": {"type": ["integer", "null"], "description": "A short number for people; missing before 1.1.0."},
-        "customer_id": ID_OF_OTHERS,
-        "user_id": ID_OF_OTHERS,
-        "status": {"enum": Status.values},
-        "version": {"type": "integer", "minimum": 1, "description": "Rises by one with every transition."},
-        "total": {"type": "integer", "minimum": 0},
-        "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
-        "payment_method": {"enum": Order.Method.values},
-        "payment_id": {"type": ["string", "null"]},
-        "refunded": {"type": "integer", "minimum": 0, "description": "How much has gone back; missing before 1.1.0."},
-        "refund": {
-            "type": "object",
-            "description": "In `order.refunded` and `order.refund_failed`: the refund that is told of.",
-            "properties": {
-                "refund_id": {"type": "string", "maxLength": 64},
-                "amount": {"type": "integer", "minimum": 1},
-                "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
-                "status": {"enum": Refund.Status.values},
-                "reason": {"type": "string"},
-                "fail_code": {"type": ["string", "null"]},
-            },
-        },
-        "dispute": {
-            "type": "object",
-            "description": "In `order.disputed`: what the payer's bank wants back, or what came of it.",
-            "properties": {
-                "dispute_id": {"type": "string"},
-                "status": {"enum": ["opened", "won", "lost"]},
-                "amount": {"type": "integer", "minimum": 1},
-                "currency": {"type": "string", "pattern": "^[A-Z]{3}$"},
-                "reason": {"type": "string"},
-            },
-        },
-        "fail_reason": {"type": ["string", "null"], "description": "Why it was turned back: a stable code."},
-        "metadata": {
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "description": "What the client gave with the order; missing in events of release 1.0.0.",
-        },
-        "updated_at": {**schema.TIME, "type": ["string", "null"]},
-    },
-}
 
 
 def document() -> dict[str, Any]:
@@ -117,7 +69,7 @@ def document() -> dict[str, Any]:
             "schemas": {
                 **{_schema_name(kind.name): schema.of_message(kind) for kind in sent},
                 "Envelope": schema.of_envelope(),
-                "OrderFact": FACT,
+                facts.NAME: facts.in_words_of_its_own(),
                 "WebhookHeaders": _webhook_headers(),
             },
         },
@@ -203,20 +155,19 @@ def _envelope(type_: str, *, data: dict[str, Any]) -> dict[str, Any]:
 def _event(kind: str) -> dict[str, Any]:
     return {
         "name": kind,
-        "summary": _told(kind),
+        "summary": facts.told(kind),
         "contentType": "application/cloudevents+json",
-        "payload": _envelope(kind, data=_ref("schemas", "OrderFact")),
+        "payload": _envelope(kind, data=_ref("schemas", facts.NAME)),
         "examples": [{"payload": example(kind, data=_order(kind)) | {"sequence": f"{1:010}"}}],
     }
 
 
 def _webhook(kind: str) -> dict[str, Any]:
-    return _signed(kind, _told(kind), _ref("schemas", "OrderFact"), _order(kind))
+    return _signed(kind, facts.told(kind), _ref("schemas", facts.NAME), _order(kind))
 
 
 def _ping() -> dict[str, Any]:
-    data = {"type": "object", "required": ["endpoint_id"], "properties": {"endpoint_id": schema.UUID}}
-    return _signed(PING, "Sent on request, to try an endpoint.", data, {"endpoint_id": AN_ID})
+    return _signed(PING, facts.PING_TOLD, facts.PING_DATA, {"endpoint_id": AN_ID})
 
 
 def _signed(kind: str, summary: str, data: dict[str, Any], sample: dict[str, Any]) -> dict[str, Any]:
@@ -225,29 +176,13 @@ def _signed(kind: str, summary: str, data: dict[str, Any], sample: dict[str, Any
         "summary": summary,
         "contentType": "application/json",
         "headers": _ref("schemas", "WebhookHeaders"),
-        "payload": {
-            "type": "object",
-            "required": ["type", "timestamp", "data"],
-            "properties": {"type": {"const": kind}, "timestamp": schema.TIME, "data": data},
-        },
+        "payload": facts.body(kind, data),
         "examples": [{"payload": {"type": kind, "timestamp": A_TIME, "data": sample}}],
     }
 
 
 def _webhook_headers() -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": ["webhook-id", "webhook-timestamp", "webhook-signature"],
-        "properties": {
-            "webhook-id": {**schema.UUID, "description": "The same in every attempt: use it to act once."},
-            "webhook-timestamp": {"type": "string", "pattern": "^[0-9]+$", "description": "Unix time, in seconds."},
-            "webhook-signature": {
-                "type": "string",
-                "description": "One or more of `v1,<base64>`: HMAC-SHA256 of `id.timestamp.body` with the secret"
-                f" (`{signing.PREFIX}…`); during a rotation one for each secret.",
-            },
-        },
-    }
+    return {"type": "object", "required": list(facts.HEADERS), "properties": facts.HEADERS}
 
 
 def example(type_: str, *, data: dict[str, Any]) -> dict[str, Any]:
@@ -263,33 +198,24 @@ def _order(kind: str) -> dict[str, Any]:
     status = {"created": "pending"}.get(what, what if what in Status.values else "done")
     order = Order(
         order_id="ord-001", number=1042, user_id="ann", status=status, version=1, total=1999, currency="USD",
-        payment_method="account", metadata={"campaign": "winter"},
+        payment_method="account", metadata={"campaign": "winter"}, created_at=A_TIME, updated_at=A_TIME,
     )  # fmt: skip
+    line = OrderLine(order=order, position=1, product_id=AN_ID, sku="LAMP", name="Lamp", quantity=1, unit_price=1999)
+    order.loaded_lines = [line]
     about = {name: EXAMPLES_ABOUT[name] for name in ABOUT.get(what, ())}
-    return snapshot(order) | about | {"updated_at": A_TIME}
+    return snapshot(order) | about
 
 
 ABOUT = {"refunded": ("refund",), "refund_failed": ("refund",), "disputed": ("dispute",)}
 EXAMPLES_ABOUT: dict[str, Any] = {
     "refund": {
-        "refund_id": AN_ID, "amount": 500, "currency": "USD", "status": "succeeded", "reason": "scratched",
+        "refund_id": AN_ID, "amount": 5.0, "currency": "USD", "status": "succeeded", "reason": "scratched",
         "fail_code": None,
     },
     "dispute": {
-        "dispute_id": "dp_1", "status": "opened", "amount": 500, "currency": "USD", "reason": "fraudulent",
+        "dispute_id": "dp_1", "status": "opened", "amount": 5.0, "currency": "USD", "reason": "fraudulent",
     },
 }  # fmt: skip
-TOLD = {
-    "created": "An order was accepted.",
-    "refunded": "A part of the money of an order is back; the order stays as it is.",
-    "refund_failed": "A refund of an order that stays has failed, perhaps after it had succeeded.",
-    "disputed": "The payer's bank wants money of an order back, or it is decided who gets it.",
-}
-
-
-def _told(kind: str) -> str:
-    what = kind.partition(".")[2]
-    return TOLD.get(what) or f"An order has become {Status(what).label}."
 
 
 def _schema_name(name: str) -> str:

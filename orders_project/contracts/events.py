@@ -4,6 +4,8 @@ from typing import Any
 
 from orders.webhook_endpoints import KINDS
 
+from . import facts
+
 
 def event_types(described: dict[str, Any]) -> list[dict[str, Any]]:
     """Return each type of an AsyncAPI document: its description, the schema of a webhook's body in full, an example."""
@@ -12,19 +14,8 @@ def event_types(described: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "type": kind,
             "description": message["summary"],
-            "schema": _in_full(message["payload"], described["components"]["schemas"]),
+            "schema": facts.in_full(message["payload"], described["components"]["schemas"]),
             "example": message["examples"][0]["payload"],
         }
         for kind, message in messages.items()
     ]
-
-
-def _in_full(schema: Any, schemas: dict[str, Any]) -> Any:
-    """A schema with what it refers to in place of the references."""
-    if isinstance(schema, list):
-        return [_in_full(part, schemas) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if reference := schema.get("$ref"):
-        return _in_full(schemas[reference.rpartition("/")[2]], schemas)
-    return {name: _in_full(part, schemas) for name, part in schema.items()}

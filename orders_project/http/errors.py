@@ -26,44 +26,11 @@ from outbox.errors import OutboxError
 from outbox.sqlstates import is_unavailable, note
 
 from . import error_pages
+from .problem_types import STATUS
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-
-# The HTTP status for each code of a refusal. A code that is not here is a conflict: 409.
-STATUS: dict[str, HTTPStatus] = {
-    "invalid": HTTPStatus.BAD_REQUEST,
-    "no_account": HTTPStatus.NOT_FOUND,
-    "reason_missing": HTTPStatus.BAD_REQUEST,
-    "second_person_needed": HTTPStatus.FORBIDDEN,
-    "order_not_found": HTTPStatus.NOT_FOUND,
-    "unknown_product": HTTPStatus.BAD_REQUEST,
-    "two_prices": HTTPStatus.BAD_REQUEST,
-    "duplicate_line": HTTPStatus.BAD_REQUEST,
-    "nothing_ordered": HTTPStatus.BAD_REQUEST,
-    "no_such_line": HTTPStatus.BAD_REQUEST,
-    "discount_too_large": HTTPStatus.BAD_REQUEST,
-    "nothing_to_pay": HTTPStatus.BAD_REQUEST,
-    "total_too_large": HTTPStatus.BAD_REQUEST,
-    "free_lines_not_allowed": HTTPStatus.BAD_REQUEST,
-    "signature_missing": HTTPStatus.UNAUTHORIZED,
-    "signature_malformed": HTTPStatus.BAD_REQUEST,
-    "signature_stale": HTTPStatus.UNAUTHORIZED,
-    "signature_mismatch": HTTPStatus.UNAUTHORIZED,
-    "malformed_webhook": HTTPStatus.BAD_REQUEST,
-    "version_conflict": HTTPStatus.PRECONDITION_FAILED,
-    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
-    "placed_too_slowly": HTTPStatus.SERVICE_UNAVAILABLE,
-    "not_during_upgrade": HTTPStatus.SERVICE_UNAVAILABLE,
-    "refund_not_found": HTTPStatus.NOT_FOUND,
-    "nothing_reserved": HTTPStatus.BAD_REQUEST,
-    "no_period": HTTPStatus.BAD_REQUEST,
-    "endpoint_not_found": HTTPStatus.NOT_FOUND,
-    "delivery_not_found": HTTPStatus.NOT_FOUND,
-    "too_many_idempotency_keys": HTTPStatus.TOO_MANY_REQUESTS,
-    "locked_out": HTTPStatus.TOO_MANY_REQUESTS,
-}
 
 # Codes of Django and DRF that get a clearer name.
 RENAMED = {"error": "refused", "throttled": "rate_limited", "parse_error": "malformed"}

@@ -1,10 +1,8 @@
 """The start page, the description of the API, and what the codes of problems mean."""
 
 import hashlib
-import inspect
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cache
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ from django.contrib.staticfiles import finders
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.templatetags.static import static
 from django.utils import translation
-from django.utils.cache import get_conditional_response
+from django.utils.cache import get_conditional_response, patch_vary_headers
 from django.utils.encoding import force_bytes
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.utils import extend_schema
@@ -22,10 +20,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from common.errors import Refusal
-
-from .errors import STATUS, Problem
+from .errors import Problem
 from .middleware import ContentSecurity
+from .problem_types import STATUS, meaning
 
 ENDPOINTS = {
     "orders": "/orders",
@@ -55,6 +52,7 @@ ENDPOINTS = {
     "metrics": "/metrics",
     "schema": "/schema",
     "messages": "/asyncapi",
+    "problems": "/problems",
     "event types": "/event-types",
     "webhook endpoints": "/webhook-endpoints",
     "a webhook endpoint": "/webhook-endpoints/{endpoint_id}",
@@ -137,23 +135,29 @@ def redoc_script(request: HttpRequest) -> HttpResponse:
     return HttpResponse(_redoc(), "text/javascript; charset=utf-8", headers={"Cache-Control": "public, max-age=3600"})
 
 
-def _refusals(kind: type[Refusal] = Refusal) -> Iterator[type[Refusal]]:
-    for refusal in kind.__subclasses__():
-        yield refusal
-        yield from _refusals(refusal)
+def problems(request: HttpRequest) -> HttpResponse:
+    """All codes of problems, with their meanings."""
+    return _in_language(request, lambda: {"results": [_described(code) for code in STATUS]})
 
 
 def problem(request: HttpRequest, code: str) -> HttpResponse:
     """The page that the `type` of a problem links to: the meaning of its code."""
-    meanings = {refusal.code: inspect.cleandoc(refusal.__doc__ or "") for refusal in _refusals()}
-    if code not in meanings and code not in STATUS:
+    if code not in STATUS:
         raise Http404
-    status = STATUS.get(code, HTTPStatus.CONFLICT)
-    return JsonResponse(
-        {
-            "code": code,
-            "title": Problem(status, code, "").title,
-            "status": int(status),
-            "meaning": meanings.get(code, ""),
-        }
-    )
+    return _in_language(request, lambda: _described(code))
+
+
+def _described(code: str) -> dict[str, Any]:
+    status = STATUS[code]
+    title = Problem(status, code, "").title
+    return {"code": code, "title": title, "status": int(status), "meaning": meaning(code)}
+
+
+def _in_language(request: HttpRequest, body: Callable[[], dict[str, Any]]) -> HttpResponse:
+    """An answer in the language of the caller."""
+    language = translation.get_language_from_request(request)
+    with translation.override(language):
+        answer = JsonResponse(body(), json_dumps_params={"ensure_ascii": False})
+    answer["Content-Language"] = language
+    patch_vary_headers(answer, ["Accept-Language", "Cookie"])
+    return answer

@@ -19,6 +19,7 @@ from common.principal import SCOPES, scope_of
 
 from . import deprecation, headers
 from .errors import MEDIA_TYPE
+from .problem_types import BY_STATUS
 
 CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
 
@@ -76,7 +77,10 @@ PROBLEM = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "code": {"type": "string", "description": "Stable; part of the API."},
+        "code": {
+            "type": "string",
+            "description": "Stable. `GET /problems` lists all codes and what they mean; there may be more.",
+        },
         "correlation_id": {"type": "string"},
         "errors": {
             "type": "object",
@@ -109,8 +113,8 @@ _BY_AMOUNT = {"user_id": "ann", "amount": "19.99", "description": "A lamp"}
 _BY_KINDS = {
     "user_id": "ann",
     "items": [
-        {"sku": "book", "quantity": 2, "price": 20},
-        {"type": "discount", "name": "Regular customer", "amount": 4, "of": 1},
+        {"sku": "demo-lamp", "quantity": 1, "price": 39.9},
+        {"type": "discount", "name": "Regular customer", "amount": 3.9, "of": 1},
         {"type": "tax", "name": "VAT 19%", "amount": 6.84, "of": 1},
         {"type": "shipping", "name": "Parcel", "amount": 4.9},
     ],
@@ -118,9 +122,9 @@ _BY_KINDS = {
     "total_amount": 47.74,
 }
 _ORDER_EXAMPLES = {
-    "catalogue": {"summary": "Products of the catalogue", "value": _BY_CATALOGUE},
-    "lines": {"summary": "Lines by sku, with their prices", "value": _BY_LINES},
-    "amount": {"summary": "An amount alone", "value": _BY_AMOUNT},
+    "lines": {"summary": "Products by sku, with their prices (of the demo data)", "value": _BY_LINES},
+    "catalogue": {"summary": "Products by id, at their prices", "value": _BY_CATALOGUE},
+    "amount": {"summary": "An amount alone, where free lines are allowed", "value": _BY_AMOUNT},
     "kinds": {"summary": "Taxes, discounts and shipping as lines", "value": _BY_KINDS},
 }
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -275,7 +279,7 @@ def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str,
     components["schemas"]["Problem"] = PROBLEM
     components["responses"] = {
         f"Problem{status}": {
-            "description": why,
+            "description": _with_codes(status, why),
             "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status, why in ANSWERS.items()
@@ -294,6 +298,12 @@ def complete(result: dict[str, Any], generator: Any, **kwargs: Any) -> dict[str,
             deprecation.describe(f"{method.upper()} {path}", operation, components)
     _name_enumerations(result)
     return result
+
+
+def _with_codes(status: str, why: str) -> str:
+    """A description of an answer, with the codes of problems that it may have."""
+    codes = BY_STATUS.get(HTTPStatus(int(status)), {})
+    return "\n".join([why, "", *(f"- `{code}`: {meaning}" for code, meaning in codes.items())]).strip()
 
 
 def _name_enumerations(result: dict[str, Any]) -> None:
@@ -320,6 +330,8 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
         operation["responses"].setdefault(status, {"$ref": f"#/components/responses/Problem{status}"})
     if path.startswith("/grpc/"):
         operation["security"] = [{CLIENTS: [f"orders:{'read' if method == 'get' else 'write'}"]}]
+    for scope in [scope for one in operation.get("security", ()) for scope in one.get(CLIENTS, ())]:
+        operation["responses"]["403"]["description"] = f"The token does not allow this: it needs the scope `{scope}`."
     if path.startswith("/admin/"):
         operation["security"].append({ADMIN_SECRET: []})
     elif settings.API_AUTH == "open" and {} not in operation.setdefault("security", []):

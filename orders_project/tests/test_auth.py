@@ -222,6 +222,8 @@ class TestAToken:
         header = bearer("shop", "orders:read", "accounts:write", "unheard:of")
         refused = http.post("/orders", body, content_type="application/json", headers=header)
         assert (refused.status_code, refused.json()["code"]) == (403, "permission_denied")
+        assert refused.json()["detail"] == "This needs the scope orders:write."
+        assert refused["WWW-Authenticate"].endswith('error="insufficient_scope", scope="orders:write"')
         assert Order.objects.count() == 0
 
     def test_in_another_scheme_is_refused(self, http: Http) -> None:

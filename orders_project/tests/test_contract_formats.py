@@ -36,7 +36,11 @@ class TestTheDocumentForGenerators:
         assert {tag for operation in operations for tag in operation["tags"]} == {tag["name"] for tag in api["tags"]}
         for operation in operations:
             for status in ("400", "401", "403", "404", "500", "503"):
-                assert operation["responses"][status] == {"$ref": f"#/components/responses/Problem{status}"}
+                answer = operation["responses"][status]
+                assert answer["$ref"] == f"#/components/responses/Problem{status}"
+                assert answer.keys() == {"$ref"} or status == "403"
+            for scope in (scope for one in operation["security"] for scope in one.get("clients", ())):
+                assert f"`{scope}`" in operation["responses"]["403"]["description"]
 
     def test_an_enumeration_has_one_name(self) -> None:
         api = openapi.document()

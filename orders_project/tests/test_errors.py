@@ -1,5 +1,6 @@
 """Every error is a problem document, whatever endpoint it comes from."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from django.test import Client, RequestFactory
 from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
 
 from common.errors import Refusal
+from orders import refunds, saga
+from orders.saga import CancelRequested, CaptureRequested
 from orders_project.http import errors
 from orders_project.http.parsers import JSONParser
 from outbox import metrics
@@ -200,6 +203,34 @@ def test_nested_messages_are_listed_by_path() -> None:
         "items[1].tags": ["Odd."],
         "body": ["Either or."],
     }
+
+
+# Refusals that only people see, in the back office and in commands.
+FOR_PEOPLE = frozenset({
+    "already_decided", "amount_changed", "bad_signature", "difference_not_open", "gateway_cannot_be_asked",
+    "insufficient_funds", "money_is_not_stray", "no_money_at_gateway", "nothing_to_repeat", "order_has_another_payment",
+    "out_of_turn", "return_not_refused", "state_changed", "waits_for_approval", "webhook_does_not_match",
+    "webhook_not_open",
+})  # fmt: skip
+
+
+def subclasses(kind: type) -> Iterator[Any]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_every_code_is_listed_with_its_meaning(client: Client, language: str) -> None:
+    answer = client.get("/problems", headers={"Accept-Language": language})
+    assert answer["Content-Language"] == language
+    listed = {each["code"]: each for each in answer.json()["results"]}
+    assert all(each["meaning"].strip() and each["title"] and each["status"] >= 400 for each in listed.values())
+    codes = {kind.code for kind in subclasses(Refusal) if ".tests." not in kind.__module__} | {*refunds.REFUSALS}
+    codes |= {code for asked in (CancelRequested, CaptureRequested) for code in saga.REFUSED[asked].values()}
+    assert codes - listed.keys() <= FOR_PEOPLE
+    for code in ("insufficient_stock", "order_not_found", "unavailable"):
+        assert client.get(f"/problems/{code}", headers={"Accept-Language": language}).json() == listed[code]
 
 
 def refuse(state: str) -> None:

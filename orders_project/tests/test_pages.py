@@ -62,6 +62,7 @@ class TestTheDescription:
         listed = {path.partition("?")[0] for path in ENDPOINTS.values()}
         assert set(description["paths"]) <= listed
         others = {"/admin/", "/asyncapi", "/health", "/metrics", "/schema", "/docs", "/redoc", "/oauth/token"}
+        others |= {"/problems"}
         assert listed - set(description["paths"]) == others | {"/.well-known/jwks.json"}
 
     def test_shows_errors_examples_and_scopes(self, http: Client) -> None:

@@ -74,6 +74,7 @@ class Shop:
             "PAYMENT_GATEWAY": "fake", "FAKE_GATEWAY_ACKNOWLEDGED": "true", "DATABASE_POOL": "4",
             "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "RATE_LIMIT_CLIENT_PER_MINUTE": "0",
             "RATE_LIMIT_ADDRESS_PER_MINUTE": "0", "LOG_FORMAT": "console", "PYTHONUNBUFFERED": "1",
+            "ORDERS_ALLOW_FREE_LINES": "true",
             "WEBHOOKS_ALLOW_LOOPBACK": "true", "WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED": "true",
         }  # fmt: skip
         with ExitStack() as undo:
