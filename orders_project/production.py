@@ -62,6 +62,10 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "If that is intended, set FAKE_GATEWAY_ACKNOWLEDGED=true.",
     ),
     (
+        lambda s: s.TEST_MODE,
+        "TEST_MODE lets whoever orders decide what goes wrong. Remove it: it is for the embedded run and for DEBUG.",
+    ),
+    (
         lambda s: is_public_http(s.STRIPE_API_URL),
         "STRIPE_API_URL is http://, so the key of the account would travel unencrypted. Use https://.",
     ),
