@@ -135,6 +135,7 @@ def test_a_dangerous_value_ends_the_start(
         {},
         {"API_AUTH": "open", "API_AUTH_OPEN_ACKNOWLEDGED": "true"},
         {"PAYMENT_GATEWAY": "fake", "FAKE_GATEWAY_ACKNOWLEDGED": "true"},
+        {"PAYMENT_GATEWAY": "fake", "FAKE_GATEWAY_ACKNOWLEDGED": "true", "TEST_MODE": "true"},
         {"PUBLIC_URL": "http://localhost:8080"},
         {"PUBLIC_URL": "http://orders.localhost", "STRIPE_API_URL": "http://127.0.0.1:12111"},
         {"EMBEDDED": "1", "ADMIN_SECRET": "", "PUBLIC_URL": "", "PAYMENT_GATEWAY": "", "ALLOWED_HOSTS": "*"},

@@ -206,7 +206,7 @@ class TestASearch:
             found: list[str] = []
             answer = pb.FindOrdersResponse(next_cursor="")
             while not found or answer.next_cursor:
-                request = pb.FindOrdersRequest(**given, limit=2, cursor=answer.next_cursor)  # type: ignore[arg-type]
+                request = pb.FindOrdersRequest(**given, limit=2, cursor=answer.next_cursor)
                 answer = orders.FindOrders(request)
                 assert len(answer.orders) <= 2
                 if not answer.orders:
