@@ -66,6 +66,11 @@ def number(minor: int, *, currency: str) -> float:
     return minor / 10 ** EXPONENTS[currency]
 
 
+def exact(minor: int, *, currency: str) -> str:
+    """Minor units as a text for programs: 120000 becomes '1200.00'."""
+    return f"{Decimal(minor).scaleb(-EXPONENTS[currency]):f}"
+
+
 def text(minor: int, *, currency: str) -> str:
     """Minor units as text for people: 120000 becomes '1,200.00 USD'."""
     exponent = EXPONENTS.get(currency, 0)  # a gateway may have money in a currency that is not one of ours

@@ -1,13 +1,19 @@
 """The filters and the pages of the lists of orders and events."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django.core.exceptions import ValidationError
+from django.db.models import QuerySet
+from django.http import QueryDict
 from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters
 from django_filters.fields import IsoDateTimeField
+from django_filters.utils import translate_validation
 from drf_spectacular.utils import extend_schema_field
+from rest_framework.request import Request
 
 from common.fields import MAX_INTEGER
 from common.pagination import KeysetPagination
@@ -72,3 +78,30 @@ class OldestFirst(KeysetPagination):
 
     ordering = ("version",)
     default_limit = 100
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The parameters of a page that is not asked for over HTTP."""
+
+    query_params: QueryDict
+
+    def build_absolute_uri(self) -> str:
+        return ""
+
+
+def page_of(orders: QuerySet[Order], parameters: Mapping[str, str]) -> tuple[list[Order], str]:
+    """
+    The page of these orders that `GET /orders` would show with the same parameters, and the cursor of the next one.
+
+    :raises ValidationError: if a parameter has a value that it cannot have
+    """
+    paging, filtering = QueryDict(mutable=True), QueryDict(mutable=True)
+    for name, value in parameters.items():
+        (filtering if name in OrderFilter.base_filters else paging)[name] = value
+    found = OrderFilter(filtering, orders)
+    if not found.is_valid():
+        raise translate_validation(found.errors)
+    pages = NewestFirst()
+    page = pages.paginate_queryset(found.qs, cast(Request, _Asked(paging)))
+    return page, QueryDict((pages.next or "?").partition("?")[2]).get("cursor", "")

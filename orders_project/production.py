@@ -62,6 +62,11 @@ RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "If that is intended, set FAKE_GATEWAY_ACKNOWLEDGED=true.",
     ),
     (
+        lambda s: s.TEST_MODE and not (s.PAYMENT_GATEWAY == "fake" and s.FAKE_GATEWAY_ACKNOWLEDGED),
+        "TEST_MODE lets whoever orders decide what goes wrong. Remove it; "
+        "for a sandbox, set PAYMENT_GATEWAY=fake and FAKE_GATEWAY_ACKNOWLEDGED=true.",
+    ),
+    (
         lambda s: is_public_http(s.STRIPE_API_URL),
         "STRIPE_API_URL is http://, so the key of the account would travel unencrypted. Use https://.",
     ),

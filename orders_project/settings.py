@@ -127,6 +127,9 @@ REFUND_APPROVAL_LIMITS = env.whole_numbers("REFUND_APPROVAL_LIMITS", of=KNOWN_CU
 PROCESSOR = env.text("PROCESSOR", default="processing.processors.random_success")
 PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 
+# Totals and products with an outcome of their own: see common/test_mode.py.
+TEST_MODE = env.flag("TEST_MODE", default=EMBEDDED)
+
 # Gateways.
 TAKES_PAYMENTS = "payments" in SERVICES_HERE
 PAYMENT_GATEWAY = env.choice("PAYMENT_GATEWAY", default="fake" if env.relaxed else "", of=("fake", "stripe"))

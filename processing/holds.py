@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
-from common import locks
+from common import locks, test_mode
 from common.errors import Refusal
 from outbox.store import Statement
 
@@ -21,6 +21,7 @@ from . import metrics, returns
 from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement
 
 HOLD_LOST = "hold_lost"
+TEST_REFUSAL = "bad_luck"  # as the default processor refuses
 
 
 class InsufficientStock(Refusal):
@@ -202,8 +203,14 @@ def ask_processor(*, order_id: str) -> str | None:
     verdict = ROWS.first(Processing, "WHERE order_id = %s", order_id)
     if verdict is not None:
         return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
+    if settings.TEST_MODE and _holds_test_product(order_id):
+        return TEST_REFUSAL
     reason: str | None = import_string(settings.PROCESSOR)(order_id)
     return reason
+
+
+def _holds_test_product(order_id: str) -> bool:
+    return HoldLine.objects.filter(hold__order_id=order_id, product__sku=test_mode.REFUSED).exists()
 
 
 @transaction.atomic(using="processing", savepoint=False)

@@ -26,7 +26,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orders/protos/order_service.proto\x12\torders.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8f\x03\n\x12\x43reateOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x12\n\nuser_email\x18\x04 \x01(\t\x12!\n\x05items\x18\x05 \x03(\x0b\x32\x12.orders.v1.NewItem\x12\x13\n\x06\x61mount\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12\x16\n\x0epayment_method\x18\t \x01(\t\x12=\n\x08metadata\x18\n \x03(\x0b\x32+.orders.v1.CreateOrderRequest.MetadataEntry\x12\x19\n\x0ctotal_amount\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63\x61pture\x18\r \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_amountB\x0f\n\r_total_amount\"\xae\x01\n\x07NewItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x12\n\x05price\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x13\n\x06\x61mount\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\x0f\n\x02of\x18\x08 \x01(\x05H\x02\x88\x01\x01\x42\x08\n\x06_priceB\t\n\x07_amountB\x05\n\x03_of\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"6\n\x12ListOrdersResponse\x12 \n\x06orders\x18\x01 \x03(\x0b\x32\x10.orders.v1.Order\"\xac\x05\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nuser_email\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x0e\n\x06status\x18\x05 \x01(\t\x12\x14\n\x0ctotal_amount\x18\x06 \x01(\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\x03\x12\x1e\n\x05items\x18\t \x03(\x0b\x32\x0f.orders.v1.Item\x12\x18\n\x0b\x64\x65scription\x18\n \x01(\tH\x03\x88\x01\x01\x12\x16\n\x0epayment_method\x18\x0b \x01(\t\x12\x17\n\npayment_id\x18\x0c \x01(\tH\x04\x88\x01\x01\x12\x18\n\x0b\x66\x61il_reason\x18\r \x01(\tH\x05\x88\x01\x01\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08metadata\x18\x10 \x03(\x0b\x32\x1e.orders.v1.Order.MetadataEntry\x12\x12\n\ntax_amount\x18\x12 \x01(\x01\x12\x17\n\x0f\x64iscount_amount\x18\x13 \x01(\x01\x12\x17\n\x0fshipping_amount\x18\x14 \x01(\x01\x12\x17\n\x0frefunded_amount\x18\x15 \x01(\x01\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_customer_idB\n\n\x08_user_idB\r\n\x0b_user_emailB\x0e\n\x0c_descriptionB\r\n\x0b_payment_idB\x0e\n\x0c_fail_reason\"\xbd\x01\n\x04Item\x12\x17\n\nproduct_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03sku\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04name\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\r\n\x05price\x18\x05 \x01(\x01\x12\x10\n\x08position\x18\x06 \x01(\x05\x12\x0c\n\x04type\x18\x07 \x01(\t\x12\x0f\n\x02of\x18\x08 \x01(\x05H\x03\x88\x01\x01\x42\r\n\x0b_product_idB\x06\n\x04_skuB\x07\n\x05_nameB\x05\n\x03_of2\xcd\x01\n\x0cOrderService\x12>\n\x0b\x43reateOrder\x12\x1d.orders.v1.CreateOrderRequest\x1a\x10.orders.v1.Order\x12\x38\n\x08GetOrder\x12\x1a.orders.v1.GetOrderRequest\x1a\x10.orders.v1.Order\x12\x43\n\nListOrders\x12\x16.google.protobuf.Empty\x1a\x1d.orders.v1.ListOrdersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!orders/protos/order_service.proto\x12\torders.v1\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x03\n\x12\x43reateOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x12\n\nuser_email\x18\x04 \x01(\t\x12!\n\x05items\x18\x05 \x03(\x0b\x32\x12.orders.v1.NewItem\x12\x17\n\x06\x61mount\x18\x06 \x01(\x01\x42\x02\x18\x01H\x00\x88\x01\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x08 \x01(\t\x12\x16\n\x0epayment_method\x18\t \x01(\t\x12=\n\x08metadata\x18\n \x03(\x0b\x32+.orders.v1.CreateOrderRequest.MetadataEntry\x12\x1d\n\x0ctotal_amount\x18\x0c \x01(\x01\x42\x02\x18\x01H\x01\x88\x01\x01\x12\x0f\n\x07\x63\x61pture\x18\r \x01(\t\x12\x16\n\x0e\x64\x65\x63imal_amount\x18\x0e \x01(\t\x12\x1c\n\x14\x64\x65\x63imal_total_amount\x18\x0f \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_amountB\x0f\n\r_total_amount\"\xe5\x01\n\x07NewItem\x12\x12\n\nproduct_id\x18\x01 \x01(\t\x12\x0b\n\x03sku\x18\x02 \x01(\t\x12\x10\n\x08quantity\x18\x03 \x01(\x03\x12\x16\n\x05price\x18\x04 \x01(\x01\x42\x02\x18\x01H\x00\x88\x01\x01\x12\x0c\n\x04type\x18\x05 \x01(\t\x12\x0c\n\x04name\x18\x06 \x01(\t\x12\x17\n\x06\x61mount\x18\x07 \x01(\x01\x42\x02\x18\x01H\x01\x88\x01\x01\x12\x0f\n\x02of\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12\x15\n\rdecimal_price\x18\t \x01(\t\x12\x16\n\x0e\x64\x65\x63imal_amount\x18\n \x01(\tB\x08\n\x06_priceB\t\n\x07_amountB\x05\n\x03_of\"#\n\x0fGetOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\"X\n\x12\x43\x61ncelOrderRequest\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x14\n\x07version\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_version\"\x9f\x02\n\x11\x46indOrdersRequest\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x13\n\x0b\x63ustomer_id\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x12\n\nuser_email\x18\x04 \x01(\t\x12\x30\n\x0c\x63reated_from\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ncreated_to\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rupdated_since\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04sort\x18\x08 \x01(\t\x12\r\n\x05limit\x18\t \x01(\x05\x12\x0e\n\x06\x63ursor\x18\n \x01(\t\"K\n\x12\x46indOrdersResponse\x12 \n\x06orders\x18\x01 \x03(\x0b\x32\x10.orders.v1.Order\x12\x13\n\x0bnext_cursor\x18\x02 \x01(\t\"6\n\x12ListOrdersResponse\x12 \n\x06orders\x18\x01 \x03(\x0b\x32\x10.orders.v1.Order\"\xdd\x06\n\x05Order\x12\x10\n\x08order_id\x18\x01 \x01(\t\x12\x18\n\x0b\x63ustomer_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x07user_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x17\n\nuser_email\x18\x04 \x01(\tH\x02\x88\x01\x01\x12\x0e\n\x06status\x18\x05 \x01(\t\x12\x18\n\x0ctotal_amount\x18\x06 \x01(\x01\x42\x02\x18\x01\x12\x10\n\x08\x63urrency\x18\x07 \x01(\t\x12\x0f\n\x07version\x18\x08 \x01(\x03\x12\x1e\n\x05items\x18\t \x03(\x0b\x32\x0f.orders.v1.Item\x12\x18\n\x0b\x64\x65scription\x18\n \x01(\tH\x03\x88\x01\x01\x12\x16\n\x0epayment_method\x18\x0b \x01(\t\x12\x17\n\npayment_id\x18\x0c \x01(\tH\x04\x88\x01\x01\x12\x18\n\x0b\x66\x61il_reason\x18\r \x01(\tH\x05\x88\x01\x01\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x08metadata\x18\x10 \x03(\x0b\x32\x1e.orders.v1.Order.MetadataEntry\x12\x16\n\ntax_amount\x18\x12 \x01(\x01\x42\x02\x18\x01\x12\x1b\n\x0f\x64iscount_amount\x18\x13 \x01(\x01\x42\x02\x18\x01\x12\x1b\n\x0fshipping_amount\x18\x14 \x01(\x01\x42\x02\x18\x01\x12\x1b\n\x0frefunded_amount\x18\x15 \x01(\x01\x42\x02\x18\x01\x12\x1c\n\x14\x64\x65\x63imal_total_amount\x18\x16 \x01(\t\x12\x1a\n\x12\x64\x65\x63imal_tax_amount\x18\x17 \x01(\t\x12\x1f\n\x17\x64\x65\x63imal_discount_amount\x18\x18 \x01(\t\x12\x1f\n\x17\x64\x65\x63imal_shipping_amount\x18\x19 \x01(\t\x12\x1f\n\x17\x64\x65\x63imal_refunded_amount\x18\x1a \x01(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_customer_idB\n\n\x08_user_idB\r\n\x0b_user_emailB\x0e\n\x0c_descriptionB\r\n\x0b_payment_idB\x0e\n\x0c_fail_reason\"\xd8\x01\n\x04Item\x12\x17\n\nproduct_id\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x03sku\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04name\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x10\n\x08quantity\x18\x04 \x01(\x03\x12\x11\n\x05price\x18\x05 \x01(\x01\x42\x02\x18\x01\x12\x10\n\x08position\x18\x06 \x01(\x05\x12\x0c\n\x04type\x18\x07 \x01(\t\x12\x0f\n\x02of\x18\x08 \x01(\x05H\x03\x88\x01\x01\x12\x15\n\rdecimal_price\x18\t \x01(\tB\r\n\x0b_product_idB\x06\n\x04_skuB\x07\n\x05_nameB\x05\n\x03_of2\xd8\x02\n\x0cOrderService\x12>\n\x0b\x43reateOrder\x12\x1d.orders.v1.CreateOrderRequest\x1a\x10.orders.v1.Order\x12\x38\n\x08GetOrder\x12\x1a.orders.v1.GetOrderRequest\x1a\x10.orders.v1.Order\x12\x43\n\nListOrders\x12\x16.google.protobuf.Empty\x1a\x1d.orders.v1.ListOrdersResponse\x12I\n\nFindOrders\x12\x1c.orders.v1.FindOrdersRequest\x1a\x1d.orders.v1.FindOrdersResponse\x12>\n\x0b\x43\x61ncelOrder\x12\x1d.orders.v1.CancelOrderRequest\x1a\x10.orders.v1.Orderb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,24 +35,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATEORDERREQUEST_METADATAENTRY']._loaded_options = None
   _globals['_CREATEORDERREQUEST_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['amount']._loaded_options = None
+  _globals['_CREATEORDERREQUEST'].fields_by_name['amount']._serialized_options = b'\030\001'
+  _globals['_CREATEORDERREQUEST'].fields_by_name['total_amount']._loaded_options = None
+  _globals['_CREATEORDERREQUEST'].fields_by_name['total_amount']._serialized_options = b'\030\001'
+  _globals['_NEWITEM'].fields_by_name['price']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['price']._serialized_options = b'\030\001'
+  _globals['_NEWITEM'].fields_by_name['amount']._loaded_options = None
+  _globals['_NEWITEM'].fields_by_name['amount']._serialized_options = b'\030\001'
   _globals['_ORDER_METADATAENTRY']._loaded_options = None
   _globals['_ORDER_METADATAENTRY']._serialized_options = b'8\001'
+  _globals['_ORDER'].fields_by_name['total_amount']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['total_amount']._serialized_options = b'\030\001'
+  _globals['_ORDER'].fields_by_name['tax_amount']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['tax_amount']._serialized_options = b'\030\001'
+  _globals['_ORDER'].fields_by_name['discount_amount']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['discount_amount']._serialized_options = b'\030\001'
+  _globals['_ORDER'].fields_by_name['shipping_amount']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['shipping_amount']._serialized_options = b'\030\001'
+  _globals['_ORDER'].fields_by_name['refunded_amount']._loaded_options = None
+  _globals['_ORDER'].fields_by_name['refunded_amount']._serialized_options = b'\030\001'
+  _globals['_ITEM'].fields_by_name['price']._loaded_options = None
+  _globals['_ITEM'].fields_by_name['price']._serialized_options = b'\030\001'
   _globals['_CREATEORDERREQUEST']._serialized_start=111
-  _globals['_CREATEORDERREQUEST']._serialized_end=510
-  _globals['_CREATEORDERREQUEST_METADATAENTRY']._serialized_start=435
-  _globals['_CREATEORDERREQUEST_METADATAENTRY']._serialized_end=482
-  _globals['_NEWITEM']._serialized_start=513
-  _globals['_NEWITEM']._serialized_end=687
-  _globals['_GETORDERREQUEST']._serialized_start=689
-  _globals['_GETORDERREQUEST']._serialized_end=724
-  _globals['_LISTORDERSRESPONSE']._serialized_start=726
-  _globals['_LISTORDERSRESPONSE']._serialized_end=780
-  _globals['_ORDER']._serialized_start=783
-  _globals['_ORDER']._serialized_end=1467
-  _globals['_ORDER_METADATAENTRY']._serialized_start=435
-  _globals['_ORDER_METADATAENTRY']._serialized_end=482
-  _globals['_ITEM']._serialized_start=1470
-  _globals['_ITEM']._serialized_end=1659
-  _globals['_ORDERSERVICE']._serialized_start=1662
-  _globals['_ORDERSERVICE']._serialized_end=1867
+  _globals['_CREATEORDERREQUEST']._serialized_end=572
+  _globals['_CREATEORDERREQUEST_METADATAENTRY']._serialized_start=497
+  _globals['_CREATEORDERREQUEST_METADATAENTRY']._serialized_end=544
+  _globals['_NEWITEM']._serialized_start=575
+  _globals['_NEWITEM']._serialized_end=804
+  _globals['_GETORDERREQUEST']._serialized_start=806
+  _globals['_GETORDERREQUEST']._serialized_end=841
+  _globals['_CANCELORDERREQUEST']._serialized_start=843
+  _globals['_CANCELORDERREQUEST']._serialized_end=931
+  _globals['_FINDORDERSREQUEST']._serialized_start=934
+  _globals['_FINDORDERSREQUEST']._serialized_end=1221
+  _globals['_FINDORDERSRESPONSE']._serialized_start=1223
+  _globals['_FINDORDERSRESPONSE']._serialized_end=1298
+  _globals['_LISTORDERSRESPONSE']._serialized_start=1300
+  _globals['_LISTORDERSRESPONSE']._serialized_end=1354
+  _globals['_ORDER']._serialized_start=1357
+  _globals['_ORDER']._serialized_end=2218
+  _globals['_ORDER_METADATAENTRY']._serialized_start=497
+  _globals['_ORDER_METADATAENTRY']._serialized_end=544
+  _globals['_ITEM']._serialized_start=2221
+  _globals['_ITEM']._serialized_end=2437
+  _globals['_ORDERSERVICE']._serialized_start=2440
+  _globals['_ORDERSERVICE']._serialized_end=2784
 # @@protoc_insertion_point(module_scope)

@@ -50,6 +50,16 @@ class OrderServiceStub:
                 request_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
                 response_deserializer=orders_dot_protos_dot_order__service__pb2.ListOrdersResponse.FromString,
                 _registered_method=True)
+        self.FindOrders = channel.unary_unary(
+                '/orders.v1.OrderService/FindOrders',
+                request_serializer=orders_dot_protos_dot_order__service__pb2.FindOrdersRequest.SerializeToString,
+                response_deserializer=orders_dot_protos_dot_order__service__pb2.FindOrdersResponse.FromString,
+                _registered_method=True)
+        self.CancelOrder = channel.unary_unary(
+                '/orders.v1.OrderService/CancelOrder',
+                request_serializer=orders_dot_protos_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
+                response_deserializer=orders_dot_protos_dot_order__service__pb2.Order.FromString,
+                _registered_method=True)
 
 
 class OrderServiceServicer:
@@ -70,7 +80,22 @@ class OrderServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListOrders(self, request, context):
-        """Returns the newest orders of the client, at most a hundred; GET /orders has pages with all of them.
+        """Returns the newest orders of the client, at most a hundred; FindOrders has filters, and pages with all of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindOrders(self, request, context):
+        """Returns the orders of the client that match all filters, page by page, as GET /orders does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelOrder(self, request, context):
+        """Cancels an order and returns it. Its status is "canceled" once its stock and money are back. An order that is
+        being canceled, or is canceled, is returned as it is, so a call without a version can be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,6 +118,16 @@ def add_OrderServiceServicer_to_server(servicer, server):
                     servicer.ListOrders,
                     request_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                     response_serializer=orders_dot_protos_dot_order__service__pb2.ListOrdersResponse.SerializeToString,
+            ),
+            'FindOrders': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindOrders,
+                    request_deserializer=orders_dot_protos_dot_order__service__pb2.FindOrdersRequest.FromString,
+                    response_serializer=orders_dot_protos_dot_order__service__pb2.FindOrdersResponse.SerializeToString,
+            ),
+            'CancelOrder': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelOrder,
+                    request_deserializer=orders_dot_protos_dot_order__service__pb2.CancelOrderRequest.FromString,
+                    response_serializer=orders_dot_protos_dot_order__service__pb2.Order.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +211,60 @@ class OrderService:
             '/orders.v1.OrderService/ListOrders',
             google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             orders_dot_protos_dot_order__service__pb2.ListOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindOrders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orders.v1.OrderService/FindOrders',
+            orders_dot_protos_dot_order__service__pb2.FindOrdersRequest.SerializeToString,
+            orders_dot_protos_dot_order__service__pb2.FindOrdersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelOrder(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orders.v1.OrderService/CancelOrder',
+            orders_dot_protos_dot_order__service__pb2.CancelOrderRequest.SerializeToString,
+            orders_dot_protos_dot_order__service__pb2.Order.FromString,
             options,
             channel_credentials,
             insecure,

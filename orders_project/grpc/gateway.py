@@ -18,7 +18,7 @@ from rest_framework.views import APIView
 
 from common.addresses import client_address
 from common.idempotency import check_key
-from orders.grpc import IS_NEW, is_map
+from orders.grpc import EXACT, IS_NEW, is_map
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
@@ -121,6 +121,8 @@ def as_json(message: Message) -> dict[str, Any]:
     """A message as the HTTP API shows it: a field without a value is null."""
     shown: dict[str, Any] = {}
     for descriptor in message.DESCRIPTOR.fields:
+        if descriptor.name.startswith(EXACT):
+            continue  # a number in JSON is as exact as its text
         value = getattr(message, descriptor.name)
         if is_map(descriptor):
             shown[descriptor.name] = dict(value)

@@ -9,12 +9,13 @@ import pytest
 from django.db import transaction
 from django.test import Client
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from orders.models import Order
+from orders.models import Order, OrderEvent
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.grpc.calls import SERVICE
@@ -111,6 +112,37 @@ class TestAnOrder:
             info, bad = details(refused(orders.CreateOrder, wrong))
             assert (info.reason, [one.field for one in bad.field_violations]) == (code, ["capture"])
 
+    def test_has_its_amounts_as_texts_too(self, orders: OrderServiceStub) -> None:
+        item = pb.NewItem(sku="free", quantity=1, price=0.1, decimal_price="1234567.10")
+        tax = pb.NewItem(type="tax", name="VAT", decimal_amount="0.04")
+        request = pb.CreateOrderRequest(user_id="ann", items=[item, tax], decimal_total_amount="1234567.14")
+        made = orders.CreateOrder(request)
+        assert Order.objects.get().total == 123456714
+        assert [line.decimal_price for line in made.items] == ["1234567.10", "0.04"]
+        names = ("total", "tax", "discount", "shipping", "refunded")
+        shown = [getattr(made, f"decimal_{name}_amount") for name in names]
+        assert shown == ["1234567.14", "0.04", "0.00", "0.00", "0.00"]
+        info, bad = details(refused(orders.CreateOrder, pb.CreateOrderRequest(user_id="ann", decimal_amount="ten")))
+        assert (info.reason, [one.field for one in bad.field_violations]) == ("INVALID", ["amount"])
+
+    def test_is_canceled_once_and_at_the_version_that_was_seen(self, orders: OrderServiceStub) -> None:
+        made = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=1))
+        stale = pb.CancelOrderRequest(order_id=made.order_id, version=made.version + 1)
+        error = refused(orders.CancelOrder, stale)
+        assert (error.code(), details(error)[0].reason) == (grpc.StatusCode.ABORTED, "VERSION_CONFLICT")
+        asked = pb.CancelOrderRequest(order_id=made.order_id, reason="Too late", version=made.version)
+        canceled = orders.CancelOrder(asked)
+        assert (canceled.status, canceled.version) == ("voiding", made.version + 1)
+        event = OrderEvent.objects.get(version=canceled.version)
+        assert event.data["note"] == "Too late"
+        again = orders.CancelOrder(pb.CancelOrderRequest(order_id=made.order_id))
+        assert again == canceled
+        Order.objects.update(status="done", fail_reason="")
+        error = refused(orders.CancelOrder, pb.CancelOrderRequest(order_id=made.order_id))
+        assert (error.code(), details(error)[0].reason) == (grpc.StatusCode.FAILED_PRECONDITION, "ALREADY_DONE")
+        error = refused(orders.CancelOrder, pb.CancelOrderRequest(order_id=made.order_id, reason="x" * 201))
+        assert [one.field for one in details(error)[1].field_violations] == ["reason"]
+
     def test_asked_for_twice_is_made_once(self, orders: OrderServiceStub) -> None:
         request = pb.CreateOrderRequest(user_id="ann", amount=1)
         key = [("idempotency-key", "key-1")]
@@ -163,6 +195,51 @@ class TestAnOrder:
         assert len(set(made)) == 1
         error = refused(orders.CreateOrder, request, metadata=[("idempotency-key", "key-3")])
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class TestASearch:
+    def test_answers_page_by_page_what_the_list_over_http_does(self, orders: OrderServiceStub) -> None:
+        for user in ("ann", "ben", "ann", "ann"):
+            orders.CreateOrder(pb.CreateOrderRequest(user_id=user, amount=1))
+        for given in ({}, {"user_id": "ann"}, {"status": "paid"}, {"sort": "created_at", "user_id": "ann"}):
+            over_http = [order["order_id"] for order in Client().get("/orders", given).json()["results"]]
+            found: list[str] = []
+            answer = pb.FindOrdersResponse(next_cursor="")
+            while not found or answer.next_cursor:
+                request = pb.FindOrdersRequest(**given, limit=2, cursor=answer.next_cursor)
+                answer = orders.FindOrders(request)
+                assert len(answer.orders) <= 2
+                if not answer.orders:
+                    break
+                found += [order.order_id for order in answer.orders]
+            assert found == over_http
+        newest = orders.FindOrders(pb.FindOrdersRequest(limit=1)).orders[0]
+        later = pb.FindOrdersRequest(created_from=newest.created_at)
+        assert [order.order_id for order in orders.FindOrders(later).orders] == [newest.order_id]
+        assert newest.order_id not in [
+            order.order_id for order in orders.FindOrders(pb.FindOrdersRequest(created_to=newest.created_at)).orders
+        ]
+
+    @pytest.mark.parametrize(
+        ("request_", "field"),
+        [
+            (pb.FindOrdersRequest(status="lost"), "status"),
+            (pb.FindOrdersRequest(sort="price"), "sort"),
+            (pb.FindOrdersRequest(limit=101), "limit"),
+            (pb.FindOrdersRequest(limit=-1), "limit"),
+            (pb.FindOrdersRequest(cursor="nonsense"), "cursor"),
+            (pb.FindOrdersRequest(user_id="a\0b"), "user_id"),
+            (pb.FindOrdersRequest(updated_since=Timestamp(seconds=10**12)), "updated_since"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_for_what_cannot_be_is_refused(
+        self, orders: OrderServiceStub, request_: pb.FindOrdersRequest, field: str
+    ) -> None:
+        error = refused(orders.FindOrders, request_)
+        info, bad = details(error)
+        assert (error.code(), info.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID")
+        assert [violation.field for violation in bad.field_violations] == [field]
 
 
 class TestARefusal:
@@ -251,6 +328,11 @@ METHODS = {
     ),
     "GetOrder": pb.GetOrderRequest(order_id="some-order"),
     "ListOrders": Empty(),
+    "FindOrders": pb.FindOrdersRequest(
+        status="paid", user_email="a@example.com", created_from=Timestamp(seconds=5), sort="created_at", limit=5,
+        cursor="x",
+    ),
+    "CancelOrder": pb.CancelOrderRequest(order_id="some-order", reason="r", version=3),
 }  # fmt: skip
 
 

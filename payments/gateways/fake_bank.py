@@ -32,6 +32,7 @@ class Behaviour:
     hang: float = 0.0  # seconds by which the first answer to them is delayed
     refuse_return: bool = False  # cancels and refunds are refused
     refund: str = ""  # late, failed (both pending at first), or undone, which succeeds at first
+    dispute: bool = False  # once it has succeeded, the payer's bank takes all of it back
     needs_payer: bool = False  # the payment waits until somebody pays or declines on its page
     authorized: float = 7 * DAY  # seconds for which money stays reserved
     lie_amount: float | None = None  # a wrong amount for the webhook

@@ -182,6 +182,11 @@ class Payment:
         self._book("dispute", amount, source_id=dispute["dispute_id"])
         self._tell_of_dispute(dispute)
 
+    def dispute_once(self) -> None:
+        """Have the payer's bank take back what is left, unless it did before."""
+        if self.status == "succeeded" and self.left > 0 and not self.disputes:
+            self.dispute(None)
+
     def decide(self, status: str) -> None:
         """
         Let the open dispute be won or lost.

@@ -121,6 +121,8 @@ class FakeService(ThreadingHTTPServer):
         with self._overtaken:
             self._sent += 1
             self._overtaken.notify_all()
+        if payment.behaviour.get("dispute") and payment.outcome == "success":
+            self.later(payment.behaviour["delay"], payment, payment.dispute_once)
 
     def tell(self, payment: Payment) -> None:
         """Send the webhooks about a payment that are still to be sent, besides that about its outcome."""

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -10,10 +11,12 @@ from typing import Any, ClassVar
 import pytest
 import requests
 
+from common import test_mode
 from common.circuit_breaker import CircuitBreaker
 from outbox import context
 from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
 from payments.gateways.fake import FakeGateway, webhook_url
+from payments.gateways.fake_bank import Behaviour
 from payments.gateways.server import FakeService
 
 ORDER = PaymentRequest(order_id="o-1", amount=12_50, currency="USD", idempotency_key="k-1")
@@ -249,6 +252,28 @@ class TestMisbehaving:
         webhook = event(gateway, receiver.received[0]).about
         assert (webhook.amount, webhook.currency) == (1_00, "EUR")
         assert gateway.status(order_id="o-1").amount == 12_50
+
+
+class TestATotalOfTheTestMode:
+    @pytest.mark.parametrize("total", test_mode.TOTALS)
+    @pytest.mark.parametrize("is_on", [True, False])
+    def test_has_its_outcome_where_it_is_on(self, service, gateway, settings, total, is_on):
+        settings.TEST_MODE = is_on
+        payment_id = gateway.create(replace(ORDER, amount=total)).payment_id
+        usual = asdict(Behaviour())
+        assert service.bank.find(payment_id=payment_id).behaviour == (
+            usual | test_mode.TOTALS[total].behaviour if is_on else usual
+        )
+
+    def test_is_disputed_once_it_has_succeeded(self, service, gateway, receiver, settings):
+        settings.TEST_MODE = True
+        payment_id = gateway.create(replace(ORDER, amount=900_03)).payment_id
+        until(lambda: len(receiver.received) == 2)
+        told = [event(gateway, webhook) for webhook in receiver.received]
+        assert [one.type for one in told] == ["payment.succeeded", "dispute.opened"]
+        assert told[1].about.amount == 900_03
+        service.notify(service.bank.find(payment_id=payment_id))
+        assert len(service.bank.find(payment_id=payment_id).disputes) == 1
 
 
 def test_a_webhook_carries_the_tracing_headers_of_its_payment(gateway, receiver):

@@ -11,6 +11,7 @@ from celery import current_app
 from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
+from common import test_mode
 from processing import services
 from processing.messages import HoldExpired
 from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
@@ -160,6 +161,18 @@ class TestProcessing:
             "late",
             "withdrawn",
         ]
+
+    @pytest.mark.parametrize(("is_on", "refusal"), [(True, "bad_luck"), (False, None)])
+    def test_refuses_the_product_of_the_test_mode_where_it_is_on(
+        self, settings: Any, is_on: bool, refusal: str | None
+    ) -> None:
+        settings.TEST_MODE = is_on
+        product(test_mode.REFUSED)
+        product("lamp")
+        hold("o1", **{test_mode.REFUSED: 1, "lamp": 1})
+        hold("o2", lamp=1)
+        assert services.ask_processor(order_id="o1") == refusal
+        assert services.ask_processor(order_id="o2") is None
 
 
 def bad_mood(order_id: str) -> str | None:

@@ -8,6 +8,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
+from common import test_mode
 from common.authority import Authority
 from payments import services as money
 from processing import services as stock
@@ -18,6 +19,8 @@ PRODUCTS = (  # sku, name, price in minor units, stock
     ("demo-lamp", "Desk lamp", 39_90, 250),
     ("demo-chair", "Office chair", 249_00, 40),
     ("demo-last-one", "The last one", 9_99, 1),
+    (test_mode.SOLD_OUT, "Sold out (a test)", 9_99, 0),
+    (test_mode.REFUSED, "Refused (a test)", 9_99, 1000),
 )
 ACCOUNTS = (("demo-rich", 100_000_00), ("demo-poor", 1_00))
 
@@ -34,7 +37,7 @@ class Command(BaseCommand):
             product, is_new = Product.objects.get_or_create(
                 sku=sku, defaults={"name": name, "price": price, "currency": "USD"}
             )
-            if is_new:
+            if is_new and quantity:
                 stock.receive_stock(
                     product_id=product.product_id,
                     quantity=quantity,
