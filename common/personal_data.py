@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from django.db import router
 from django.db.models import Model, Q, QuerySet, TextField
 from django.db.models.functions import Cast
+
+from outbox.models import DeadLetter, DeadLetterAction
 
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{16}(@erased\.invalid)?")
 LONG = 5  # characters of a name that is replaced within a text too; shorter ones only where nothing else stands
@@ -158,6 +161,10 @@ class Table:
     client: str = ""
     hidden: tuple[str, ...] = ()
 
+    @property
+    def database(self) -> str:
+        return router.db_for_write(self.model)
+
     def rows(self, person: Person, order_ids: Iterable[str] = ()) -> QuerySet[Any]:
         """Return the rows of this person or, in a table of orders, of these orders."""
         rows = self.model._base_manager.order_by("pk")
@@ -199,17 +206,47 @@ class Table:
         return value if value is None else self.columns[column](value, person)
 
     def _store(self, batch: list[Any]) -> int:
-        return self.model._base_manager.bulk_update(batch, list(self.columns)) if batch else 0
+        return self.model._base_manager.using(self.database).bulk_update(batch, list(self.columns)) if batch else 0
 
 
 def _readable(value: Any) -> Any:
     return bytes(value).decode(errors="replace") if isinstance(value, bytes | memoryview) else value
 
 
+@dataclass(frozen=True)
+class ActionsOnDeadLetters(Table):
+    """What operators did with the dead letters of a service about an order, and what they corrected in them."""
+
+    of_order: str = "dead_letter"
+    dead_letters: type[Model] = DeadLetter
+
+    @property
+    def database(self) -> str:
+        return router.db_for_write(self.dead_letters)
+
+    def rows(self, person: Person, order_ids: Iterable[str] = ()) -> QuerySet[Any]:
+        dead = self.dead_letters._base_manager.filter(subject__in=list(order_ids))
+        return DeadLetterAction.objects.using(self.database).filter(dead_letter_id__in=dead.values("pk")).order_by("pk")
+
+
+def action(detail: Any, person: Person) -> Any:
+    """Return what is told of an action, without the reason and the corrections if they name the person."""
+    told = dict(detail)
+    if "why" in told:
+        told["why"] = remark(told["why"], person)
+    if "changes" in told and (
+        mentions(told["changes"], person) != told["changes"]
+        or any(one in json.dumps(told["changes"]) for one in OTHERS)
+    ):
+        told["changes"] = []
+    return told
+
+
 def messages(outgoing: type[Model], dead_letter: type[Model]) -> tuple[Table, ...]:
     """Return the tables of messages that every service has."""
     return (
         Table(outgoing, {"data": data, "last_error": text}, of_order="subject"),
+        ActionsOnDeadLetters(DeadLetterAction, {"detail": action}, dead_letters=dead_letter),
         Table(
             dead_letter,
             {"headers": data, "error": text, "traceback": text, "body": encoded(data)},

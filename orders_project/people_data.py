@@ -14,7 +14,7 @@ from typing import Any
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models import Model
 from django.utils.translation import gettext as _g
 
@@ -193,12 +193,12 @@ def carry_out(erasure_id: Any, *, now: datetime) -> Erasure:
 def _erase(tables: list[Table], person: Person, order_ids: list[str], erasure: Erasure) -> None:
     """Erase some rows, in one transaction for each service, that of orders last: by orders the others are found."""
     known = person.also(of_orders.names_in(order_ids))
-    for using in dict.fromkeys(router.db_for_write(table.model) for table in tables):
+    for using in dict.fromkeys(table.database for table in tables):
         with transaction.atomic(using=using):
             if using == "orders":
                 list(Order.objects.select_for_update().filter(pk__in=order_ids).order_by("pk").values_list("pk"))
             for table in tables:
-                if router.db_for_write(table.model) == using and table.columns:
+                if table.database == using and table.columns:
                     label = table.model._meta.label_lower
                     changed = table.erase(table.rows(known, order_ids), known)
                     erasure.erased[label] = erasure.erased.get(label, 0) + changed

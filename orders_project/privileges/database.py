@@ -25,7 +25,7 @@ OUTBOX = {
     "outbox.OutgoingMessage": ALL,
     "outbox.IncomingMessage": ALL,
     "outbox.DeadLetter": ALL,
-    "outbox.DeadLetterAction": ADD,
+    "outbox.DeadLetterAction": f"{ADD}, UPDATE (detail)",
     "outbox.StartedMessage": ALL,
 }
 TABLES: dict[str, dict[str, str]] = {

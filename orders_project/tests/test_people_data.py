@@ -22,6 +22,7 @@ from orders_project.models import Approval, Erasure
 from orders_project.privileges.database import models_of
 from orders_project.tests.carrier import Carrier
 from outbox.ids import uuid7
+from outbox.models import DeadLetterAction
 from payments import services as money
 from payments.models import Account, Attempt, Payment, WebhookReceipt
 from payments.models import IdempotencyKey as PaymentAnswer
@@ -98,6 +99,10 @@ def everything_about(order: Order) -> None:
         None, reason="failed", origin="consumer", queue="orders", subject=about, error=text, traceback=text,
         headers={"x": EMAIL}, body=json.dumps([[{"data": told}], {}, {}]).encode(),
     ).record()  # fmt: skip
+    DeadLetterAction.objects.using("orders").create(
+        dead_letter_id=DeadLetter.objects.get().pk, verb="correct", by="olga",
+        detail={"why": f"{USER} called", "changes": [["user_email", "", EMAIL]], "attempt": 6},
+    )  # fmt: skip
     Payment.objects.filter(pk=about).update(client_secret="secret", next_action={"email": EMAIL})
     Attempt.objects.create(payment_id=about, attempt_id="1", code="no", message=f"card of {EMAIL}", at=now)
     WebhookReceipt.objects.create(
