@@ -84,6 +84,56 @@ class Approval(models.Model):
         return f"{self.verb} {self.subject}"
 
 
+class Erasure(models.Model):
+    """
+    A request to erase the data of a person, which a second person approves. See orders_project/people_data.py.
+
+    Once it is done or rejected, it does not say any more whom it was about.
+    """
+
+    class Status(models.TextChoices):
+        WAITING = "waiting", _("waiting")
+        RUNNING = "running", _("running")
+        DONE = "done", _("done")
+        REJECTED = "rejected", _("rejected")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    names = models.JSONField(_("user ids and emails"), default=list)
+    client = models.CharField(_("client"), max_length=100, null=True)  # noqa: DJ001 - empty is a client as well
+    key = models.BinaryField(null=True, editable=False)  # makes the pseudonyms
+    reason = models.CharField(_("reason"), max_length=500)
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.WAITING)
+    erased = models.JSONField(_("rows erased"), default=dict)  # by table
+    asked_by = models.CharField(_("requested by"), max_length=150)
+    asked_at = models.DateTimeField(_("requested at"))
+    decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
+    decided_at = models.DateTimeField(_("decided at"), null=True)
+    done_at = models.DateTimeField(_("done at"), null=True)
+
+    class Meta:
+        verbose_name = _("erasure of personal data")
+        verbose_name_plural = _("erasures of personal data")
+        default_permissions = ("view",)
+        permissions = [
+            ("export_person", _("export the data of a person")),
+            ("erase_person", _("request and approve that the data of a person is erased")),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(status="waiting")
+                | ~models.Q(decided_by="") & ~models.Q(decided_by=models.F("asked_by")),
+                name="second_person_erases",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(status__in=["waiting", "running"]) | models.Q(names=[], key=None),
+                name="erasure_forgets_whom",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
 class Client(AbstractApplication):
     """A program that may call the API. Its client id is the name of the principal that owns what it creates."""
 

@@ -19,3 +19,24 @@ def append_only(table: str) -> migrations.RunSQL:
             DROP FUNCTION {table}_is_append_only();
         """,
     )
+
+
+def erasable(table: str, *, change: str) -> migrations.RunSQL:
+    """
+    Return a migration operation that lets rows of an append-only table be changed so, and in no other way.
+
+    :param change: an SQL condition on OLD and NEW, such as one under which nothing but a name has been replaced
+    """
+    function = """
+        CREATE OR REPLACE FUNCTION {table}_is_append_only() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            {exception}
+            RAISE EXCEPTION '{table} is append-only' USING ERRCODE = 'integrity_constraint_violation';
+        END $$;
+    """
+    # A condition that is neither true nor false is not met.
+    exception = f"IF TG_OP = 'UPDATE' THEN IF {change} THEN RETURN NEW; END IF; END IF;"
+    return migrations.RunSQL(
+        sql=function.format(table=table, exception=exception),
+        reverse_sql=function.format(table=table, exception=""),
+    )

@@ -20,7 +20,8 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import router, transaction
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import Http404, HttpRequest, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import translation
@@ -76,9 +77,9 @@ class Action:
     Something that operators may do with a row or, with `of_list`, on the list itself.
 
     `permission` is a codename: see conf.py. `first` is called before the transaction begins (it may call a foreign
-    service) and returns what it has found out. `perform` returns the message to show, if any, or a
-    secret to show once. `review` returns what the action would do, as HTML: that is shown first, and the action is
-    performed with the values that were reviewed and no others. `keep` names the link that leads back without it.
+    service) and returns what it has found out. `perform` returns the message to show, if any, a secret to show once, or
+    a response such as a file. `review` returns what the action would do, as HTML: that is shown first, and the action
+    is performed with the values that were reviewed and no others. `keep` names the link that leads back without it.
     """
 
     name: str
@@ -128,7 +129,7 @@ class ActionPages:
             return self._reverse("list_action", action.name)
         return self._reverse("action", quote(row.pk), action.name)
 
-    def action_view(self, request: HttpRequest, name: str, object_id: str | None = None) -> HttpResponse:
+    def action_view(self, request: HttpRequest, name: str, object_id: str | None = None) -> HttpResponseBase:
         """Ask for confirmation; when the form comes back, perform the action."""
         here: Any = self
         action = next(
@@ -152,6 +153,8 @@ class ActionPages:
             except (Refusal, OutboxError) as refusal:
                 form.add_error(None, in_words(refusal))
             else:
+                if isinstance(message, HttpResponseBase):
+                    return message
                 if isinstance(message, ShownOnce):
                     return self._show_once(request, action, row, message, back)
                 messages.success(request, message or _g("Done: %(action)s.") % {"action": action.label})

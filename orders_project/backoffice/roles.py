@@ -19,7 +19,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     ),
     "manager": (
         "resolve_order", "approve", "discard_letter", "edit_product", "deposit", "correct_account", "refund_webhook",
-        "discard_webhook", "edit_endpoint", "correct_message",
+        "discard_webhook", "edit_endpoint", "correct_message", "export_person", "erase_person",
     ),
 }  # fmt: skip
 

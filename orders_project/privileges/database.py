@@ -25,7 +25,7 @@ OUTBOX = {
     "outbox.OutgoingMessage": ALL,
     "outbox.IncomingMessage": ALL,
     "outbox.DeadLetter": ALL,
-    "outbox.DeadLetterAction": ADD,
+    "outbox.DeadLetterAction": f"{ADD}, UPDATE (detail)",
     "outbox.StartedMessage": ALL,
 }
 TABLES: dict[str, dict[str, str]] = {
@@ -38,17 +38,18 @@ TABLES: dict[str, dict[str, str]] = {
         "sessions": ALL,
         "orders_project.Approval": KEEP,
         "orders_project.Client": ALL,
+        "orders_project.Erasure": KEEP,
         "orders_project.PerformedAction": ALL,
     },
     "orders": OUTBOX
     | {
         "orders.IdempotencyKey": ALL,
         "orders.Order": KEEP,
-        "orders.OrderEvent": ADD,
+        "orders.OrderEvent": f"{ADD}, UPDATE (data)",  # to erase names, as its trigger allows
         "orders.OrderLine": ADD,
         "orders.PerformedAction": ALL,
         "orders.Refund": KEEP,
-        "orders.WebhookAttempt": ADD,
+        "orders.WebhookAttempt": f"{ADD}, UPDATE (response, error)",
         "orders.WebhookDelivery": KEEP,
         "orders.WebhookEndpoint": ALL,
         "orders.WebhookSecret": ALL,
@@ -56,10 +57,10 @@ TABLES: dict[str, dict[str, str]] = {
     "payments": OUTBOX
     | {
         "payments.Account": KEEP,
-        "payments.Attempt": ADD,
+        "payments.Attempt": f"{ADD}, UPDATE (message)",  # to erase names, as their triggers allow
         "payments.Difference": KEEP,
         "payments.Dispute": KEEP,
-        "payments.Entry": ADD,
+        "payments.Entry": f"{ADD}, UPDATE (reason)",
         "payments.GatewayTransaction": KEEP,
         "payments.IdempotencyKey": ALL,
         "payments.Payment": KEEP,

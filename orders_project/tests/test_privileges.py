@@ -60,7 +60,10 @@ def test_nobody_changes_or_deletes_rows_of_an_append_only_table(alias: str) -> N
     for role in database.ROLES:
         if role.database == alias:
             granted = database.privileges(role)
-            assert {table for table in guarded if re.search("UPDATE|DELETE", granted.get(table, ""))} == set()
+            changed = {table for table in guarded if re.search("UPDATE|DELETE", granted.get(table, ""))}
+            # Of these the trigger lets names and remarks be erased, and nothing else.
+            assert changed <= {"orders_orderevent", "outbox_deadletteraction", "payments_attempt", "payments_entry"}
+            assert not [table for table in changed if re.search(r"UPDATE(?! \()|DELETE", granted[table])]
 
 
 def test_no_role_is_for_two_databases_and_no_privilege_is_about_the_table_itself() -> None:

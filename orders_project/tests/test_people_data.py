@@ -1,0 +1,288 @@
+"""A person's data is exported whole, and erased whole: in no column of any database is a name left."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.core.management import CommandError, call_command
+from django.db import DatabaseError, connections, transaction
+from django.test import Client
+from django.utils import timezone
+
+from common.authority import Authority
+from orders import history, services
+from orders.models import DeadLetter, IdempotencyKey, Order, OrderEvent, Outgoing, WebhookAttempt, WebhookDelivery
+from orders.models import Refund as OrderRefund
+from orders.webhook_models import WebhookEndpoint
+from orders_project import people_data
+from orders_project.audit import audit
+from orders_project.models import Approval, Erasure
+from orders_project.privileges.database import models_of
+from orders_project.tests.carrier import Carrier
+from outbox.ids import uuid7
+from outbox.models import DeadLetterAction
+from payments import services as money
+from payments.models import Account, Attempt, Payment, WebhookReceipt
+from payments.models import IdempotencyKey as PaymentAnswer
+
+pytestmark = pytest.mark.django_db
+
+EMAIL, USER, CUSTOMER = "Ann.Smith@Example.com", "ann-smith-17", "crm-ann-smith"
+NAMES = (EMAIL.lower(), USER, CUSTOMER)
+NOW = timezone.now
+
+
+@pytest.fixture(autouse=True)
+def operators() -> None:
+    for name in ("olga", "boris"):
+        user = User.objects.create_user(name, is_staff=True)
+        user.user_permissions.add(Permission.objects.get(codename="erase_person"))
+
+
+def place(order_id: str, *, user: str = USER, email: str = EMAIL, principal: str = "", **fields: Any) -> Order:
+    new = services.NewOrder(
+        lines=(services.Line(quantity=1, price=500),), order_id=order_id, user_id=user, user_email=email,
+        principal=principal, **fields,
+    )  # fmt: skip
+    return services.place_order(new=new, now=NOW(), actor=principal)[0]
+
+
+def pay(user: str, amount: int, *, principal: str = "") -> None:
+    money.open_account(user_id=user, principal=principal)
+    if amount:
+        money.deposit(user_id=user, amount=amount, principal=principal, now=NOW(), reason=f"gift for {user}",
+                      by=Authority("olga", is_staff=True))  # fmt: skip
+
+
+@pytest.fixture
+def life(post: Carrier) -> Order:
+    """An order with everything that can be stored about who placed it; and one of somebody else."""
+    pay(USER, 500)
+    pay("bob-jones", 500)
+    order = place(
+        "a-1", customer_id=CUSTOMER, description="For Ann Smith, 3rd floor", metadata={"phone": "+1 555 0100"}
+    )
+    post.run()
+    place("b-1", user="bob-jones", email="bob@example.com")
+    post.run()
+    assert set(Order.objects.values_list("status", flat=True)) == {"done"}
+    everything_about(order)
+    return order
+
+
+def everything_about(order: Order) -> None:
+    """Store in each table with personal data what real traffic could have left there."""
+    told, text, now = {"user_email": EMAIL, "note": f"call {EMAIL}"}, f"no account of {USER}", NOW()
+    about = order.order_id
+    for answers, more in ((IdempotencyKey, {"order_id": about}), (PaymentAnswer, {})):
+        answers._base_manager.create(
+            principal="", key="k", fingerprint="f", answer_status=201, answer=json.dumps(told), created_at=now, **more
+        )
+    endpoint = WebhookEndpoint.objects.create(url="https://example.com", hears_all=True, created_at=now)
+    delivery = WebhookDelivery.objects.create(
+        endpoint=endpoint, event_id=uuid7(), type="order.done", order_id=about, body=json.dumps({"data": told}),
+        status="delivered", created_at=now,
+    )  # fmt: skip
+    WebhookAttempt.objects.create(delivery=delivery, number=1, at=now, seconds=1, response=f"hello {EMAIL}")
+    OrderRefund.objects.create(
+        order=order, amount=1, currency="USD", status="failed", reason=f"{USER} asked", created_at=now, updated_at=now
+    )
+    OrderEvent.objects.create(
+        order=order, version=order.version + 90, type="order.refund_requested", status="done", correlation_id="c",
+        at=now,
+        data={"note": f"{EMAIL} called", "refund": {"reason": f"{USER} asked", "amount": 1}},
+    )  # fmt: skip
+    Order.objects.filter(pk=about).update(version=order.version + 90, updated_at=now)
+    DeadLetter.of(
+        None, reason="failed", origin="consumer", queue="orders", subject=about, error=text, traceback=text,
+        headers={"x": EMAIL}, body=json.dumps([[{"data": told}], {}, {}]).encode(),
+    ).record()  # fmt: skip
+    DeadLetterAction.objects.using("orders").create(
+        dead_letter_id=DeadLetter.objects.get().pk, verb="correct", by="olga",
+        detail={"why": f"{USER} called", "changes": [["user_email", "", EMAIL]], "attempt": 6},
+    )  # fmt: skip
+    Payment.objects.filter(pk=about).update(client_secret="secret", next_action={"email": EMAIL})
+    Attempt.objects.create(payment_id=about, attempt_id="1", code="no", message=f"card of {EMAIL}", at=now)
+    WebhookReceipt.objects.create(
+        gateway="fake", webhook_id="w", status="applied", order_id=about, received_at=now,
+        body=json.dumps({"object": {"billing_details": {"name": "Ann Smith", "email": EMAIL}}}).encode(),
+    )  # fmt: skip
+    Approval.objects.create(
+        verb="orders.order.cancel", subject=about, amount=1, currency="USD", reason=f"{USER} called",
+        call={"values": {"reason": f"{EMAIL}"}}, status="approved", asked_by="olga", decided_by="boris",
+    )  # fmt: skip
+
+
+def places_of(*texts: str) -> set[str]:
+    """Return the tables in whose rows one of these texts stands, in whatever case and column."""
+    found = set()
+    for alias in connections:
+        for model in models_of(alias):
+            table = model._meta.db_table
+            with connections[alias].cursor() as cursor:
+                cursor.execute(f"SELECT * FROM {table}")
+                for row in cursor.fetchall():
+                    shown = " ".join(
+                        bytes(one).decode(errors="replace") if isinstance(one, bytes | memoryview) else str(one)
+                        for one in row
+                    ).lower()
+                    found |= {table for text in texts if text.lower() in shown}
+    return found
+
+
+def erase(*names: str) -> Erasure:
+    call_command("person", "erase", *names, "--by", "olga", "--reason", "asked for it")
+    erasure = Erasure.objects.get(status="waiting")
+    call_command("person", "approve", str(erasure.pk), "--by", "boris")
+    return Erasure.objects.get(pk=erasure.pk)
+
+
+def test_no_name_is_left_and_everything_still_adds_up(life: Order) -> None:
+    tables = places_of(*NAMES)
+    assert len(tables) > 10, "the test must have something to find"
+    erasure = erase(EMAIL.upper(), USER, CUSTOMER)
+    assert places_of(*NAMES, "Ann Smith", "555 0100") == set()
+    assert len(places_of("bob-jones")) >= 4, "others keep their data"
+    assert all(isinstance(one, int) for one in history.check())
+    assert audit().findings == []
+    order, payment = Order.objects.get(pk=life.pk), Payment.objects.get(pk=life.pk)
+    account = Account.objects.get(user_id=order.user_id)
+    assert order.user_id == payment.user_id == account.user_id
+    assert order.user_id.startswith("erased-")
+    assert order.user_email.endswith("@erased.invalid")
+    assert (erasure.status, erasure.asked_by, erasure.decided_by) == ("done", "olga", "boris")
+    assert (erasure.names, erasure.key) == ([], None)
+    assert erasure.erased["orders.order"] == 1
+    with pytest.raises(CommandError, match="nothing_known"):
+        erase(EMAIL, USER)
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_after_a_kill_at_any_point_it_is_finished_with_the_same_pseudonyms(
+    life: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call_command("person", "erase", EMAIL, USER, "--by", "olga", "--reason", "asked for it")
+    erasure = Erasure.objects.get()
+    with pytest.raises(CommandError, match="second_person_needed"):
+        call_command("person", "approve", str(erasure.pk), "--by", "olga")
+    tables, real = len(people_data.TABLES), people_data.Table.erase
+    for last in range(tables):
+        calls = iter(range(tables))
+
+        def stop(*args: Any, last: int = last, calls: Any = calls) -> int:
+            if next(calls) == last:
+                raise Killed
+            return real(*args)
+
+        monkeypatch.setattr(people_data.Table, "erase", stop)
+        try:
+            call_command("person", "approve", str(erasure.pk), "--by", "boris")
+        except Killed:
+            assert Erasure.objects.get().status == "running"
+        else:
+            break
+    monkeypatch.undo()
+    order = Order.objects.get(pk=life.pk)
+    assert Account.objects.filter(user_id=order.user_id).exists()
+    assert Payment.objects.get(pk=life.pk).user_id == order.user_id
+    assert places_of(EMAIL, USER) == set()
+
+
+def test_it_waits_for_what_is_open_and_names_it(post: Carrier) -> None:
+    pay(USER, 700)
+    order = place("a-1")
+    with pytest.raises(CommandError, match=rf"order {order.pk} is .*account {USER} holds"):
+        erase(USER)
+    post.run()
+    with pytest.raises(CommandError, match=r"account .* holds 2\.00 USD"):
+        erase(USER)
+    assert not Erasure.objects.exists()
+
+
+def test_user_ids_belong_to_clients(post: Carrier) -> None:
+    for principal in ("one", "two"):
+        pay(USER, 500, principal=principal)
+        place("a-1", principal=principal, email="")
+    post.run()
+    with pytest.raises(CommandError, match=r"one, two.*several_clients"):
+        erase(USER)
+    call_command("person", "erase", USER, "--client", "one", "--by", "olga", "--reason", "asked for it")
+    call_command("person", "approve", str(Erasure.objects.get().pk), "--by", "boris")
+    assert {order.principal: order.user_id == USER for order in Order.objects.all()} == {"one": False, "two": True}
+    assert Account.objects.get(user_id=USER).principal == "two"
+
+
+def test_the_export_is_one_document_with_all_of_it_and_no_secret(life: Order, capsys: Any) -> None:
+    place("a-2", user="", email="ann.smith@example.com")
+    call_command("person", "export", "ANN.SMITH@example.com", USER)
+    written = capsys.readouterr().out
+    found = json.loads(written)["data"]
+    assert {row["order_id"] for row in found["orders.order"]} == {"a-1", "a-2"}
+    full = {label for label, rows in found.items() if rows}
+    assert full >= {
+        "orders.orderevent", "orders.outgoing", "orders.deadletter", "orders.webhookdelivery", "orders.idempotencykey",
+        "payments.account", "payments.payment", "payments.entry", "payments.webhookreceipt", "payments.idempotencykey",
+        "orders_project.approval",
+    }  # fmt: skip
+    assert "secret" not in found["payments.payment"][0]
+    assert "client_secret" not in found["payments.payment"][0]
+    assert "bob" not in written
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'failed'",
+        "data = data || '{\"total\": 1}'",
+        'data = data || \'{"user_id": "somebody else"}\'',
+        "data = data - 'user_id'",
+        'data = data || \'{"description": "other"}\'',
+        'data = data || \'{"metadata": {"a": "b"}}\'',
+        'data = data || \'{"user_id": "erased-0123456789abcdef", "status": "failed"}\'',
+    ],
+)
+def test_the_history_can_be_erased_and_not_rewritten(life: Order, change: str) -> None:
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(using="orders"):
+        run(f"UPDATE orders_orderevent SET {change} WHERE version = 1")
+    run("""UPDATE orders_orderevent SET data = data || '{"user_id": "erased-0123456789abcdef"}' WHERE version = 1""")
+    with pytest.raises(DatabaseError, match="append-only"), transaction.atomic(using="orders"):
+        run(
+            """UPDATE orders_orderevent SET data = data || '{"user_id": "erased-1111111111111111"}' WHERE version = 1"""
+        )
+
+
+def run(sql: str) -> None:
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(sql)
+
+
+def test_messages_that_wait_for_the_relay_lose_the_name_as_well(life: Order) -> None:
+    assert Outgoing.objects.filter(subject=life.pk, data__user_id=USER).exists()
+    erase(EMAIL, USER)
+    assert not Outgoing.objects.filter(data__user_id=USER).exists()
+
+
+def test_two_operators_erase_in_the_admin_and_one_can_export(life: Order) -> None:
+    olga, boris = Client(), Client()
+    olga.force_login(User.objects.get(username="olga"))
+    boris.force_login(User.objects.get(username="boris"))
+    for user in User.objects.all():
+        user.user_permissions.add(*Permission.objects.filter(codename__in=["export_person", "view_erasure"]))
+    pages = "/admin/orders_project/erasure"
+    form = {"names": f"{EMAIL}\n{USER}", "reason": "asked for it"}
+    answer = olga.post(f"{pages}/do/export/", form | {"once": str(uuid4())})
+    assert answer["Content-Type"] == "application/json"
+    assert EMAIL in b"".join(answer.streaming_content).decode()  # type: ignore[attr-defined]
+    assert olga.post(f"{pages}/do/request/", form | {"once": str(uuid4())}).status_code == 302
+    erasure = Erasure.objects.get()
+    approve = f"{pages}/{erasure.pk}/do/approve/"
+    refused = olga.post(approve, {"once": str(uuid4())})
+    assert (refused.status_code, b"second_person_needed" in refused.content) == (422, True)
+    assert boris.post(approve, {"once": str(uuid4())}).status_code == 302
+    assert Erasure.objects.get().status == "done"
+    assert places_of(EMAIL, USER) == set(), "not even in the log of what operators did"
