@@ -21,6 +21,7 @@ run: ## run everything on this machine; PORT=8000, DATA=.data
 	@exec env DATA="$(DATA)" $(PY) manage.py up
 
 manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq list", audit
+	@requirements/bootstrap base
 	@ENV_FILE="$(DATA)/env" exec $(PY) manage.py $(ARGS)
 
 test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4

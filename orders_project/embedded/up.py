@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ WELCOME = """
     Admin      {public}/admin/    user admin, password {password}
     gRPC       127.0.0.1:{grpc}
     Gateway    {gateway} (the fake one)
-    Commands   make manage ARGS=status    (also: "order ID", "dlq list", audit, saga, help)
+    Commands   {commands}    (also: order ID, dlq list, audit, saga, help)
 
   {auth}. Place an order:
 
@@ -245,6 +246,14 @@ def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Ma
             supervisor.say("up", f"port {wanted} is taken: {name} is {env[name]}")
 
 
+def _commands(data: Path) -> str:
+    """How somebody in another terminal asks this run: see launcher.use_running_system."""
+    if (places.PROJECT / ".env").is_file():
+        return "make manage ARGS=status"
+    usual = data == (places.PROJECT / ".data").resolve()
+    return f"{'' if usual else f'DATA={shlex.quote(str(data))} '}./manage.py status"
+
+
 def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
     is_open = env["API_AUTH"] == "open"
     return WELCOME.format(
@@ -252,6 +261,7 @@ def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
         password=password,
         grpc=env["GRPC_PORT"],
         gateway=env["FAKE_GATEWAY_URL"],
+        commands=_commands(data),
         auth="Anybody may call the API in this run (API_AUTH=open)" if is_open else "The API asks for a token",
         example=EXAMPLE,
         data=data,

@@ -100,7 +100,7 @@ class TestUp:
 
         asked = subprocess.run(
             [sys.executable, "manage.py", "order", order.json()["order_id"]],
-            cwd=places.PROJECT, env={"PATH": os.environ["PATH"], "ENV_FILE": str(data / "env")},
+            cwd=places.PROJECT, env={"PATH": os.environ["PATH"], "DATA": str(data)},
             capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert "done" in asked.stdout, asked.stderr
