@@ -35,14 +35,16 @@ WELCOME = """
     Gateway    {gateway} (the fake one)
     Commands   {commands}    (also: order ID, dlq list, audit, saga, help)
 
-  {auth}. Place an order:
-
-    curl -s {public}/orders -H 'Content-Type: application/json' \\
-      -d '{example}'
+  {place}
 
   Data and logs are in {data}
-  Ctrl-C stops everything and keeps the data; `make clean` forgets them.
+  Ctrl-C stops everything and keeps the data; `make clean{which}` forgets them.
 """
+OPEN = """Anybody may call the API in this run (API_AUTH=open). Place an order:
+
+    curl -s -w '\\n' {public}/orders -H 'Content-Type: application/json' \\
+      -d '{example}'"""
+CLOSED = "The API asks for a token: docs/first-order.md shows how to get one."
 
 
 def main() -> None:
@@ -250,19 +252,23 @@ def _commands(data: Path) -> str:
     """How somebody in another terminal asks this run: see launcher.use_running_system."""
     if (places.PROJECT / ".env").is_file():
         return "make manage ARGS=status"
-    usual = data == (places.PROJECT / ".data").resolve()
-    return f"{'' if usual else f'DATA={shlex.quote(str(data))} '}./manage.py status"
+    return f"{'' if _is_usual(data) else f'DATA={shlex.quote(str(data))} '}./manage.py status"
+
+
+def _is_usual(data: Path) -> bool:
+    return data == (places.PROJECT / ".data").resolve()
 
 
 def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
     is_open = env["API_AUTH"] == "open"
+    which = "" if _is_usual(data) else f" DATA={shlex.quote(str(data))}"
     return WELCOME.format(
         public=env["PUBLIC_URL"],
         password=password,
         grpc=env["GRPC_PORT"],
         gateway=env["FAKE_GATEWAY_URL"],
         commands=_commands(data),
-        auth="Anybody may call the API in this run (API_AUTH=open)" if is_open else "The API asks for a token",
-        example=EXAMPLE,
+        place=OPEN.format(public=env["PUBLIC_URL"], example=EXAMPLE) if is_open else CLOSED,
         data=data,
+        which=which,
     )
