@@ -60,6 +60,7 @@ translations: venv ## update the translations from the code, and compile them
 
 contracts: venv ## write docs/openapi.yaml, docs/asyncapi.yaml and the collection; ARGS=--check or --release
 	@DEBUG=1 $(PY) manage.py contracts $(ARGS)
+	@DEBUG=1 $(PY) manage.py reference $(filter --check,$(ARGS))
 
 CLIENT ?= .cache/orders-client
 client: venv ## generate a typed Python client from docs/openapi.yaml; CLIENT=.cache/orders-client

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from django.core.management import get_commands, load_command_class
+from django.core.management import call_command, get_commands, load_command_class
 
 from orders.models import Status
 from orders.saga import FAILURES
@@ -118,6 +118,10 @@ def test_a_translation_has_all_that_its_original_has(name: str) -> None:
     ours, theirs = skeleton(RUSSIAN / name), skeleton(DOCS / name)
     assert len(ours[0]) == len(theirs[0])
     assert ours[1:] == theirs[1:]
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    call_command("reference", check=True)
 
 
 @pytest.mark.parametrize("page", [DOCS / "lifecycle.md", RUSSIAN / "lifecycle.md"], ids=["en", "ru"])

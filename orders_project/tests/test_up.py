@@ -148,7 +148,7 @@ class TestUp:
         assert balance["user_id"] == "demo-rich"
         assert "Idempotency-Replayed: true" in done.stdout
         assert "orders_created_total" in done.stdout
-        assert "dead letters" in done.stdout
+        assert "ledger imbalance" in done.stdout
         for order, ends in {"tour-3": {"done"}, "tour-4": {"failed"}, "tour-6": {"done", "canceled"}}.items():
             where = f"http://127.0.0.1:{port}/orders/{order}"
             processes.wait_until(lambda: requests.get(where, timeout=60).json()["status"] in ends, timeout=180)  # noqa: B023
