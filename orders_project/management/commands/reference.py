@@ -22,7 +22,7 @@ Written from the code by `make contracts`: change it there. More to look up: [me
 
 class Command(BaseCommand):
     help = "Write docs/reference.md: every command with its options, and every setting."
-    requires_system_checks: list[str] = []  # type: ignore[assignment]
+    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not up to date")
