@@ -21,6 +21,7 @@ run: ## run everything on this machine; PORT=8000, DATA=.data
 	@exec env DATA="$(DATA)" $(PY) manage.py up
 
 manage: ## ask the system that `make run` runs; ARGS="status", "order ID", "dlq list", audit
+	@requirements/bootstrap base
 	@ENV_FILE="$(DATA)/env" exec $(PY) manage.py $(ARGS)
 
 test: ## run the tests on private servers; ARGS="-k saga", WORKERS=4
@@ -59,6 +60,7 @@ translations: venv ## update the translations from the code, and compile them
 
 contracts: venv ## write docs/openapi.yaml, docs/asyncapi.yaml and the collection; ARGS=--check or --release
 	@DEBUG=1 $(PY) manage.py contracts $(ARGS)
+	@DEBUG=1 $(PY) manage.py reference $(filter --check,$(ARGS))
 
 CLIENT ?= .cache/orders-client
 client: venv ## generate a typed Python client from docs/openapi.yaml; CLIENT=.cache/orders-client

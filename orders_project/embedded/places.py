@@ -189,6 +189,18 @@ def claim(home: Path) -> IO[str]:
     return handle
 
 
+def is_in_use(home: Path) -> bool:
+    """Whether a living process owns this folder."""
+    try:
+        with (home / "owner").open() as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none, or it may not be read
+        return False
+    return False
+
+
 def forget(home: Path) -> None:
     """
     Remove the data under this folder, wherever its servers kept it.

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,16 +33,18 @@ WELCOME = """
     Admin      {public}/admin/    user admin, password {password}
     gRPC       127.0.0.1:{grpc}
     Gateway    {gateway} (the fake one)
-    Commands   make manage ARGS=status    (also: "order ID", "dlq list", audit, saga, help)
+    Commands   {commands}    (also: order ID, dlq list, audit, saga, help)
 
-  {auth}. Place an order:
-
-    curl -s {public}/orders -H 'Content-Type: application/json' \\
-      -d '{example}'
+  {place}
 
   Data and logs are in {data}
-  Ctrl-C stops everything and keeps the data; `make clean` forgets them.
+  Ctrl-C stops everything and keeps the data; `make clean{which}` forgets them.
 """
+OPEN = """Anybody may call the API in this run (API_AUTH=open). Place an order:
+
+    curl -s -w '\\n' {public}/orders -H 'Content-Type: application/json' \\
+      -d '{example}'"""
+CLOSED = "The API asks for a token: docs/first-order.md shows how to get one."
 
 
 def main() -> None:
@@ -245,14 +248,27 @@ def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Ma
             supervisor.say("up", f"port {wanted} is taken: {name} is {env[name]}")
 
 
+def _commands(data: Path) -> str:
+    """How somebody in another terminal asks this run: see launcher.use_running_system."""
+    if (places.PROJECT / ".env").is_file():
+        return "make manage ARGS=status"
+    return f"{'' if _is_usual(data) else f'DATA={shlex.quote(str(data))} '}./manage.py status"
+
+
+def _is_usual(data: Path) -> bool:
+    return data == (places.PROJECT / ".data").resolve()
+
+
 def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
     is_open = env["API_AUTH"] == "open"
+    which = "" if _is_usual(data) else f" DATA={shlex.quote(str(data))}"
     return WELCOME.format(
         public=env["PUBLIC_URL"],
         password=password,
         grpc=env["GRPC_PORT"],
         gateway=env["FAKE_GATEWAY_URL"],
-        auth="Anybody may call the API in this run (API_AUTH=open)" if is_open else "The API asks for a token",
-        example=EXAMPLE,
+        commands=_commands(data),
+        place=OPEN.format(public=env["PUBLIC_URL"], example=EXAMPLE) if is_open else CLOSED,
         data=data,
+        which=which,
     )

@@ -1,6 +1,7 @@
 """`make screenshots`: the pictures of the documentation, taken of the running system."""
 
 import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,54 @@ from orders_project.tests.browser import browser
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
 WIDTH, HEIGHT = 1280, 860
+PHONE = {"width": 390, "height": 844}
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture: of which page, as whose browser shows it."""
+
+    name: str
+    path: str  # {stuck} is the id of an order that waits
+    full: bool = False  # down to the end of the page
+    viewport: dict[str, int] = field(default_factory=lambda: {"width": WIDTH, "height": HEIGHT})
+    locale: str = "en"
+    color_scheme: str = "light"
+
+
+DASHBOARD, ORDER, DEAD_LETTERS = "/admin/", "/admin/orders/order/{stuck}/change/", "/admin/dead-letters/"
+SHOTS = (
+    Shot("dashboard", DASHBOARD),
+    Shot("order", ORDER, full=True),
+    Shot("dead-letters", DEAD_LETTERS),
+    Shot("dashboard-dark", DASHBOARD, color_scheme="dark"),
+    Shot("dashboard-phone", DASHBOARD, viewport=PHONE),
+    Shot("order-phone", ORDER, viewport=PHONE),
+    Shot("dashboard-ru", DASHBOARD, locale="ru"),
+    Shot("order-ru", ORDER, full=True, locale="ru"),
+    Shot("dead-letters-ru", DEAD_LETTERS, locale="ru"),
+)
 
 
 def take(folder: Path, *, only: str = "") -> list[Path]:
     """Start everything, give it something to show, and take the pictures into this folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    taken = []
     with RunningSystem() as system, browser() as chromium:
         stuck = furnish(system)
-        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT}, timezone_id="Europe/Berlin", locale="en")
-        arrive(page, system)
-        enter(page, system)
-        pages = {
-            "dashboard": "/admin/",
-            "order": f"/admin/orders/order/{stuck}/change/",
-            "dead-letters": "/admin/dead-letters/",
-        }
-        taken = []
-        for name, path in pages.items():
-            if only in name:
-                page.goto(system.url(path))
-                page.screenshot(path=folder / f"{name}.png", full_page=name == "order")
-                taken.append(folder / f"{name}.png")
-        return taken
+        for shot in SHOTS:
+            if only in shot.name:
+                taken.append(folder / f"{shot.name}.png")
+                page = chromium.new_page(
+                    viewport=shot.viewport, locale=shot.locale, color_scheme=shot.color_scheme,
+                    timezone_id="Europe/Berlin",
+                )  # fmt: skip
+                arrive(page, system)
+                enter(page, system)
+                page.goto(system.url(shot.path.format(stuck=stuck)))
+                page.screenshot(path=taken[-1], full_page=shot.full)
+                page.close()
+    return taken
 
 
 def arrive(page: Any, system: RunningSystem) -> None:

@@ -1,7 +1,9 @@
 """`manage.py up`: everything by one command, and nothing left of it."""
 
+import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -100,10 +102,12 @@ class TestUp:
 
         asked = subprocess.run(
             [sys.executable, "manage.py", "order", order.json()["order_id"]],
-            cwd=places.PROJECT, env={"PATH": os.environ["PATH"], "ENV_FILE": str(data / "env")},
+            cwd=places.PROJECT, env={"PATH": os.environ["PATH"], "DATA": str(data)},
             capture_output=True, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert "done" in asked.stdout, asked.stderr
+
+        self.the_tour_works_as_printed(data, port=api.rpartition(":")[2])
 
         second = Run(data)
         assert f"in use by process {run.process.pid}" in second.until_it_says("in use")
@@ -126,6 +130,28 @@ class TestUp:
         started = family(again.process.pid)
         assert again.end(signal.SIGKILL) == -signal.SIGKILL
         processes.wait_until(lambda: not any(map(lives, started[1:])), timeout=60)
+
+    def the_tour_works_as_printed(self, data: Path, *, port: str) -> None:
+        printed = (places.PROJECT / "README.md").read_text()
+        (tour,) = (block for block in re.findall(r"```bash\n(.*?)```", printed, re.DOTALL) if "URL=" in block)
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-c", tour], cwd=places.PROJECT, env={"PATH": path, "PORT": port, "DATA": str(data)},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert not done.stderr, done.stderr
+        answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        placed, third, third_later, third_story, fourth, fourth_later, balance, _, _, _, sixth, *_ = answers
+        assert (placed["status"], third["order_id"], fourth["order_id"]) == ("reserved", "tour-3", "tour-4")
+        assert third_story["results"][0]["type"] == "order.created"
+        assert (third_later["order_id"], fourth_later["order_id"], sixth["order_id"]) == ("tour-3", "tour-4", "tour-6")
+        assert balance["user_id"] == "demo-rich"
+        assert "Idempotency-Replayed: true" in done.stdout
+        assert "orders_created_total" in done.stdout
+        assert "ledger imbalance" in done.stdout
+        for order, ends in {"tour-3": {"done"}, "tour-4": {"failed"}, "tour-6": {"done", "canceled"}}.items():
+            where = f"http://127.0.0.1:{port}/orders/{order}"
+            processes.wait_until(lambda: requests.get(where, timeout=60).json()["status"] in ends, timeout=180)  # noqa: B023
 
     def heals_though_what_forks_its_parts_is_killed(self, run: Run) -> None:
         relay = next(pid for pid in family(run.process.pid) if title(pid) == "relay")
