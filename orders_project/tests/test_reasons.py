@@ -59,8 +59,8 @@ def codes(tree: ast.Module) -> Iterator[str]:
                     match inner:
                         case ast.Return(value=ast.Tuple(elts=[first, *_others])):
                             yield from _text(first)
-                        case ast.Return(value=value):
-                            yield from _text(value)
+                        case ast.Return(value=returned):
+                            yield from _text(returned)
 
 
 def produced() -> set[str]:
