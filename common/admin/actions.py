@@ -142,7 +142,7 @@ class ActionPages:
         form = action.form(request.POST if request.method == "POST" else None, row=row)
         if form.is_bound and form.is_valid():
             try:
-                message = self._perform(request, action, row, form)
+                message = self._perform(request, action, self._call(request, row, form), form)
             except (Refusal, OutboxError) as refusal:
                 form.add_error(None, in_words(refusal))
             else:
@@ -186,11 +186,13 @@ class ActionPages:
     def _now(self) -> datetime:
         return clock.now(router.db_for_write(self.model))  # type: ignore[attr-defined]
 
-    def _perform(self, request: HttpRequest, action: Action, row: Any, form: ConfirmationForm) -> Any:
-        """Perform the action and log it, unless that was done under the number of this form; return what to show."""
+    def _call(self, request: HttpRequest, row: Any, form: ConfirmationForm) -> ActionCall:
         values = {name: value for name, value in form.cleaned_data.items() if name != "once"}
         by = Authority(request.user.get_username(), is_staff=True)
-        call = ActionCall(row, values, by, self._now(), str(form.cleaned_data["once"]))
+        return ActionCall(row, values, by, self._now(), str(form.cleaned_data["once"]))
+
+    def _perform(self, request: HttpRequest, action: Action, call: ActionCall, form: ConfirmationForm) -> Any:
+        """Perform the action and log it, unless that was done under the number of this form; return what to show."""
         model: Any = self.model  # type: ignore[attr-defined]
         performed, fingerprint = conf.performed_actions(), _fingerprint(model, action, call)
         if action.first is not None and not performed._base_manager.filter(request_id=call.request_id).exists():
@@ -202,7 +204,7 @@ class ActionPages:
                 message = perform_once(action, call, model=model)
             except NeedsSecondPerson as needed:
                 message = conf.request_approval(model=model, action=action, call=call, needed=needed)
-            write_log(request, model=model, row=row, text=_log_text(action, form))
+            write_log(request, model=model, row=call.row, text=_log_text(action, form))
         return message
 
 
