@@ -281,6 +281,7 @@ class WebhookDeliveries(ReadOnlyAdmin):
         "endpoint", "type", display.order(), display.status(), "attempts", "tries", "next_at", "event_id",
         display.text("body", _("body")), "created_at",
     )  # fmt: skip
+    bulk_actions = ("resend",)
     page_actions = (
         Action(
             name="resend",

@@ -212,9 +212,9 @@ class Products(ReadOnlyAdmin):
         ),
     )
 
-    def wide_conditions(self, term: str) -> list[Any]:
+    def wide_searches(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
         found = has_words(PRODUCT_WORDS, term)
-        return [] if found is None else [found]
+        return [] if found is None else [rows.filter(found)]
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return [

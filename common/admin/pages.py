@@ -127,7 +127,8 @@ class KeysetChangeList(ChangeList):
         if start is not None:
             rows = rows.filter(keyset.beyond(start, order, forward=forward))
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
-        searches += [rows.filter(pk__in=self._keys(wide)) for wide in self.model_admin.wide_conditions(self.query)]
+        wide = self.model_admin.wide_searches(self.root_queryset.order_by(), self.query)
+        searches += [rows.filter(pk__in=self._keys(found)) for found in wide]
         scans = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
         horizon = None
         if scans:
@@ -143,9 +144,9 @@ class KeysetChangeList(ChangeList):
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
 
-    def _keys(self, wide: Any) -> list[Any]:
+    def _keys(self, wide: QuerySet[Any]) -> list[Any]:
         """The keys of the first rows that a wide search finds."""
-        found = list(self.root_queryset.filter(wide).order_by().values_list("pk", flat=True)[: MOST_FOUND + 1])
+        found = list(wide.values_list("pk", flat=True)[: MOST_FOUND + 1])
         if len(found) > MOST_FOUND:
             self.found_too_many = MOST_FOUND
         return found[:MOST_FOUND]

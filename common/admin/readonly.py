@@ -13,9 +13,10 @@ from django.http import HttpRequest
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from ..search import begins
+from ..search import beginning
 from . import display
 from .actions import ActionPages
+from .bulk_rows import BulkPages
 from .export import ExportPages
 from .pages import KeysetChangeList
 from .panels import Panel
@@ -36,7 +37,7 @@ class ReadOnlyMixin:
         return False
 
 
-class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
+class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
     """
     A table that only the system writes.
 
@@ -107,11 +108,11 @@ class ReadOnlyAdmin(ActionPages, ExportPages, ReadOnlyMixin, admin.ModelAdmin):
             term = term.removeprefix("#")
         return Q(**{name: term})
 
-    def wide_conditions(self, term: str) -> list[Any]:
-        """More conditions that find a term, each by an index, and perhaps in very many rows."""
+    def wide_searches(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        """More ways to find a term among these rows, each by an index, and perhaps in very many of them."""
         if not (term := term.strip()) or "\0" in term:
             return []
-        return [begins(name, term) for name in self.search_beginnings]
+        return [beginning(rows, name, term) for name in self.search_beginnings]
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *where: Any) -> Any:
         """Act on the selected rows only."""

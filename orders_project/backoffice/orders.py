@@ -170,6 +170,7 @@ class Orders(ReadOnlyAdmin):
         display.amount("captured", _("captured")), display.amount("refunded", _("refunded")), "fail_reason", "blocked",
         "version", display.json("metadata", _("metadata")), "created_at", "updated_at", "status_since",
     )  # fmt: skip
+    bulk_actions = ("cancel",)
     page_actions = (
         Action(
             name="retry",
