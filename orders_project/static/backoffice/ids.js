@@ -6,14 +6,13 @@ const WORDS = document.currentScript.dataset;
 function copier(id, inList) {
   const button = document.createElement("button");
   button.type = "button";
-  button.className = "copy";
-  button.textContent = "⧉";
+  button.className = "copy icon";
   button.title = WORDS.copy;
   button.setAttribute("aria-label", `${WORDS.copy} ${id}`);
   if (inList) button.tabIndex = -1;  // the keyboard copies it on the page of the row
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(id);
-    button.textContent = "✓";
+    button.classList.add("done");
     button.title = WORDS.copied;
   });
   return button;

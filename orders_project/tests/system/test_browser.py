@@ -82,6 +82,7 @@ def test_nothing_stands_in_the_way(chromium: Any, furnished: tuple[RunningSystem
         f"/admin/orders/order/{waiting}/do/resolve/",
         "/admin/dead-letters/",
         "/admin/second-factor/",
+        "/admin/auth/user/add/",
         "/asyncapi",
     ):
         user.open(path)
