@@ -18,7 +18,7 @@ class TestTotal:
 
     __test__ = False  # for pytest
 
-    behaviour: Mapping[str, Any]
+    behaviour: dict[str, Any]
     outcome: str
 
 
@@ -46,6 +46,6 @@ SKUS: Mapping[str, str] = {
 }
 
 
-def behaviour_of(total: int) -> Mapping[str, Any]:
+def behaviour_of(total: int) -> dict[str, Any]:
     """How the fake payment service is to treat a payment of this total, in minor units; usually nothing special."""
     return TOTALS[total].behaviour if settings.TEST_MODE and total in TOTALS else {}

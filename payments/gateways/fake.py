@@ -65,7 +65,7 @@ class FakeGateway:
         if payment.capture != "automatic":
             body["capture"] = payment.capture
         if behaviour := test_mode.behaviour_of(payment.amount):
-            body["behaviour"] = dict(behaviour)
+            body["behaviour"] = behaviour
         return self._answer("POST", "/payments", headers={"Idempotency-Key": payment.idempotency_key}, body=body)
 
     @measured
