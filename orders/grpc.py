@@ -174,6 +174,7 @@ def message_of(order: Order) -> pb.Order:
                 position=line.position,
                 type=line.kind,
                 of=line.of_position,
+                free_line=line.is_free,
                 **_amount("price", line.unit_price, currency),
             )
             for line in order.loaded_lines
@@ -183,6 +184,7 @@ def message_of(order: Order) -> pb.Order:
         payment_id=order.payment_id or None,
         fail_reason=order.fail_reason or None,
         metadata=order.metadata,
+        number=order.number,
         **dict(ChainMap(*amounts)),
     )
     message.created_at.FromDatetime(order.created_at)

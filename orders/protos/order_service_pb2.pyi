@@ -90,7 +90,7 @@ class CancelOrderRequest(_message.Message):
     def __init__(self, order_id: _Optional[str] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class FindOrdersRequest(_message.Message):
-    __slots__ = ("status", "customer_id", "user_id", "user_email", "created_from", "created_to", "updated_since", "sort", "limit", "cursor")
+    __slots__ = ("status", "customer_id", "user_id", "user_email", "created_from", "created_to", "updated_since", "sort", "limit", "number", "cursor")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class FindOrdersRequest(_message.Message):
     UPDATED_SINCE_FIELD_NUMBER: _ClassVar[int]
     SORT_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     status: str
     customer_id: str
@@ -110,8 +111,9 @@ class FindOrdersRequest(_message.Message):
     updated_since: _timestamp_pb2.Timestamp
     sort: str
     limit: int
+    number: int
     cursor: str
-    def __init__(self, status: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., created_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sort: _Optional[str] = ..., limit: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
+    def __init__(self, status: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., created_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sort: _Optional[str] = ..., limit: _Optional[int] = ..., number: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class FindOrdersResponse(_message.Message):
     __slots__ = ("orders", "next_cursor")
@@ -128,7 +130,7 @@ class ListOrdersResponse(_message.Message):
     def __init__(self, orders: _Optional[_Iterable[_Union[Order, _Mapping]]] = ...) -> None: ...
 
 class Order(_message.Message):
-    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata", "tax_amount", "discount_amount", "shipping_amount", "refunded_amount", "decimal_total_amount", "decimal_tax_amount", "decimal_discount_amount", "decimal_shipping_amount", "decimal_refunded_amount")
+    __slots__ = ("order_id", "customer_id", "user_id", "user_email", "status", "total_amount", "currency", "version", "items", "description", "payment_method", "payment_id", "fail_reason", "created_at", "updated_at", "metadata", "tax_amount", "discount_amount", "shipping_amount", "refunded_amount", "decimal_total_amount", "decimal_tax_amount", "decimal_discount_amount", "decimal_shipping_amount", "decimal_refunded_amount", "number")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +163,7 @@ class Order(_message.Message):
     DECIMAL_DISCOUNT_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     DECIMAL_SHIPPING_AMOUNT_FIELD_NUMBER: _ClassVar[int]
     DECIMAL_REFUNDED_AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     order_id: str
     customer_id: str
     user_id: str
@@ -186,10 +189,11 @@ class Order(_message.Message):
     decimal_discount_amount: str
     decimal_shipping_amount: str
     decimal_refunded_amount: str
-    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tax_amount: _Optional[float] = ..., discount_amount: _Optional[float] = ..., shipping_amount: _Optional[float] = ..., refunded_amount: _Optional[float] = ..., decimal_total_amount: _Optional[str] = ..., decimal_tax_amount: _Optional[str] = ..., decimal_discount_amount: _Optional[str] = ..., decimal_shipping_amount: _Optional[str] = ..., decimal_refunded_amount: _Optional[str] = ...) -> None: ...
+    number: int
+    def __init__(self, order_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., status: _Optional[str] = ..., total_amount: _Optional[float] = ..., currency: _Optional[str] = ..., version: _Optional[int] = ..., items: _Optional[_Iterable[_Union[Item, _Mapping]]] = ..., description: _Optional[str] = ..., payment_method: _Optional[str] = ..., payment_id: _Optional[str] = ..., fail_reason: _Optional[str] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., metadata: _Optional[_Mapping[str, str]] = ..., tax_amount: _Optional[float] = ..., discount_amount: _Optional[float] = ..., shipping_amount: _Optional[float] = ..., refunded_amount: _Optional[float] = ..., decimal_total_amount: _Optional[str] = ..., decimal_tax_amount: _Optional[str] = ..., decimal_discount_amount: _Optional[str] = ..., decimal_shipping_amount: _Optional[str] = ..., decimal_refunded_amount: _Optional[str] = ..., number: _Optional[int] = ...) -> None: ...
 
 class Item(_message.Message):
-    __slots__ = ("product_id", "sku", "name", "quantity", "price", "position", "type", "of", "decimal_price")
+    __slots__ = ("product_id", "sku", "name", "quantity", "price", "position", "type", "of", "decimal_price", "free_line")
     PRODUCT_ID_FIELD_NUMBER: _ClassVar[int]
     SKU_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -199,6 +203,7 @@ class Item(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     OF_FIELD_NUMBER: _ClassVar[int]
     DECIMAL_PRICE_FIELD_NUMBER: _ClassVar[int]
+    FREE_LINE_FIELD_NUMBER: _ClassVar[int]
     product_id: str
     sku: str
     name: str
@@ -208,4 +213,5 @@ class Item(_message.Message):
     type: str
     of: int
     decimal_price: str
-    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., name: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ..., position: _Optional[int] = ..., type: _Optional[str] = ..., of: _Optional[int] = ..., decimal_price: _Optional[str] = ...) -> None: ...
+    free_line: bool
+    def __init__(self, product_id: _Optional[str] = ..., sku: _Optional[str] = ..., name: _Optional[str] = ..., quantity: _Optional[int] = ..., price: _Optional[float] = ..., position: _Optional[int] = ..., type: _Optional[str] = ..., of: _Optional[int] = ..., decimal_price: _Optional[str] = ..., free_line: _Optional[bool] = ...) -> None: ...
