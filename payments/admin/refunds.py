@@ -32,7 +32,7 @@ class Trouble(admin.SimpleListFilter):
         match self.value():
             case "late":
                 late = [Q(status=status, created_at__lt=now - after) for status, after in LATE_AFTER.items()]
-                return queryset.filter(reduce(operator.or_, late))
+                return queryset.filter(reduce(operator.or_, late), status__in=LATE_AFTER)
             case "failed":
                 return queryset.filter(status=Refund.Status.FAILED, updated_at__gt=now - timedelta(days=1))
         return queryset
