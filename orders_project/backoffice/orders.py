@@ -232,6 +232,9 @@ class Orders(ReadOnlyAdmin):
             context |= _timeline_context(order)
         return super().render_change_form(request, context, *args, **kwargs)
 
+    def title_of(self, row: Any) -> str:
+        return f"{row.number} · {row.order_id}"
+
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return order_panels.panels_of(row)
 
