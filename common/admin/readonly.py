@@ -124,9 +124,16 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")
-        context |= {"page_actions": self.action_links(request, row) if row is not None else [], "title": str(row)}
+        context |= {
+            "page_actions": self.action_links(request, row) if row is not None else [],
+            "title": self.title_of(row),
+        }
         context |= {"subtitle": None, "panels": self.panels_for(request, row) if row is not None else []}
         return super().render_change_form(request, context, *args, **kwargs)
+
+    def title_of(self, row: Any) -> str:
+        """The title of the page of a row."""
+        return str(row)
 
     def panels_for(self, request: HttpRequest, row: Any) -> Sequence[Panel]:
         """Tables of what belongs to this row, shown below it."""

@@ -251,6 +251,9 @@ class Orders(ReadOnlyAdmin):
         rest = [name for name in self.fields if name not in WHO]
         return ((None, {"fields": who}), (_("More fields"), {"fields": rest, "classes": ("collapse",)}))
 
+    def title_of(self, row: Any) -> str:
+        return f"{row.number} · {row.order_id}"
+
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         return order_panels.others_of(row)
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from django.utils import timezone
 from common.money import Money
 from orders import webhook_secrets, webhooks
 from orders.messages import DeliverWebhook
-from orders.models import Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from orders.models import NUMBERS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 from orders.outbound_http import Answer
 from orders_project.management.commands import grant
 from orders_project.privileges import broker, database
@@ -214,6 +215,28 @@ def test_who_takes_orders_in_holds_stock_and_can_neither_sell_nor_receive_it() -
         product.refresh_from_db()
         assert (product.available, product.held, product.sold) == (2, 3, 0)
         assert (HoldLine.objects.count(), StockMovement.objects.filter(hold__isnull=False).count()) == (2, 3)
+
+
+@pytest.mark.django_db
+def test_who_places_orders_draws_their_numbers() -> None:
+    draw = f"SELECT nextval('{NUMBERS}')"
+    with granted("orders"), acting_as("orders_app", "orders") as cursor:
+        cursor.execute(draw)
+    with granted("orders"), acting_as("orders_webhooks", "orders") as cursor:
+        assert refused(cursor, "orders", draw)
+
+
+@pytest.mark.django_db
+def test_who_places_orders_of_the_release_before_draws_numbers_from_the_migration_on() -> None:
+    migration = import_module("orders.migrations.0022_numbers")
+    with transaction.atomic(using="orders"), connections["orders"].cursor() as cursor:
+        cursor.execute("CREATE ROLE before_numbers; GRANT USAGE ON SCHEMA public TO before_numbers")
+        cursor.execute("GRANT SELECT, INSERT ON orders_order TO before_numbers")
+        cursor.execute(f"DROP SEQUENCE {NUMBERS} CASCADE")
+        cursor.execute(migration.SEQUENCE)
+        cursor.execute("SELECT has_sequence_privilege('before_numbers', %s, 'USAGE')", [NUMBERS])
+        assert cursor.fetchone() == (True,)
+        transaction.set_rollback(True, using="orders")
 
 
 @pytest.mark.django_db
