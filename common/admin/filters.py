@@ -39,15 +39,16 @@ class Age(admin.SimpleListFilter):
         super().__init__(request, params, model, model_admin)
         self.used_parameters |= {name: params.pop(name)[-1] for name in self.days if name in params}
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[str | None]:
         return [self.parameter_name, *self.days]
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         return [(name, label) for name, (label, _age) in AGES.items()]
 
-    def choices(self, changelist: Any) -> Iterator[dict[str, Any]]:
+    def choices(self, changelist: Any) -> Iterator[Any]:
         own = (*self.expected_parameters(), *changelist.CURSORS)
         self.kept = [(name, value) for name, value in changelist.params.items() if name not in own]
+        choice: Any
         for choice in super().choices(changelist):
             choice["selected"] &= not any(self.used_parameters.get(name) for name in self.days)
             choice["query_string"] = _without(choice["query_string"], self.days)
