@@ -24,24 +24,24 @@ from .forms import ReasonForm
 class CorrectionForm(ReasonForm):
     """Asks for the data of the message as JSON, and why they are others."""
 
-    data = forms.CharField(
+    corrected = forms.CharField(
         label=_("Data"),
         widget=forms.Textarea(attrs={"rows": 16, "cols": 80, "spellcheck": "false", "class": "data"}),
     )
-    field_order = ("data", "reason")
-    unlogged = frozenset({"data"})
+    field_order = ("corrected", "reason")
+    unlogged = frozenset({"corrected"})
 
     def __init__(self, *args: Any, row: Any = None, **kwargs: Any) -> None:
         super().__init__(*args, row=row, **kwargs)
         self.envelope = row.envelope()
-        self.fields["data"].initial = json.dumps(self.envelope.data, indent=2, ensure_ascii=False)
-        self.fields["data"].help_text = _fields_of(self.envelope.type)
-        self.fields["data"].widget.attrs["aria-describedby"] = "id_data_help"
+        self.fields["corrected"].initial = json.dumps(self.envelope.data, indent=2, ensure_ascii=False)
+        self.fields["corrected"].help_text = _fields_of(self.envelope.type)
+        self.fields["corrected"].widget.attrs["aria-describedby"] = "id_corrected_help"
 
-    def clean_data(self) -> Any:
+    def clean_corrected(self) -> Any:
         """The data, which fit the type of the message."""
         try:
-            data = corrections.parse(self.cleaned_data["data"])
+            data = corrections.parse(self.cleaned_data["corrected"])
             corrections.correct(self.envelope, data)
         except OutboxError as refusal:
             raise forms.ValidationError(str(refusal)) from refusal
@@ -62,7 +62,7 @@ def _kind(annotation: Any) -> str:
 
 def _review(call: ActionCall) -> str:
     """What is different, and what the handler would do with it."""
-    data = call.values["data"]
+    data = call.values["corrected"]
     context: dict[str, Any] = {"changes": corrections.changes(call.row.envelope().data, data)}
     try:
         context["preview"] = preview(call.row, data=data)
@@ -73,7 +73,7 @@ def _review(call: ActionCall) -> str:
 
 def _perform(call: ActionCall) -> str:
     replay_corrected(
-        dead_letter=call.row, data=call.values["data"], reason=call.values["reason"], by=call.by, now=call.now
+        dead_letter=call.row, data=call.values["corrected"], reason=call.values["reason"], by=call.by, now=call.now
     )
     return _g("The corrected message has been sent. The original is kept here.")
 

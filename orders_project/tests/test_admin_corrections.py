@@ -32,7 +32,7 @@ def charge(db: Any) -> DeadLetter:
         envelope, reason="failed", origin="consumer", queue="payments", body=envelope.encode(), error="KeyError"
     )
     dead.record()
-    return dead  # type: ignore[no-any-return]
+    return dead
 
 
 def data_of(dead: Any, **changed: Any) -> str:
@@ -46,12 +46,12 @@ def review(client: Client, dead: Any, **values: Any) -> Any:
 def send(client: Client, dead: Any, **values: Any) -> Any:
     """Have it reviewed, and send what was reviewed."""
     page = review(client, dead, **values)
-    form = {name: page.context["form"].data[name] for name in ("once", "data", "reason")}
+    form = {name: page.context["form"].data[name] for name in ("once", "corrected", "reason")}
     return client.post(url(dead, "correct"), form | {"reviewed": page.context["reviewed"]})
 
 
 def test_is_reviewed_before_it_is_sent(charge: Any) -> None:
-    page = review(client_of("manager"), charge, data=data_of(charge, method="account"))
+    page = review(client_of("manager"), charge, corrected=data_of(charge, method="account"))
     assert page.status_code == 200
     text = page.content.decode()
     assert "<del>&quot;acount&quot;</del>" in text
@@ -62,10 +62,10 @@ def test_is_reviewed_before_it_is_sent(charge: Any) -> None:
 
 def test_sends_what_was_reviewed_once(charge: Any) -> None:
     manager = client_of("manager")
-    page = review(manager, charge, data=data_of(charge, method="account"))
-    form = {name: page.context["form"].data[name] for name in ("once", "data", "reason")}
+    page = review(manager, charge, corrected=data_of(charge, method="account"))
+    form = {name: page.context["form"].data[name] for name in ("once", "corrected", "reason")}
     reviewed = {"reviewed": page.context["reviewed"]}
-    other = manager.post(url(charge, "correct"), form | reviewed | {"data": data_of(charge, amount=499)})
+    other = manager.post(url(charge, "correct"), form | reviewed | {"corrected": data_of(charge, amount=499)})
     assert "reviewed" in other.context  # other values are reviewed first
     assert not Outgoing.objects.exists()
     for _ in range(2):
@@ -81,7 +81,7 @@ def test_sends_what_was_reviewed_once(charge: Any) -> None:
     [({"amount": "500"}, "data.amount is not int"), ({"ammount": 5}, "no field ammount"), ({}, "Nothing is different")],
 )
 def test_is_checked_against_the_fields_of_its_type(charge: Any, changed: Any, words: str) -> None:
-    page = review(client_of("manager"), charge, data=data_of(charge, **changed))
+    page = review(client_of("manager"), charge, corrected=data_of(charge, **changed))
     assert page.status_code == 422
     assert words in page.content.decode()
 
@@ -92,7 +92,7 @@ def test_has_its_own_permission(charge: Any) -> None:
 
 def test_that_moves_much_money_takes_a_second_person(charge: Any) -> None:
     manager, other = client_of("manager"), client_of("manager", "other")
-    assert send(manager, charge, data=data_of(charge, amount=5000_00)).status_code == 302
+    assert send(manager, charge, corrected=data_of(charge, amount=5000_00)).status_code == 302
     charge.refresh_from_db()
     assert (charge.status, Outgoing.objects.count()) == ("dead", 0)
     approval = Approval.objects.get()

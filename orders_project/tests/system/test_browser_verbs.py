@@ -56,8 +56,8 @@ def test_dead_letters_are_previewed_replayed_and_discarded(user: Operator) -> No
     assert "It would fail again with the same error" in user.page.inner_text("#content")
     preview = user.page.url
     user.press("Correct and replay")
-    data = user.page.input_value("[name=data]")
-    user.send(data=data.replace("fraud_check", NASTY), reason="a test")
+    data = user.page.input_value("[name=corrected]")
+    user.send(corrected=data.replace("fraud_check", NASTY), reason="a test")
     assert NASTY in user.page.inner_text("ins")
     user.page.goto(preview)  # without sending it
     user.press("Replay as a canary")
