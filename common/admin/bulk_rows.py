@@ -77,7 +77,7 @@ class BulkPages:
             f"many_{action.name}": (partial(_choose, action=action), f"many_{action.name}", str(action.label))
             for action in self._permitted(request)
         }
-        return super().get_actions(request) | more  # type: ignore[misc,no-any-return]
+        return super().get_actions(request) | more  # type: ignore[misc]
 
     def _permitted(self, request: HttpRequest) -> Iterator[Action]:
         here: Any = self

@@ -52,8 +52,8 @@ class ExportForm(forms.Form):
         help_text=_("Marks the file as UTF-8, so that Excel shows all letters. Other programs do not need it."),
     )
 
-    def __init__(self, *args: Any, columns: dict[str, Column], initial: list[str], **kwargs: Any) -> None:
-        super().__init__(*args, initial={"columns": initial}, label_suffix="", **kwargs)
+    def __init__(self, data: Any, *, columns: dict[str, Column], initial: list[str]) -> None:
+        super().__init__(data, initial={"columns": initial}, label_suffix="")
         self.fields["columns"].choices = [(one.name, capfirst(str(one.label))) for one in columns.values()]  # type: ignore[attr-defined]
 
 

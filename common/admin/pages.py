@@ -69,7 +69,7 @@ class KeysetChangeList(ChangeList):
                 self.order, self.sorted_by = tuple(f"{asked[1]}{name}" for name in names), column
         return list(self.order)
 
-    def get_ordering_field_columns(self) -> dict[int, str]:
+    def get_ordering_field_columns(self) -> dict[int, Any]:
         """The column by which the list is sorted."""
         shown = list(map(field_shown, self.list_display))
         for name, order in self.model_admin.sorts.items():

@@ -55,7 +55,7 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
     list_max_show_all = 0
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
-    sorts: Mapping[str, tuple[str, ...]] = {}
+    sorts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     fields: ClassVar[Any] = None
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
