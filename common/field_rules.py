@@ -29,7 +29,7 @@ class FieldRule(Protocol):
 WRONG = object()
 
 
-def broken(rules: Sequence[FieldRule], data: Mapping[str, Any], *, wrong: Collection[str] = ()) -> Errors:
+def broken(rules: Sequence[FieldRule], data: Mapping[str, Any], *, wrong: Collection[str] = ()) -> dict[str, Any]:
     """
     What is wrong by these rules, by field.
 

@@ -25,7 +25,8 @@ class Filters(DjangoFilterBackend):
         try:
             found = super().filter_queryset(request, queryset, view)
         except ValidationError as error:
-            raise ValidationError({**dict(error.detail), **wrong}) from None  # type: ignore[call-overload]
+            of_filters: Any = error.detail  # by name
+            raise ValidationError({**of_filters, **wrong}) from None
         if wrong:
             raise ValidationError(wrong)
         return found
