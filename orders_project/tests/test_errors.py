@@ -215,6 +215,7 @@ FOR_PEOPLE = frozenset({
 
 
 def subclasses(kind: type) -> Iterator[Any]:
+    each: Any
     for each in kind.__subclasses__():
         yield each
         yield from subclasses(each)

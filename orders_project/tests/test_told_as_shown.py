@@ -13,11 +13,11 @@ from rest_framework.test import APIClient
 
 from orders import refunds, transitions, webhook_endpoints
 from orders.models import Order, Outgoing, WebhookDelivery
+from orders.tests.conftest import Shop, client_named, lamp, shop, unlimited
 from orders_project.contracts import asyncapi
 from payments.messages import PaymentDisputed, PaymentSucceeded, RefundSucceeded
 
-from .conftest import Shop
-
+__all__ = ["client_named", "lamp", "shop", "unlimited"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
 
 OF_EVENTS = {"reference", "total", "refund", "dispute"}
