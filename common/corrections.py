@@ -4,8 +4,10 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.utils.translation import gettext as _g
 
 from outbox import dead_letters
+from outbox.corrections import NotCorrectable
 from outbox.models import DeadLetter
 from outbox.services import database_of
 
@@ -20,10 +22,14 @@ def replay_corrected(
 
     Whoever writes an amount into a message moves that amount, so it takes the same authority.
 
-    :raises OutboxError: if that is not possible: see `outbox.dead_letters.replay`
+    :raises OutboxError: if that is not possible: see `outbox.dead_letters.replay`; or if the amount is left out, which
+        some messages take for all there is
     :raises NeedsSecondPerson: if the message names an amount above the limit of one person, or in no currency of ours
     """
     with transaction.atomic(using=database_of(dead_letter._meta.app_label)):
         dead_letters.replay(dead_letter, by=by.name, now=now, data=data, why=reason)
-        if isinstance(amount := data.get("amount"), int):
+        amount, before = data.get("amount"), dead_letter.envelope().data.get("amount")
+        if amount is not None:
             by.permit(abs(amount), str(data.get("currency", "")))
+        elif before is not None:
+            raise NotCorrectable(_g("The amount can't be left out."))

@@ -127,7 +127,7 @@ REFUND_APPROVAL_LIMITS = env.whole_numbers("REFUND_APPROVAL_LIMITS", of=KNOWN_CU
 PROCESSOR = env.text("PROCESSOR", default="processing.processors.random_success")
 PROCESSING_SUCCESS_RATE = env.fraction("PROCESSING_SUCCESS_RATE", default=0.9)
 
-# Totals and products with an outcome of their own: see common/test_mode.py.
+# Totals and products with an outcome of their own: see common/trial_outcomes.py.
 TEST_MODE = env.flag("TEST_MODE", default=EMBEDDED)
 
 # Gateways.

@@ -13,7 +13,7 @@ from django.db.models import Q
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
-from common import locks, test_mode
+from common import locks, trial_outcomes
 from common.errors import Refusal
 from outbox.store import Statement
 
@@ -210,7 +210,7 @@ def ask_processor(*, order_id: str) -> str | None:
 
 
 def _holds_test_product(order_id: str) -> bool:
-    return HoldLine.objects.filter(hold__order_id=order_id, product__sku=test_mode.REFUSED).exists()
+    return HoldLine.objects.filter(hold__order_id=order_id, product__sku=trial_outcomes.REFUSED).exists()
 
 
 @transaction.atomic(using="processing", savepoint=False)

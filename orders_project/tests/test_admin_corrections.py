@@ -7,14 +7,20 @@ import pytest
 from django.contrib.admin.models import LogEntry
 from django.db import transaction
 from django.test import Client
+from django.utils import timezone
 
+from common.authority import Authority
+from common.corrections import replay_corrected
 from orders_project.models import Approval
 from orders_project.tests.test_admin_actions import client_of, do, url
 from outbox import dead_letters
+from outbox.corrections import NotCorrectable
+from outbox.ids import uuid7
+from outbox.message import Message
 from outbox.models import DeadLetter
 from outbox.services import model_of
 from payments import services as money
-from payments.messages import Charge
+from payments.messages import Charge, RefundReceipt
 
 pytestmark = pytest.mark.django_db
 Outgoing = model_of("payments", "Outgoing")
@@ -24,8 +30,12 @@ Outgoing = model_of("payments", "Outgoing")
 def charge(db: Any) -> DeadLetter:
     """A charge that died, because its method is not one that there is."""
     money.open_account(user_id="ann")
+    return dead_letter_of(Charge(order_id="o-1", amount=500, currency="USD", method="acount", user_id="ann"))
+
+
+def dead_letter_of(message: Message) -> Any:
     with transaction.atomic(using="payments"):
-        (row,) = Outgoing.post(Charge(order_id="o-1", amount=500, currency="USD", method="acount", user_id="ann"))
+        (row,) = Outgoing.post(message)
         row.delete()
     envelope = row.envelope()
     dead = model_of("payments", "DeadLetter").of(
@@ -101,3 +111,14 @@ def test_that_moves_much_money_takes_a_second_person(charge: Any) -> None:
     assert do(other, approval, "approve").status_code == 302
     assert Outgoing.objects.get().data["amount"] == 5000_00
     assert [one.by for one in dead_letters.actions(charge)] == ["other for manager"]
+
+
+def test_leaves_no_amount_out_which_would_mean_all_there_is() -> None:
+    dead = dead_letter_of(RefundReceipt(receipt_id=str(uuid7()), order_id="o-1", amount=500, currency="USD"))
+    by = Authority("manager", is_staff=True)
+    with pytest.raises(NotCorrectable, match="amount"):
+        replay_corrected(
+            dead_letter=dead, data=dead.envelope().data | {"amount": None}, reason="all", by=by, now=timezone.now()
+        )
+    dead.refresh_from_db()
+    assert (dead.status, Outgoing.objects.count()) == ("dead", 0)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
-from common import money, test_mode
+from common import money
 from orders_project.contracts import DOCS
 from processing.models import Product
 
@@ -14,16 +14,17 @@ pytestmark = pytest.mark.django_db
 
 def test_its_page_has_every_total_and_product() -> None:
     totals = [
-        f"| `{money.exact(total, currency='USD')}` | {known.outcome} |" for total, known in test_mode.TOTALS.items()
+        f"| `{money.exact(total, currency='USD')}` | {known.outcome} |"
+        for total, known in trial_outcomes.TOTALS.items()
     ]
-    products = [f"| `{sku}` | {outcome} |" for sku, outcome in test_mode.SKUS.items()]
+    products = [f"| `{sku}` | {outcome} |" for sku, outcome in trial_outcomes.SKUS.items()]
     page = [line for line in (DOCS / "test-mode.md").read_text().splitlines() if line.startswith("| `")]
     assert page == totals + products
 
 
 def test_the_demo_data_have_its_products(tmp_path: Path) -> None:
     call_command("load_demo", password_file=tmp_path / "password")
-    assert dict(Product.objects.filter(sku__in=test_mode.SKUS).values_list("sku", "available")) == {
-        test_mode.SOLD_OUT: 0,
-        test_mode.REFUSED: 1000,
+    assert dict(Product.objects.filter(sku__in=trial_outcomes.SKUS).values_list("sku", "available")) == {
+        trial_outcomes.SOLD_OUT: 0,
+        trial_outcomes.REFUSED: 1000,
     }

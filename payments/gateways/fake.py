@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from django.conf import settings
 
-from common import money, signing, test_mode
+from common import money, signing, trial_outcomes
 from common.circuit_breaker import CircuitBreaker
 
 from .base import (
@@ -64,7 +64,7 @@ class FakeGateway:
         }
         if payment.capture != "automatic":
             body["capture"] = payment.capture
-        if behaviour := test_mode.behaviour_of(payment.amount):
+        if behaviour := trial_outcomes.behaviour_of(payment.amount):
             body["behaviour"] = behaviour
         return self._answer("POST", "/payments", headers={"Idempotency-Key": payment.idempotency_key}, body=body)
 

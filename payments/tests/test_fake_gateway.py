@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import pytest
 import requests
 
-from common import test_mode
+from common import trial_outcomes
 from common.circuit_breaker import CircuitBreaker
 from outbox import context
 from payments.gateways.base import GatewayRefused, GatewayUnavailable, PaymentRequest, RefundRequest, Status
@@ -255,14 +255,14 @@ class TestMisbehaving:
 
 
 class TestATotalOfTheTestMode:
-    @pytest.mark.parametrize("total", test_mode.TOTALS)
+    @pytest.mark.parametrize("total", trial_outcomes.TOTALS)
     @pytest.mark.parametrize("is_on", [True, False])
     def test_has_its_outcome_where_it_is_on(self, service, gateway, settings, total, is_on):
         settings.TEST_MODE = is_on
         payment_id = gateway.create(replace(ORDER, amount=total)).payment_id
         usual = asdict(Behaviour())
         assert service.bank.find(payment_id=payment_id).behaviour == (
-            usual | test_mode.TOTALS[total].behaviour if is_on else usual
+            usual | trial_outcomes.TOTALS[total].behaviour if is_on else usual
         )
 
     def test_is_disputed_once_it_has_succeeded(self, service, gateway, receiver, settings):

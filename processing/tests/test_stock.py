@@ -11,7 +11,7 @@ from celery import current_app
 from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
-from common import test_mode
+from common import trial_outcomes
 from processing import services
 from processing.messages import HoldExpired
 from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
@@ -167,9 +167,9 @@ class TestProcessing:
         self, settings: Any, is_on: bool, refusal: str | None
     ) -> None:
         settings.TEST_MODE = is_on
-        product(test_mode.REFUSED)
+        product(trial_outcomes.REFUSED)
         product("lamp")
-        hold("o1", **{test_mode.REFUSED: 1, "lamp": 1})
+        hold("o1", **{trial_outcomes.REFUSED: 1, "lamp": 1})
         hold("o2", lamp=1)
         assert services.ask_processor(order_id="o1") == refusal
         assert services.ask_processor(order_id="o2") is None

@@ -8,7 +8,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
 
-from common import test_mode
+from common import trial_outcomes
 from common.authority import Authority
 from payments import services as money
 from processing import services as stock
@@ -19,8 +19,8 @@ PRODUCTS = (  # sku, name, price in minor units, stock
     ("demo-lamp", "Desk lamp", 39_90, 250),
     ("demo-chair", "Office chair", 249_00, 40),
     ("demo-last-one", "The last one", 9_99, 1),
-    (test_mode.SOLD_OUT, "Sold out (a test)", 9_99, 0),
-    (test_mode.REFUSED, "Refused (a test)", 9_99, 1000),
+    (trial_outcomes.SOLD_OUT, "Sold out (a test)", 9_99, 0),
+    (trial_outcomes.REFUSED, "Refused (a test)", 9_99, 1000),
 )
 ACCOUNTS = (("demo-rich", 100_000_00), ("demo-poor", 1_00))
 
