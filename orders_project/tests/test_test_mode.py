@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from django.core.management import call_command
 
-from common import money
+from common import money, trial_outcomes
 from orders_project.contracts import DOCS
 from processing.models import Product
 
