@@ -43,6 +43,11 @@ REST = "platform"
 SHARED = ("Outgoing", "Incoming", "DeadLetter", "IdempotencyKey")  # tables that several services have
 
 
+def models_of(names: Iterable[str]) -> list[str]:
+    """Return the models of these sections, as `app.model`."""
+    return [key for name, _title, keys in SECTIONS if name in names for key in keys if key != DEAD_LETTERS]
+
+
 def sections(apps: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the models of these apps, which a person may see, by section; a section without any is left out."""
     found = {key: entry for app in apps for key, entry in _entries(app)}

@@ -70,6 +70,19 @@ class TestRoles:
         assert client.get(reverse("admin:orders_order_change", args=[orders[0].pk])).status_code == 200
         assert client.get(reverse("admin:auth_user_changelist")).status_code == 403
 
+    def test_the_shop_sees_nothing_of_the_platform(self, orders: list[Any]) -> None:
+        user = User.objects.create_user("shop", is_staff=True)
+        user.groups.add(Group.objects.get(name="shop"))
+        client = Client()
+        client.force_login(user)
+        page = client.get(reverse("admin:orders_order_change", args=[orders[0].pk]))
+        assert page.status_code == 200
+        assert [section["app_label"] for section in page.context["available_apps"]] == ["shop", "books"]
+        for name in ("payments_refund", "processing_product", "payments_entry"):
+            assert client.get(reverse(f"admin:{name}_changelist")).status_code == 200
+        for name in ("orders_outgoing", "orders_deadletter", "orders_webhookendpoint", "auth_user"):
+            assert client.get(reverse(f"admin:{name}_changelist")).status_code == 403
+
 
 @pytest.mark.django_db(transaction=True)
 def test_granted_permissions_survive_the_rename_of_their_model() -> None:
