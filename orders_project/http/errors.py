@@ -189,9 +189,9 @@ def handle(error: Exception, where: dict[str, Any]) -> HttpResponseBase | None:
 
 
 def wants_html(request: HttpRequest) -> bool:
-    """Whether this is a page of the admin, where errors are pages too."""
+    """Whether this is a page of the admin, where errors are pages too, in a process that serves the admin."""
     path = request.path_info
-    return path.startswith("/admin/") and not path.startswith("/admin/products")
+    return settings.BACK_OFFICE and path.startswith("/admin/") and not path.startswith("/admin/products")
 
 
 def answer(request: HttpRequest, problem: Problem) -> HttpResponse:
