@@ -67,10 +67,12 @@ django.setup()
 
 from django.conf import settings  # noqa: E402 - needs what was set above
 
+from common import backlog  # noqa: E402 - needs settings
 from orders_project.tests import databases  # noqa: E402 - needs settings
 from outbox import broker, clock  # noqa: E402 - needs settings
 
-# A busy machine is no lost server.
+# A busy machine is no lost server, and no backlog.
+backlog.SHARE = 60.0
 broker.CONNECT_TIMEOUT = broker.CONFIRM_TIMEOUT = 60.0
 for database in settings.DATABASES.values():
     database["OPTIONS"]["connect_timeout"] = 60

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from django.db.models import Model, QuerySet
+from django.utils.translation import gettext_noop
 from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 
@@ -14,15 +15,15 @@ M = TypeVar("M", bound=Model)
 
 PRODUCTS_WRITE = "products:write"
 SCOPES = {
-    "orders:read": "Read your own orders",
-    "orders:write": "Place and cancel orders",
-    "payments:write": "Capture the money that is reserved for your orders",
-    "refunds:write": "Refund money of your orders",
-    "webhooks:read": "Read your own webhook endpoints and what was sent to them",
-    "webhooks:write": "Register, change, try and delete your own webhook endpoints",
-    "accounts:read": "Read your own accounts",
-    "accounts:write": "Open accounts and deposit money",
-    PRODUCTS_WRITE: "Create and change products",
+    "orders:read": gettext_noop("Read your own orders"),
+    "orders:write": gettext_noop("Place and cancel orders"),
+    "payments:write": gettext_noop("Capture the money that is reserved for your orders"),
+    "refunds:write": gettext_noop("Refund money of your orders"),
+    "webhooks:read": gettext_noop("Read your own webhook endpoints and what was sent to them"),
+    "webhooks:write": gettext_noop("Register, change, try and delete your own webhook endpoints"),
+    "accounts:read": gettext_noop("Read your own accounts"),
+    "accounts:write": gettext_noop("Open accounts and deposit money"),
+    PRODUCTS_WRITE: gettext_noop("Create and change products"),
 }
 
 

@@ -35,7 +35,7 @@ def erasable(table: str, *, change: str) -> migrations.RunSQL:
         END $$;
     """
     # A condition that is neither true nor false is not met.
-    exception = f"IF TG_OP = 'UPDATE' THEN IF {change} THEN RETURN NEW; END IF; END IF;"
+    exception = f"IF TG_OP = 'UPDATE' THEN IF NEW IS DISTINCT FROM OLD AND ({change}) THEN RETURN NEW; END IF; END IF;"
     return migrations.RunSQL(
         sql=function.format(table=table, exception=exception),
         reverse_sql=function.format(table=table, exception=""),

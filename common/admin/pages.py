@@ -128,8 +128,11 @@ class KeysetChangeList(ChangeList):
             rows = rows.filter(keyset.beyond(start, order, forward=forward))
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
         wide = self.model_admin.wide_searches(self.root_queryset.order_by(), self.query)
-        searches += [rows.filter(pk__in=self._keys(found)) for found in wide]
         scans = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
+        for keys in map(self._keys, wide):
+            if not scans:
+                keys = self._first_of(keys, rows, start, forward=forward)
+            searches.append(rows.filter(pk__in=[key[0] for key in keys]))
         horizon = None
         if scans:
             ends = [list(rows.select_related(None)[SCAN_ROWS - 1 : SCAN_ROWS + 1]) for rows in searches]
@@ -144,12 +147,25 @@ class KeysetChangeList(ChangeList):
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
 
-    def _keys(self, wide: QuerySet[Any]) -> list[Any]:
-        """The keys of the first rows that a wide search finds."""
-        found = list(wide.values_list("pk", flat=True)[: MOST_FOUND + 1])
+    def _keys(self, wide: QuerySet[Any]) -> list[tuple[Any, ...]]:
+        """The first rows that a wide search finds, as their primary keys and what the list is ordered by."""
+        found = list(wide.values_list("pk", *keyset.names(self.order))[: MOST_FOUND + 1])
         if len(found) > MOST_FOUND:
             self.found_too_many = MOST_FOUND
         return found[:MOST_FOUND]
+
+    def _first_of(
+        self, keys: list[tuple[Any, ...]], rows: QuerySet[Any], start: list[Any] | None, *, forward: bool
+    ) -> list[tuple[Any, ...]]:
+        """Those of these keys that could be on the page: asked for them in order, the planner would walk the list."""
+        descending = self.order[0].startswith("-") == forward
+        if self.queryset.query.where:
+            among = rows.filter(pk__in=[key[0] for key in keys]).order_by()
+            keys = list(among.values_list("pk", *keyset.names(self.order)))
+        elif start is not None:
+            keys = [key for key in keys if (key[1:] < tuple(start) if descending else key[1:] > tuple(start))]
+        keys.sort(key=operator.itemgetter(slice(1, None)), reverse=descending)
+        return keys[: self.list_per_page + 1]
 
     def _in_order(self, rows: Iterable[Model], *, forward: bool) -> list[Model]:
         order = self.order

@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from common.admin import Action, ActionCall, ConfirmationForm, ReadOnlyAdmin, ShownOnce
@@ -35,7 +36,7 @@ class NewClient(ConfirmationForm):
     )
     scopes = forms.MultipleChoiceField(
         label=_("Scopes"),
-        choices=[(scope, f"{scope}: {meaning}") for scope, meaning in SCOPES.items()],
+        choices=[(scope, format_lazy("{}: {}", scope, _(meaning))) for scope, meaning in SCOPES.items()],
         widget=forms.CheckboxSelectMultiple,
         help_text=_("What the client may do. Give it no more than it needs."),
     )

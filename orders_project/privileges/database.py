@@ -82,7 +82,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-SEQUENCES = {"orders_order": "orders_order_number"}  # by table: what its rows draw numbers from, besides their keys
+SEQUENCES = {"orders.Order": "orders_order_number"}  # what rows of a model draw numbers from, besides their keys
 
 
 @dataclass(frozen=True)
@@ -213,10 +213,11 @@ def statements(database: str, *, name: str, existing: set[str], passwords: Mappi
         yield _sql("REVOKE ALL ON DATABASE {} FROM {}", sql.Identifier(name), identifier)
         yield _sql("GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), identifier)
         yield _sql("GRANT USAGE ON SCHEMA {} TO {}", SCHEMA, identifier)
+        drawn = {apps.get_model(label)._meta.db_table: sequence for label, sequence in SEQUENCES.items()}
         for table, granted in sorted(privileges(role).items()):
             yield _sql(f"GRANT {granted} ON {{}}.{{}} TO {{}}", SCHEMA, sql.Identifier(table), identifier)
-            if table in SEQUENCES and "INSERT" in granted:
-                yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(SEQUENCES[table]), identifier)
+            if table in drawn and "INSERT" in granted:
+                yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(drawn[table]), identifier)
     yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
 
 

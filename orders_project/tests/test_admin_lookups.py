@@ -69,7 +69,8 @@ class TestTheAttacks:
         webhook_endpoints.register(url="http://127.0.0.1:9/", actor="root", now=timezone.now())
         answers = [viewer.get("/admin/orders/webhookendpoint/", {lookup: guess}) for guess in ("^whsec_", "^nothing")]
         assert {answer.status_code for answer in answers} <= {302, 400}  # 302: there is no such field
-        assert answers[0].content == answers[1].content or answers[0].status_code == 302
+        one, other = (answer.content.replace(answer["X-Correlation-ID"].encode(), b"") for answer in answers)
+        assert one == other or answers[0].status_code == 302
 
     @pytest.mark.parametrize("lookup", ["password__startswith", "password__regex", "logentry__user__password__gt"])
     def test_on_the_passwords_of_people(self, viewer: Client, lookup: str) -> None:

@@ -120,7 +120,7 @@ class TestTheList:
             (columns.index("number"), orders),
             (-columns.index("number"), orders[::-1]),
             (columns.index("created_at"), orders),
-            (columns.index("fail_reason"), orders[::-1]),  # which has none: the usual order
+            (columns.index("payment_method"), orders[::-1]),  # which has none: the usual order
             (99, orders[::-1]),
         ):
             query, shown = f"?o={sort}", []

@@ -419,7 +419,7 @@ class TestRefunds:
         shopper.hears(gateway)
         assert facts()[-1] == "order.disputed"
         told = Outgoing.objects.filter(type="order.disputed").get().data
-        assert (told["dispute"]["status"], told["dispute"]["amount"], told["status"]) == ("opened", 30_00, "done")
+        assert (told["dispute"]["status"], told["dispute"]["amount"], told["status"]) == ("opened", 30.0, "done")
         refund_id = shopper.post("/orders/o/refunds").json()["refund_id"]  # of 50, of which 30 are disputed
         shopper.hears(gateway)
         assert shopper.get(f"/orders/o/refunds/{refund_id}")["fail_code"] == "refund_exceeds_captured"

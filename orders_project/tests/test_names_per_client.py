@@ -41,7 +41,7 @@ def call(who: str, method: str, path: str, body: Any = None, **headers: str) -> 
 
 
 def without_what_differs(answer: Any) -> dict[str, Any]:
-    return {name: value for name, value in answer.json().items() if not name.endswith("_at")}
+    return {name: value for name, value in answer.json().items() if name != "number" and not name.endswith("_at")}
 
 
 class TestAnOrderId:
@@ -78,7 +78,7 @@ class TestAnOrderId:
         """An order that was placed when order ids were shared by all has the client's id as its key."""
         call("shop", "POST", "/orders", BODY)
         old = Order.objects.get()
-        Order.objects.bulk_create([_copy(old, order_id="old-1", reference="")])
+        Order.objects.bulk_create([_copy(old, order_id="old-1", reference="", number=None)])
         assert call("shop", "GET", "/orders/old-1").json()["order_id"] == "old-1"
         assert call("shop", "POST", "/orders", BODY | {"order_id": "old-1", "amount": 9}).status_code == 409
         assert call("spy", "POST", "/orders", BODY | {"order_id": "old-1"}).status_code == 201

@@ -219,7 +219,7 @@ class TestWhoWatches:
         assert measured()["gateway_differences", "differing"] == 1
         looked = status.look()
         assert looked.gateway_differences["differing"] == 1
-        assert any("differ in 1 things" in trouble for trouble in looked.troubles)
+        assert any("Differences with the gateway: 1." in trouble for trouble in looked.troubles)
 
     def test_sees_how_old_the_last_comparison_is(self) -> None:
         assert ("reconciliation_age_seconds", "") not in measured()
