@@ -60,7 +60,7 @@ class TestAColleague:
 
 
 def test_a_role_is_deleted_by_a_button_that_says_so(boss: Client) -> None:
-    role = Group.objects.create(name="night shift")
+    role = Group.objects.create(name="day shift")
     delete = reverse("admin:auth_group_delete", args=[role.pk])
     page = boss.get(delete).content.decode()
     assert 'value="Delete group"' in page
