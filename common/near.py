@@ -32,20 +32,20 @@ def _form(name: str) -> str:
 
 def is_near(one: str, other: str) -> bool:
     """
-    Whether two names differ in nothing but case, in one letter, or in two if they are long enough for that.
+    Return whether two names differ in case only, in one character, or in two if they are long enough.
 
-    A letter that is wrong, missing, too many or swapped with its neighbour counts as one.
+    A wrong, missing or extra character counts as one, and so do two adjacent characters that are swapped.
     """
     return distance(one, other) <= allowed(one)
 
 
 def allowed(name: str) -> int:
-    """How many letters of a name of this length may differ: of a short one few are left that say what was meant."""
+    """Return how many characters of a name of this length may differ: a short one is soon another name."""
     return 0 if len(name) < 4 else 1 if len(name) < 8 else 2
 
 
 def distance(one: str, other: str) -> int:
-    """The number of letters, case aside, that are wrong, missing, too many or swapped (Damerau and Levenshtein)."""
+    """Return the Damerau-Levenshtein distance of two names without regard to case."""
     one, other = one.casefold(), other.casefold()
 
     @cache
@@ -61,17 +61,17 @@ def distance(one: str, other: str) -> int:
 
 
 def variants(name: str) -> set[str]:
-    """A name in upper and lower case, and with one letter wrong, missing, too many or swapped."""
+    """Return a name in upper and lower case, and every name at a distance of one from it."""
     found = {name.lower(), name.upper(), name.title(), name.capitalize()}
     if not allowed(name):
         return found
     splits = [(name[:at], name[at:]) for at in range(len(name) + 1)]
     characters: Collection[str] = {*CHARACTERS, *name}
     for before, after in splits:
-        found.update(before + letter + after for letter in characters)
+        found.update(before + character + after for character in characters)
         if after:
             found.add(before + after[1:])
-            found.update(before + letter + after[1:] for letter in characters)
+            found.update(before + character + after[1:] for character in characters)
         if len(after) > 1:
             found.add(before + after[1] + after[0] + after[2:])
     return found

@@ -100,29 +100,28 @@ def remark(value: Any, person: Person) -> Any:
 
 def data(value: Any, person: Person) -> Any:
     """Return a JSON value of which all is about this person, without personal data."""
-    match value:
-        case dict():
-            return {key: _member(key, one, person) for key, one in value.items()}
-        case list():
-            return [data(one, person) for one in value]
-        case str():
-            return person.free(value)
-    return value
+    return _in_json(value, person, {**dict.fromkeys(OTHERS, empty), **dict.fromkeys(NAMES, _name_or_data)})
 
 
-def _member(key: str, value: Any, person: Person) -> Any:
-    if key in OTHERS:
-        return empty(value, person)
-    return person.pseudonym(value) if key in NAMES and isinstance(value, str) else data(value, person)
+def _name_or_data(value: Any, person: Person) -> Any:
+    return name(value, person) if isinstance(value, str) else data(value, person)
 
 
 def mentions(value: Any, person: Person) -> Any:
     """Return a JSON value that names this person among others, with pseudonyms for the names."""
+    return _in_json(value, person, {})
+
+
+def _in_json(value: Any, person: Person, members: Mapping[str, Treatment]) -> Any:
+    """Return a JSON value with pseudonyms for the names in its texts; members of these names are treated so."""
     match value:
         case dict():
-            return {key: mentions(one, person) for key, one in value.items()}
+            return {
+                key: members[key](one, person) if key in members else _in_json(one, person, members)
+                for key, one in value.items()
+            }
         case list():
-            return [mentions(one, person) for one in value]
+            return [_in_json(one, person, members) for one in value]
         case str():
             return person.free(value)
     return value

@@ -81,8 +81,8 @@ def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[st
     return [Offer(str(p.product_id), p.sku, p.name, prices.get(p.product_id), p.is_active) for p in found]
 
 
-# Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every way to
-# write one letter otherwise, and, for what differs in two, the first of those that begin with the same half.
+# Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every sku
+# that differs in one character, and, for those that differ in two, the first ones that begin with the same half.
 MAX_MISTYPED = 10  # skus that are looked at: who writes more unknown ones than that has not mistyped them
 LIKE_VARIANTS = "SELECT sku FROM processing_product WHERE sku = ANY(%s)"
 LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 200)"

@@ -6,12 +6,11 @@ stops; nothing continues unseen, and no unfinished task has to be found and kill
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -27,10 +26,10 @@ from outbox.models import DeadLetter
 from outbox.services import database_of
 
 from . import conf
+from .sealed import SealedRun
 
 STEP = 25  # dead letters
 MAX_IDS = 1000
-SALT = "admin.bulk_run"
 
 
 def _now(service: str) -> datetime:
@@ -69,8 +68,10 @@ ACTIONS = {
 
 
 @dataclass(frozen=True)
-class BulkRun:
-    """The progress of a run. It travels through the browser, signed."""
+class BulkRun(SealedRun):
+    """The progress of a run."""
+
+    salt = "admin.bulk_run"
 
     service: str
     action: str
@@ -89,10 +90,6 @@ class BulkRun:
         return bool(self.stopped) or (self.started > 0 and not self.remaining().exists())
 
     @property
-    def percent(self) -> int:
-        return round(100 * self.done / self.total) if self.total else 100
-
-    @property
     def start(self) -> datetime:
         return datetime.fromtimestamp(
             self.started or _now(self.service).timestamp(), tz=timezone.get_default_timezone()
@@ -103,21 +100,6 @@ class BulkRun:
         selection = Selection(fingerprint=self.fingerprint, ids=[UUID(one) for one in self.ids])
         return selection.of(self.service, now=_now(self.service)).filter(died_at__lte=self.start)
 
-    def sealed(self) -> str:
-        return signing.dumps(asdict(self), salt=SALT)
-
-
-def unsealed(text: str) -> BulkRun:
-    """
-    The run in a signed text.
-
-    :raises Http404: if the signature is wrong
-    """
-    try:
-        return BulkRun(**signing.loads(text, salt=SALT, max_age=86_400))
-    except signing.BadSignature as error:
-        raise Http404 from error
-
 
 def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]) -> HttpResponse:
     """Ask for confirmation; then perform one step with each request, and show the progress."""
@@ -127,7 +109,7 @@ def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]
     if not (action.is_permitted(request) and admin.has_view_permission(request)):
         raise PermissionDenied
     if "run" in request.POST:
-        run = unsealed(request.POST["run"])
+        run = BulkRun.unsealed(request.POST["run"])
         if run.action != name or run.service != admin.opts.app_label:
             raise Http404
         if not run.started:

@@ -6,13 +6,12 @@ log. See also the note in bulk.py [Steps, not a task].
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid5
 
-from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -26,15 +25,17 @@ from outbox.errors import OutboxError
 from ..errors import Refusal
 from ..performed_actions import RequestIdReused
 from .actions import Action, in_words
+from .sealed import SealedRun
 
 STEP = 10  # rows
 MAX_IDS = 1000
-SALT = "admin.bulk_rows"
 
 
 @dataclass(frozen=True)
-class RowsRun:
-    """The progress of a run. It travels through the browser, signed."""
+class RowsRun(SealedRun):
+    """The progress of a run."""
+
+    salt = "admin.bulk_rows"
 
     model: str
     action: str
@@ -52,13 +53,6 @@ class RowsRun:
     @property
     def finished(self) -> bool:
         return not self.left
-
-    @property
-    def percent(self) -> int:
-        return round(100 * self.done / self.total) if self.total else 100
-
-    def sealed(self) -> str:
-        return signing.dumps(asdict(self), salt=SALT, compress=True)
 
 
 class BulkPages:
@@ -95,7 +89,7 @@ class BulkPages:
             raise PermissionDenied
         form, run = None, None
         if "run" in request.POST:
-            run = _unsealed(request.POST["run"])
+            run = RowsRun.unsealed(request.POST["run"])
             if (run.model, run.action) != (here.opts.label_lower, name):
                 raise Http404
             run = self._step(request, action, run)
@@ -161,15 +155,3 @@ class BulkPages:
 def _choose(admin: Any, request: HttpRequest, selected: QuerySet[Any], *, action: Action) -> HttpResponse:
     url = reverse(f"admin:{admin.opts.app_label}_{admin.opts.model_name}_many", args=[action.name])
     return HttpResponseRedirect(f"{url}?{urlencode([('ids', pk) for pk in selected.values_list('pk', flat=True)])}")
-
-
-def _unsealed(text: str) -> RowsRun:
-    """
-    The run in a signed text.
-
-    :raises Http404: if the signature is wrong
-    """
-    try:
-        return RowsRun(**signing.loads(text, salt=SALT, max_age=86_400))
-    except signing.BadSignature as error:
-        raise Http404 from error

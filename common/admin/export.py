@@ -49,7 +49,7 @@ class ExportForm(forms.Form):
     with_bom = forms.BooleanField(
         label=_("For Excel"),
         required=False,
-        help_text=_("Marks the file as UTF-8, so that Excel shows all letters. Other programs do not need it."),
+        help_text=_("Marks the file as UTF-8, so that Excel shows all characters. Other programs do not need it."),
     )
 
     def __init__(self, data: Any, *, columns: dict[str, Column], initial: list[str]) -> None:

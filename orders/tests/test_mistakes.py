@@ -115,7 +115,7 @@ class TestASkuThatIsNearlyKnown:
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "letters"), [("", "abc", 3), ("abcd", "acbd", 1), ("abcd", "ABXD", 1), ("ab", "ba", 1)]
+    ("one", "other", "distance"), [("", "abc", 3), ("abcd", "acbd", 1), ("abcd", "ABXD", 1), ("ab", "ba", 1)]
 )
-def test_how_many_letters_differ(one: str, other: str, letters: int) -> None:
-    assert near.distance(one, other) == near.distance(other, one) == letters
+def test_how_far_two_names_are_apart(one: str, other: str, distance: int) -> None:
+    assert near.distance(one, other) == near.distance(other, one) == distance

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 
 from common.durations import duration
 
+from .obstacles import clock
 from .timeline import Moment, Timeline
 
 WIDTH, LABELS, ROW, TOP, NOTE = 1080, 400, 24, 30, 130
@@ -85,7 +86,7 @@ def _axis(scale: _Scale, height: int) -> SafeString:
         "",
         '<line class="grid" x1="{0}" y1="{1}" x2="{0}" y2="{2}"/>'
         '<text class="axis" x="{0}" y="14" text-anchor="{3}">{4}</text>',
-        ((x, TOP - 8, height, side, timezone.localtime(time).strftime("%H:%M:%S")) for x, side, time in ends),
+        ((x, TOP - 8, height, side, clock(time)) for x, side, time in ends),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from django.test import Client
 
 from orders_project.embedded.postgres import Postgres
 from orders_project.embedded.services import Services
@@ -15,6 +16,16 @@ from orders_project.tests import databases
 from .grpc_server import serving
 
 HOME = Path(os.environ["ORDERS_TEST_HOME"])
+
+
+@pytest.fixture
+def boss(db: None) -> Client:
+    """The browser of somebody who may do everything in the back office."""
+    from django.contrib.auth.models import User  # apps are loaded by now
+
+    client = Client()
+    client.force_login(User.objects.create_superuser("boss"))
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -19,13 +19,6 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def boss() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
-
-
-@pytest.fixture
 def orders(post: Any) -> list[Any]:
     """Some orders, with rows in all services."""
     now = timezone.now()

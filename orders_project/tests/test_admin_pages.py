@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import User
 from django.db import connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -69,13 +68,6 @@ class Harm(HTMLParser):
                 self.found.append(f"{name} at <{tag}>")
             if name in {"href", "src", "action", "formaction"} and (value or "").strip().lower().startswith("java"):
                 self.found.append(f"{name}={value}")
-
-
-@pytest.fixture
-def boss() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
 
 
 def name_of(model: Any) -> str:

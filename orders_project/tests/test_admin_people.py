@@ -17,13 +17,6 @@ from processing import services as stock
 pytestmark = pytest.mark.django_db
 
 
-@pytest.fixture
-def boss() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
-
-
 class TestAColleague:
     def test_is_made_in_one_form_and_can_work(self, boss: Client) -> None:
         add = reverse("admin:auth_user_add")

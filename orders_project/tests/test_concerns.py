@@ -8,7 +8,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from django.conf import settings
-from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import OperationalError
 from django.test import Client, RequestFactory
@@ -32,13 +31,6 @@ pytestmark = pytest.mark.django_db
 def fresh_readings() -> None:
     readings.DASHBOARD._taken.clear()
     metrics.STORED._taken.clear()
-
-
-@pytest.fixture
-def boss() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
 
 
 def row(model: Any, **fields: Any) -> None:

@@ -1,4 +1,4 @@
-"""What people look for is found, in any case of its letters; and what they have found can be taken away as a file."""
+"""What people look for is found, in upper and lower case; and what they have found can be taken away as a file."""
 
 import csv
 from datetime import timedelta
@@ -21,13 +21,6 @@ from orders.models import Order, OrderEvent, Outgoing, Status, WebhookDelivery
 from processing import services as stock
 
 pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture
-def boss() -> Client:
-    client = Client()
-    client.force_login(User.objects.create_superuser("boss"))
-    return client
 
 
 def found(boss: Client, model: str, query: str, **more: str) -> list[Any]:
