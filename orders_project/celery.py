@@ -10,6 +10,8 @@ The topology of the broker: exchanges, queues, dead-lettering and periodic tasks
     <service>.beat    those of a service: they expire after a few seconds, so that they never pile up
     events            a topic exchange for the events of orders as CloudEvents; unrouted ones go to events.unheard
     events.stream     keeps all events for late subscribers: see outbox/stream.py
+    celery.pidbox     a fanout exchange with a stream, inspect.questions, that every worker reads: see celery_inspect.py
+    reply.celery.pidbox  likewise for the answers, inspect.answers
 """
 
 import logging
@@ -39,6 +41,8 @@ UNROUTED = Exchange("events.unheard", type="fanout")
 EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNROUTED.name})
 WORKERS = Exchange("celeryev", type="topic")  # Celery's own events, for whoever watches workers
 event_exchange.no_declare = True
+QUESTIONS = Exchange("celery.pidbox", type="fanout")
+ANSWERS = Exchange("reply.celery.pidbox", type="fanout")
 
 
 class StandingQueue(Queue):
@@ -101,10 +105,33 @@ UNROUTED_QUEUE = Queue(
 )
 
 
+def short_stream(name: str, exchange: Exchange) -> Queue:
+    """Return a stream that keeps what was sent lately, for those who are reading it."""
+    return StandingQueue(
+        name,
+        exchange,
+        queue_arguments={
+            "x-queue-type": "stream",
+            "x-max-age": "1h",
+            "x-max-length-bytes": 2_000_000,
+            "x-stream-max-segment-size-bytes": 1_000_000,
+        },
+        consumer_arguments={"x-stream-offset": "next"},
+    )
+
+
+def inspection() -> list[Queue]:
+    """Return the streams by which workers are asked what they do, and answer."""
+    return [short_stream("inspect.questions", QUESTIONS), short_stream("inspect.answers", ANSWERS)]
+
+
 def as_declared(queue: Any) -> Any:
     """Return a queue for Celery to use, and never to declare: its user of the broker may not."""
     queue.no_declare = True
     return queue
+
+
+QUESTIONS_STREAM, ANSWERS_STREAM = map(as_declared, inspection())
 
 
 def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict[str, Any]]:
@@ -118,7 +145,7 @@ def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict
     }
 
 
-app = Celery("orders_project", set_as_current=True)
+app = Celery("orders_project", set_as_current=True, control="orders_project.celery_inspect:Control")
 app.conf.update(
     broker_url=settings.AMQP_URL,
     broker_connection_retry_on_startup=True,
@@ -176,7 +203,7 @@ def declare_topology() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
-        for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS):
+        for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS, QUESTIONS, ANSWERS):
             exchange(channel).declare()
         for queue in queues:
             queue(channel).declare()
@@ -184,4 +211,7 @@ def declare_topology() -> list[str]:
     if why := stream.declare():
         logger.warning("%s", why)
         return names
-    return [*names, settings.EVENTS_STREAM]
+    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+        for queue in inspection():
+            queue(channel).declare()
+    return [*names, settings.EVENTS_STREAM, *(queue.name for queue in inspection())]

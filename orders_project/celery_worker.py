@@ -4,17 +4,22 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from amqp.exceptions import AccessRefused
+from amqp.exceptions import AccessRefused, ChannelError
+from celery import bootsteps
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.consumer import Evloop
 from celery.worker.consumer.events import Events
 from celery.worker.consumer.heart import Heart
 from celery.worker.consumer.tasks import Tasks
+from celery.worker.control import Panel
+from celery.worker.pidbox import Pidbox
 from kombu.exceptions import ContentDisallowed, DecodeError
 
 from outbox import broker, conf
 from outbox.consumers import CONSUMERS
+
+from .celery_inspect import ANSWERED
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +37,28 @@ class OurTasks(Tasks):
     requires = (Connection,)
 
 
+class Answers(bootsteps.StartStopStep):
+    """
+    Celery's step that listens to remote control, with nothing to control: see celery_inspect.py.
+
+    A worker works as well without it: where the broker has no streams, or the deployment has not declared these.
+    """
+
+    requires = (OurTasks,)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self.box = Pidbox(consumer)
+        self.box.node.handlers = {name: Panel.data[name] for name in ANSWERED}
+        self.stop, self.shutdown = self.box.stop, self.box.shutdown
+
+    def start(self, consumer: Any) -> None:
+        try:
+            self.box.start(consumer)
+        except ChannelError as error:
+            logger.warning("This worker does not answer `celery inspect`: %s", error)
+
+
 class CarefulConsumer(Consumer):
     """
     A worker's consumer that neither loses a message nor stops because of one, and runs nothing that its sender may not
@@ -40,11 +67,11 @@ class CarefulConsumer(Consumer):
     Celery itself acknowledges, and so drops, a message that it cannot decode; and a body that is not a task ends it.
 
     # Note [Only what is used]: remote control, gossip and the queues for delayed tasks would have every worker declare
-    queues of its own, and whoever could publish to them could stop workers. Events only tell what happens.
+    queues of its own, and whoever could publish to them could stop workers. Events and answers only tell what happens.
     """
 
     class Blueprint(Consumer.Blueprint):
-        default_steps = [Connection, Events, Heart, OurTasks, Evloop]
+        default_steps = [Connection, Events, Heart, OurTasks, Answers, Evloop]
 
     def connect(self) -> Any:
         """Connect, and declare the queues if they may be declared by this user: they may have been deleted."""

@@ -16,7 +16,18 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 import orders.messages  # noqa: F401 - what orders sends is registered there
-from orders_project.celery import EVENTS, MESSAGES, SERVICES, TASKS, WORK, WORKERS
+from orders_project.celery import (
+    ANSWERS,
+    ANSWERS_STREAM,
+    EVENTS,
+    MESSAGES,
+    QUESTIONS,
+    QUESTIONS_STREAM,
+    SERVICES,
+    TASKS,
+    WORK,
+    WORKERS,
+)
 from outbox.broker import address
 from outbox.message import EVENTS as OUTSIDE
 from outbox.message import REGISTRY, Message
@@ -33,6 +44,9 @@ COMMANDS: dict[str, tuple[type[Message], ...]] = {
         processing.GiveBack, processing.KeepHold, processing.Process, processing.Release, processing.TakeBack,
     ),
 }  # fmt: skip
+
+# What every worker tells of itself: Celery's events, and its answers to `celery inspect`.
+TELLS: tuple[tuple[str, tuple[str, ...]], ...] = ((WORKERS.name, (r"(worker|task)\..+",)), (ANSWERS.name, ()))
 
 
 @dataclass(frozen=True)
@@ -92,11 +106,11 @@ def _service(service: str) -> User:
     return User(
         name=f"{service}_app",
         used_by=f"{service}-worker, {service}-relay",
-        reads=(service, f"{service}.beat", f"{service}.dlq"),
+        reads=(service, f"{service}.beat", f"{service}.dlq", QUESTIONS_STREAM.name),
         sends=(
             (MESSAGES.name, (*to_itself, *to_others)),
             *(((EVENTS.name, (r"order\..+",)),) if outside else ()),
-            (WORKERS.name, (r"(worker|task)\..+",)),
+            *TELLS,
         ),
     )
 
@@ -104,10 +118,12 @@ def _service(service: str) -> User:
 USERS: tuple[User, ...] = (
     *map(_service, SERVICES),
     # It calls whatever addresses strangers have registered, so it can send nothing: the relay of orders sends for it.
-    User("orders_webhooks", "webhooks-worker", ("orders.webhooks",), ((WORKERS.name, (r"(worker|task)\..+",)),)),
+    User("orders_webhooks", "webhooks-worker", ("orders.webhooks", QUESTIONS_STREAM.name), TELLS),
     User("beat", "beat", sends=((TASKS.name, tuple(re.escape(f"{service}.beat") for service in SERVICES)),)),
     # Sees whether the broker is there and how long queues are.
-    User("monitor", "orders-web, grpc, payments-web, processing-web, back-office, fake-gateway, KEDA"),
+    User("monitor", "orders-web, grpc, payments-web, processing-web, fake-gateway, KEDA"),
+    # Sees that too, and asks workers what they handle.
+    User("back_office", "back-office", (ANSWERS_STREAM.name,), ((QUESTIONS.name, ()),)),
 )
 
 
