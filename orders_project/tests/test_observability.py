@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import psycopg
 import pytest
 import requests
+from celery.worker.control import Panel
 
+from orders_project import celery_inspect
+from orders_project.celery import app
+from orders_project.celery_inspect import ANSWERED
 from orders_project.embedded.services import Services
 from orders_project.tests.running_system import RunningSystem
 
@@ -46,7 +51,8 @@ def run(receiver: Receiver, given: Callable[[str], Services]) -> Iterator[Runnin
     with RunningSystem(environment, given=given("observability")) as system:
         system.manage("load_demo", "--password-file", str(system.home / "password"))
         for name in ("payments", "relay", "beat"):
-            system.start(name, env={"HEARTBEAT_FILE": str(system.home / f"{name}.heartbeat")})
+            heartbeat = {"HEARTBEAT_FILE": str(system.home / f"{name}.heartbeat")}
+            system.start(name, env=heartbeat | {"DATABASE_LOCK_TIMEOUT": "300", "DATABASE_STATEMENT_TIMEOUT": "300"})
         system.start("web", env={"DATABASE_POOL": "8"})
         system.start_all()
         yield system
@@ -147,6 +153,82 @@ class TestTheDashboardOfARun:
             for query in QUERIES:
                 if not re.search(NOT_IN_THIS_RUN, query):
                     run.until(partial(prometheus.ask, query.replace("$__rate_interval", "1m")))
+
+
+@pytest.fixture(scope="class")
+def held_up(run: RunningSystem, order: Any) -> Iterator[list[str]]:
+    """Orders whose payments the worker of payments cannot make meanwhile."""
+    with psycopg.connect(run.env["DATABASE_URL_PAYMENTS"]) as holder:
+        holder.execute("SET idle_in_transaction_session_timeout = 0")
+        holder.execute("SELECT FROM payments_account WHERE user_id = 'demo-rich' FOR UPDATE")
+        body = {"user_id": "demo-rich", "user_email": EMAIL, "amount": 12.5}
+        placed = [requests.post(run.url("/orders"), json=body, timeout=60).json()["order_id"] for _ in range(3)]
+        yield placed
+        holder.rollback()
+    for order_id in placed:
+        path = run.url(f"/orders/{order_id}")
+        run.until(lambda path=path: requests.get(path, timeout=60).json()["status"] == "done")
+
+
+def tell(run: RunningSystem, command: str, **arguments: Any) -> dict[str, Any]:
+    """Tell all three workers something; what each answers."""
+    with app.connection_for_write(url=run.env["AMQP_URL"]) as connection:
+        answers = app.control.broadcast(
+            command, arguments=arguments, reply=True, timeout=60, limit=3, connection=connection
+        )
+    return {name: answer for one in answers for name, answer in one.items()}
+
+
+class TestTheWorkersOfARun:
+    def test_say_what_they_do_with_type_and_order(self, run: RunningSystem, held_up: list[str]) -> None:
+        def handled() -> Any:
+            workers = json.loads(run.ask("workers", "--json")[0])["workers"]
+            found = {worker["name"].partition("@")[0]: worker for worker in workers}
+            return found if len(found["payments"]["tasks"]) == 2 and found["payments"]["reserved"] else None
+
+        run.until(handled)
+        found = handled()
+        assert found.keys() == {"orders", "payments", "processing"}
+        at_work = found["payments"]["tasks"]
+        assert {task["type"] for task in at_work} == {"payments.charge"}
+        assert {task["order_id"] for task in at_work} < set(held_up)
+        assert all(task["order_number"] > 1000 and task["pid"] and task["seconds"] >= 0 for task in at_work)
+        shown, code = run.ask("workers")
+        assert f"{at_work[0]['order_id']} (#{at_work[0]['order_number']})" in shown
+        assert code == ("! " in shown)
+
+    def test_take_no_command_and_say_so(
+        self, run: RunningSystem, held_up: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The orders that they are told to skip or to kill are done: see the fixture."""
+        held = [*tell(run, "active").values(), *tell(run, "reserved").values()]
+        ids = [request["id"] for requests_of_one in held for request in requests_of_one]
+        assert len(ids) >= 3
+        pools = {name: answer["pool"]["processes"] for name, answer in tell(run, "stats").items()}
+        with pytest.raises(celery_inspect.Refused, match="shutdown is refused"):
+            app.control.shutdown()
+        monkeypatch.setattr(celery_inspect, "ANSWERED", frozenset(Panel.data))  # who asks does not keep to the rules
+        arguments = {
+            "revoke": {"task_id": ids, "terminate": True, "signal": "KILL"},
+            "terminate": {"task_id": ids, "signal": "KILL"},
+            "hello": {"from_node": "nobody", "revoked": ids},
+            "rate_limit": {"task_name": "payments.charge", "rate_limit": "1/h"},
+            "time_limit": {"task_name": "payments.charge", "hard": 1, "soft": 1},
+            "cancel_consumer": {"queue": "payments"},
+            "add_consumer": {"queue": "mine"},
+        }
+        for command in sorted(Panel.data.keys() - ANSWERED):
+            answers = tell(run, command, **arguments.get(command, {}))
+            assert len(answers) == 3, command
+            assert all("is refused" in answer["error"] for answer in answers.values()), command
+        assert {name: answer["pool"]["processes"] for name, answer in tell(run, "stats").items()} == pools
+
+    @pytest.mark.parametrize("question", sorted(ANSWERED))
+    def test_tell_neither_a_secret_nor_a_person(self, run: RunningSystem, held_up: list[str], question: str) -> None:
+        answers = json.dumps(tell(run, question, safe=False, taskinfoitems=["app"], with_defaults=True))
+        broker = run.env["AMQP_URL"].split(":")[2].split("@")[0]
+        for secret in (ADMIN_SECRET, WEBHOOK_SECRET, EMAIL, broker):
+            assert secret not in answers
 
 
 @pytest.fixture(scope="module")
