@@ -7,7 +7,9 @@ So questions and answers go through two streams, which the deployment declares. 
 every worker reads each question, and whoever has asked finds the answers to it by their ticket.
 """
 
+import json
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -36,15 +38,18 @@ class Refused(Exception):
 class Node(pidbox.Node):
     """The end of a worker: it reads questions, and sends each answer to the stream of answers and nowhere else."""
 
-    def Consumer(self, channel: Any = None, **options: Any) -> Consumer:  # noqa: N802 - kombu's name
-        return Consumer(channel or self.channel, [QUESTIONS_STREAM], accept=["json"], prefetch_count=1, **options)
+    def Consumer(self, channel: Any = None, *, callbacks: list[Callable[..., None]], **options: Any) -> Consumer:  # noqa: N802
+        (answer,) = callbacks
 
-    def handle_message(self, body: Any, message: Any = None) -> Any:
-        message.ack()
-        return super().handle_message(body, message)
+        def take(message: Any) -> None:
+            message.ack()
+            if question := _question(message.body):
+                answer(question, message)
+
+        return Consumer(channel or self.channel, [QUESTIONS_STREAM], on_message=take, prefetch_count=1)
 
     def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
-        """Return the answer to a question, whatever arguments it comes with."""
+        """Return the answer to a question; what else it says does not get here."""
         if method not in ANSWERED:
             logger.warning("The command %r is refused.", method)
             return {"error": str(Refused(method))}
@@ -62,6 +67,21 @@ class Node(pidbox.Node):
             )
         except TimeoutError:
             logger.warning("The broker has not taken an answer to `celery inspect`.")
+
+
+def _question(body: Any) -> dict[str, Any]:
+    """What is asked, of whom, and the ticket of the answer: for Celery to dispatch; nothing if it is no question."""
+    try:
+        said = json.loads(body)
+        return {
+            "method": str(said["method"]),
+            "destination": [str(name) for name in said["destination"] or ()],
+            "ticket": str(said["ticket"]),
+            "reply_to": {"exchange": ANSWERS.name, "routing_key": ""},
+        }
+    except (ValueError, LookupError, TypeError, RecursionError):
+        logger.warning("A question to workers cannot be read.")
+        return {}
 
 
 class Mailbox(pidbox.Mailbox):
@@ -100,11 +120,7 @@ class Mailbox(pidbox.Mailbox):
                 if callback:
                     callback(answer)
 
-        question = {
-            "method": command, "arguments": arguments or {}, "destination": destination,
-            "pattern": pattern, "matcher": matcher,
-            "ticket": ticket, "reply_to": {"exchange": ANSWERS.name, "routing_key": ""},
-        }  # fmt: skip
+        question = {"method": command, "arguments": arguments, "destination": destination, "ticket": ticket}
         with (
             self.connection.channel() as own,
             Consumer(own, [ANSWERS_STREAM], callbacks=[take], accept=["json"], prefetch_count=100),

@@ -207,7 +207,9 @@ class TestTheWorkersOfARun:
         pools = {name: answer["pool"]["processes"] for name, answer in tell(run, "stats").items()}
         with pytest.raises(celery_inspect.Refused, match="shutdown is refused"):
             app.control.shutdown()
-        monkeypatch.setattr(celery_inspect, "ANSWERED", frozenset(Panel.data))  # who asks does not keep to the rules
+        monkeypatch.setattr(
+            celery_inspect, "ANSWERED", {*Panel.data, "nonsense"}
+        )  # who asks does not keep to the rules
         arguments = {
             "revoke": {"task_id": ids, "terminate": True, "signal": "KILL"},
             "terminate": {"task_id": ids, "signal": "KILL"},
@@ -217,7 +219,16 @@ class TestTheWorkersOfARun:
             "cancel_consumer": {"queue": "payments"},
             "add_consumer": {"queue": "mine"},
         }
-        for command in sorted(Panel.data.keys() - ANSWERED):
+        with app.connection_for_write(url=run.env["AMQP_URL"]) as connection:
+            for body in (
+                b"nonsense",
+                b"[]",
+                b"{}",
+                b'{"method": ["revoke"], "destination": 1, "ticket": {}}',
+                b"[" * 10_000,
+            ):
+                connection.Producer().publish(body, exchange="celery.pidbox", content_type="application/json")
+        for command in sorted({*Panel.data, "nonsense"} - ANSWERED):
             answers = tell(run, command, **arguments.get(command, {}))
             assert len(answers) == 3, command
             assert all("is refused" in answer["error"] for answer in answers.values()), command
@@ -227,7 +238,7 @@ class TestTheWorkersOfARun:
     def test_tell_neither_a_secret_nor_a_person(self, run: RunningSystem, held_up: list[str], question: str) -> None:
         answers = json.dumps(tell(run, question, safe=False, taskinfoitems=["app"], with_defaults=True))
         broker = run.env["AMQP_URL"].split(":")[2].split("@")[0]
-        for secret in (ADMIN_SECRET, WEBHOOK_SECRET, EMAIL, broker):
+        for secret in (ADMIN_SECRET, WEBHOOK_SECRET, EMAIL, "demo-rich", broker):
             assert secret not in answers
 
 

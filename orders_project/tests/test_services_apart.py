@@ -191,10 +191,12 @@ class TestTheBroker:
             lambda channel: channel.queue_delete("events.stream"),
             lambda channel: channel.queue_unbind("events.stream", "events", "#"),
             lambda channel: channel.queue_declare("mine", arguments={"x-queue-type": "stream"}, durable=True),
+            lambda channel: channel.queue_bind("inspect.answers", "messages", "#"),
+            lambda channel: channel.queue_delete("inspect.questions"),
         ],
     )
     def test_lets_no_process_change_the_topology(self, stack: Stack, attempt: Callable[[Any], Any]) -> None:
-        for name in ("orders-worker", "payments-worker", "webhooks-worker", "beat", "orders-web"):
+        for name in ("orders-worker", "payments-worker", "webhooks-worker", "beat", "orders-web", "back-office"):
             channel = channel_of(stack, name)
             with pytest.raises(AccessRefused):
                 attempt(channel)
@@ -206,6 +208,17 @@ class TestTheBroker:
         with pytest.raises(AccessRefused):
             channel.basic_get(queue)
         channel.connection.close()
+
+    def test_lets_the_back_office_alone_ask_workers_what_they_do(self, stack: Stack) -> None:
+        workers = {"orders", "webhooks", "payments", "processing"}
+
+        def shown() -> Any:
+            return json.loads(stack.ask("back-office", "python", "manage.py", "workers", "--json")[0])["workers"]
+
+        stack.until(lambda: {worker["name"].partition("@")[0] for worker in shown()} == workers)
+        said, code = stack.ask("orders-web", "python", "manage.py", "workers")
+        assert code == 1
+        assert "may not ask workers" in said
 
     def test_lets_no_process_read_the_stream_of_events(self, stack: Stack) -> None:
         for name in ("orders-worker", "orders-relay", "payments-worker", "webhooks-worker", "beat", "orders-web"):
