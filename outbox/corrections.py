@@ -41,7 +41,7 @@ def parse(text: str | bytes) -> Any:
     :raises NotCorrectable: if it is no JSON, or has a value that only some programs read as JSON
     """
     try:
-        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+        return strict_json.loads(text)
     except (ValueError, RecursionError) as error:
         raise NotCorrectable(_g("This is not JSON: %(why)s") % {"why": error}) from error
 
@@ -110,14 +110,3 @@ def _texts(value: Any) -> Iterator[str]:
         yield from value
         for inner in value.values():
             yield from _texts(inner)
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number.")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = [name for name, _value in pairs]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"{', '.join(sorted(twice))} is there twice.")
-    return dict(pairs)

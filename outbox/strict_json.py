@@ -4,8 +4,10 @@ import functools
 import json
 import types
 import typing
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from .errors import Unreadable
 
@@ -15,6 +17,34 @@ hints = functools.cache(typing.get_type_hints)
 def write(value: object) -> bytes:
     """Return this value as JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
+
+
+def loads(text: str | bytes, *, number: Callable[[str], Any] = float) -> Any:
+    """
+    Return the plain value of JSON that somebody else has written.
+
+    :param number: makes a number of one that is not whole
+    :raises ValueError: if it is no JSON, has text that cannot be stored, or what is not read alike everywhere: NaN, or
+        a name that occurs twice
+    :raises RecursionError: if it is nested too deeply
+    """
+    return json.loads(text, parse_float=number, parse_constant=_refuse_constant, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        raise ValueError(f"{twice[0][:50]!r} occurs twice")
+    for name, value in pairs:
+        for text in (name, *(value if isinstance(value, list) else [value])):
+            if isinstance(text, str) and not is_storable(text):
+                raise ValueError("a string contains a null character or half of a surrogate pair")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
 def read(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:

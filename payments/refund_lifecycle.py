@@ -132,15 +132,18 @@ def _each(statuses: tuple[Status, ...], effect: Effect) -> dict[Status, Effect]:
     return dict.fromkeys(statuses, effect)
 
 
+ASKED_AGAIN = _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing)
+OLD_NEWS = {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing}
+
 # What is decided where an event is no step. A failure is the last word: a success that comes after it was overtaken.
 OTHERWISE: dict[Event, dict[Status, Effect]] = {
-    E.ASKED_OF_ACCOUNT: _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
-    E.ASKED_OF_GATEWAY: _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
-    E.NOT_POSSIBLE:     _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing),
-    E.PENDING:          {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing},
+    E.ASKED_OF_ACCOUNT: ASKED_AGAIN,
+    E.ASKED_OF_GATEWAY: ASKED_AGAIN,
+    E.NOT_POSSIBLE:     ASKED_AGAIN,
+    E.PENDING:          OLD_NEWS,
     E.SUCCEEDED:        {SUCCEEDED: do_nothing, FAILED: do_nothing},
     E.FAILED:           {FAILED: do_nothing},
-    E.REFUSED:          {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing},
+    E.REFUSED:          OLD_NEWS,
     E.NO_REPLY:         _each((REQUESTED, PENDING), ask_again_later)
                         | _each((SUCCEEDED, FAILED), do_nothing),
 }
