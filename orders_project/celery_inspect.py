@@ -9,7 +9,6 @@ every worker reads each question, and whoever has asked finds the answers to it 
 
 import json
 import logging
-from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -38,8 +37,8 @@ class Refused(Exception):
 class Node(pidbox.Node):
     """The end of a worker: it reads questions, and sends each answer to the stream of answers and nowhere else."""
 
-    def Consumer(self, channel: Any = None, *, callbacks: list[Callable[..., None]], **options: Any) -> Consumer:  # noqa: N802
-        (answer,) = callbacks
+    def Consumer(self, channel: Any = None, no_ack: Any = True, accept: Any = None, **options: Any) -> Consumer:  # noqa: N802
+        (answer,) = options["callbacks"]
 
         def take(message: Any) -> None:
             message.ack()
@@ -110,7 +109,8 @@ class Mailbox(pidbox.Mailbox):
         """
         if command not in ANSWERED:
             raise Refused(command)
-        ticket, limit = uuid(), limit or len(destination or ())
+        connection, ticket, limit = self.connection, uuid(), limit or len(destination or ())
+        assert connection is not None, "Celery binds it before it asks"
         answers: list[Any] = []
 
         def take(answer: Any, message: Any) -> None:
@@ -122,7 +122,7 @@ class Mailbox(pidbox.Mailbox):
 
         question = {"method": command, "arguments": arguments, "destination": destination, "ticket": ticket}
         with (
-            self.connection.channel() as own,
+            connection.channel() as own,
             Consumer(own, [ANSWERS_STREAM], callbacks=[take], accept=["json"], prefetch_count=100),
         ):
             Producer(own, auto_declare=False).publish(
@@ -131,7 +131,7 @@ class Mailbox(pidbox.Mailbox):
             until = monotonic() + (timeout or 1)
             while not (limit and len(answers) >= limit) and (left := until - monotonic()) > 0:
                 try:
-                    self.connection.drain_events(timeout=left)
+                    connection.drain_events(timeout=left)
                 except TimeoutError:
                     break
         return answers

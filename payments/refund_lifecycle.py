@@ -133,7 +133,7 @@ def _each(statuses: tuple[Status, ...], effect: Effect) -> dict[Status, Effect]:
 
 
 ASKED_AGAIN = _each((SUCCEEDED, FAILED), announce) | _each((REQUESTED, PENDING), do_nothing)
-OLD_NEWS = {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing}
+OLD_NEWS: dict[Status, Effect] = {PENDING: ask_again_later, SUCCEEDED: do_nothing, FAILED: do_nothing}
 
 # What is decided where an event is no step. A failure is the last word: a success that comes after it was overtaken.
 OTHERWISE: dict[Event, dict[Status, Effect]] = {

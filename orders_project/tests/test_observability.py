@@ -165,9 +165,12 @@ def held_up(run: RunningSystem, order: Any) -> Iterator[list[str]]:
         placed = [requests.post(run.url("/orders"), json=body, timeout=60).json()["order_id"] for _ in range(3)]
         yield placed
         holder.rollback()
-    for order_id in placed:
-        path = run.url(f"/orders/{order_id}")
-        run.until(lambda path=path: requests.get(path, timeout=60).json()["status"] == "done")
+
+    def are_done() -> bool:
+        found = (requests.get(run.url(f"/orders/{order_id}"), timeout=60).json() for order_id in placed)
+        return all(order["status"] == "done" for order in found)
+
+    run.until(are_done)
 
 
 def tell(run: RunningSystem, command: str, **arguments: Any) -> dict[str, Any]:
@@ -210,7 +213,7 @@ class TestTheWorkersOfARun:
         monkeypatch.setattr(
             celery_inspect, "ANSWERED", {*Panel.data, "nonsense"}
         )  # who asks does not keep to the rules
-        arguments = {
+        arguments: dict[str, dict[str, Any]] = {
             "revoke": {"task_id": ids, "terminate": True, "signal": "KILL"},
             "terminate": {"task_id": ids, "signal": "KILL"},
             "hello": {"from_node": "nobody", "revoked": ids},
