@@ -17,8 +17,9 @@ from rest_framework.request import Request
 
 from common.fields import MAX_INTEGER
 from common.pagination import KeysetPagination
+from common.search import whole
 
-from .models import Order, Status
+from .models import Order, OrderLine, Status
 
 
 class MomentField(IsoDateTimeField):
@@ -52,6 +53,7 @@ class OrderFilter(filters.FilterSet):
     customer_id = exactly(max_length=100)
     user_id = exactly(max_length=100)
     user_email = exactly(max_length=254, lookup_expr="iexact", help_text=_("In any case."))
+    sku = exactly(max_length=64, method="with_sku", help_text=_("Orders with a line that has it, in any case."))
     created_from = Moment("created_at", "gte", help_text=_("Not before this time."))
     created_to = Moment("created_at", "lt", help_text=_("Before this time."))
     updated_since = Moment("updated_at", "gte", help_text=_("Placed or changed at this time or later."))
@@ -59,6 +61,10 @@ class OrderFilter(filters.FilterSet):
     class Meta:
         model = Order
         fields: list[str] = []
+
+    def with_sku(self, orders: QuerySet[Order], name: str, sku: str) -> QuerySet[Order]:
+        lines = OrderLine.objects.filter(whole("sku", sku))
+        return orders.filter(pk__in=lines.values("order_id"))
 
 
 class NewestFirst(KeysetPagination):

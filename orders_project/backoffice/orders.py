@@ -7,17 +7,19 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.contrib import admin
 from django.db import Error
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.text import format_lazy
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common import authority, reasons
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display, panels, scan_filter
+from common.search import beginning, has_parts
 from orders import refunds, repair, saga, services
 from orders.gauges import GRACE
-from orders.models import ENDS, Order
+from orders.models import ENDS, ORDER_PARTS, NamesInHistory, Order, OrderLine
 from orders.saga import TIMEOUTS
 
 from . import drawing, obstacles, order_panels, timeline
@@ -156,6 +158,8 @@ class Orders(ReadOnlyAdmin):
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
     search_by = ("number", "order_id", "reference")
     search_beginnings = ("user_email", "user_id", "customer_id")
+    search_parts = ORDER_PARTS
+    part_fields = search_beginnings
     order = ("-created_at", "-order_id")
     sorts: ClassVar = {
         "number": ("number",),
@@ -235,6 +239,21 @@ class Orders(ReadOnlyAdmin):
             destructive=True,
         ),
     )
+
+    @property
+    def search_help_text(self) -> Any:  # type: ignore[override]
+        return format_lazy("{} {}", super().search_help_text, _("Or the beginning of a SKU."))
+
+    def wide_searches(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        found = super().wide_searches(rows, term)
+        return [*found, beginning(rows, "lines__sku", term.strip())] if found else []
+
+    def parts_found(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        return [rows.filter(has_parts(NamesInHistory("events__data"), term), events__version=1)]
+
+    def search_anywhere(self, term: str) -> Q:
+        lines = OrderLine.objects.filter(order=OuterRef("pk"), sku__istartswith=term.strip())
+        return super().search_anywhere(term) | Q(Exists(lines))
 
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
         """The bars of the dashboard link to the orders of an hour."""
