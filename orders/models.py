@@ -301,7 +301,7 @@ class NamesInHistory(models.Func):
 
 
 # Note [Names in the history]: an index of trigrams costs at each change of a row, and an order changes about eight
-# times, its first event never. So customers are looked for in the events. Both have the same names: see orders/history.py.
+# times, its first event never. So customers are looked for in the events, which have the same names.
 ORDER_PARTS = PartIndex("order_by_part", NamesInHistory("data"), condition=models.Q(version=1))
 
 

@@ -148,7 +148,7 @@ class ProductFilter(django_filters.FilterSet):
         django_filters.CharFilter(
             max_length=200,
             method="with_name",
-            help_text="Products with each of these words in their name, in any case.",
+            help_text="Each of these words is a part of the name, in any case.",
         )
     )
 

@@ -84,9 +84,7 @@ def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[st
 # that differs in one character, and, for those that differ in two, the first ones that begin with the same half. All of
 # it is bounded, as anybody who may place an order can ask for it: see docs/performance.md.
 MAX_MISTYPED = 10  # skus that are looked at: who writes more unknown ones than that has not mistyped them
-MAX_VARIANTS = (
-    6_000  # that are looked up in all: those of three skus of eleven characters; the others are found by their half
-)
+MAX_VARIANTS = 6_000  # that are looked up in all: those of three skus of eleven characters
 LIKE_VARIANTS = "SELECT sku FROM processing_product WHERE sku = ANY(%s)"
 LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 50)"
 
