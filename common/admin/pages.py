@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.text import capfirst
@@ -23,6 +23,7 @@ OLDER, NEWER = "older", "newer"
 SORT = re.compile(r"(-?)(\d{1,3})(?!\d)")
 SCAN_ROWS = 10_000  # rows that scan filters look through for a page
 MOST_FOUND = 1000  # rows that a search finds by a part of something
+NEAR_ROWS = 2000  # rows of the list that a wide search looks at before it asks an index
 MOST_NAMED = 10  # rows with the term as a whole name that come first
 
 
@@ -41,7 +42,8 @@ class KeysetChangeList(ChangeList):
 
     # Note [Wide searches]: the rows whose text has a term are in the order of the text, not of the list. So no more
     # than `MOST_FOUND` of them are taken and put in order. If there are more, one meets them on the way through the
-    # list: they are looked for as by a scan filter. Rows that have the term as a whole name come first nevertheless.
+    # list: they are looked for as by a scan filter. What nearly every row has fills the page from the next `NEAR_ROWS`,
+    # and no index is asked. Rows that have the term as a whole name come first nevertheless.
     """
 
     model_admin: "ReadOnlyAdmin"
@@ -134,9 +136,14 @@ class KeysetChangeList(ChangeList):
         wide = self.model_admin.wide_searches(self.root_queryset.order_by(), self.query)
         self.is_wide = bool(wide)
         scans = [one.matching for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
+        anywhere = self.model_admin.search_anywhere(self.query) if wide else Q()
+        if wide and not scans:
+            (first,), _beyond = self._within([rows], NEAR_ROWS, forward=forward)
+            near = list(first.filter(anywhere)[: self.list_per_page + 1])
+            if len(near) > self.list_per_page:
+                return near, None
         found_by = [self._keys(one) for one in wide]
         if max(map(len, found_by), default=0) > MOST_FOUND:
-            anywhere = self.model_admin.search_anywhere(self.query)
             searches, found_by, scans = [rows], [], [*scans, lambda rows: rows.filter(anywhere)]
         for keys in found_by:
             if not scans:
@@ -144,17 +151,24 @@ class KeysetChangeList(ChangeList):
             searches.append(rows.filter(pk__in=[key[0] for key in keys]))
         horizon = None
         if scans:
-            ends = [list(rows.select_related(None)[SCAN_ROWS - 1 : SCAN_ROWS + 1]) for rows in searches]
-            for unseen in self._in_order((end[1] for end in ends if len(end) > 1), forward=forward)[:1]:
-                horizon = next(end[0] for end in ends if unseen in end)
-                seen = keyset.beyond(keyset.key_of(unseen, order), order, forward=not forward)
-                searches = [rows.filter(seen) for rows in searches]
+            searches, horizon = self._within(searches, SCAN_ROWS, forward=forward)
         for scan in scans:
             searches = [scan(rows) for rows in searches]
         if len(searches) == 1:
             return list(searches[0][: self.list_per_page + 1]), horizon
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
+
+    def _within(
+        self, searches: list[QuerySet[Any]], most: int, *, forward: bool
+    ) -> tuple[list[QuerySet[Any]], Model | None]:
+        """These rows up to where one of the searches has so many, and the last row of that; none if none has more."""
+        ends = [list(rows.select_related(None)[most - 1 : most + 1]) for rows in searches]
+        for unseen in self._in_order((end[1] for end in ends if len(end) > 1), forward=forward)[:1]:
+            horizon = next(end[0] for end in ends if unseen in end)
+            seen = keyset.beyond(keyset.key_of(unseen, self.order), self.order, forward=not forward)
+            return [rows.filter(seen) for rows in searches], horizon
+        return searches, None
 
     def _named(self, page: list[Model]) -> list[Model]:
         """The first page, with the rows before it that have the term as a whole name, such as a number."""
