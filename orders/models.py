@@ -271,7 +271,7 @@ class OrderLine(models.Model):
                 name="line_is_goods_or_belongs_to_some",
             ),
         ]
-        indexes = [beginning_index("sku", name="line_by_sku", then=("order_id",))]
+        indexes = [beginning_index("sku", name="line_by_sku", then=("id",))]
 
     def __str__(self) -> str:
         return f"{self.quantity} x {self.sku or self.name}"

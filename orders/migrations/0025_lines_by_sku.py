@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
             model_name="orderline",
             index=models.Index(
                 OpClass(Upper("sku"), name="text_pattern_ops"),
-                models.F("order_id").desc(),
+                models.F("id").desc(),
                 condition=models.Q(Exact(Upper("sku"), models.Value("")), _negated=True),
                 name="line_by_sku",
             ),
