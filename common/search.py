@@ -93,7 +93,9 @@ class PartIndex:
 
     def index(self) -> Index:
         """The index, as the model has it."""
-        return GinIndex(OpClass(self.texts, name="gin_trgm_ops"), name=self.name, condition=self.condition)
+        texts = OpClass(self.texts, name="gin_trgm_ops")
+        # Not collected for later, or who fills the list up would write the entries of thousands while placing an order.
+        return GinIndex(texts, name=self.name, condition=self.condition, fastupdate=False)
 
     def helps(self, term: str, *, using: str) -> bool:
         """Whether the index is there, and can find this term."""
