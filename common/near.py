@@ -3,7 +3,6 @@
 import difflib
 import string
 from collections.abc import Collection, Iterable
-from functools import cache
 from typing import Any
 
 from django.utils.text import format_lazy
@@ -30,39 +29,59 @@ def _form(name: str) -> str:
 # Edit distance ------------------------------------------------------------------------------------------------------
 
 
-def is_near(one: str, other: str) -> bool:
-    """
-    Return whether two names differ in case only, in one character, or in two if they are long enough.
-
-    A wrong, missing or extra character counts as one, and so do two adjacent characters that are swapped.
-    """
-    return distance(one, other) <= allowed(one)
-
-
 def allowed(name: str) -> int:
     """Return how many characters of a name of this length may differ: a short one is soon another name."""
     return 0 if len(name) < 4 else 1 if len(name) < 8 else 2
 
 
-def distance(one: str, other: str) -> int:
-    """Return the Damerau-Levenshtein distance of two names without regard to case."""
-    one, other = one.casefold(), other.casefold()
+def nearest(name: str, known: Iterable[str]) -> str:
+    """
+    Return the first of the known names that differ least, in no more characters than are `allowed`, or "".
 
-    @cache
-    def between(i: int, j: int) -> int:
-        if not i or not j:
-            return i + j
-        least = min(between(i - 1, j) + 1, between(i, j - 1) + 1, between(i - 1, j - 1) + (one[i - 1] != other[j - 1]))
-        if i > 1 and j > 1 and one[i - 2 : i] == other[j - 1] + other[j - 2]:
-            least = min(least, between(i - 2, j - 2) + 1)
-        return least
+    Upper and lower case are the same here.
+    """
+    form, least, found = name.casefold(), allowed(name) + 1, ""
+    for one in known:
+        if (differing := distance(form, one.casefold(), most=least - 1)) < least:
+            least, found = differing, one
+        if not least:
+            break
+    return found
 
-    return between(len(one), len(other))
+
+def distance(one: str, other: str, *, most: int) -> int:
+    """
+    Return the Damerau-Levenshtein distance of two names, or `most` + 1 if it is more than that.
+
+    A wrong, missing or extra character counts as one, and so do two adjacent characters that are swapped. The time
+    depends on `most`, and hardly on the lengths: each kind of change is tried at the first character that differs.
+    """
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    at, end = 0, min(len(one), len(other))
+    while at < end and one[at] == other[at]:
+        at += 1
+    one, other = one[at:], other[at:]
+    if not (one and other):
+        return len(one) + len(other)
+    rests = [(one[1:], other[1:]), (one[1:], other), (one, other[1:])]
+    if one[1:2] == other[0] and other[1:2] == one[0]:
+        rests.insert(0, (one[2:], other[2:]))
+    least = most + 1
+    for rest, other_rest in rests:
+        if least > 1:
+            least = min(least, 1 + distance(rest, other_rest, most=least - 2))
+    return least
+
+
+def cases(name: str) -> set[str]:
+    """Return a name in upper and lower case."""
+    return {name.lower(), name.upper(), name.title(), name.capitalize()}
 
 
 def variants(name: str) -> set[str]:
     """Return a name in upper and lower case, and every name at a distance of one from it."""
-    found = {name.lower(), name.upper(), name.title(), name.capitalize()}
+    found = cases(name)
     if not allowed(name):
         return found
     splits = [(name[:at], name[at:]) for at in range(len(name) + 1)]
@@ -75,3 +94,8 @@ def variants(name: str) -> set[str]:
         if len(after) > 1:
             found.add(before + after[1] + after[0] + after[2:])
     return found
+
+
+def most_variants(name: str) -> int:
+    """Return how many `variants` a name has at most."""
+    return 2 * (len(CHARACTERS) + len(name) + 1) * (len(name) + 1)

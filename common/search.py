@@ -1,15 +1,23 @@
 """
-Search for texts that begin with a term, whatever their case, by indexes that need no extension of PostgreSQL.
+Search for texts by what they begin with, or by any part of them, whatever their case.
+
+Beginnings are found by indexes that need no extension of PostgreSQL, parts by an index of trigrams: see `PartIndex`.
 
 # Note [Capitals]: Django asks for `iexact` and `istartswith` by comparing `UPPER(column)`, so the index has that. It
 leaves empty texts out, and a query has to say that it does so as well: PostgreSQL concludes it from `=`, not from LIKE.
+
+# Note [Where there are no trigrams]: they come with `pg_trgm`, which not every server has or allows. So their indexes
+are in no migration: `manage.py migrate_all` makes them where it can, each time it runs, and a search asks whether its
+own is there. Without it, and for a term without three letters or digits in a row, texts are found by their beginnings.
 """
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.postgres.indexes import OpClass
-from django.db.models import BooleanField, F, Func, Index, OrderBy, Q, QuerySet, Value
+from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.db import Error, connections
+from django.db.models import BooleanField, F, Func, Index, Model, OrderBy, Q, QuerySet, TextField, Value
 from django.db.models.functions import Collate, Upper
 from django.db.models.indexes import IndexExpression
 from django.db.models.lookups import Exact
@@ -31,7 +39,12 @@ def beginning_index(field: str, *, name: str, then: tuple[str, ...]) -> Index:
 
 def beginning(rows: QuerySet[Any], field: str, term: str) -> QuerySet[Any]:
     """The rows with a text that begins with a term, for a field with such an index."""
-    return rows.filter(**{f"{field}__istartswith": term}).exclude(_is_empty(field))
+    return rows.filter(~_is_empty(field), **{f"{field}__istartswith": term})
+
+
+def whole(field: str, term: str) -> Q:
+    """The condition that a text is this term, in any case, for a field with such an index."""
+    return Q(~_is_empty(field), **{f"{field}__iexact": term})
 
 
 class Words(Func):
@@ -49,3 +62,76 @@ def has_words(words: Words, term: str) -> Any:
         return None
     parsed = Func(Value("simple"), Value(query), function="to_tsquery")
     return Func(words, parsed, template="(%(expressions)s)", arg_joiner=" @@ ", output_field=BooleanField())
+
+
+# Parts ----------------------------------------------------------------------------------------------------------------
+
+TRIGRAM = re.compile(r"[^\W_]{3}")
+EXTENSION = "pg_trgm"
+IS_VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+
+
+class Texts(Func):
+    """Several texts in capitals, one a line."""
+
+    arg_joiner = " || E'\\n' || "
+    template = "UPPER(%(expressions)s)"
+    output_field = TextField()
+
+
+@dataclass(frozen=True)
+class PartIndex:
+    """
+    An index that finds any part of texts, if the server has one: see Note [Where there are no trigrams].
+
+    A model names its own in `part_indexes`. `texts` are an expression such as `Texts`.
+    """
+
+    name: str
+    texts: Any
+    condition: Q | None = None
+
+    def index(self) -> Index:
+        """The index, as the model has it."""
+        texts = OpClass(self.texts, name="gin_trgm_ops")
+        # Not collected for later, or who fills the list up would write the entries of thousands while placing an order.
+        return GinIndex(texts, name=self.name, condition=self.condition, fastupdate=False)
+
+    def helps(self, term: str, *, using: str) -> bool:
+        """Whether the index is there, and can find this term."""
+        return TRIGRAM.search(term) is not None and self.is_there(using)
+
+    def is_there(self, using: str) -> bool:
+        with connections[using].cursor() as cursor:
+            cursor.execute(IS_VALID, [self.name])
+            return bool(cursor.fetchone() == (True,))
+
+
+def has_parts(texts: Any, term: str) -> Any:
+    """The condition that each word of the term is a part of these texts, an expression such as `Texts`."""
+    found = Q()
+    for word in term.split():
+        pattern = Upper(Value("%" + re.sub(r"([\\%_])", r"\\\1", word) + "%"))
+        found &= Q(Func(texts, pattern, template="(%(expressions)s)", arg_joiner=" LIKE ", output_field=BooleanField()))
+    return found
+
+
+def has_trigrams(using: str) -> bool:
+    """Whether this database can have indexes of trigrams, after giving it the extension where that is allowed."""
+    with connections[using].cursor() as cursor:
+        cursor.execute("SELECT FROM pg_extension WHERE extname = %s", [EXTENSION])
+        if cursor.rowcount:
+            return True
+        cursor.execute("SELECT FROM pg_available_extensions WHERE name = %s", [EXTENSION])
+        if not cursor.rowcount:
+            return False
+        try:
+            cursor.execute(f"CREATE EXTENSION IF NOT EXISTS {EXTENSION}")
+        except Error:  # its owner may not create one, or the provider of the server has not allowed this one
+            return False
+    return True
+
+
+def part_indexes(model: type[Model]) -> tuple[PartIndex, ...]:
+    """The indexes of a model that find parts of texts."""
+    return getattr(model, "part_indexes", ())

@@ -11,12 +11,12 @@ import time
 from typing import Any
 
 from django.contrib.postgres.operations import AddIndexConcurrently, NotInTransactionMixin, RemoveIndexConcurrently
-from django.db import router
+from django.db import connections, router
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.operations import AddConstraint, AddField, RemoveConstraint
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
-from django.db.models import UniqueConstraint
+from django.db.models import Index, UniqueConstraint
 
 STATE_OF_INDEX = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
 MAKE_UNIQUE = (
@@ -62,6 +62,13 @@ class AddIndexOnline(AddIndexConcurrently):
         model = _model_of(self, app_label, schema_editor, to_state)
         if model is not None and _is_missing(schema_editor, self.index.name):
             schema_editor.add_index(model, self.index, concurrently=True)
+
+
+def make_index(model: Any, index: Index, *, using: str) -> None:
+    """Make an index outside of migrations while the table is read and written, unless it is there."""
+    with connections[using].schema_editor(atomic=False) as editor:
+        if _is_missing(editor, index.name):
+            editor.execute(str(index.create_sql(model, editor, concurrently=True)), params=None)
 
 
 class RemoveIndexOnline(RemoveIndexConcurrently):

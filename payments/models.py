@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from common import idempotency
 from common.locks import take_turn
 from common.performed_actions import AbstractPerformedAction
+from common.search import PartIndex, Texts
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -63,6 +64,9 @@ class PerformedAction(AbstractPerformedAction):
     """A form of the back office about money that has been carried out."""
 
 
+ACCOUNT_PARTS = PartIndex("account_by_part", Texts("user_id"))
+
+
 class Account(models.Model):
     """
     A customer's account, or one of the system's own.
@@ -82,6 +86,8 @@ class Account(models.Model):
     currency = models.CharField(_("currency"), max_length=3)
     balance = models.BigIntegerField(_("balance"), default=0, help_text=_("in minor units"))
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+
+    part_indexes = (ACCOUNT_PARTS,)
 
     class Meta:
         verbose_name = _("account")

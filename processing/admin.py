@@ -30,7 +30,18 @@ from common.search import has_words
 
 from . import services
 from .gauges import LATE_AFTER
-from .models import PRODUCT_WORDS, DeadLetter, Hold, HoldLine, Incoming, Outgoing, Processing, Product, StockMovement
+from .models import (
+    PRODUCT_PARTS,
+    PRODUCT_WORDS,
+    DeadLetter,
+    Hold,
+    HoldLine,
+    Incoming,
+    Outgoing,
+    Processing,
+    Product,
+    StockMovement,
+)
 
 register_outbox_admin(Outgoing, Incoming, DeadLetter)
 
@@ -168,7 +179,8 @@ class Products(ReadOnlyAdmin):
     list_display = ("sku", "name", display.amount("price", _("price")), "available", "held", "sold", "is_active")
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
-    search_help_text = _("Enter the beginning of a word of the name, or of the SKU.")
+    search_parts = PRODUCT_PARTS
+    part_fields = ("sku", "name")
     order = ("-product_id",)
     sorts: ClassVar = {"sku": ("sku",)}
     empty = _("No products yet. Add the first one.")
@@ -212,7 +224,13 @@ class Products(ReadOnlyAdmin):
         ),
     )
 
-    def wide_searches(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+    @property
+    def search_help_text(self) -> Any:  # type: ignore[override]
+        if PRODUCT_PARTS.is_there("processing"):
+            return _("Enter a part of the name or of the SKU. Fewer than three characters have to begin a word.")
+        return _("Enter the beginning of a word of the name, or of the SKU.")
+
+    def beginnings_found(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
         found = has_words(PRODUCT_WORDS, term)
         return [] if found is None else [rows.filter(found)]
 

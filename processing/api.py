@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import django_filters
 from django.conf import settings
+from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
@@ -24,10 +25,11 @@ from common.html_forms import WithForm
 from common.lockout import Attempt
 from common.pagination import Filters, KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
+from common.search import Texts, has_parts
 from outbox import clock
 
 from . import services
-from .models import Product
+from .models import PRODUCT_PARTS, Product
 
 MAX_STOCK = 1_000_000_000
 IF_MATCH = if_match("The ETag of the product that the change is meant for; one that has changed since is left alone.")
@@ -142,10 +144,22 @@ class ProductFilter(django_filters.FilterSet):
         )
     )
     sku = extend_schema_field({"type": "string", "maxLength": 64})(django_filters.CharFilter(max_length=64))
+    name = extend_schema_field({"type": "string", "maxLength": 200})(
+        django_filters.CharFilter(
+            max_length=200,
+            method="with_name",
+            help_text="Each of these words is a part of the name, in any case.",
+        )
+    )
 
     class Meta:
         model = Product
-        fields = ("is_active", "sku")
+        fields = ("is_active", "sku", "name")
+
+    def with_name(self, products: QuerySet[Product], field: str, name: str) -> QuerySet[Product]:
+        # What is in the name is in the texts of the index as well, which is only there where a server can have it.
+        is_somewhere, is_in_name = (has_parts(texts, name) for texts in (PRODUCT_PARTS.texts, Texts("name")))
+        return products.filter(is_somewhere, is_in_name)
 
 
 class Products(generics.ListAPIView[Product]):

@@ -9,7 +9,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from common.performed_actions import AbstractPerformedAction
-from common.search import Words
+from common.search import PartIndex, Texts, Words
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
@@ -51,6 +51,7 @@ class DeadLetter(AnyDeadLetter):
 
 
 PRODUCT_WORDS = Words("sku", "name")
+PRODUCT_PARTS = PartIndex("product_by_part", Texts("sku", "name"))
 
 
 class Product(models.Model):
@@ -72,6 +73,8 @@ class Product(models.Model):
     is_active = models.BooleanField(_("active"), default=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    part_indexes = (PRODUCT_PARTS,)
 
     class Meta:
         verbose_name = _("product")

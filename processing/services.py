@@ -4,7 +4,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -82,29 +81,33 @@ def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[st
 
 
 # Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every sku
-# that differs in one character, and, for those that differ in two, the first ones that begin with the same half.
+# that differs in one character, and, for those that differ in two, the first ones that begin with the same half. All of
+# it is bounded, as anybody who may place an order can ask for it: see docs/performance.md.
 MAX_MISTYPED = 10  # skus that are looked at: who writes more unknown ones than that has not mistyped them
+MAX_VARIANTS = 6_000  # that are looked up in all: those of three skus of eleven characters
 LIKE_VARIANTS = "SELECT sku FROM processing_product WHERE sku = ANY(%s)"
-LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 200)"
+LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 50)"
 
 
 def near_skus(skus: Sequence[str]) -> dict[str, str]:
     """Return for each of these skus, which are unknown, the one of the catalogue that it nearly is, if there is one."""
     skus = list(dict.fromkeys(skus))[:MAX_MISTYPED]
-    if not skus:
-        return {}
-    queries = [LIKE_VARIANTS]
-    parameters: list[Any] = [sorted({variant for sku in skus for variant in near.variants(sku)})]
+    variants: set[str] = set()
+    queries: list[str] = []
+    parameters: list[Any] = []
     for sku in skus:
+        is_affordable = len(variants) + near.most_variants(sku) <= MAX_VARIANTS
+        variants |= near.variants(sku) if is_affordable else near.cases(sku)
         if near.allowed(sku):
             for start in {form[: len(sku) // 2] for form in (sku, sku.lower(), sku.upper())}:
                 queries.append(LIKE_START)
                 parameters.append(re.sub(r"([\\%_])", r"\\\1", start) + "%")
+    if not skus:
+        return {}
     with connections["processing"].cursor() as cursor:
-        cursor.execute(" UNION ALL ".join(queries), parameters)
+        cursor.execute(" UNION ALL ".join([LIKE_VARIANTS, *queries]), [sorted(variants), *parameters])
         known = sorted({sku for (sku,) in cursor.fetchall()})
-    nearest = {sku: min(known, key=partial(near.distance, sku), default="") for sku in skus}
-    return {sku: one for sku, one in nearest.items() if near.is_near(sku, one)}
+    return {sku: one for sku in skus if (one := near.nearest(sku, known))}
 
 
 @transaction.atomic(using="processing")

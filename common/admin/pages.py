@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.text import capfirst
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 OLDER, NEWER = "older", "newer"
 SORT = re.compile(r"(-?)(\d{1,3})(?!\d)")
 SCAN_ROWS = 10_000  # rows that scan filters look through for a page
-MOST_FOUND = 1000  # rows that a search finds by the beginning of something
+MOST_FOUND = 1000  # rows that a search finds by a part of something
+NEAR_ROWS = 2000  # rows of the list that a wide search looks at before it asks an index
+MOST_NAMED = 10  # rows with the term as a whole name that come first
 
 
 class KeysetChangeList(ChangeList):
@@ -38,18 +40,20 @@ class KeysetChangeList(ChangeList):
     # Note [Scan filters]: values that no index knows are looked for in the next `SCAN_ROWS` rows. If these don't fill
     the page, the link to the next page continues after them and says so.
 
-    # Note [Wide searches]: the rows whose text begins with a term are in the order of the text, not of the list. So no
-    more than `MOST_FOUND` of them are taken and put in order, and if there are more the page asks for a longer term.
+    # Note [Wide searches]: the rows whose text has a term are in the order of the text, not of the list. So no more
+    # than `MOST_FOUND` of them are taken and put in order. If there are more, one meets them on the way through the
+    # list: they are looked for as by a scan filter. What nearly every row has fills the page from the next `NEAR_ROWS`,
+    # and no index is asked. Rows that have the term as a whole name come first nevertheless.
     """
 
     model_admin: "ReadOnlyAdmin"
     CURSORS = (OLDER, NEWER)
     order: tuple[str, ...] = ()
     sorted_by: int | None = None  # the column
+    is_wide = False  # whether it is a wide search
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self.older_url = self.newer_url = ""
-        self.found_too_many = 0
         super().__init__(request, *args)
         self.title = capfirst(str(self.opts.verbose_name_plural))
 
@@ -99,6 +103,8 @@ class KeysetChangeList(ChangeList):
         if start is not None:
             urls[back] = self._url({back: page[0]} if page else {})
         self.older_url, self.newer_url = urls[OLDER], urls[NEWER]
+        if start is None and last is not None and self.is_wide:
+            page = self._named(page)
         self.result_list = page if forward else page[::-1]
         self.result_count = len(page)
         self.full_result_count = None
@@ -128,31 +134,51 @@ class KeysetChangeList(ChangeList):
             rows = rows.filter(keyset.beyond(start, order, forward=forward))
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
         wide = self.model_admin.wide_searches(self.root_queryset.order_by(), self.query)
-        scans = [one for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
-        for keys in map(self._keys, wide):
+        self.is_wide = bool(wide)
+        scans = [one.matching for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
+        anywhere = self.model_admin.search_anywhere(self.query) if wide else Q()
+        if wide and not scans:
+            (first,), _beyond = self._within([rows], NEAR_ROWS, forward=forward)
+            near = list(first.filter(anywhere)[: self.list_per_page + 1])
+            if len(near) > self.list_per_page:
+                return near, None
+        found_by = [self._keys(one) for one in wide]
+        if max(map(len, found_by), default=0) > MOST_FOUND:
+            searches, found_by, scans = [rows], [], [*scans, lambda rows: rows.filter(anywhere)]
+        for keys in found_by:
             if not scans:
                 keys = self._first_of(keys, rows, start, forward=forward)
             searches.append(rows.filter(pk__in=[key[0] for key in keys]))
         horizon = None
         if scans:
-            ends = [list(rows.select_related(None)[SCAN_ROWS - 1 : SCAN_ROWS + 1]) for rows in searches]
-            for unseen in self._in_order((end[1] for end in ends if len(end) > 1), forward=forward)[:1]:
-                horizon = next(end[0] for end in ends if unseen in end)
-                seen = keyset.beyond(keyset.key_of(unseen, order), order, forward=not forward)
-                searches = [rows.filter(seen) for rows in searches]
+            searches, horizon = self._within(searches, SCAN_ROWS, forward=forward)
         for scan in scans:
-            searches = [scan.matching(rows) for rows in searches]
+            searches = [scan(rows) for rows in searches]
         if len(searches) == 1:
             return list(searches[0][: self.list_per_page + 1]), horizon
         found = {row.pk: row for rows in searches for row in rows[: self.list_per_page + 1]}
         return self._in_order(found.values(), forward=forward)[: self.list_per_page + 1], horizon
 
+    def _within(
+        self, searches: list[QuerySet[Any]], most: int, *, forward: bool
+    ) -> tuple[list[QuerySet[Any]], Model | None]:
+        """These rows up to where one of the searches has so many, and the last row of that; none if none has more."""
+        ends = [list(rows.select_related(None)[most - 1 : most + 1]) for rows in searches]
+        for unseen in self._in_order((end[1] for end in ends if len(end) > 1), forward=forward)[:1]:
+            horizon = next(end[0] for end in ends if unseen in end)
+            seen = keyset.beyond(keyset.key_of(unseen, self.order), self.order, forward=not forward)
+            return [rows.filter(seen) for rows in searches], horizon
+        return searches, None
+
+    def _named(self, page: list[Model]) -> list[Model]:
+        """The first page, with the rows before it that have the term as a whole name, such as a number."""
+        conditions = self.model_admin.search_conditions(self.query)
+        named = {row.pk: row for condition in conditions for row in self.queryset.filter(condition)[:MOST_NAMED]}
+        return [*named.values(), *(row for row in page if row.pk not in named)]
+
     def _keys(self, wide: QuerySet[Any]) -> list[tuple[Any, ...]]:
         """The first rows that a wide search finds, as their primary keys and what the list is ordered by."""
-        found = list(wide.values_list("pk", *keyset.names(self.order))[: MOST_FOUND + 1])
-        if len(found) > MOST_FOUND:
-            self.found_too_many = MOST_FOUND
-        return found[:MOST_FOUND]
+        return list(dict.fromkeys(wide.values_list("pk", *keyset.names(self.order))[: MOST_FOUND + 1]))
 
     def _first_of(
         self, keys: list[tuple[Any, ...]], rows: QuerySet[Any], start: list[Any] | None, *, forward: bool

@@ -1,19 +1,22 @@
 """Read-only admin pages: list a table, search it by its indexes, and change it only through actions."""
 
+import operator
 import re
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.core.exceptions import FieldDoesNotExist
+from django.db import router
 from django.db.models import BigIntegerField, Model, Q, QuerySet, UUIDField
 from django.http import HttpRequest
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from ..search import beginning
+from ..search import PartIndex, Texts, beginning, has_parts
 from . import display
 from .actions import ActionPages
 from .bulk_rows import BulkPages
@@ -42,14 +45,16 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
     A table that only the system writes.
 
     `order` is the ordering of its pages (see common/keyset.py), `search_by` names the indexed fields that the search
-    box compares with the whole term, `search_beginnings` those that may begin with it, in any case (see
-    common/search.py), `sorts` has the ascending orderings, each with an index, of the fields that one may sort by, and
-    `empty` is the text of an empty list.
+    box compares with the whole term, `search_beginnings` those that may begin with it, in any case, and `part_fields`
+    those of which it may be any part, by the index `search_parts` (see common/search.py). `sorts` has the ascending
+    orderings, each with an index, of the fields that one may sort by, and `empty` is the text of an empty list.
     """
 
     order: tuple[str, ...] = ("-pk",)
     search_by: tuple[str, ...] = ()
     search_beginnings: tuple[str, ...] = ()
+    search_parts: PartIndex | None = None
+    part_fields: tuple[str, ...] = ()
     empty: Any = ""
     list_per_page = 50
     list_max_show_all = 0
@@ -76,11 +81,13 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
 
     @property
     def search_help_text(self) -> Any:  # type: ignore[override]
-        whole = format_lazy(_("Enter the whole value of: {names}."), names=self._names_of(self.search_by))
-        if not self.search_beginnings:
-            return whole
-        beginning = _("Or the beginning of: {names}.")
-        return format_lazy("{} {}", whole, format_lazy(beginning, names=self._names_of(self.search_beginnings)))
+        texts = [format_lazy(_("Enter the whole value of: {names}."), names=self._names_of(self.search_by))]
+        if self.search_parts is not None and self.search_parts.is_there(router.db_for_read(self.model)):
+            part = _("Or a part of: {names}, of three characters or more.")
+            texts.append(format_lazy(part, names=self._names_of(self.part_fields)))
+        if self.search_beginnings:
+            texts.append(format_lazy(_("Or the beginning of: {names}."), names=self._names_of(self.search_beginnings)))
+        return format_lazy(" ".join(["{}"] * len(texts)), *texts)
 
     def _names_of(self, fields: Sequence[str]) -> Any:
         return format_lazy(", ".join(["{}"] * len(fields)), *map(self._name_of, fields))
@@ -112,7 +119,22 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
         """More ways to find a term among these rows, each by an index, and perhaps in very many of them."""
         if not (term := term.strip()) or "\0" in term:
             return []
+        if self.search_parts is not None and self.search_parts.helps(term, using=rows.db):
+            return self.parts_found(rows, term)
+        return self.beginnings_found(rows, term)
+
+    def parts_found(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        """The rows with this term anywhere in the texts of `search_parts`."""
+        return [rows.filter(has_parts(self.search_parts.texts, term))] if self.search_parts else []
+
+    def beginnings_found(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        """The rows with a text that begins with this term."""
         return [beginning(rows, name, term) for name in self.search_beginnings]
+
+    def search_anywhere(self, term: str) -> Q:
+        """The condition that finds a term in a row by any of these ways, where few rows are looked through."""
+        anywhere = has_parts(Texts(*self.part_fields), term) if self.part_fields else Q()
+        return reduce(operator.or_, self.search_conditions(term), anywhere)
 
     def response_action(self, request: HttpRequest, queryset: QuerySet[Any], *where: Any) -> Any:
         """Act on the selected rows only."""

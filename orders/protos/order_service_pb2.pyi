@@ -90,7 +90,7 @@ class CancelOrderRequest(_message.Message):
     def __init__(self, order_id: _Optional[str] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class FindOrdersRequest(_message.Message):
-    __slots__ = ("status", "customer_id", "user_id", "user_email", "created_from", "created_to", "updated_since", "sort", "limit", "number", "cursor")
+    __slots__ = ("status", "customer_id", "user_id", "user_email", "created_from", "created_to", "updated_since", "sort", "limit", "number", "sku", "cursor")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CUSTOMER_ID_FIELD_NUMBER: _ClassVar[int]
     USER_ID_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class FindOrdersRequest(_message.Message):
     SORT_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SKU_FIELD_NUMBER: _ClassVar[int]
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     status: str
     customer_id: str
@@ -112,8 +113,9 @@ class FindOrdersRequest(_message.Message):
     sort: str
     limit: int
     number: int
+    sku: str
     cursor: str
-    def __init__(self, status: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., created_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sort: _Optional[str] = ..., limit: _Optional[int] = ..., number: _Optional[int] = ..., cursor: _Optional[str] = ...) -> None: ...
+    def __init__(self, status: _Optional[str] = ..., customer_id: _Optional[str] = ..., user_id: _Optional[str] = ..., user_email: _Optional[str] = ..., created_from: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., created_to: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., updated_since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., sort: _Optional[str] = ..., limit: _Optional[int] = ..., number: _Optional[int] = ..., sku: _Optional[str] = ..., cursor: _Optional[str] = ...) -> None: ...
 
 class FindOrdersResponse(_message.Message):
     __slots__ = ("orders", "next_cursor")

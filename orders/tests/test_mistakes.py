@@ -113,9 +113,25 @@ class TestASkuThatIsNearlyKnown:
         assert stock.near_skus(["demo-lamb", *many]) == {"demo-lamb": "demo-lamp"}
         assert stock.near_skus([*many, "demo-lamb"]) == {}
 
+    def test_costs_the_same_for_whatever_is_asked(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nobody keeps a process busy by skus that are long, and alike: with 30 products it took seconds for one."""
+        calls = []
+        distance = near.distance
+        monkeypatch.setattr(near, "distance", lambda *names, most: calls.append(most) or distance(*names, most=most))
+        variants = []
+        monkeypatch.setattr(near, "variants", lambda sku, made=near.variants: variants.append(sku) or made(sku))
+        for number in range(30):
+            shop.sells(f"{'x' * 32}{number:>032}")
+        asked = [f"{'x' * 32}{'ab' * 15}{number:02}" for number in range(stock.MAX_MISTYPED)]
+        assert stock.near_skus(asked) == {}
+        assert len(variants) <= 1
+        assert len(calls) < stock.MAX_MISTYPED * 30 * 25
+
 
 @pytest.mark.parametrize(
-    ("one", "other", "distance"), [("", "abc", 3), ("abcd", "acbd", 1), ("abcd", "ABXD", 1), ("ab", "ba", 1)]
+    ("one", "other", "distance"),
+    [("", "abc", 3), ("abcd", "acbd", 1), ("abcd", "abxd", 1), ("ab", "ba", 1), ("abcde", "xabdc", 3)],
 )
 def test_how_far_two_names_are_apart(one: str, other: str, distance: int) -> None:
-    assert near.distance(one, other) == near.distance(other, one) == distance
+    assert near.distance(one, other, most=3) == near.distance(other, one, most=3) == distance
+    assert near.distance(one, other, most=0) == 1

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
-from orders import factories, transitions
+from orders import factories, filters, services, transitions
 from orders.models import Order
 from payments.messages import PaymentFailed
 from processing.messages import StockReleased
@@ -44,20 +44,31 @@ class TestTheList:
         ("query", "found"),
         [
             ("customer_id=c1", "c"),
-            ("user_id=ann", "cue"),
+            ("user_id=ann", "cues"),
             ("user_id=bob", ""),
             ("user_email=e@example.com", "e"),
-            ("status=pending", "cue"),
+            ("sku=LAMP", "s"),
+            ("sku=la", ""),
+            ("sku=lamp&user_id=bob", ""),
+            ("status=pending", "cues"),
             ("status=done", ""),
             ("status=pending&customer_id=c1", "c"),
-            ("created_from=2026-03-01T13:00:00Z", "ue"),
+            ("created_from=2026-03-01T13:00:00Z", "ues"),
             ("created_to=2026-03-01T13:00:00Z", "c"),
             ("created_from=2026-03-01T14:00:00%2B01:00&created_to=2026-03-01T15:00:00%2B01:00", "u"),
-            ("customer_id=&status=&created_from=&limit=&cursor=", "cue"),  # as a form sends what is left empty
+            ("customer_id=&status=&created_from=&limit=&cursor=", "cues"),  # as a form sends what is left empty
         ],
     )
-    def test_is_filtered(self, client: Client, query: str, found: str) -> None:
+    @pytest.mark.parametrize("many", [filters.MANY, 0])
+    def test_is_filtered(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch, query: str, found: str, many: int
+    ) -> None:
+        monkeypatch.setattr(filters, "MANY", many)
+        lines = tuple(services.Line(sku=sku, quantity=1, price=5_00) for sku in ("Lamp", "lamp shade"))
+        new = services.NewOrder(lines=lines, user_id="ann", principal="")
+        of_skus, _is_new = services.place_order(new=new, now=timezone.now(), actor="")
         names = {
+            at(of_skus, NOON + timedelta(hours=3)): "s",
             at(factories.order(customer_id="c1"), NOON): "c",
             at(factories.order(), NOON + timedelta(hours=1)): "u",
             at(factories.order(user_email="e@example.com"), NOON + timedelta(hours=2)): "e",

@@ -83,6 +83,27 @@ def test_the_last_page(many: None, client: Client) -> None:
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MAX_PAGES, plan
 
 
+def test_a_sku_that_is_not_sold_any_more(many: None, client: Client) -> None:
+    with connections["orders"].cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO orders_orderline (order_id, position, sku, name, quantity, unit_price)"
+            " SELECT 'o' || n, 1, CASE WHEN n > %s THEN 'gone' ELSE 'lamp' END, '', 1, 100"
+            " FROM generate_series(%s, 1, -1) AS n",
+            [ORDERS - 2000, ORDERS],
+        )
+        cursor.execute(
+            "UPDATE orders_order SET created_at = '2020-01-02' WHERE substr(order_id, 2)::int > %s", [ORDERS - 2000]
+        )
+        cursor.execute("ANALYZE orders_order, orders_orderline")
+    with CaptureQueriesContext(connections["orders"]) as queries:
+        assert len(client.get("/orders?sku=GONE").json()["results"]) == 20
+    for query in queries.captured_queries:
+        with connections["orders"].cursor() as cursor:
+            cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + query["sql"])
+            plan = cursor.fetchone()[0][0]["Plan"]
+        assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MAX_PAGES, (query, _named(plan))
+
+
 def _named(plan: dict[str, Any]) -> str:
     """The steps of a plan, outermost first."""
     own = " ".join(filter(None, (plan["Node Type"], plan.get("Index Name"))))

@@ -6,18 +6,22 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.postgres.aggregates import BoolOr
 from django.db import Error
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.lookups import Exact
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.text import format_lazy
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common import authority, reasons
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display, panels, scan_filter
+from common.search import beginning, has_parts
 from orders import refunds, repair, saga, services
 from orders.gauges import GRACE
-from orders.models import ENDS, Order
+from orders.models import ENDS, ORDER_PARTS, NamesInHistory, Order, OrderLine
 from orders.saga import TIMEOUTS
 
 from . import drawing, obstacles, order_panels, timeline
@@ -156,6 +160,8 @@ class Orders(ReadOnlyAdmin):
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
     search_by = ("number", "order_id", "reference")
     search_beginnings = ("user_email", "user_id", "customer_id")
+    search_parts = ORDER_PARTS
+    part_fields = search_beginnings
     order = ("-created_at", "-order_id")
     sorts: ClassVar = {
         "number": ("number",),
@@ -235,6 +241,23 @@ class Orders(ReadOnlyAdmin):
             destructive=True,
         ),
     )
+
+    @property
+    def search_help_text(self) -> Any:  # type: ignore[override]
+        return format_lazy("{} {}", super().search_help_text, _("Or the beginning of a SKU."))
+
+    def wide_searches(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        found = super().wide_searches(rows, term)
+        return [*found, beginning(rows, "lines__sku", term.strip())] if found else []
+
+    def parts_found(self, rows: QuerySet[Any], term: str) -> list[QuerySet[Any]]:
+        return [rows.filter(has_parts(NamesInHistory("events__data"), term), events__version=1)]
+
+    def search_anywhere(self, term: str) -> Q:
+        # Not EXISTS: combined with OR, the planner may look through all lines for it.
+        lines = OrderLine.objects.filter(order=OuterRef("pk")).order_by().values("order")
+        has_sku = lines.annotate(found=BoolOr(Q(sku__istartswith=term.strip()))).values("found")
+        return super().search_anywhere(term) | Q(Exact(Subquery(has_sku), Value(True)))
 
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
         """The bars of the dashboard link to the orders of an hour."""

@@ -62,7 +62,9 @@ FILL: dict[str, tuple[str, ...]] = {
         """,
         """
         INSERT INTO orders_orderevent (id, order_id, version, type, status, data, actor, message_id, correlation_id, at)
-        SELECT id, order_id, 1, 'order.created', CASE WHEN rare THEN 'failed' ELSE 'done' END, '{}', '', '', '', at
+        SELECT id, order_id, 1, 'order.created', CASE WHEN rare THEN 'failed' ELSE 'done' END,
+            CASE WHEN n % 10 = 0 THEN jsonb_build_object('user_email', 'e' || n % 1000 || '@example.com') ELSE '{}' END,
+            '', '', '', at
         FROM crowd
         """,
         """

@@ -39,6 +39,7 @@ MAX_ROWS_READ = 5_000  # by a query of a page, however many there are
 @pytest.fixture
 def boss(monkeypatch: pytest.MonkeyPatch) -> Client:
     monkeypatch.setattr(pages, "SCAN_ROWS", 1000)
+    monkeypatch.setattr(pages, "NEAR_ROWS", 200)
     monkeypatch.setattr(ReadOnlyAdmin, "list_per_page", 10)  # it is the rows read that count, and not those shown
     client = Client()
     client.force_login(User.objects.create_superuser("boss"))
@@ -56,7 +57,7 @@ def addresses(client: Client, model: Any) -> Iterator[str]:
     rows = model._base_manager.order_by("pk")
     queries += [f"?o={sign}{column}" for column in sorted_columns(changes) for sign in ("", "-")]
     queries += ["?from=2020-01-01&to=2020-01-31"] * any(isinstance(by, Age) for by in changes.filter_specs)
-    queries += ["?q=e", "?q=u1", "?q=c1", "?q=lamp", "?q=s1"]  # the beginnings of very many and of some
+    queries += ["?q=e", "?q=u1", "?q=c1", "?q=lamp", "?q=s1", "?q=example"]  # what very many have, and some
     for row in filter(None, (rows.first(), rows.last())):
         queries += [
             f"?q={getattr(row, model._meta.get_field(field).attname)}" for field in page.get_search_fields(None)

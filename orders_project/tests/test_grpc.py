@@ -214,6 +214,11 @@ class TestASearch:
                     break
                 found += [order.order_id for order in answer.orders]
             assert found == over_http
+        line = pb.NewItem(sku="Hat", quantity=1, decimal_price="1.00")
+        with_sku = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", items=[line]))
+        assert [order.order_id for order in orders.FindOrders(pb.FindOrdersRequest(sku="hat")).orders] == [
+            with_sku.order_id
+        ]
         newest = orders.FindOrders(pb.FindOrdersRequest(limit=1)).orders[0]
         later = pb.FindOrdersRequest(created_from=newest.created_at)
         assert [order.order_id for order in orders.FindOrders(later).orders] == [newest.order_id]

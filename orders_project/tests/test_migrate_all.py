@@ -12,10 +12,12 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
 
+from common import search
 from orders_project.embedded import processes, variable
 from orders_project.lock_waits import without_values
 from orders_project.management.commands import migrate_all
 from orders_project.tests import databases, forked, many_rows
+from processing.models import PRODUCT_PARTS
 
 pytestmark = [
     pytest.mark.processes,
@@ -316,6 +318,17 @@ class TestAnIndexThatIsMade:
         assert self.index() == [False]
         settings.MIGRATION_WAIT_SECONDS = 300
         reader.end()
+
+
+def test_indexes_of_parts_are_made_as_soon_as_the_server_has_what_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, said = PRODUCT_PARTS, Said()
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(f"DROP INDEX {index.name}")
+    for extension, is_there in (("pg_nowhere", False), (search.EXTENSION, True)):
+        monkeypatch.setattr(search, "EXTENSION", extension)
+        call_command("migrate_all", database=["processing"], stderr=said, verbosity=0, skip_checks=True)
+        assert index.is_there("processing") == is_there
+    assert said.text.count("without the extension pg_nowhere, search finds beginnings only") == 1
 
 
 def test_a_turn_that_somebody_else_keeps_is_not_waited_for_longer_than_allowed(quick: None, settings: Any) -> None:

@@ -25,7 +25,7 @@ from common.admin import (
 
 from .. import ledger, services
 from ..books.admin import StatementPages
-from ..models import Account, Entry
+from ..models import ACCOUNT_PARTS, Account, Entry
 
 
 class Deposit(ReasonForm):
@@ -74,6 +74,8 @@ class Accounts(StatementPages, ReadOnlyAdmin):
     list_display = ("user_id", "kind", display.amount("balance", _("balance")), "created_at")
     list_filter = ("kind",)
     search_by = ("user_id", "id")
+    search_parts = ACCOUNT_PARTS
+    part_fields = ("user_id",)
     order = ("-id",)
     sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No accounts yet. POST /accounts?user_id=… opens one.")

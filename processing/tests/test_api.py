@@ -266,9 +266,13 @@ class TestTheCatalogue:
         product("gone", is_active=False)
         found = [
             [one["sku"] for one in client.get(f"/products{query}").json()["results"]]
-            for query in ("", "?is_active=true&limit=20", "?is_active=false", "?sku=lamp", "?is_active=&sku=")
-        ]
-        assert found == [["gone", "lamp"], ["lamp"], ["gone"], ["lamp"], ["gone", "lamp"]]
+            for query in (
+                "", "?is_active=true&limit=20", "?is_active=false", "?sku=lamp", "?is_active=&sku=&name=", "?name=AM",
+                "?name=ONE%20g", "?name=one%20x", "?name=l%25p", "?name=la_p", "?name=lamp&is_active=false",
+            )
+        ]  # fmt: skip
+        both = ["gone", "lamp"]
+        assert found == [both, ["lamp"], ["gone"], ["lamp"], both, ["lamp"], ["gone"], [], [], [], []]
 
     @pytest.mark.parametrize(
         "query",
@@ -281,6 +285,8 @@ class TestTheCatalogue:
             "page=2",
             "sku=a%00b",
             "sku=" + "x" * 65,
+            "name=" + "x" * 201,
+            "name=a%00b",
             "sort=price",
         ],
     )

@@ -26,8 +26,10 @@ from django.db import Error, OperationalError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import DEFAULT_DB_ALIAS
 
+from common import search
 from orders_project import database_limits
 from orders_project.lock_waits import LockWatch
+from outbox import online_ddl
 from outbox.online_ddl import RowsStayLocked
 from outbox.sqlstates import sqlstate_of
 
@@ -72,6 +74,7 @@ class Command(BaseCommand):
             self._say(self.style.MIGRATE_HEADING(f"database {alias}"))
             with database_limits.without_limits_of_statements(alias), self._turn(alias):
                 self._migrate_until_done(alias)
+                self._make_part_indexes(alias)
             if not database_limits.make_default(alias, settings.DATABASE_LIMITS.of_server()):
                 self.stderr.write(f"database {alias}: only its owner can make the limits of sessions its defaults.")
 
@@ -144,6 +147,25 @@ class Command(BaseCommand):
                 recorder.Migration(app=migration.app_label, name=migration.name) for migration in rest
             )
         executor.check_replacements()
+
+    def _make_part_indexes(self, alias: str) -> None:
+        """Make the indexes that no migration has, as not every server can have them: see common/search.py."""
+        here = [model for model in apps.get_models() if router.allow_migrate(alias, model._meta.app_label)]
+        wanted = [(model, one) for model in here for one in search.part_indexes(model)]
+        missing = [(model, one) for model, one in wanted if not one.is_there(alias)]
+        if not missing:
+            return
+        if not search.has_trigrams(alias):
+            self.stderr.write(
+                f"database {alias}: without the extension {search.EXTENSION}, search finds beginnings only; create it,"
+                " and run this again."
+            )
+            return
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{settings.MIGRATION_WAIT_SECONDS}s"])
+        for model, one in missing:
+            self._say(f"  the index {one.name} is made")
+            online_ddl.make_index(model, one.index(), using=alias)
 
     def _watch(self, alias: str, executor: Executor) -> LockWatch:
         return LockWatch(
