@@ -1,5 +1,6 @@
 """The tables of the back office: permissions of operators, approvals, performed actions, and clients of the API."""
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
@@ -132,6 +133,32 @@ class Erasure(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class SavedFilter(models.Model):
+    """
+    A search with its filters and its sorting, which somebody has saved on a list. See common/admin/saved_filters.py.
+
+    # Note [No foreign key]: the release before deletes a user without knowing this table.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )  # fmt: skip
+    page = models.CharField(_("list"), max_length=100)
+    name = models.CharField(_("name"), max_length=60)
+    params = models.JSONField(_("filter"))
+    shared = models.BooleanField(_("for everyone"), default=False)
+    saved_at = models.DateTimeField(_("saved at"))
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["user", "page", "name"], name="one_saved_filter_of_a_name")]
+        indexes = [models.Index(fields=["page"], condition=models.Q(shared=True), name="shared_filters")]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class Client(AbstractApplication):

@@ -40,6 +40,7 @@ TABLES: dict[str, dict[str, str]] = {
         "orders_project.Client": ALL,
         "orders_project.Erasure": KEEP,
         "orders_project.PerformedAction": ALL,
+        "orders_project.SavedFilter": ALL,
     },
     "orders": OUTBOX
     | {
