@@ -71,7 +71,9 @@ def save(*, user: Any, page: str, name: str, params: list_queries.Params, shared
         if filters.objects.filter(user_id=user.pk, page=page, name=name).update(**values):
             return False
         if filters.objects.filter(user_id=user.pk).count() >= MAX_FILTERS:
-            raise TooManyFilters(_g("No more than %(max)d filters can be saved. Delete one first.") % {"max": MAX_FILTERS})
+            raise TooManyFilters(
+                _g("No more than %(max)d filters can be saved. Delete one first.") % {"max": MAX_FILTERS}
+            )
         filters.objects.create(user_id=user.pk, page=page, name=name, **values)
         return True
 
