@@ -161,6 +161,68 @@ class SavedFilter(models.Model):
         return self.name
 
 
+class BulkRun(models.Model):
+    """
+    An action with many rows of a list, which the back office performs in the background.
+
+    What it covers is stored when it is confirmed. See common/admin/bulk_runs.py.
+    """
+
+    class Status(models.TextChoices):
+        RUNNING = "running", _("running")
+        FINISHED = "finished", _("finished")
+        STOPPED = "stopped", _("stopped")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    request_id = models.UUIDField(unique=True, editable=False)
+    page = models.CharField(_("list"), max_length=100)
+    action = models.CharField(_("action"), max_length=40)
+    params = models.JSONField(_("filter"), default=list)
+    values = models.JSONField(_("values"), default=dict)
+    total = models.IntegerField(_("rows"))
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.RUNNING)
+    why_stopped = models.CharField(_("why it was stopped"), max_length=200, blank=True)
+    by = models.CharField(_("by"), max_length=150)
+    user_id = models.BigIntegerField(editable=False)
+    language = models.CharField(max_length=10, editable=False)
+    started_at = models.DateTimeField(_("started at"))
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+    results = models.JSONField(default=dict, editable=False)  # rows by outcome, when the rows themselves are deleted
+    claimed_by = models.UUIDField(null=True, editable=False)
+    claimed_until = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        verbose_name = _("bulk action")
+        verbose_name_plural = _("bulk actions")
+        default_permissions = ("view",)
+        indexes = [models.Index(fields=["id"], condition=models.Q(status="running"), name="bulk_runs_to_do")]
+
+    def __str__(self) -> str:
+        return f"{self.page}.{self.action} {self.id}"
+
+
+class BulkRow(models.Model):
+    """A row that a bulk run covers, and what became of it."""
+
+    class Outcome(models.TextChoices):
+        TO_DO = "", _("still to be done")
+        DONE = "done", _("done")
+        SKIPPED = "skipped", _("skipped")
+        FAILED = "failed", _("failed")
+
+    run = models.ForeignKey(BulkRun, models.CASCADE, related_name="rows", db_index=False)
+    key = models.CharField(max_length=100)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices, blank=True, default=Outcome.TO_DO)
+    said = models.CharField(max_length=300, blank=True, default="")
+
+    class Meta:
+        default_permissions = ()
+        indexes = [models.Index(fields=["run", "outcome", "id"], name="bulk_rows_by_outcome")]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class Client(AbstractApplication):
     """A program that may call the API. Its client id is the name of the principal that owns what it creates."""
 

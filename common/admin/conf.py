@@ -8,6 +8,7 @@ What the admin kit needs to know about the project. The setting `ADMIN_KIT` give
                                                             # tables are in a database of their own has one as well
         "REQUEST_APPROVAL": "backoffice.approvals.request",  # called where a second person is needed: see actions.py
         "SAVED_FILTERS": "backoffice.SavedFilter",  # the model of saved filters: see saved_filters.py
+        "BULK_RUNS": "backoffice.BulkRun",  # the model of runs over many rows: see bulk_runs.py
     }
 """
 
@@ -48,3 +49,8 @@ def request_approval(**what: Any) -> str:
 def saved_filters() -> Any:
     """The model of saved filters."""
     return apps.get_model(settings.ADMIN_KIT["SAVED_FILTERS"])
+
+
+def bulk_runs() -> Any:
+    """The model of runs over many rows; `rows` leads to the rows of one."""
+    return apps.get_model(settings.ADMIN_KIT["BULK_RUNS"])

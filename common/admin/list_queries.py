@@ -15,8 +15,8 @@ from django.contrib.admin.filters import (
     RelatedFieldListFilter,
     SimpleListFilter,
 )
-from django.contrib.admin.options import IS_POPUP_VAR, TO_FIELD_VAR, IncorrectLookupParameters
-from django.contrib.admin.views.main import ALL_VAR, ERROR_FLAG, IS_FACETS_VAR, ORDER_VAR, PAGE_VAR, SEARCH_VAR
+from django.contrib.admin.options import IS_FACETS_VAR, IS_POPUP_VAR, TO_FIELD_VAR, IncorrectLookupParameters
+from django.contrib.admin.views.main import ALL_VAR, ERROR_FLAG, ORDER_VAR, PAGE_VAR, SEARCH_VAR
 from django.http import HttpRequest, QueryDict
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
@@ -46,7 +46,7 @@ def query(params: Params) -> str:
 def changes_with(admin: Any, request: HttpRequest, params: Params) -> Any:
     """Return the list as it is with these parameters; None if it refuses one of them."""
     asked = copy.copy(request)
-    asked.GET = QueryDict(query(params))  # type: ignore[misc]
+    asked.GET = QueryDict(query(params))
     try:
         return admin.get_changelist_instance(asked)
     except (DisallowedModelAdminLookup, IncorrectLookupParameters):
