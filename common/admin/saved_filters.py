@@ -15,7 +15,7 @@ from django.contrib import messages
 from django.contrib.auth import get_user_model
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -29,7 +29,7 @@ from ..errors import Refusal
 from . import conf, list_queries
 
 MAX_FILTERS = 100  # of a person
-MAX_SHARED = 50  # of others, on one list
+MAX_SHARED = 50  # of others, that a list shows
 MAX_LENGTH = 2000  # characters of a query
 
 
@@ -53,9 +53,10 @@ class FilterForm(forms.Form):
 
 
 def seen_by(user: Any, page: str) -> QuerySet[Any]:
-    """Return the filters of a list that a person may open: their own, and those that others share."""
+    """Return the filters of a list that a person may open: their own, and after them those that others share."""
     found = conf.saved_filters().objects.filter(Q(user_id=user.pk) | Q(shared=True, user__is_active=True), page=page)
-    return found.select_related("user").order_by("name", "pk")
+    of_others = ExpressionWrapper(~Q(user_id=user.pk), BooleanField())
+    return found.select_related("user").order_by(of_others, "name", "pk")[: MAX_FILTERS + MAX_SHARED]
 
 
 def save(*, user: Any, page: str, name: str, params: list_queries.Params, shared: bool, now: datetime) -> bool:
@@ -115,9 +116,11 @@ class SavedFilterPages:
         answer = super().changelist_view(request, extra_context)  # type: ignore[misc]
         if isinstance(answer, TemplateResponse) and (shown := answer.context_data) and "cl" in shown:
             params = list_queries.params_of(request)
+            found = self._filters(request)
+            own = [one for one in found if one["filter"].user_id == request.user.pk]
             shown["saved_filters"] = {
-                "own": (own := self._filters(request, own=True)),
-                "shared": self._filters(request, own=False),
+                "own": own,
+                "shared": found[len(own) :],
                 "url": self._url("filters") if own else "",
                 "save_url": f"{self._url('save_filter')}?{list_queries.query(params)}" if params else "",
                 "form": FilterForm(auto_id="saved_%s", label_suffix=""),
@@ -137,7 +140,7 @@ class SavedFilterPages:
                 "title": _("Saved filters"),
                 "list_name": capfirst(str(here.opts.verbose_name_plural)),
                 "list_url": self._url("changelist"),
-                "filters": self._filters(request, own=True),
+                "filters": [one for one in self._filters(request) if one["filter"].user_id == request.user.pk],
                 "max_length": FilterForm.base_fields["name"].max_length,  # type: ignore[attr-defined]
             },
         )
@@ -172,7 +175,7 @@ class SavedFilterPages:
         """Open a filter; if a form comes, change or delete it, which only its owner may."""
         here: Any = self
         self._check(request)
-        found = seen_by(request.user, here.opts.label_lower).filter(pk=filter_id).first()
+        found = next((one for one in seen_by(request.user, here.opts.label_lower) if one.pk == filter_id), None)
         if found is None or (request.method == "POST" and found.user_id != request.user.pk):
             raise Http404
         if request.method != "POST":
@@ -202,12 +205,10 @@ class SavedFilterPages:
             messages.warning(request, text % {"what": ", ".join(gone)})
         return HttpResponseRedirect(f"{self._url('changelist')}?{list_queries.query(kept)}")
 
-    def _filters(self, request: HttpRequest, *, own: bool) -> list[dict[str, Any]]:
+    def _filters(self, request: HttpRequest) -> list[dict[str, Any]]:
         here: Any = self
         seen = seen_by(request.user, here.opts.label_lower)
-        user_id = request.user.pk
-        found = seen.filter(user_id=user_id) if own else seen.exclude(user_id=user_id)[:MAX_SHARED]
-        return [{"filter": one, "url": self._url("filter", one.pk)} for one in found]
+        return [{"filter": one, "url": self._url("filter", one.pk)} for one in seen]
 
     def _check(self, request: HttpRequest) -> None:
         here: Any = self
