@@ -18,6 +18,7 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import translation
+from django.utils.formats import number_format
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 from django.utils.translation import ngettext
@@ -81,7 +82,7 @@ class BulkPages:
         first = next((row for pk in ids if (row := here.get_object(request, pk)) is not None), None)
         if first is None:
             raise Http404
-        said = ngettext("%(n)s row is selected.", "%(n)s rows are selected.", len(ids)) % {"n": len(ids)}
+        said = ngettext("%(n)s row is selected.", "%(n)s rows are selected.", len(ids)) % {"n": _number(len(ids))}
         return self._confirm(request, action, first, ids, said=said)
 
     def all_view(self, request: HttpRequest, name: str) -> HttpResponse:
@@ -104,7 +105,7 @@ class BulkPages:
             messages.warning(request, _g("No rows match."))
             return back
         upto = request.POST.get("upto") or keyset.encode(keyset.key_of(found[0], changes.order))
-        said = ngettext("%(n)s row matches.", "%(n)s rows match.", len(found)) % {"n": len(found)}
+        said = ngettext("%(n)s row matches.", "%(n)s rows match.", len(found)) % {"n": _number(len(found))}
         about = list_queries.in_words(changes)
         return self._confirm(
             request, action, first, [str(row.pk) for row in found], said=said, params=kept, upto=upto, about=about
@@ -172,6 +173,10 @@ class BulkPages:
         return f"{reverse(_name(self, 'changelist'))}?{request.GET.urlencode()}"
 
 
+def _number(count: int) -> str:
+    return str(number_format(count, force_grouping=True))
+
+
 def _name(page: Any, view: str) -> str:
     return f"admin:{page.opts.app_label}_{page.opts.model_name}_{view}"
 
@@ -206,7 +211,7 @@ def _matching(changes: Any, *, upto: str) -> list[Model]:
         found += rows
         if len(found) > MAX_ROWS or changes.found_too_many:
             most = changes.found_too_many or MAX_ROWS
-            raise TooManyRows(_g("More than %(n)s rows match. Filter the list further.") % {"n": most})
+            raise TooManyRows(_g("More than %(n)s rows match. Filter the list further.") % {"n": _number(most)})
         if time.monotonic() > ends:
             raise TooManyRows(_g("It takes too long to find the rows that match. Filter the list by time."))
     return found

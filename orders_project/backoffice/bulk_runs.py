@@ -118,31 +118,26 @@ class BulkRuns(ReadOnlyAdmin):
     def panels_for(self, request: HttpRequest, row: Any) -> list[panels.Panel]:
         app, model = row.page.split(".")
         found, names = bulk_runs.counts(row), dict(BulkRow.Outcome.choices)
-        others = row.rows.filter(outcome__in=[BulkRow.Outcome.SKIPPED, BulkRow.Outcome.FAILED]).order_by(
-            "outcome", "id"
-        )
+        left_alone = row.rows.filter(outcome__in=[BulkRow.Outcome.SKIPPED, BulkRow.Outcome.FAILED])
         said = row.rows.exclude(outcome="").order_by().values("outcome", "said").annotate(n=Count("id"))
-        return [
-            panels.panel(
-                [one for one in names if one in found],
-                (_("result"), lambda one: capfirst(str(names[one]))),
-                (_("rows"), lambda one: found[one]),
-                title=_("Results"),
-            ),
-            panels.panel(
-                said.order_by("-n", "said")[:SHOWN],
-                (_("result"), lambda one: capfirst(str(names[one["outcome"]]))),
-                (_("why"), lambda one: one["said"]),
-                (_("rows"), lambda one: one["n"]),
-                title=_("Results in words"),
-                empty=_("None."),
-            ),
-            panels.panel(
-                others[:SHOWN],
-                (_("row"), lambda one: display.page_link(app, model, one.key, one.key)),
-                (_("result"), lambda one: one.get_outcome_display()),
-                (_("why"), lambda one: one.said),
-                title=_g("The first %(n)s rows that were left as they are") % {"n": SHOWN},
-                empty=_("None."),
-            ),
-        ]
+        results = panels.panel(
+            [one for one in names if one in found],
+            (_("result"), lambda one: capfirst(str(names[one]))),
+            (_("rows"), lambda one: found[one]),
+            title=_("Results"),
+        )
+        in_words = panels.panel(
+            said.order_by("-n", "said")[:SHOWN],
+            (_("result"), lambda one: capfirst(str(names[one["outcome"]]))),
+            (_("why"), lambda one: one["said"]),
+            (_("rows"), lambda one: one["n"]),
+            title=_("Results in words"),
+        )
+        named = panels.panel(
+            left_alone.order_by("outcome", "id")[:SHOWN],
+            (_("row"), lambda one: display.page_link(app, model, one.key, one.key)),
+            (_("result"), lambda one: one.get_outcome_display()),
+            (_("why"), lambda one: one.said),
+            title=_g("The first %(n)s rows that were left as they are") % {"n": SHOWN},
+        )
+        return [results, *(one for one in (in_words, named) if one.rows)]
