@@ -12,7 +12,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db.models import F, Func, Lookup, Model, TextField, Value
-from django.db.models.lookups import GreaterThan, LessThan
+from django.db.models.lookups import GreaterThan, GreaterThanOrEqual, LessThan, LessThanOrEqual
 
 MAX_CURSOR_LENGTH = 400
 
@@ -37,6 +37,12 @@ def key_of(row: Model, ordering: Sequence[str]) -> list[Any]:
 def beyond(key: Sequence[Any], ordering: Sequence[str], *, forward: bool = True) -> "Lookup[Any]":
     """The condition that a row comes after this key in the list; before it, if not `forward`."""
     comparison = LessThan if ordering[0].startswith("-") == forward else GreaterThan
+    return comparison(Row(*map(F, names(ordering))), Row(*map(Value, key)))
+
+
+def from_on(key: Sequence[Any], ordering: Sequence[str]) -> "Lookup[Any]":
+    """The condition that a row has this key or comes after it in the list."""
+    comparison = LessThanOrEqual if ordering[0].startswith("-") else GreaterThanOrEqual
     return comparison(Row(*map(F, names(ordering))), Row(*map(Value, key)))
 
 

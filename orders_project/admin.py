@@ -12,6 +12,6 @@ for _secret in (oauth.AccessToken, oauth.Grant, oauth.IDToken, oauth.RefreshToke
     if admin.site.is_registered(_secret):
         admin.site.unregister(_secret)
 
-from .backoffice import clients, erasures, orders, people, webhooks  # noqa: E402 - registers the page of clients
+from .backoffice import bulk_runs, clients, erasures, orders, people, webhooks  # noqa: E402 - registers their pages
 
-__all__ = ["clients", "erasures", "orders", "people", "webhooks"]
+__all__ = ["bulk_runs", "clients", "erasures", "orders", "people", "webhooks"]

@@ -36,7 +36,13 @@ def post_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
+    from django.conf import settings  # the parent process does not read them
+
     tracing.begin("web")  # after the settings have been read, which may configure tracing
+    if settings.BACK_OFFICE:
+        from common.admin import bulk_runs
+
+        bulk_runs.begin()
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -1,5 +1,6 @@
 """The tables of the back office: permissions of operators, approvals, performed actions, and clients of the API."""
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils import timezone
@@ -132,6 +133,94 @@ class Erasure(models.Model):
 
     def __str__(self) -> str:
         return str(self.id)
+
+
+class SavedFilter(models.Model):
+    """
+    A search with its filters and its sorting, which somebody has saved on a list. See common/admin/saved_filters.py.
+
+    # Note [No foreign key]: the release before deletes a user without knowing this table.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, db_constraint=False, db_index=False, related_name="+"
+    )  # fmt: skip
+    page = models.CharField(_("list"), max_length=100)
+    name = models.CharField(_("name"), max_length=60)
+    params = models.JSONField(_("filter"))
+    shared = models.BooleanField(_("for everyone"), default=False)
+    saved_at = models.DateTimeField(_("saved at"))
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["user", "page", "name"], name="one_saved_filter_of_a_name")]
+        indexes = [models.Index(fields=["page"], condition=models.Q(shared=True), name="shared_filters")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class BulkRun(models.Model):
+    """
+    An action with many rows of a list, which the back office performs in the background.
+
+    What it covers is stored when it is confirmed. See common/admin/bulk_runs.py.
+    """
+
+    class Status(models.TextChoices):
+        RUNNING = "running", _("running")
+        FINISHED = "finished", _("finished")
+        STOPPED = "stopped", _("stopped")
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    request_id = models.UUIDField(unique=True, editable=False)
+    page = models.CharField(_("list"), max_length=100)
+    action = models.CharField(_("action"), max_length=40)
+    params = models.JSONField(_("filter"), default=list)
+    values = models.JSONField(_("values"), default=dict)
+    total = models.IntegerField(_("rows"))
+    status = models.CharField(_("status"), max_length=10, choices=Status.choices, default=Status.RUNNING)
+    why_stopped = models.CharField(_("why it was stopped"), max_length=200, blank=True)
+    by = models.CharField(_("by"), max_length=150)
+    user_id = models.BigIntegerField(editable=False)
+    language = models.CharField(max_length=10, editable=False)
+    started_at = models.DateTimeField(_("started at"))
+    ended_at = models.DateTimeField(_("ended at"), null=True)
+    results = models.JSONField(default=dict, editable=False)  # rows by outcome, when the rows themselves are deleted
+    claimed_by = models.UUIDField(null=True, editable=False)
+    claimed_until = models.DateTimeField(null=True, editable=False)
+
+    class Meta:
+        verbose_name = _("bulk action")
+        verbose_name_plural = _("bulk actions")
+        default_permissions = ("view",)
+        indexes = [models.Index(fields=["id"], condition=models.Q(status="running"), name="bulk_runs_to_do")]
+
+    def __str__(self) -> str:
+        return f"{self.page}.{self.action} {self.id}"
+
+
+class BulkRow(models.Model):
+    """A row that a bulk run covers, and what became of it."""
+
+    class Outcome(models.TextChoices):
+        TO_DO = "", _("still to be done")
+        DONE = "done", _("done")
+        SKIPPED = "skipped", _("skipped")
+        FAILED = "failed", _("failed")
+
+    run = models.ForeignKey(BulkRun, models.CASCADE, related_name="rows", db_index=False)
+    key = models.CharField(max_length=100)
+    outcome = models.CharField(max_length=10, choices=Outcome.choices, blank=True, default=Outcome.TO_DO)
+    said = models.CharField(max_length=300, blank=True, default="")
+
+    class Meta:
+        default_permissions = ()
+        indexes = [models.Index(fields=["run", "outcome", "id"], name="bulk_rows_by_outcome")]
+
+    def __str__(self) -> str:
+        return self.key
 
 
 class Client(AbstractApplication):

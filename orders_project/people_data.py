@@ -25,7 +25,7 @@ from orders.models import Order
 from payments import personal_data as of_payments
 from processing import personal_data as of_processing
 
-from .models import Approval, Erasure
+from .models import Approval, BulkRow, BulkRun, Erasure, SavedFilter
 
 BATCH = 200  # orders in one transaction
 SHOWN = 10  # reasons that a refusal names
@@ -33,6 +33,9 @@ SHOWN = 10  # reasons that a refusal names
 BACK_OFFICE = (
     Table(User, named=("email", "username"), hidden=("password",)),
     Table(Approval, {"reason": text, "call": mentions}, mentioned=("reason", "call")),
+    Table(BulkRun, {"params": mentions, "values": mentions}, mentioned=("params", "values")),
+    Table(BulkRow, {"said": text}, mentioned=("said",)),
+    Table(SavedFilter, {"name": text, "params": mentions}, mentioned=("name", "params")),
     Table(LogEntry, {"object_repr": text, "change_message": text}, mentioned=("object_repr", "change_message")),
 )
 # Orders come last: by them what the others have is found.

@@ -326,6 +326,8 @@ ADMIN_KIT = {  # see common/admin/conf.py
     "SUBJECT_PAGE": "admin:orders_order_change",
     "PERFORMED_ACTIONS": "orders_project.PerformedAction",
     "REQUEST_APPROVAL": "orders_project.backoffice.approvals.request",
+    "SAVED_FILTERS": "orders_project.SavedFilter",
+    "BULK_RUNS": "orders_project.BulkRun",
 }
 
 LANGUAGE_CODE = "en"

@@ -8,6 +8,7 @@ from .idempotency_keys import IdempotencyKeyAdmin
 from .lookups import DeclaredLookups
 from .messages import register_outbox_admin
 from .readonly import ReadOnlyAdmin, ReadOnlyInline
+from .saved_filters import SavedFilterPages
 
 __all__ = [
     "Action",
@@ -20,6 +21,7 @@ __all__ = [
     "ReadOnlyAdmin",
     "ReadOnlyInline",
     "ReasonForm",
+    "SavedFilterPages",
     "ShortReasonForm",
     "ShownOnce",
     "display",

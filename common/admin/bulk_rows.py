@@ -1,58 +1,43 @@
 """
-An action with many rows of a list: one form for all, then a few rows with each request, with the progress shown.
+An action with many rows of a list, those that are selected or all that match: one form for all of them.
 
-Each row is acted on as from its own page, under a number of its own: by the same rules, once, and with an entry in the
-log. See also the note in bulk.py [Steps, not a task].
+Whoever confirms it starts a run, which goes on in the background: see bulk_runs.py.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
-from uuid import UUID, uuid5
 
+from django.contrib import messages
+from django.contrib.admin.views.main import ORDER_VAR
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils import translation
+from django.utils.formats import number_format
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
+from django.utils.translation import ngettext
 
-from outbox.errors import OutboxError
-
+from .. import keyset
 from ..errors import Refusal
-from ..performed_actions import RequestIdReused
-from .actions import Action, in_words
-from .sealed import SealedRun
+from . import bulk_runs, list_queries
+from .actions import Action
 
-STEP = 10  # rows
-MAX_IDS = 1000
+MAX_IDS = 1000  # that are selected
+MAX_ROWS = 50_000  # that match
+MAX_SECONDS = 15.0  # to find them
+PAGE = 1000  # rows of a query
 
 
-@dataclass(frozen=True)
-class RowsRun(SealedRun):
-    """The progress of a run."""
+class TooManyRows(Refusal):
+    """More rows match than one run may cover, or it takes too long to find them."""
 
-    salt = "admin.bulk_rows"
-
-    model: str
-    action: str
-    number: str  # from which the number of the form of each row is made
-    left: list[str]
-    values: dict[str, str] = field(default_factory=dict)  # what the form has asked for
-    total: int = 0
-    results: dict[str, int] = field(default_factory=dict)  # what became of how many
-    refused: list[tuple[str, str]] = field(default_factory=list)  # which rows were left alone, and why
-
-    @property
-    def done(self) -> int:
-        return self.total - len(self.left)
-
-    @property
-    def finished(self) -> bool:
-        return not self.left
+    code = "too_many_rows"
 
 
 class BulkPages:
@@ -62,9 +47,13 @@ class BulkPages:
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
-        name = f"{here.opts.app_label}_{here.opts.model_name}_many"
-        view = here.admin_site.admin_view(self.many_view)
-        return [path("many/<slug:name>/", view, name=name), *super().get_urls()]  # type: ignore[misc]
+        name = f"{here.opts.app_label}_{here.opts.model_name}"
+        view = here.admin_site.admin_view
+        return [
+            path("many/<slug:name>/", view(self.many_view), name=f"{name}_many"),
+            path("all/<slug:name>/", view(self.all_view), name=f"{name}_all"),
+            *super().get_urls(),  # type: ignore[misc]
+        ]
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
         more = {
@@ -73,85 +62,162 @@ class BulkPages:
         }
         return super().get_actions(request) | more  # type: ignore[misc]
 
-    def _permitted(self, request: HttpRequest) -> Iterator[Action]:
-        here: Any = self
-        for action in here.page_actions:
-            if action.name in self.bulk_actions and action.is_permitted(request):
-                yield action
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
+        """Besides the list, links to what can be done with all rows that match, if not all of them are on the page."""
+        answer = super().changelist_view(request, extra_context)  # type: ignore[misc]
+        if isinstance(answer, TemplateResponse) and (shown := answer.context_data) and (changes := shown.get("cl")):
+            params = list_queries.params_of(request, but=[ORDER_VAR])
+            if params and (changes.older_url or changes.newer_url):
+                shown["matching_actions"] = [
+                    {"label": action.label, "url": f"{self._bulk_url('all', action)}?{list_queries.query(params)}"}
+                    for action in self._permitted(request)
+                ]
+        return answer
 
     def many_view(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Show the form; then act on a few rows with each request, and show the progress."""
+        """Ask for confirmation; then act on the selected rows."""
         here: Any = self
-        action = next((one for one in here.page_actions if one.name == name and name in self.bulk_actions), None)
-        if action is None:
+        action = self._bulk_action(request, name)
+        ids = list(dict.fromkeys(request.GET.getlist("ids")))[:MAX_IDS]
+        first = next((row for pk in ids if (row := here.get_object(request, pk)) is not None), None)
+        if first is None:
             raise Http404
-        if not (action.is_permitted(request) and here.has_view_permission(request)):
-            raise PermissionDenied
-        form, run = None, None
-        if "run" in request.POST:
-            run = RowsRun.unsealed(request.POST["run"])
-            if (run.model, run.action) != (here.opts.label_lower, name):
-                raise Http404
-            run = self._step(request, action, run)
-        else:
-            ids = list(dict.fromkeys(request.GET.getlist("ids")))[:MAX_IDS]
-            first = next((row for pk in ids if (row := here.get_object(request, pk)) is not None), None)
-            if first is None:
-                raise Http404
-            form = action.form(request.POST if request.method == "POST" else None, row=first)
-            if form.is_valid():
-                values = {one: form.data[one] for one in form.fields if not form.fields[one].widget.is_hidden}
-                new = RowsRun(here.opts.label_lower, name, str(form.cleaned_data["once"]), ids, values, len(ids))
-                run = self._step(request, action, new)
-        where = reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_changelist")
+        said = ngettext("%(n)s row is selected.", "%(n)s rows are selected.", len(ids)) % {"n": _number(len(ids))}
+        return self._confirm(request, action, first, ids, said=said)
+
+    def all_view(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Ask for confirmation; then act on all rows that match, except for those that have come since."""
+        here: Any = self
+        action = self._bulk_action(request, name)
+        back = HttpResponseRedirect(self._list_url(request))
+        kept, ignored = list_queries.usable(here, request, list_queries.params_of(request, but=[ORDER_VAR]))
+        if ignored or not kept:
+            messages.warning(request, _g("Filter or search the list first."))
+            return back
+        changes = list_queries.changes_with(here, request, kept)
+        try:
+            found = _matching(changes, upto=request.POST.get("upto", ""))
+        except TooManyRows as refusal:
+            messages.warning(request, str(refusal))
+            return back
+        first = here.get_object(request, found[0].pk) if found else None
+        if first is None:
+            messages.warning(request, _g("No rows match."))
+            return back
+        upto = request.POST.get("upto") or keyset.encode(keyset.key_of(found[0], changes.order))
+        said = ngettext("%(n)s row matches.", "%(n)s rows match.", len(found)) % {"n": _number(len(found))}
+        about = list_queries.in_words(changes)
+        return self._confirm(
+            request, action, first, [str(row.pk) for row in found], said=said, params=kept, upto=upto, about=about
+        )
+
+    def _confirm(
+        self,
+        request: HttpRequest,
+        action: Action,
+        first: Any,
+        keys: list[str],
+        *,
+        said: str,
+        params: list_queries.Params = (),
+        upto: str = "",
+        about: Sequence[str] = (),
+    ) -> HttpResponse:
+        """Show the form; when it comes back, start the run and go to its page."""
+        here: Any = self
+        form = action.form(request.POST if request.method == "POST" else None, row=first)
+        if form.is_valid():
+            values = {one: form.data[one] for one in form.fields if not form.fields[one].widget.is_hidden}
+            run = bulk_runs.start(
+                request, model=here.model, action=action, number=form.cleaned_data["once"], keys=keys, values=values,
+                params=[list(one) for one in params], text=_log_text(action, len(keys), params, values),
+            )  # fmt: skip
+            return HttpResponseRedirect(run_url(run))
         context = {
             **here.admin_site.each_context(request),
             "opts": here.opts,
             "title": action.label,
             "explanation": "" if callable(action.explanation) else action.explanation,
             "destructive": action.destructive,
+            "keep": _g("Back"),
+            "send": action.label,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
-            "list_url": where,
-            "back": where,
+            "list_url": reverse(_name(here, "changelist")),
+            "back": self._list_url(request) if upto else reverse(_name(here, "changelist")),
             "form": form,
-            "total": run.total if run else len(ids),
-            "run": run,
-            "sealed": run.sealed() if run else "",
+            "said": said,
+            "about": about,
+            "upto": upto,
         }
-        status = 422 if form is not None and form.errors else 200
-        return TemplateResponse(request, "admin/bulk_rows.html", context, status=status)
+        return TemplateResponse(request, "admin/bulk_rows.html", context, status=422 if form.errors else 200)
 
-    def _step(self, request: HttpRequest, action: Action, run: RowsRun) -> RowsRun:
-        """Act on a few more rows; return the new progress."""
-        results, refused = dict(run.results), list(run.refused)
-        for pk in run.left[:STEP]:
-            result, reason = self._act(request, action, run, pk)
-            if reason:
-                refused.append((pk, reason))
-            else:
-                results[result] = results.get(result, 0) + 1
-        return replace(run, left=run.left[STEP:], results=results, refused=refused)
-
-    def _act(self, request: HttpRequest, action: Action, run: RowsRun, pk: str) -> tuple[str, str]:
-        """Act on a row; return what to say of it, and why it was left alone, if it was."""
+    def _permitted(self, request: HttpRequest) -> Iterator[Action]:
         here: Any = self
-        row = here.get_object(request, pk)
-        if row is None:
-            return "", _g("It does not exist any more.")
-        unbound: Any = action.form(row=row)
-        data = {name: unbound.get_initial_for_field(one, name) for name, one in unbound.fields.items()}
-        form = action.form(data | run.values | {"once": uuid5(UUID(run.number), pk)}, row=row)
-        if not form.is_valid():
-            return "", "; ".join(str(error) for errors in form.errors.values() for error in errors)
-        try:
-            message = here._perform(request, action, here._call(request, row, form), form)
-        except RequestIdReused:  # a step that is sent again finds the row in the state to which it has brought it
-            return _g("This was already done; it was not done again."), ""
-        except (Refusal, OutboxError) as refusal:
-            return "", in_words(refusal)
-        return str(message or _g("Done: %(action)s.") % {"action": action.label}), ""
+        for action in here.page_actions:
+            if action.name in self.bulk_actions and action.is_permitted(request):
+                yield action
+
+    def _bulk_action(self, request: HttpRequest, name: str) -> Action:
+        here: Any = self
+        for action in here.page_actions:
+            if action.name == name and name in self.bulk_actions:
+                if not (action.is_permitted(request) and here.has_view_permission(request)):
+                    raise PermissionDenied
+                return action
+        raise Http404
+
+    def _bulk_url(self, page: str, action: Action) -> str:
+        return reverse(_name(self, page), args=[action.name])
+
+    def _list_url(self, request: HttpRequest) -> str:
+        return f"{reverse(_name(self, 'changelist'))}?{request.GET.urlencode()}"
+
+
+def _number(count: int) -> str:
+    return str(number_format(count, force_grouping=True))
+
+
+def _name(page: Any, view: str) -> str:
+    return f"admin:{page.opts.app_label}_{page.opts.model_name}_{view}"
+
+
+def run_url(run: Any) -> str:
+    """The page of a run."""
+    return reverse(f"admin:{run._meta.app_label}_{run._meta.model_name}_change", args=[run.pk])
 
 
 def _choose(admin: Any, request: HttpRequest, selected: QuerySet[Any], *, action: Action) -> HttpResponse:
-    url = reverse(f"admin:{admin.opts.app_label}_{admin.opts.model_name}_many", args=[action.name])
+    url = admin._bulk_url("many", action)
     return HttpResponseRedirect(f"{url}?{urlencode([('ids', pk) for pk in selected.values_list('pk', flat=True)])}")
+
+
+def _matching(changes: Any, *, upto: str) -> list[Model]:
+    """
+    The keys of all rows of a list, as far as `upto`, the key of the one that was the newest.
+
+    :raises TooManyRows: if there are more than a run may cover, or if it takes too long to find them
+    """
+    keys = changes.queryset.select_related(None).only("pk", *keyset.names(changes.order))
+    if upto:
+        try:
+            key = keyset.decode(upto, changes.model, changes.order)
+        except ValueError as error:
+            raise Http404 from error
+        keys = keys.filter(keyset.from_on(key, changes.order))
+    changes.queryset = keys
+    found: list[Model] = []
+    ends = time.monotonic() + MAX_SECONDS
+    for rows in changes.all_pages(PAGE):
+        found += rows
+        if len(found) > MAX_ROWS:
+            raise TooManyRows(_g("More than %(n)s rows match. Filter the list further.") % {"n": _number(MAX_ROWS)})
+        if time.monotonic() > ends:
+            raise TooManyRows(_g("It takes too long to find the rows that match. Filter the list by time."))
+    return found
+
+
+def _log_text(action: Action, number: int, params: list_queries.Params, values: dict[str, str]) -> str:
+    with translation.override("en"):
+        where = " and ".join("=".join(one) for one in params)
+        told = "; ".join(f"{name}: {value}" for name, value in values.items())
+        return f"{action.label}: {number} rows{f' where {where}' if where else ' that were selected'}. {told}".strip()

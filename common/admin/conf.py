@@ -7,6 +7,8 @@ What the admin kit needs to know about the project. The setting `ADMIN_KIT` give
         "PERFORMED_ACTIONS": "backoffice.PerformedAction",  # the model that remembers performed forms; an app whose
                                                             # tables are in a database of their own has one as well
         "REQUEST_APPROVAL": "backoffice.approvals.request",  # called where a second person is needed: see actions.py
+        "SAVED_FILTERS": "backoffice.SavedFilter",  # the model of saved filters: see saved_filters.py
+        "BULK_RUNS": "backoffice.BulkRun",  # the model of runs over many rows: see bulk_runs.py
     }
 """
 
@@ -42,3 +44,13 @@ def performed_actions(app_label: str = "") -> Any:
 def request_approval(**what: Any) -> str:
     """Have an action wait for a second person; return what to tell the first one."""
     return str(import_string(settings.ADMIN_KIT["REQUEST_APPROVAL"])(**what))
+
+
+def saved_filters() -> Any:
+    """The model of saved filters."""
+    return apps.get_model(settings.ADMIN_KIT["SAVED_FILTERS"])
+
+
+def bulk_runs() -> Any:
+    """The model of runs over many rows; `rows` leads to the rows of one."""
+    return apps.get_model(settings.ADMIN_KIT["BULK_RUNS"])

@@ -19,7 +19,7 @@ from outbox.errors import OutboxError
 from outbox.models import DeadLetter
 from outbox.preview import preview
 
-from . import bulk, display
+from . import display, replays
 from .actions import Action, ActionCall, in_words, write_log
 from .correction import CORRECT, is_correctable
 from .filters import MessageType, Sent, scan_filter
@@ -108,7 +108,8 @@ class DeadLetters(ReadOnlyAdmin):
     search_by = ("message_id", "subject", "fingerprint")
     order = ("-id",)
     sorts: ClassVar = {"died_at": ("id",)}
-    actions = ("replay_selected", "discard_selected")
+    actions = ("replay_selected",)
+    bulk_actions = ("discard",)
     empty = _("There are no dead letters: every message has been handled.")
     change_form_template = "admin/outbox/dead_letter.html"
     fields = (
@@ -169,32 +170,22 @@ class DeadLetters(ReadOnlyAdmin):
     def get_urls(self) -> list[URLPattern]:
         name = f"{self.opts.app_label}_deadletter"
         return [
-            path("many/<slug:name>/", self.admin_site.admin_view(self.bulk_view), name=f"{name}_bulk"),
+            path("replay/", self.admin_site.admin_view(self.replay_view), name=f"{name}_replay"),
             path("<uuid:object_id>/preview/", self.admin_site.admin_view(self.preview_view), name=f"{name}_preview"),
             *super().get_urls(),
         ]
 
     @admin.action(description=_("Replay the selected dead letters"), permissions=["replay"])
     def replay_selected(self, request: HttpRequest, selected: QuerySet[Any]) -> HttpResponse:
-        return self._redirect("replay", selected)
-
-    @admin.action(description=_("Discard the selected dead letters"), permissions=["discard"])
-    def discard_selected(self, request: HttpRequest, selected: QuerySet[Any]) -> HttpResponse:
-        return self._redirect("discard", selected)
-
-    def has_replay_permission(self, request: HttpRequest) -> bool:
-        return bulk.ACTIONS["replay"].is_permitted(request)
-
-    def has_discard_permission(self, request: HttpRequest) -> bool:
-        return bulk.ACTIONS["discard"].is_permitted(request)
-
-    def _redirect(self, name: str, selected: QuerySet[Any]) -> HttpResponse:
-        url = reverse(f"admin:{self.opts.app_label}_deadletter_bulk", args=[name])
+        url = reverse(f"admin:{self.opts.app_label}_deadletter_replay")
         return HttpResponseRedirect(f"{url}?{urlencode([('ids', dead_letter.pk) for dead_letter in selected])}")
 
-    def bulk_view(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Replay or discard many dead letters."""
-        return bulk.view(self, request, name, lambda text: write_log(request, model=self.model, text=text))
+    def has_replay_permission(self, request: HttpRequest) -> bool:
+        return replays.is_permitted(request)
+
+    def replay_view(self, request: HttpRequest) -> HttpResponse:
+        """Replay many dead letters."""
+        return replays.view(self, request, lambda text: write_log(request, model=self.model, text=text))
 
     def preview_view(self, request: HttpRequest, object_id: UUID) -> HttpResponse:
         """Show what a replay would do: the handler runs, and all its effects are rolled back."""

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import bulk, display
+from common.admin import conf, display, replays
 from outbox import dead_letters
 from outbox.services import model_of
 
@@ -41,16 +41,18 @@ def _groups(request: HttpRequest, service: str) -> Iterator[dict[str, Any]]:
             "group": group,
             "list": display.list_url(service, "deadletter", f"status__exact=dead&q={group.fingerprint}"),
             "preview": reverse(f"admin:{service}_deadletter_preview", args=[newest])
-            if newest and bulk.ACTIONS["replay"].is_permitted(request)
+            if newest and replays.is_permitted(request)
             else "",
-            "actions": [
-                {
-                    "label": action.label,
-                    "destructive": action.destructive,
-                    "url": reverse(f"admin:{service}_deadletter_bulk", args=[name])
-                    + f"?fingerprint={group.fingerprint}",
-                }
-                for name, action in bulk.ACTIONS.items()
-                if action.is_permitted(request)
-            ],
+            "actions": list(_actions(request, service, group.fingerprint)),
         }
+
+
+def _actions(request: HttpRequest, service: str, fingerprint: str) -> Iterator[dict[str, Any]]:
+    """What can be done to all dead letters of a group."""
+    page = f"admin:{service}_deadletter"
+    if replays.is_permitted(request):
+        url = f"{reverse(f'{page}_replay')}?fingerprint={fingerprint}"
+        yield {"label": replays.LABEL, "destructive": False, "url": url}
+    if request.user.has_perm(conf.permission("discard_letter")):
+        url = f"{reverse(f'{page}_all', args=['discard'])}?status__exact=dead&q={fingerprint}"
+        yield {"label": _("Discard"), "destructive": True, "url": url}

@@ -18,7 +18,7 @@ SECTIONS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
         _("Shop"),
         (
             "orders.order", "processing.product", "payments.account", "payments.payment", "payments.refund",
-            "payments.dispute", "orders_project.approval",
+            "payments.dispute", "orders_project.approval", "orders_project.bulkrun",
         ),
     ),
     (

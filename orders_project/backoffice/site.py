@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.i18n import set_language
 
-from common.admin import DeclaredLookups
+from common.admin import DeclaredLookups, SavedFilterPages
 from orders_project.auth import second_factor
 from orders_project.auth.login import LoginForm
 
@@ -72,10 +72,15 @@ class BackOffice(admin.AdminSite):
         return TemplateResponse(request, "admin/second_factor.html", context, status=422 if wrong else 200)
 
     def register(self, model_or_iterable: Any, admin_class: Any = None, **options: Any) -> None:
-        """Register as usual. The list of every model, those of other packages too, takes declared filters only."""
+        """
+        Register as usual.
+
+        The list of every model, those of other packages too, takes declared filters only, and they can be saved.
+        """
         admin_class = admin_class or admin.ModelAdmin
         if not issubclass(admin_class, DeclaredLookups):
-            admin_class = type(admin_class.__name__, (DeclaredLookups, admin_class), {"__doc__": admin_class.__doc__})
+            kinds = (SavedFilterPages, DeclaredLookups, admin_class)
+            admin_class = type(admin_class.__name__, kinds, {"__doc__": admin_class.__doc__})
         super().register(model_or_iterable, admin_class, **options)
 
     def get_urls(self) -> list[URLPattern | URLResolver]:

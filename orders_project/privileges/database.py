@@ -37,9 +37,12 @@ TABLES: dict[str, dict[str, str]] = {
         "otp_totp": ALL,
         "sessions": ALL,
         "orders_project.Approval": KEEP,
+        "orders_project.BulkRow": ALL,
+        "orders_project.BulkRun": KEEP,
         "orders_project.Client": ALL,
         "orders_project.Erasure": KEEP,
         "orders_project.PerformedAction": ALL,
+        "orders_project.SavedFilter": ALL,
     },
     "orders": OUTBOX
     | {

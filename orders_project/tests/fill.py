@@ -11,6 +11,7 @@ from outbox.ids import uuid7
 
 REQUIRED: dict[str, dict[str, Any]] = {  # by the constraints of the tables
     "orders_project.Approval": {"status": "waiting", "verb": "orders.order.compensate"},
+    "orders_project.BulkRun": {"page": "orders.order"},
     "orders.WebhookEndpoint": {"hears_all": False},
     "payments.Entry": {"kind": "deposit"},
     "payments.Reconciliation": {"found": [{"outcome": "matched", "currency": "USD", "count": 1, "sum": 1}]},

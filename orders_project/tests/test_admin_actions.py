@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from common.admin import bulk_runs
 from common.authority import Authority
 from orders import history, services
 from orders.models import Order
@@ -280,47 +281,44 @@ class TestDeadLetters:
         dead[0].refresh_from_db()
         assert dead[0].status == "discarded"
 
-    def bulk_run(self, client: Client, action: str, query: str, post: Any, **values: str) -> Any:
-        where = reverse("admin:orders_deadletter_bulk", args=[action]) + query
+    def replay_run(self, client: Client, query: str, post: Any) -> Any:
+        where = reverse("admin:orders_deadletter_replay") + query
         page = client.get(where)
         for _ in range(20):
-            page = client.post(where, {"run": page.context["sealed"], **values})
+            page = client.post(where, {"run": page.context["sealed"]})
             post.run()
             if page.context["run"].finished:
                 return page.context["run"]
         raise AssertionError("the run does not finish")
 
-    def test_a_bulk_run_stops_when_the_canary_fails(self, dead: list[Any], post: Any) -> None:
-        run = self.bulk_run(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+    def test_a_replay_of_many_stops_when_the_canary_fails(self, dead: list[Any], post: Any) -> None:
+        run = self.replay_run(client_of("operator"), f"?fingerprint={dead[0].fingerprint}", post)
         assert "canary failed" in run.stopped
         assert [one.status for one in model_of("orders", "DeadLetter").objects.order_by("pk")[:3]] == [
             "replayed", "dead", "dead",
         ]  # fmt: skip
 
-    def test_a_bulk_run_continues_after_a_handled_canary(self, dead: list[Any], post: Any) -> None:
+    def test_a_replay_of_many_continues_after_a_handled_canary(self, dead: list[Any], post: Any) -> None:
         Order.objects.update(status="paid")
-        run = self.bulk_run(client_of("operator"), "replay", f"?fingerprint={dead[0].fingerprint}", post)
+        run = self.replay_run(client_of("operator"), f"?fingerprint={dead[0].fingerprint}", post)
         assert (run.done, run.total, run.stopped) == (3, 3, "")
         assert not model_of("orders", "DeadLetter").objects.filter(status="dead").exists()
         assert LogEntry.objects.count() == 2
 
-    def test_selected_ones_are_discarded(self, dead: list[Any], manager: Client, post: Any) -> None:
-        ids = [str(one.pk) for one in dead[:2]]
-        chosen = manager.post(
-            reverse("admin:orders_deadletter_changelist"), {"action": "discard_selected", "_selected_action": ids}
-        )
-        query = "?" + chosen["Location"].partition("?")[2]
-        sealed = manager.get(where := reverse("admin:orders_deadletter_bulk", args=["discard"]) + query).context[
-            "sealed"
-        ]
-        assert manager.post(where, {"run": sealed, "reason": " "}).status_code == 422  # a reason is needed
-        run = self.bulk_run(manager, "discard", query, post, reason="ticket 7")
-        assert (run.done, run.total) == (2, 2)
+    def test_a_group_is_discarded_by_managers_with_a_reason(self, dead: list[Any], manager: Client) -> None:
+        assert "Discard" not in str(client_of("operator").get(reverse("admin:dead_letters")).context["groups"])
+        (group,) = manager.get(reverse("admin:dead_letters")).context["groups"]
+        where = group["actions"][1]["url"]
+        page = manager.get(where)
+        form = {"once": page.context["form"]["once"].value(), "upto": page.context["upto"]}
+        assert manager.post(where, form | {"reason": " "}).status_code == 422
+        assert manager.post(where, form | {"reason": "ticket 7"}).status_code == 302
+        bulk_runs.work_off(uuid4())
         assert [action.detail for action in dead_letters.actions(dead[0])] == [{"why": "ticket 7"}]
-        assert model_of("orders", "DeadLetter").objects.filter(status="dead").count() == 1
+        assert not model_of("orders", "DeadLetter").objects.filter(status="dead").exists()
 
-    def test_a_forged_bulk_run_is_refused(self, dead: list[Any]) -> None:
-        where = reverse("admin:orders_deadletter_bulk", args=["discard"])
+    def test_a_forged_run_is_refused(self, dead: list[Any]) -> None:
+        where = reverse("admin:orders_deadletter_replay")
         assert client_of("manager", "eve").post(where, {"run": "forged"}).status_code == 404
 
 

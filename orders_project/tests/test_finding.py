@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from common.admin import ReadOnlyAdmin, bulk_rows, export, pages
+from common.admin import ReadOnlyAdmin, export, pages
 from common.search import PartIndex
-from orders import factories, services, webhook_endpoints
-from orders.models import Order, OrderEvent, Outgoing, Status, WebhookDelivery
+from orders import factories, services
+from orders.models import Order, Outgoing
 from processing import services as stock
 
 pytestmark = pytest.mark.django_db
@@ -194,64 +194,6 @@ def test_products_are_found_by_parts_of_their_name_and_sku(boss: Client, term: s
     lamp = stock.make_product(name="Desk-Lamp (O'Neil) лето", sku="DL-2000", price=5_00, stock=1, actor="boss", now=now)
     stock.make_product(name="Chair", sku="ch-1", price=5_00, stock=1, actor="boss", now=now)
     assert found(boss, "processing_product", term) == [lamp] * is_found
-
-
-class TestManyAtOnce:
-    def run(self, boss: Client, model: str, action: str, rows: list[Any], **form: str) -> tuple[Any, int]:
-        """Choose rows of a list, send the form, and go on until the run has finished; return it and its requests."""
-        chosen = boss.post(
-            reverse(f"admin:{model}_changelist"),
-            {"action": f"many_{action}", "_selected_action": [row.pk for row in rows], "index": "0"},
-        )
-        where = chosen["Location"]
-        once = boss.get(where).context["form"]["once"].initial
-        page = boss.post(where, {"once": str(once), "version": "1", **form})
-        requests = 1
-        while not page.context["run"].finished:
-            # A step that is sent again does nothing twice.
-            boss.post(where, {"run": page.context["sealed"]})
-            page = boss.post(where, {"run": page.context["sealed"]})
-            requests += 1
-        return page.context["run"], requests
-
-    def test_orders_are_canceled_a_few_at_a_time_each_by_its_own_rules(
-        self, boss: Client, post: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(bulk_rows, "STEP", 2)
-        ended = factories.order(user_id="poor")
-        post.run()
-        orders = [factories.order(user_id="", user_email=f"{n}@example.com") for n in range(4)]
-        run, requests = self.run(boss, "orders_order", "cancel", [ended, *orders], reason="recalled")
-        assert requests == 3
-        assert sum(run.results.values()) == 4
-        assert [pk for pk, _reason in run.refused] == [ended.pk]
-        assert LogEntry.objects.filter(change_message__contains="recalled").count() == 4
-        post.run()
-        assert {one.status for one in Order.objects.exclude(pk=ended.pk)} == {Status.CANCELED}
-        assert OrderEvent.objects.filter(data__note="recalled").count() == 4
-
-    def test_webhooks_are_sent_again(self, boss: Client, settings: Any) -> None:
-        settings.WEBHOOKS_ALLOW_LOOPBACK = True
-        webhook_endpoints.register(url="http://127.0.0.1:9/", actor="root", hears_all=True, now=timezone.now())
-        for _ in range(2):
-            factories.order()
-        WebhookDelivery.objects.update(status=WebhookDelivery.Status.FAILED, next_at=None)
-        run, _requests = self.run(boss, "orders_webhookdelivery", "resend", list(WebhookDelivery.objects.all()))
-        assert (list(run.results.values()), run.refused) == ([2], [])
-        assert set(WebhookDelivery.objects.values_list("status", flat=True)) == {WebhookDelivery.Status.PENDING}
-
-    def test_is_for_who_may_do_it_with_one(self, boss: Client) -> None:
-        order = factories.order()
-        where = reverse("admin:orders_order_many", args=["cancel"])
-        assert boss.post(f"{where}?ids={order.pk}", {"reason": ""}).status_code == 422
-        assert boss.post(where, {"run": "forged"}).status_code == 404
-        assert boss.get(reverse("admin:orders_order_many", args=["refund"]) + f"?ids={order.pk}").status_code == 404
-        viewer = Client()
-        user = User.objects.create_user("viewer", is_staff=True)
-        user.groups.add(Group.objects.get(name="viewer"))
-        viewer.force_login(user)
-        assert viewer.get(f"{where}?ids={order.pk}").status_code == 403
-        assert "many_cancel" not in viewer.get(reverse("admin:orders_order_changelist")).content.decode()
 
 
 class TestTheFile:

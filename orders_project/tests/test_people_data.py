@@ -18,7 +18,7 @@ from orders.models import Refund as OrderRefund
 from orders.webhook_models import WebhookEndpoint
 from orders_project import people_data
 from orders_project.audit import audit
-from orders_project.models import Approval, Erasure
+from orders_project.models import Approval, BulkRow, BulkRun, Erasure, SavedFilter
 from orders_project.privileges.database import models_of
 from orders_project.tests.carrier import Carrier
 from outbox.ids import uuid7
@@ -113,6 +113,12 @@ def everything_about(order: Order) -> None:
         verb="orders.order.cancel", subject=about, amount=1, currency="USD", reason=f"{USER} called",
         call={"values": {"reason": f"{EMAIL}"}}, status="approved", asked_by="olga", decided_by="boris",
     )  # fmt: skip
+    SavedFilter.objects.create(user_id=1, page="orders.order", name=USER, params=[["q", EMAIL]], saved_at=now)
+    run = BulkRun.objects.create(
+        request_id=uuid7(), page="orders.order", action="cancel", params=[["q", EMAIL]], values={"reason": USER},
+        total=1, by="olga", user_id=1, language="en", started_at=now,
+    )  # fmt: skip
+    BulkRow.objects.create(run=run, key=about, outcome="skipped", said=f"no account of {USER}")
 
 
 def places_of(*texts: str) -> set[str]:

@@ -133,7 +133,7 @@ def test_every_verb_is_on_record(on_record: Callable[[], str]) -> None:
     said = on_record()
     for verb in (
         "Deposit.", "Correct the balance.", "Add a product.", "Receive stock.", "Correct the stock.",
-        "Edit the product.", "Replay as a canary.", "replay:", "discard:", "Retry the step.",
+        "Edit the product.", "Replay as a canary.", "replay:", "discard finished:", "Retry the step.",
         "Cancel order.", "Resolve with evidence.",
         "Cancel and refund.", "Approve.",
     ):  # fmt: skip

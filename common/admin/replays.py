@@ -1,8 +1,8 @@
 """
-Replays or discards many dead letters: in steps, with progress shown after each.
+Replays many dead letters: a canary first, then in steps, with progress shown after each.
 
 # Note [Steps, not a task]: each step is a request of the page that shows the progress. When the page is closed, the run
-stops; nothing continues unseen, and no unfinished task has to be found and killed.
+stops: what has failed once is not sent again unseen.
 """
 
 from collections.abc import Callable
@@ -36,45 +36,24 @@ def _now(service: str) -> datetime:
     return clock.now(database_of(service))
 
 
-@dataclass(frozen=True)
-class BulkAction:
-    """Something that operators may do with many dead letters. `permission` is a codename: see conf.py."""
-
-    permission: str
-    label: Any
-    explanation: Any
-    destructive: bool = False
-    needs_reason: bool = False
-
-    def is_permitted(self, request: HttpRequest) -> bool:
-        return request.user.has_perm(conf.permission(self.permission))
+LABEL = _("Replay")
+EXPLANATION = _(
+    "The oldest message is sent first, as a canary with a single attempt. The others follow once it has been"
+    " handled. If the same failure occurs again, the run stops."
+)
 
 
-ACTIONS = {
-    "replay": BulkAction(
-        "replay_letter",
-        _("Replay"),
-        _("The oldest message is sent first, as a canary with a single attempt. The others follow once it has been"
-          " handled. If the same failure occurs again, the run stops."),
-    ),
-    "discard": BulkAction(
-        "discard_letter",
-        _("Discard"),
-        _("The messages will not be handled. The dead letters remain visible until they are purged."),
-        destructive=True,
-        needs_reason=True,
-    ),
-}  # fmt: skip
+def is_permitted(request: HttpRequest) -> bool:
+    return request.user.has_perm(conf.permission("replay_letter"))
 
 
 @dataclass(frozen=True)
-class BulkRun(SealedRun):
+class ReplayRun(SealedRun):
     """The progress of a run."""
 
-    salt = "admin.bulk_run"
+    salt = "admin.replay_run"
 
     service: str
-    action: str
     total: int = 0
     done: int = 0
     fingerprint: str = ""
@@ -83,7 +62,6 @@ class BulkRun(SealedRun):
     canary: str = ""  # the dead letter whose outcome is awaited
     canary_sent: float = 0.0
     stopped: str = ""  # why it ended early
-    why: str = ""
 
     @property
     def finished(self) -> bool:
@@ -101,46 +79,34 @@ class BulkRun(SealedRun):
         return selection.of(self.service, now=_now(self.service)).filter(died_at__lte=self.start)
 
 
-def view(admin: Any, request: HttpRequest, name: str, log: Callable[[str], None]) -> HttpResponse:
+def view(admin: Any, request: HttpRequest, log: Callable[[str], None]) -> HttpResponse:
     """Ask for confirmation; then perform one step with each request, and show the progress."""
-    if name not in ACTIONS:
-        raise Http404
-    action = ACTIONS[name]
-    if not (action.is_permitted(request) and admin.has_view_permission(request)):
+    if not (is_permitted(request) and admin.has_view_permission(request)):
         raise PermissionDenied
     if "run" in request.POST:
-        run = BulkRun.unsealed(request.POST["run"])
-        if run.action != name or run.service != admin.opts.app_label:
+        run = ReplayRun.unsealed(request.POST["run"])
+        if run.service != admin.opts.app_label:
             raise Http404
         if not run.started:
-            run = replace(run, why=request.POST.get("reason", "").strip()[:200])
-        unjustified = action.needs_reason and not run.why
-        if not run.started and not unjustified:
             run = replace(run, started=_now(run.service).timestamp())
-            log(
-                f"{name}: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}. {run.why}".strip()
-            )
-        if run.started:
-            run = step(run, by=request.user.get_username())
+            log(f"replay: {run.total} dead letters of {run.service}, {run.fingerprint or 'selected'}.")
+        run = step(run, by=request.user.get_username())
         if run.finished:
-            log(f"{name}: {run.done} of {run.total} done. {run.stopped}")
+            log(f"replay: {run.done} of {run.total} done. {run.stopped}")
     else:
-        run, unjustified = _requested(admin, request, name), False
+        run = _requested(admin, request)
     context = {
         **admin.admin_site.each_context(request),
         "opts": admin.opts,
-        "title": action.label,
-        "explanation": action.explanation,
-        "destructive": action.destructive,
-        "needs_reason": action.needs_reason,
-        "unjustified": unjustified,
+        "title": LABEL,
+        "explanation": EXPLANATION,
         "run": run,
         "sealed": run.sealed(),
     }
-    return TemplateResponse(request, "admin/bulk_action.html", context, status=422 if unjustified else 200)
+    return TemplateResponse(request, "admin/replay_run.html", context)
 
 
-def _requested(admin: Any, request: HttpRequest, name: str) -> BulkRun:
+def _requested(admin: Any, request: HttpRequest) -> ReplayRun:
     ids = request.POST.getlist("ids") or request.GET.getlist("ids")
     try:
         ids = [str(UUID(one)) for one in ids[:MAX_IDS]]
@@ -149,24 +115,20 @@ def _requested(admin: Any, request: HttpRequest, name: str) -> BulkRun:
     fingerprint = request.GET.get("fingerprint", "")[:16]
     if not (ids or fingerprint):
         raise Http404
-    run = BulkRun(service=admin.opts.app_label, action=name, fingerprint=fingerprint, ids=ids)
+    run = ReplayRun(service=admin.opts.app_label, fingerprint=fingerprint, ids=ids)
     return replace(run, total=run.remaining().count())
 
 
-def step(run: BulkRun, *, by: str) -> BulkRun:
-    """Process a few more dead letters; return the new progress."""
-    if run.action == "replay":
-        run = _with_canary(run, by=by)
-        if run.stopped or run.canary:
-            return run
-        if run.done and _same_failure_occurred(run):
-            return replace(run, stopped=_g("The same failure has occurred again."))
+def step(run: ReplayRun, *, by: str) -> ReplayRun:
+    """Replay a few more dead letters; return the new progress."""
+    run = _with_canary(run, by=by)
+    if run.stopped or run.canary:
+        return run
+    if run.done and _same_failure_occurred(run):
+        return replace(run, stopped=_g("The same failure has occurred again."))
     for dead_letter in run.remaining()[:STEP]:
         try:
-            if run.action == "replay":
-                dead_letters.replay(dead_letter, by=by, now=_now(run.service))
-            else:
-                dead_letters.discard(dead_letter, by=by, now=_now(run.service), why=run.why)
+            dead_letters.replay(dead_letter, by=by, now=_now(run.service))
         except dead_letters.AlreadyResolved:
             pass  # somebody else was faster
         except OutboxError as refusal:
@@ -175,7 +137,7 @@ def step(run: BulkRun, *, by: str) -> BulkRun:
     return run
 
 
-def _with_canary(run: BulkRun, *, by: str) -> BulkRun:
+def _with_canary(run: ReplayRun, *, by: str) -> ReplayRun:
     """Send the canary, or look at its outcome. The others may follow when no canary is awaited any more."""
     if run.canary:
         return _judged(run)
@@ -189,7 +151,7 @@ def _with_canary(run: BulkRun, *, by: str) -> BulkRun:
     return replace(run, canary=str(first.pk), canary_sent=_now(run.service).timestamp())
 
 
-def _judged(run: BulkRun) -> BulkRun:
+def _judged(run: ReplayRun) -> ReplayRun:
     selection = Selection(ids=[UUID(run.canary)], status=DeadLetter.Status.REPLAYED)
     canary = selection.of(run.service, now=_now(run.service)).first()
     if canary is None:
@@ -207,7 +169,7 @@ def _judged(run: BulkRun) -> BulkRun:
     return run
 
 
-def _same_failure_occurred(run: BulkRun) -> bool:
+def _same_failure_occurred(run: ReplayRun) -> bool:
     if not run.fingerprint:
         return False
     failed = Selection(fingerprint=run.fingerprint).of(run.service, now=_now(run.service))
