@@ -24,7 +24,9 @@ class NewColleague(AdminUserCreationForm):
     """Asks for all that a new colleague needs. Whoever has a role may log in to the back office."""
 
     groups = RolesField(
-        Group.objects.order_by("pk"), label=_("Roles"), help_text=_("Each role includes those before it.")
+        Group.objects.order_by("pk"),
+        label=_("Roles"),
+        help_text=_("Operator includes viewer, and manager includes operator."),
     )
 
     class Meta(AdminUserCreationForm.Meta):

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.http import HttpRequest
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _g
@@ -17,6 +18,7 @@ from common import reasons
 from common.admin import display
 from common.durations import duration
 from orders.models import ENDS, Status
+from orders_project.models import Approval
 from orders_project.observability import concerns
 from payments.models import Entry
 
@@ -80,7 +82,22 @@ def _concerns(taken: readings.Taken) -> Section:
         Tile(one.title, _count(number), display.list_url(*one.page, one.query), "bad", one.to_do)
         for one, number in concerns.found(taken.rows)
     ]
+    tiles += _dead_letters(taken) + _approvals()
     return Section(_("Needs a person"), [*tiles, *_lost(taken)], empty=_("Nothing: everything goes on by itself."))
+
+
+def _dead_letters(taken: readings.Taken) -> list[Tile]:
+    if not (number := sum(row.get("dead_letters", 0) for row in taken.rows)):
+        return []
+    to_do = _("Open a group: its preview shows what a replay would do.")
+    return [Tile(_("Dead letters"), _count(number), reverse("admin:dead_letters"), "bad", to_do)]
+
+
+def _approvals() -> list[Tile]:
+    if not (number := Approval.objects.filter(status=Approval.Status.WAITING).count()):
+        return []
+    url = display.list_url("orders_project", "approval", f"status__exact={Approval.Status.WAITING}")
+    return [Tile(_("Approvals"), _count(number), url, "bad", _("A second person approves or rejects each of them."))]
 
 
 def _standing(taken: readings.Taken) -> Section:

@@ -107,6 +107,7 @@ def _unhandled(sources: Sources) -> Iterator[OutgoingMessage]:
 
 def _under_way(row: OutgoingMessage, *, now: datetime) -> Reason:
     """Where a message is."""
+    now = now if row.attempt else max(now, row.due_at)  # a first attempt is due at once, by a clock that may be ahead
     about = {"type": row.type, "service": row.to, "here": service_of(row)}
     since = row.published_at or max(row.due_at, row.created_at)
     about["age"] = duration(max(0.0, (now - since).total_seconds()))

@@ -154,7 +154,7 @@ def _troubles(status: Status) -> Iterator[str]:
                 "is a deploy under way?"
             )
         if service.dead_letters:
-            yield f"{service.name} has {service.dead_letters} dead letters: manage.py dlq list"
+            yield f"dead letters of {service.name}: {service.dead_letters} (manage.py dlq list)"
     for queue in status.queues:
         if queue.waiting is None and queue.name != settings.EVENTS_STREAM:  # some brokers have no streams
             yield f"the queue {queue.name} does not exist: manage.py declare_topology"

@@ -14,8 +14,9 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 from django.utils import timezone
 
-from orders.models import Order, WebhookDelivery
+from orders.models import DeadLetter, Order, WebhookDelivery
 from orders_project.backoffice import dashboard, readings
+from orders_project.models import Approval
 from orders_project.observability import concerns, metrics
 from orders_project.observability.health import Finding
 from orders_project.tests.fill import fill
@@ -95,6 +96,16 @@ def test_without_concerns_the_dashboard_says_so(boss: Client) -> None:
         make()
     section, *_others = dashboard.sections(RequestFactory().get("/"))
     assert (section.tiles, str(section.empty)) == ([], "Nothing: everything goes on by itself.")
+
+
+def test_dead_letters_and_waiting_approvals_need_a_person_too(boss: Client) -> None:
+    for number in (1, 2, 3):
+        fill(DeadLetter, f"m{number}")
+        row(Approval, status="waiting" if number < 3 else "rejected", subject=str(number), decided_by="eve")
+    section, *_others = dashboard.sections(RequestFactory().get("/"))
+    assert {str(tile.label): tile.value for tile in section.tiles} == {"Dead letters": "3", "Approvals": "2"}
+    for tile, listed in zip(section.tiles, ("groups", "cl"), strict=True):
+        assert listed in boss.get(tile.url).context, tile.url
 
 
 def test_no_two_tiles_of_the_dashboard_open_the_same_list_and_each_shows_what_it_sums(boss: Client) -> None:

@@ -88,6 +88,9 @@ class TestAWaitingOrder:
         assert waiting.next_step == "The order will be canceled automatically"
         assert not waiting.overdue
         assert not waiting.stuck
+        ahead = timeline.of(order.order_id, now=order.created_at - timedelta(seconds=1)).waiting  # the database's clock
+        assert ahead is not None
+        assert ahead.reasons == waiting.reasons
         with time_machine.travel(timezone.now() + timedelta(minutes=2)):
             text = show(order)
         assert "Why it is stuck" in text

@@ -66,11 +66,11 @@ class Refunds(ReadOnlyAdmin):
 class Standing(admin.SimpleListFilter):
     """Disputes that are not decided, and those that have to be answered soon."""
 
-    title = _("open")
+    title = _("decision")
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("open", _("open")), ("due", _("to be answered soon"))]
+        return [("open", _("not decided")), ("due", _("to be answered soon"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if not self.value():
