@@ -54,7 +54,7 @@ class PermissionNames:
         model = permission.content_type.model_class()
         if kind not in KINDS or model is None:
             return str(permission)
-        names = {"service": model._meta.app_config.verbose_name, "rows": model._meta.verbose_name_plural}  # type: ignore[union-attr]
+        names = {"service": model._meta.app_config.verbose_name, "rows": model._meta.verbose_name_plural}
         return KINDS[kind] % names
 
 
