@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import display_for_value
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -79,6 +80,7 @@ class EndpointForm(ConfirmationForm):
         label=_("Events"),
         required=False,
         choices=[(kind, kind) for kind in webhook_endpoints.KINDS],
+        widget=forms.CheckboxSelectMultiple,
         help_text=_("Leave empty to send all events."),
     )
     description = forms.CharField(label=_("Description"), required=False, max_length=500)
@@ -149,7 +151,13 @@ def _is_there(endpoint: WebhookEndpoint) -> bool:
 
 @admin.display(description=_("previous secret signs until"))
 def previous_until(endpoint: Any) -> Any:
-    return endpoint.secrets.exclude(expires_at=None).values_list("expires_at", flat=True).first()
+    until = endpoint.secrets.exclude(expires_at=None).values_list("expires_at", flat=True).first()
+    return display_for_value(until, display.NOTHING)
+
+
+@admin.display(description=_("events"))
+def events(endpoint: Any) -> Any:
+    return ", ".join(endpoint.events) or _g("all events")
 
 
 @admin.register(WebhookEndpoint)
@@ -162,7 +170,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
     order = ("-id",)
     empty = _("No endpoints yet. Register an endpoint to send webhooks to it.")
     fields = (
-        "url", "principal", "hears_all", "events", "description", "is_active", "disabled_because", previous_until,
+        "url", "principal", "hears_all", events, "description", "is_active", "disabled_because", previous_until,
         "created_by", "created_at", "deleted_at",
     )  # fmt: skip
     page_actions = (
@@ -279,7 +287,7 @@ class WebhookDeliveries(ReadOnlyAdmin):
     empty = _("No webhooks have been sent yet. Register an endpoint to send webhooks to it.")
     fields = (
         "endpoint", "type", display.order(), display.status(), "attempts", "tries", "next_at", "event_id",
-        display.text("body", _("body")), "created_at",
+        display.json("body", _("body")), "created_at",
     )  # fmt: skip
     bulk_actions = ("resend",)
     page_actions = (

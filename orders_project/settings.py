@@ -289,7 +289,7 @@ REST_FRAMEWORK = {
     "EXCEPTION_HANDLER": "orders_project.http.errors.handle",
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
-        "rest_framework.renderers.BrowsableAPIRenderer",
+        "orders_project.http.renderers.ApiPage",
     ],
     "DEFAULT_SCHEMA_CLASS": "orders_project.http.schema.Schema",
     "UNAUTHENTICATED_USER": "orders_project.auth.authentication.unauthenticated",

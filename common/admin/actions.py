@@ -189,7 +189,7 @@ class ActionPages:
         return {
             **here.admin_site.each_context(request),
             "opts": here.opts,
-            "original": row,
+            "original": here.title_of(row) if row is not None else None,
             "title": action.label,
             "back": back,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),

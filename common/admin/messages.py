@@ -111,7 +111,6 @@ class DeadLetters(ReadOnlyAdmin):
     actions = ("replay_selected",)
     bulk_actions = ("discard",)
     empty = _("There are no dead letters: every message has been handled.")
-    change_form_template = "admin/outbox/dead_letter.html"
     fields = (
         display.explained_status(), "origin", "queue", "message_id", "type", display.order("subject"),
         display.reason("reason", _("reason"), explained=True),
@@ -211,7 +210,8 @@ class DeadLetters(ReadOnlyAdmin):
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")
-        context["may_preview"] = row is not None and _is_dead(row) and self.has_replay_permission(request)
+        if row is not None and _is_dead(row) and self.has_replay_permission(request):
+            context["first_actions"] = [{"label": _("See what a replay would do"), "url": "../preview/"}]
         return super().render_change_form(request, context, *args, **kwargs)
 
     def panels_for(self, request: HttpRequest, row: Any) -> list[Panel]:

@@ -13,7 +13,7 @@ from django.core.exceptions import FieldDoesNotExist
 from django.db import router
 from django.db.models import BigIntegerField, Model, Q, QuerySet, UUIDField
 from django.http import HttpRequest
-from django.utils.text import format_lazy
+from django.utils.text import Truncator, format_lazy
 from django.utils.translation import gettext_lazy as _
 
 from ..search import PartIndex, Texts, beginning, has_parts
@@ -25,6 +25,7 @@ from .pages import KeysetChangeList
 from .panels import Panel
 
 NUMBER = re.compile("#?[0-9]{1,18}")
+TITLE_LENGTH = 120  # characters
 
 
 class ReadOnlyMixin:
@@ -148,7 +149,7 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
         row = context.get("original")
         context |= {
             "page_actions": self.action_links(request, row) if row is not None else [],
-            "title": self.title_of(row),
+            "title": Truncator(self.title_of(row)).chars(TITLE_LENGTH),
         }
         context |= {"subtitle": None, "panels": self.panels_for(request, row) if row is not None else []}
         return super().render_change_form(request, context, *args, **kwargs)

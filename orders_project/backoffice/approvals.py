@@ -15,6 +15,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db import IntegrityError, transaction
 from django.utils.translation import gettext as _g
 
+from common.admin import display
 from common.admin.actions import Action, ActionCall, perform_once
 from common.authority import Authority, NeedsSecondPerson
 from common.errors import Refusal
@@ -102,6 +103,12 @@ def _carry_out(approval: Approval, *, by: str, now: datetime) -> None:
         perform_once(action, call, model=model)
     except NeedsSecondPerson as other:
         raise AmountChanged(_g("The amount is no longer the one that was requested.")) from other
+
+
+def in_words(approval: Approval) -> str:
+    """What a request is about: the action, the amount, and what it is done to."""
+    amount = display.money_text(approval.amount, approval.currency)
+    return f"{action_of(approval)[1].label}: {amount}, {approval.subject}"
 
 
 def action_of(approval: Approval) -> tuple[Any, Action]:

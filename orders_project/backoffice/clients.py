@@ -4,10 +4,11 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.utils import display_for_value
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from common.admin import Action, ActionCall, ConfirmationForm, ReadOnlyAdmin, ShownOnce
+from common.admin import Action, ActionCall, ConfirmationForm, ReadOnlyAdmin, ShownOnce, display
 from common.principal import SCOPES
 from orders_project.auth import clients
 from orders_project.models import Client
@@ -20,7 +21,7 @@ def client_id(client: Any) -> str:
 
 @admin.display(description=_("created at"))
 def created_at(client: Any) -> Any:
-    return client.created
+    return display_for_value(client.created, display.NOTHING)
 
 
 class NewClient(ConfirmationForm):

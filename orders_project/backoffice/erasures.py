@@ -74,7 +74,7 @@ class Erasures(ReadOnlyAdmin):
     list_display = ("asked_at", display.status(), "reason", "asked_by", "decided_by", "done_at")
     list_filter = ("status",)
     order = ("-id",)
-    empty = _("Nobody has asked to be forgotten yet.")
+    empty = _("Nobody has asked to be forgotten yet. Whoever does is erased here, or gets a file of the data.")
     fields = (
         display.status(), display.json("names", _("user ids and emails")), "client", "reason", "asked_by", "asked_at",
         "decided_by", "decided_at", "done_at", display.json("erased", _("rows erased")),
@@ -120,3 +120,7 @@ class Erasures(ReadOnlyAdmin):
             is_possible=lambda row: row.status == Status.WAITING,
         ),
     )
+
+    def title_of(self, row: Any) -> str:
+        """Whom it is about; once that is forgotten, why it was."""
+        return ", ".join(row.names) or row.reason

@@ -22,6 +22,11 @@ still.replaceSync("*, *::before, *::after { transition: none !important; animati
 document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
 """
 REFUSED = "status of 422"
+# What a person should never read: the name of nothing, and a time in another form than all others on the page.
+SPOILED = r"""
+() => [...document.querySelectorAll(".readonly, #result_list td, .panel td")].map((cell) => cell.innerText.trim())
+  .filter((text) => text === "None" || /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d/.test(text))
+"""
 NASTY = "<img src=x onerror=alert(1)>"
 
 
@@ -85,6 +90,7 @@ class Operator:
         where = self.page.url
         assert not self.errors, f"{where}: {self.errors}"
         assert not self.page.evaluate("window.refused"), where
+        assert not (spoiled := self.page.evaluate(SPOILED)), f"{where}: {spoiled}"
 
     def barriers(self, rules: list[str] = ALL) -> list[str]:
         """What stands in somebody's way on this page."""

@@ -52,6 +52,14 @@ class TestAColleague:
         assert boss.post(reverse("admin:auth_user_delete", args=[eve.pk]), {"post": "yes"}).status_code == 403
 
 
+def test_a_role_is_offered_only_what_a_page_asks_for(boss: Client) -> None:
+    page = boss.get(reverse("admin:auth_group_add")).content.decode()
+    assert "sees: orders (Orders)" in page
+    assert "may: cancel an order" in page
+    assert "changes: users (Authentication and Authorization)" in page
+    assert "Can " not in page  # neither add nor change tables that only the system writes
+
+
 def test_a_role_is_deleted_by_a_button_that_says_so(boss: Client) -> None:
     role = Group.objects.create(name="day shift")
     delete = reverse("admin:auth_group_delete", args=[role.pk])

@@ -183,4 +183,6 @@ def test_the_type_of_a_problem_links_to_its_meaning(http: Client) -> None:
 
 def test_the_browsable_api_has_a_form(http: Client) -> None:
     page = http.get("/orders", headers={"Accept": "text/html"}).content.decode()
-    assert 'name="user_email"' in page
+    assert '<label for="field-user_email"' in page
+    assert 'id="field-user_email" name="user_email"' in page
+    assert '<html lang="en">' in page

@@ -131,6 +131,9 @@ class TestApproving:
         assert do(asker, paid, "compensate", reason="fraud").status_code == 302
         assert is_still(paid, "paid")
         approval = Approval.objects.get()
+        page = other.get(f"/admin/orders_project/approval/{approval.pk}/do/approve/").content.decode()
+        assert f"{approval.amount / 100:,.2f} USD, {paid.pk}" in page
+        assert "Requested by eve with the reason “fraud”." in page
         assert do(client_of("operator"), approval, "approve").status_code == 403
         assert do(other, approval, "approve").status_code == 302
         post.run()
