@@ -34,6 +34,7 @@ class Tile:
     url: str = ""
     mood: str = ""
     note: Any = ""
+    first: bool = False  # whether it begins a row
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ MOVES = {
     ("refund", "out"): _("refunded through gateways"),
     ("refund", "within"): _("refunded to accounts"),
     ("correction", "within"): _("corrected"),
+    ("dispute", "within"): _("disputed"),
+    ("dispute", "out"): _("disputed"),
 }
 
 
@@ -180,7 +183,7 @@ def _money(rows: list[dict[str, Any]] | None) -> Section:
                 int(row["amount"]) for row in rows if (row["currency"], row["direction"]) == (currency, direction)
             )
             url = _entries(currency, direction=direction)
-            tiles.append(Tile(label, display.money_text(amount, currency), url))
+            tiles.append(Tile(label, display.money_text(amount, currency), url, first=direction == "in"))
         for row in rows:
             if row["currency"] == currency:
                 url = _entries(currency, direction=row["direction"], kind__exact=row["kind"])
@@ -227,4 +230,4 @@ def _dead(taken: readings.Taken) -> Section:
 
 
 def _count(number: int) -> str:
-    return f"{number:,}" if number < 10_000 else "10,000+" if number == 10_000 else f"{number:,}"
+    return display.number_text(number) + ("+" if number == 10_000 else "")

@@ -34,11 +34,11 @@ def _is_refused(payment: Payment) -> bool:
 class Unanswered(admin.SimpleListFilter):
     """Payments about which the gateway does not answer."""
 
-    title = _("gateway")
+    title = _("answer of the gateway")
     parameter_name = "answers"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("no", _("does not answer"))]
+        return [("no", _("missing"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(ask_at__isnull=False, unanswered__gte=SILENT_AFTER) if self.value() else queryset
@@ -117,7 +117,7 @@ class Payments(ReadOnlyAdmin):
         return [
             panels.newest(
                 row.attempts.order_by("-id"),
-                (_("at"), lambda attempt: display.ago(attempt.at)),
+                (_("at"), lambda attempt: display.moment(attempt.at)),
                 (_("code"), lambda attempt: reasons.explained(attempt.code)),
                 (_("message"), lambda attempt: attempt.message or display.NOTHING),
                 title=_("Declined attempts"),
@@ -130,7 +130,7 @@ class Payments(ReadOnlyAdmin):
                 (_("amount"), lambda one: display.money_text(one.amount, one.currency)),
                 (_("reason"), lambda one: one.reason or display.NOTHING),
                 (_("fail reason"), lambda one: reasons.explained(one.fail_reason) or display.NOTHING),
-                (_("created at"), lambda one: display.ago(one.created_at)),
+                (_("created at"), lambda one: display.moment(one.created_at)),
                 title=_("Refunds"),
                 more=display.list_url("payments", "refund", of_order),
                 empty=_("No part of this payment has been refunded."),
@@ -141,14 +141,14 @@ class Payments(ReadOnlyAdmin):
                 (_("status"), lambda one: one.get_status_display()),
                 (_("amount"), lambda one: display.money_text(one.amount, one.currency)),
                 (_("reason"), lambda one: one.reason or display.NOTHING),
-                (_("respond by"), lambda one: display.ago(one.respond_by)),
+                (_("respond by"), lambda one: display.moment(one.respond_by)),
                 title=_("Disputes"),
                 more=display.list_url("payments", "dispute", of_order),
                 empty=_("This payment has not been disputed."),
             ),
             panels.newest(
                 Entry.objects.filter(order_id=row.pk).select_related("source", "target").order_by("-id"),
-                (_("at"), lambda entry: display.ago(entry.at)),
+                (_("at"), lambda entry: display.moment(entry.at)),
                 (_("kind"), lambda entry: display.page_link("payments", "entry", entry.pk, entry.get_kind_display())),
                 (_("from"), lambda entry: entry.source),
                 (_("to"), lambda entry: entry.target),

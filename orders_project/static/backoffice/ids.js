@@ -1,6 +1,6 @@
 // Ids stand in one line, and are copied with one click: in lists when the mouse is over them, on the page of a row always.
 "use strict";
-const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const ID = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z]+_[0-9A-Za-z]{16,})$/;  // ours, or a gateway's
 const WORDS = document.currentScript.dataset;
 
 function copier(id, inList) {
