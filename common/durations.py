@@ -18,5 +18,5 @@ def duration(seconds: float) -> str:
 
 
 def _tenths(seconds: float) -> str:
-    tenths = round(seconds, 1)
+    tenths = round(float(seconds), 1)
     return number_format(tenths, 0 if tenths.is_integer() else 1)

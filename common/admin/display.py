@@ -41,7 +41,7 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString:
-        return format_html('<span class="amount">{}</span>', money_text(getattr(row, name), getattr(row, currency)))
+        return money_cell(getattr(row, name), getattr(row, currency))
 
     return _of_field(shown, name, currency=currency)
 
@@ -51,6 +51,11 @@ def money_text(minor: int | None, currency: str) -> str:
     if minor is None:
         return NOTHING
     return money.text(minor, currency=currency) if currency in money.EXPONENTS else f"{minor} {currency}".strip()
+
+
+def money_cell(minor: int | None, currency: str) -> SafeString:
+    """The same in a cell of a table: in one line."""
+    return format_html('<span class="amount">{}</span>', money_text(minor, currency))
 
 
 def bare_amount(minor: int, currency: str) -> str:

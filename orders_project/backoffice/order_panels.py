@@ -64,8 +64,8 @@ def _items(order: Order) -> Panel:
         (_("kind"), _kind),
         (_("product"), _product),
         (_("quantity"), lambda line: display.number_text(line.quantity)),
-        (_("unit price"), lambda line: display.money_text(line.unit_price, order.currency)),
-        (_("sum"), lambda line: display.money_text(line.amount, order.currency)),
+        (_("unit price"), lambda line: display.money_cell(line.unit_price, order.currency)),
+        (_("sum"), lambda line: display.money_cell(line.amount, order.currency)),
         title=_("Items"),
     )
 
@@ -87,12 +87,12 @@ def _money(order: Order) -> Panel:
     if payment is not None:
         by = payment.gateway or METHODS.get(payment.method, payment.method)
         what = display.page_link("payments", "payment", payment.pk, _g("payment"))
-        amount = display.money_text(payment.amount, payment.currency)
+        amount = display.money_cell(payment.amount, payment.currency)
         status = _with_reason(payment.get_status_display(), payment.refusal or payment.fail_reason)
         rows.append([what, status, amount, by or display.NOTHING, display.moment(payment.updated_at)])
     for entry in Entry.objects.filter(order_id=order.pk).select_related("source", "target").order_by("id")[:MAX_ROWS]:
         what = display.page_link("payments", "entry", entry.pk, entry.get_kind_display())
-        amount = display.money_text(entry.amount, entry.currency)
+        amount = display.money_cell(entry.amount, entry.currency)
         rows.append([what, _g("booked"), amount, f"{entry.source} → {entry.target}", display.moment(entry.at)])
     heads = (_("what"), _("status"), _("amount"), _("between"), _("at"))
     return Panel(_("Money"), heads, rows, empty=_("No payment exists for this order yet."))
@@ -109,7 +109,7 @@ def _refunds(order: Order) -> Panel:
         order.refunds.order_by("refund_id")[:MAX_ROWS],
         (_("refund"), lambda refund: display.page_link("payments", "refund", refund.pk, refund.pk)),
         (_("status"), lambda refund: _with_reason(refund.get_status_display(), refund.fail_code)),
-        (_("amount"), lambda refund: display.money_text(refund.amount, refund.currency)),
+        (_("amount"), lambda refund: display.money_cell(refund.amount, refund.currency)),
         (_("items"), lambda refund: _pieces(refund, named)),
         (_("reason"), lambda refund: refund.reason or display.NOTHING),
         (_("asked for by"), lambda refund: refund.actor or display.NOTHING),

@@ -127,7 +127,7 @@ class Accounts(StatementPages, ReadOnlyAdmin):
                 (_("kind"), lambda entry: entry.get_kind_display()),
                 (_("from"), lambda entry: entry.source),
                 (_("to"), lambda entry: entry.target),
-                (_("amount"), lambda entry: display.money_text(entry.amount, entry.currency)),
+                (_("amount"), lambda entry: display.money_cell(entry.amount, entry.currency)),
                 (_("order"), lambda entry: display.order_link(entry.order_id)),
                 (_("reason"), lambda entry: entry.reason or display.NOTHING),
                 (_("by"), lambda entry: entry.actor or display.NOTHING),
