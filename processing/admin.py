@@ -161,6 +161,7 @@ def other_prices(product: Product) -> str:
     return ", ".join(display.money_text(price, currency) for currency, price in others) or display.NOTHING
 
 
+FOR_SALE = display.flag("is_active", _("For sale"))
 STOCK = tuple(
     display.number(name, label)
     for name, label in (
@@ -173,7 +174,7 @@ STOCK = tuple(
 class Products(ReadOnlyAdmin):
     """The products of the catalog."""
 
-    list_display = ("sku", "name", display.amount("price", _("price")), *STOCK[:3], "is_active")
+    list_display = ("sku", "name", display.amount("price", _("price")), *STOCK[:3], FOR_SALE)
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
     search_help_text = _("Enter the beginning of a word of the name, or of the SKU.")
@@ -181,7 +182,7 @@ class Products(ReadOnlyAdmin):
     sorts: ClassVar = {"sku": ("sku",)}
     empty = _("No products yet. Add the first one.")
     fields = (
-        "product_id", "sku", "name", display.amount("price", _("price")), other_prices, "is_active", *STOCK,
+        "product_id", "sku", "name", display.amount("price", _("price")), other_prices, FOR_SALE, *STOCK,
         "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (

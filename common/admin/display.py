@@ -11,8 +11,8 @@ from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.formats import date_format, number_format
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -75,6 +75,16 @@ def number(name: str, label: Any) -> Shown:
     def shown(row: Any) -> SafeString | str:
         value = getattr(row, name)
         return NOTHING if value is None else format_html('<span class="amount">{}</span>', number_text(value))
+
+    return _of_field(shown, name)
+
+
+def flag(name: str, label: Any) -> Shown:
+    """A column of yes or no, in words: "no" is no failure."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> str:
+        return gettext("yes") if getattr(row, name) else gettext("no")
 
     return _of_field(shown, name)
 
@@ -182,7 +192,8 @@ def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
         words = reasons.in_words(code)
         if explained or words == code:
             return reasons.explained(code) or NOTHING
-        return format_html('<abbr title="{}">{}</abbr>', words, code)
+        parts = format_html_join(mark_safe("_<wbr>"), "{}", ((part,) for part in code.split("_")))
+        return format_html('<abbr title="{}">{}</abbr>', words, parts)
 
     return _of_field(shown, name)
 

@@ -1,8 +1,8 @@
 """The dashboard: numbers of orders, money and messages, and the health of the system. Each number links to its list."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -46,6 +46,7 @@ class Section:
     chart: SafeString | str = ""
     empty: Any = ""
     note: Any = ""
+    permission: str = ""  # without which nobody sees it
 
 
 def sections(request: HttpRequest) -> list[Section]:
@@ -61,6 +62,19 @@ def sections(request: HttpRequest) -> list[Section]:
         _outboxes(taken),
         _dead(taken),
         Section(_("Health"), [Tile(part.name, part.state, mood=part.mood) for part in health]),
+    ]
+
+
+def seen_by(user: Any, shown: Sequence[Section], *, menu: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """These sections for a person with this menu: a shop sees nothing of the platform, and nobody a link to a 403."""
+    pages = {entry["admin_url"] for part in menu for entry in part["models"]}
+    return [
+        replace(
+            section,
+            tiles=[one if one.url.partition("?")[0] in pages else replace(one, url="") for one in section.tiles],
+        )
+        for section in shown
+        if not section.permission or user.has_perm(section.permission)
     ]
 
 
@@ -211,7 +225,8 @@ def _outboxes(taken: readings.Taken) -> Section:
         )
         for row in found
     ]
-    return Section(_("Messages due but not sent"), [*tiles, *_lost(taken)], empty=NOT_REACHABLE)
+    title = _("Messages due but not sent")
+    return Section(title, [*tiles, *_lost(taken)], empty=NOT_REACHABLE, permission="orders.view_outgoing")
 
 
 def _dead(taken: readings.Taken) -> Section:
@@ -226,7 +241,8 @@ def _dead(taken: readings.Taken) -> Section:
         for row in taken.rows
         if "dead_letters" in row
     ]
-    return Section(_("Dead letters"), [*tiles, *_lost(taken)], empty=_("None: every message has been handled."))
+    empty = _("None: every message has been handled.")
+    return Section(_("Dead letters"), [*tiles, *_lost(taken)], empty=empty, permission="orders.view_deadletter")
 
 
 def _count(number: int) -> str:

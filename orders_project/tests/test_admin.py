@@ -75,6 +75,11 @@ class TestRoles:
             assert client.get(reverse(f"admin:{name}_changelist")).status_code == 200
         for name in ("orders_outgoing", "orders_deadletter", "orders_webhookendpoint", "auth_user"):
             assert client.get(reverse(f"admin:{name}_changelist")).status_code == 403
+        home = client.get(reverse("admin:index"))
+        assert reverse("admin:dead_letters") not in home.text
+        links = [tile.url for section in home.context["sections"] for tile in section.tiles if tile.url]
+        assert links
+        assert not {url for url in links if client.get(url).status_code != 200}
 
 
 @pytest.mark.django_db(transaction=True)

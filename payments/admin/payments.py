@@ -44,6 +44,17 @@ class Unanswered(admin.SimpleListFilter):
         return queryset.filter(ask_at__isnull=False, unanswered__gte=SILENT_AFTER) if self.value() else queryset
 
 
+METHODS = {"account": _("account"), "gateway": _("gateway")}
+
+
+@admin.display(description=_("method"))
+def _method(payment: Payment) -> str:
+    return str(METHODS.get(payment.method, payment.method))
+
+
+_method.exported = {"field": "method"}  # type: ignore[attr-defined]
+
+
 @admin.display(description=_("captured"))
 def _captured(payment: Payment) -> str:
     return display.money_text(ledger.of_order(payment.pk).captured, payment.currency)
@@ -65,14 +76,14 @@ class Payments(ReadOnlyAdmin):
     """The payments of orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
+        "order_id", display.status(), display.amount("amount", _("amount")), _method, "gateway", "gateway_payment_id",
         "user_id", "created_at",
     )  # fmt: skip
     list_filter = (
         "status",
         Unanswered,
         Age,
-        scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
+        scan_filter("method", _("method"), METHODS.items()),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
     search_by = ("order_id", "gateway_payment_id")
@@ -82,7 +93,8 @@ class Payments(ReadOnlyAdmin):
     fields = (
         display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,
         _disputed,
-        "is_manual", "authorized_until", "method", "user_id", "gateway", "gateway_payment_id", "gateway_refund_id",
+        display.flag("is_manual", _("captured on request")), "authorized_until", _method, "user_id",
+        "gateway", "gateway_payment_id", "gateway_refund_id",
         display.reason("fail_reason", _("fail reason"), explained=True),
         display.reason("refusal", _("refused because"), explained=True),
         "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
