@@ -1,5 +1,6 @@
 """Durations as text for people."""
 
+from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 
 
@@ -8,9 +9,14 @@ def duration(seconds: float) -> str:
     if seconds < 1:
         return _("%(n)d ms") % {"n": round(seconds * 1000)}
     if seconds < 90:
-        return _("%(n)s s") % {"n": f"{seconds:.1f}".removesuffix(".0")}
+        return _("%(n)s s") % {"n": _tenths(seconds)}
     if seconds < 5400:
         return _("%(n)d min") % {"n": round(seconds / 60)}
     if seconds < 172_800:
         return _("%(n)d h") % {"n": round(seconds / 3600)}
     return _("%(n)d days") % {"n": round(seconds / 86_400)}
+
+
+def _tenths(seconds: float) -> str:
+    tenths = round(float(seconds), 1)
+    return number_format(tenths, 0 if tenths.is_integer() else 1)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 
+from django.utils.formats import number_format
+
 # Digits after the point (ISO 4217) of the currencies that can be configured.
 EXPONENTS = {
     "USD": 2,
@@ -72,6 +74,11 @@ def exact(minor: int, *, currency: str) -> str:
 
 
 def text(minor: int, *, currency: str) -> str:
-    """Minor units as text for people: 120000 becomes '1,200.00 USD'."""
+    """Minor units as text for people, as their language writes numbers: 120000 becomes '1,200.00 USD'."""
+    return f"{bare_text(minor, currency=currency, grouped=True)} {currency}"
+
+
+def bare_text(minor: int, *, currency: str, grouped: bool = False) -> str:
+    """The same without the currency; without `grouped`, as one types it into a form."""
     exponent = EXPONENTS.get(currency, 0)  # a gateway may have money in a currency that is not one of ours
-    return f"{Decimal(minor).scaleb(-exponent):,.{exponent}f} {currency}"
+    return number_format(Decimal(minor).scaleb(-exponent), exponent, force_grouping=grouped)

@@ -247,7 +247,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
                 WebhookDelivery.objects.filter(endpoint=row).order_by("-id"),
                 (
                     _("at"),
-                    lambda one: display.page_link("orders", "webhookdelivery", one.pk, display.ago(one.created_at)),
+                    lambda one: display.page_link("orders", "webhookdelivery", one.pk, display.moment(one.created_at)),
                 ),
                 (_("type"), lambda one: one.type),
                 (_("order"), lambda one: display.order_link(one.order_id)),
@@ -306,7 +306,7 @@ class WebhookDeliveries(ReadOnlyAdmin):
             panels.newest(
                 WebhookAttempt.objects.filter(delivery=row).order_by("-number"),
                 (_("number"), lambda one: one.number),
-                (_("at"), lambda one: display.ago(one.at)),
+                (_("at"), lambda one: display.moment(one.at)),
                 (_("seconds"), lambda one: f"{one.seconds:.3f}"),
                 (_("result"), lambda one: one.status_code or one.error),
                 (

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
-from common import idempotency
+from common import idempotency, money
 from common.locks import take_turn
 from common.performed_actions import AbstractPerformedAction
 from common.search import PartIndex, Texts
@@ -173,7 +173,7 @@ class Entry(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.amount} {self.currency}"
+        return f"{self.get_kind_display()} {money.text(self.amount, currency=self.currency)}"
 
 
 def reference(order_id: str, *, installation: str) -> str:
@@ -261,7 +261,7 @@ class Payment(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.order_id}: {self.status}"
+        return f"{self.order_id}: {self.get_status_display()}"
 
     @property
     def reference(self) -> str:
@@ -352,7 +352,7 @@ class Refund(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.refund_id}: {self.status}"
+        return f"{self.refund_id}: {self.get_status_display()}"
 
 
 class Dispute(models.Model):
@@ -387,7 +387,7 @@ class Dispute(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.dispute_id}: {self.status}"
+        return f"{self.dispute_id}: {self.get_status_display()}"
 
 
 class WebhookReceipt(models.Model):

@@ -172,11 +172,20 @@ def other_prices(product: Product) -> str:
     return ", ".join(display.money_text(price, currency) for currency, price in others) or display.NOTHING
 
 
+FOR_SALE = display.flag("is_active", _("For sale"))
+STOCK = tuple(
+    display.number(name, label)
+    for name, label in (
+        ("available", _("available")), ("held", _("held")), ("sold", _("sold")), ("received", _("received")),
+    )
+)  # fmt: skip
+
+
 @admin.register(Product)
 class Products(ReadOnlyAdmin):
     """The products of the catalog."""
 
-    list_display = ("sku", "name", display.amount("price", _("price")), "available", "held", "sold", "is_active")
+    list_display = ("sku", "name", display.amount("price", _("price")), *STOCK[:3], FOR_SALE)
     list_filter = (LowStock, "is_active")
     search_by = ("sku", "product_id")
     search_parts = PRODUCT_PARTS
@@ -185,8 +194,8 @@ class Products(ReadOnlyAdmin):
     sorts: ClassVar = {"sku": ("sku",)}
     empty = _("No products yet. Add the first one.")
     fields = (
-        "product_id", "sku", "name", display.amount("price", _("price")), other_prices, "is_active", "available",
-        "held", "sold", "received", "created_at", "updated_at",
+        "product_id", "sku", "name", display.amount("price", _("price")), other_prices, FOR_SALE, *STOCK,
+        "created_at", "updated_at",
     )  # fmt: skip
     page_actions = (
         Action(
@@ -241,18 +250,18 @@ class Products(ReadOnlyAdmin):
                 .select_related("hold")
                 .order_by("hold__expires_at"),
                 (_("order"), lambda line: display.order_link(line.hold.order_id)),
-                (_("quantity"), lambda line: line.quantity),
-                (_("held since"), lambda line: display.ago(line.hold.created_at)),
-                (_("expires"), lambda line: display.ago(line.hold.expires_at)),
+                (_("quantity"), lambda line: display.number_text(line.quantity)),
+                (_("held since"), lambda line: display.moment(line.hold.created_at)),
+                (_("expires"), lambda line: display.moment(line.hold.expires_at)),
                 title=_("Currently held for orders"),
                 more=display.list_url("processing", "hold", "status__exact=held"),
                 empty=_("No stock is held."),
             ),
             panels.newest(
                 StockMovement.objects.filter(product=row).select_related("hold").order_by("-id"),
-                (_("at"), lambda movement: display.ago(movement.at)),
+                (_("at"), lambda movement: display.moment(movement.at)),
                 (_("kind"), lambda movement: movement.get_kind_display()),
-                (_("quantity"), lambda movement: movement.quantity),
+                (_("quantity"), lambda movement: display.number_text(movement.quantity)),
                 (_("order"), lambda movement: display.order_link(movement.hold.order_id if movement.hold else "")),
                 (_("reason"), lambda movement: movement.reason or display.NOTHING),
                 (_("by"), lambda movement: movement.actor or display.NOTHING),
@@ -303,14 +312,14 @@ class Holds(ReadOnlyAdmin):
 class StockMovements(ReadOnlyAdmin):
     """All changes of stock."""
 
-    list_display = ("id", "product", "kind", "quantity", "reason", "actor", "at")
+    list_display = ("id", "product", "kind", display.number("quantity", _("quantity")), "reason", "actor", "at")
     list_filter = (Age, "kind")
     list_select_related = ("product",)
     search_by = ("id", "product_id", "hold_id")
     order = ("-id",)
     sorts: ClassVar = {"at": ("id",)}
     empty = _("No movements yet. Receive stock on the page of a product.")
-    fields = ("id", "product", "kind", "quantity", "hold", "reason", "actor", "at")
+    fields = ("id", "product", "kind", display.number("quantity", _("quantity")), "hold", "reason", "actor", "at")
 
 
 @admin.register(Processing)

@@ -170,7 +170,7 @@ class Hold(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.order_id}: {self.status}"
+        return f"{self.order_id}: {self.get_status_display()}"
 
 
 class HoldLine(models.Model):
@@ -231,7 +231,7 @@ class StockMovement(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.quantity}"
+        return f"{self.get_kind_display()} {self.quantity}"
 
 
 class Processing(models.Model):
@@ -257,7 +257,7 @@ class Processing(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.order_id}: {self.verdict}"
+        return f"{self.order_id}: {self.get_verdict_display()}"
 
 
 class PerformedAction(AbstractPerformedAction):

@@ -2,7 +2,7 @@
 
 import json as plain_json
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,9 +10,9 @@ from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
-from django.utils.formats import date_format
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
+from django.utils.formats import date_format, number_format
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -21,6 +21,7 @@ from .. import money, reasons
 from . import conf
 
 NOTHING = "–"
+MINUTE = timedelta(minutes=1)
 STATUS, ORDER = _("status"), _("order")
 Shown = Callable[[Any], Any]
 
@@ -41,7 +42,7 @@ def amount(name: str, label: Any, *, currency: str = "currency") -> Shown:
 
     @admin.display(description=label)
     def shown(row: Any) -> SafeString:
-        return format_html('<span class="amount">{}</span>', money_text(getattr(row, name), getattr(row, currency)))
+        return money_cell(getattr(row, name), getattr(row, currency))
 
     return _of_field(shown, name, currency=currency)
 
@@ -53,9 +54,40 @@ def money_text(minor: int | None, currency: str) -> str:
     return money.text(minor, currency=currency) if currency in money.EXPONENTS else f"{minor} {currency}".strip()
 
 
+def money_cell(minor: int | None, currency: str) -> SafeString:
+    """The same in a cell of a table: in one line."""
+    return format_html('<span class="amount">{}</span>', money_text(minor, currency))
+
+
 def bare_amount(minor: int, currency: str) -> str:
     """Minor units as one types them into a form: without the currency."""
-    return money_text(minor, currency).removesuffix(f" {currency}").replace(",", "")
+    return money.bare_text(minor, currency=currency)
+
+
+def number_text(number: int) -> str:
+    """A whole number, as the language of the page groups its digits."""
+    return number_format(number, force_grouping=True)
+
+
+def number(name: str, label: Any) -> Shown:
+    """A column of a whole number."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> SafeString | str:
+        value = getattr(row, name)
+        return NOTHING if value is None else format_html('<span class="amount">{}</span>', number_text(value))
+
+    return _of_field(shown, name)
+
+
+def flag(name: str, label: Any) -> Shown:
+    """A column of yes or no, in words: "no" is no failure."""
+
+    @admin.display(description=label)
+    def shown(row: Any) -> str:
+        return gettext("yes") if getattr(row, name) else gettext("no")
+
+    return _of_field(shown, name)
 
 
 def status(name: str = "status", label: Any = STATUS) -> Shown:
@@ -161,30 +193,51 @@ def reason(name: str, label: Any, *, explained: bool = False) -> Shown:
         words = reasons.in_words(code)
         if explained or words == code:
             return reasons.explained(code) or NOTHING
-        return format_html('<abbr title="{}">{}</abbr>', words, code)
+        parts = format_html_join(mark_safe("_<wbr>"), "{}", ((part,) for part in code.split("_")))
+        return format_html('<abbr title="{}">{}</abbr>', words, parts)
 
     return _of_field(shown, name)
 
 
-def since(name: str, label: Any) -> Shown:
-    """A column of a time, shown as how long ago it was."""
+def at(name: str, label: Any) -> Shown:
+    """A column of a time."""
 
     @admin.display(description=label, ordering=name)
     def shown(row: Any) -> SafeString | str:
-        return ago(getattr(row, name))
+        return moment(getattr(row, name))
 
     return _of_field(shown, name)
 
 
-def ago(moment: datetime | None) -> SafeString | str:
-    """A time as how long ago it was or how far ahead it is, with the exact time as its tooltip."""
-    if moment is None:
+def moment(at: datetime | None) -> SafeString | str:
+    """A time as every table and field shows it, in the zone of the page; how long ago it was, as its tooltip."""
+    if at is None:
         return NOTHING
-    exact = date_format(timezone.localtime(moment), "DATETIME_FORMAT")
-    if abs(timezone.now() - moment) < timedelta(minutes=1):
-        text = gettext("just now")
-    elif moment > timezone.now():
-        text = gettext("in %(time)s") % {"time": timesince(timezone.now(), moment)}
-    else:
-        text = gettext("%(time)s ago") % {"time": timesince(moment)}
-    return format_html('<time datetime="{}" title="{}">{}</time>', moment.isoformat(), exact, text)
+    return format_html('<time datetime="{}" title="{}">{}</time>', at.isoformat(), _distance(at), time_text(at))
+
+
+def time_text(at: datetime) -> str:
+    """A time in the zone of the page."""
+    return date_format(timezone.localtime(at), "DATETIME_FORMAT")
+
+
+def time_of_day(at: datetime) -> str:
+    """A time within a sentence: of today without the day."""
+    local = timezone.localtime(at)
+    return date_format(local, "TIME_FORMAT" if local.date() == timezone.localdate() else "DATETIME_FORMAT")
+
+
+def ago(at: datetime | None) -> SafeString | str:
+    """A time within a sentence: how long ago it was or how far ahead it is, and when that is."""
+    if at is None:
+        return NOTHING
+    return format_html('{} (<time datetime="{}">{}</time>)', _distance(at), at.isoformat(), time_of_day(at))
+
+
+def _distance(at: datetime) -> str:
+    now = timezone.now()
+    if at > now:
+        return (
+            gettext("within a minute") if at - now < MINUTE else gettext("in %(time)s") % {"time": timesince(now, at)}
+        )
+    return gettext("just now") if now - at < MINUTE else gettext("%(time)s ago") % {"time": timesince(at, now)}

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 from django import forms
 from django.conf import settings
+from django.utils.formats import get_format
 from django.utils.translation import gettext_lazy as _
 
 from .. import money
@@ -70,7 +71,7 @@ class AmountField(forms.CharField):
             return None
         if GROUPED.fullmatch(text):
             text = text.replace(",", "")
-        elif "." not in text and not AMBIGUOUS.fullmatch(text):
+        elif "." not in text and (self._writes_a_comma() or not AMBIGUOUS.fullmatch(text)):
             text = text.replace(",", ".")
         try:
             if not PLAIN.fullmatch(text):
@@ -79,10 +80,14 @@ class AmountField(forms.CharField):
         except money.NotAnAmount as error:
             raise forms.ValidationError(
                 _("Enter an amount such as %(example)s."),
-                params={"example": money.text(12_345, currency=self.currency).removesuffix(f" {self.currency}")},
+                params={"example": money.bare_text(12_345, currency=self.currency)},
             ) from error
         if self.min_value is not None and minor < self.min_value:
             raise forms.ValidationError(_("The amount must be greater than zero."))
         if minor == 0 and self.min_value is None:
             raise forms.ValidationError(_("An amount of zero changes nothing."))
         return minor
+
+    def _writes_a_comma(self) -> bool:
+        """Whether 1,250 can only be 1.250: in this language, for a currency with three decimals."""
+        return get_format("DECIMAL_SEPARATOR") == "," and money.EXPONENTS.get(self.currency) == 3

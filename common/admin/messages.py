@@ -102,7 +102,7 @@ class DeadLetters(ReadOnlyAdmin):
 
     list_display = (
         "__str__", display.status(), display.order("subject"), "fingerprint", "attempts", "replays",
-        display.since("died_at", _("failed")),
+        display.at("died_at", _("failed")),
     )  # fmt: skip
     list_filter = ("status", scan_filter("origin", _("origin"), DeadLetter.Origin.choices), MessageType)
     search_by = ("message_id", "subject", "fingerprint")
@@ -218,7 +218,7 @@ class DeadLetters(ReadOnlyAdmin):
         return [
             panel(
                 dead_letters.actions(row),
-                (_("at"), lambda action: display.ago(action.at)),
+                (_("at"), lambda action: display.moment(action.at)),
                 (_("by"), lambda action: action.by),
                 (_("action"), lambda action: VERBS.get(action.verb, action.verb)),
                 (_("details"), lambda action: display.laid_out(action.detail)),
@@ -229,7 +229,7 @@ class DeadLetters(ReadOnlyAdmin):
                 dead_letters.others_of(row),
                 (_("failed"), lambda one: display.page_link(self.opts.app_label, "deadletter", one.pk, one)),
                 (_("status"), lambda one: one.get_status_display()),
-                (_("at"), lambda one: display.ago(one.died_at)),
+                (_("at"), lambda one: display.moment(one.died_at)),
                 title=_("Other failures of the same message"),
                 empty=_("None."),
             ),

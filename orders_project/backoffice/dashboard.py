@@ -1,13 +1,12 @@
 """The dashboard: numbers of orders, money and messages, and the health of the system. Each number links to its list."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
@@ -36,6 +35,7 @@ class Tile:
     url: str = ""
     mood: str = ""
     note: Any = ""
+    first: bool = False  # whether it begins a row
 
 
 @dataclass(frozen=True)
@@ -47,30 +47,36 @@ class Section:
     chart: SafeString | str = ""
     empty: Any = ""
     note: Any = ""
+    permission: str = ""  # without which nobody sees it
 
 
-def sections(request: HttpRequest) -> list[Section]:
-    """The sections of the dashboard that are about what this person may see."""
+def sections() -> list[Section]:
+    """The sections of the dashboard."""
     health = list(system_health.parts())
     taken = readings.take(lost=system_health.lost_databases(health))
-    of_all = [
-        _concerns(taken, request),
+    parts = [Tile(part.name, part.state, mood=part.mood) for part in health]
+    return [
+        _concerns(taken),
         _standing(taken),
         _hourly(taken.own.get(readings.HOURLY)),
         _duration(taken.own.get(readings.DURATION)),
         _money(taken.own.get(readings.TURNOVER)),
-    ]
-    if not request.user.has_perms(OF_PLATFORM):
-        return of_all
-    return [
-        *of_all,
         _outboxes(taken),
         _dead(taken),
-        Section(_("Health"), [Tile(part.name, part.state, mood=part.mood) for part in health]),
+        Section(_("Health"), parts, permission="orders.view_outgoing"),
     ]
 
 
-OF_PLATFORM = ("orders.view_outgoing", "orders.view_deadletter")
+def seen_by(user: Any, shown: Sequence[Section], *, menu: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """These sections as far as they are about what a person with this menu may see: no link leads to a 403."""
+    pages = {entry["admin_url"] for part in menu for entry in part["models"]}
+    return [
+        replace(section, tiles=[one for one in section.tiles if not one.url or one.url.partition("?")[0] in pages])
+        for section in shown
+        if not section.permission or user.has_perm(section.permission)
+    ]
+
+
 NOT_REACHABLE = system_health.NOT_REACHABLE
 
 
@@ -83,11 +89,10 @@ def _lost(taken: readings.Taken) -> list[Tile]:
     return [Tile(service, NOT_REACHABLE, mood="bad") for service in taken.lost]
 
 
-def _concerns(taken: readings.Taken, request: HttpRequest) -> Section:
+def _concerns(taken: readings.Taken) -> Section:
     tiles = [
         Tile(one.title, _count(number), display.list_url(*one.page, one.query), "bad", one.to_do)
         for one, number in concerns.found(taken.rows)
-        if request.user.has_perm("{}.view_{}".format(*one.page))
     ]
     tiles += _dead_letters(taken) + _approvals()
     return Section(_("Needs a person"), [*tiles, *_lost(taken)], empty=_("Nothing: everything goes on by itself."))
@@ -190,6 +195,8 @@ MOVES = {
     ("refund", "out"): _("refunded through gateways"),
     ("refund", "within"): _("refunded to accounts"),
     ("correction", "within"): _("corrected"),
+    ("dispute", "within"): _("disputed"),
+    ("dispute", "out"): _("disputed"),
 }
 
 
@@ -204,7 +211,7 @@ def _money(rows: list[dict[str, Any]] | None) -> Section:
                 int(row["amount"]) for row in rows if (row["currency"], row["direction"]) == (currency, direction)
             )
             url = _entries(currency, direction=direction)
-            tiles.append(Tile(label, display.money_text(amount, currency), url))
+            tiles.append(Tile(label, display.money_text(amount, currency), url, first=direction == "in"))
         for row in rows:
             if row["currency"] == currency:
                 url = _entries(currency, direction=row["direction"], kind__exact=row["kind"])
@@ -232,7 +239,8 @@ def _outboxes(taken: readings.Taken) -> Section:
         )
         for row in found
     ]
-    return Section(_("Messages due but not sent"), [*tiles, *_lost(taken)], empty=NOT_REACHABLE)
+    title = _("Messages due but not sent")
+    return Section(title, [*tiles, *_lost(taken)], empty=NOT_REACHABLE, permission="orders.view_outgoing")
 
 
 def _dead(taken: readings.Taken) -> Section:
@@ -247,8 +255,9 @@ def _dead(taken: readings.Taken) -> Section:
         for row in taken.rows
         if "dead_letters" in row
     ]
-    return Section(_("Dead letters"), [*tiles, *_lost(taken)], empty=_("None: every message has been handled."))
+    empty = _("None: every message has been handled.")
+    return Section(_("Dead letters"), [*tiles, *_lost(taken)], empty=empty, permission="orders.view_deadletter")
 
 
 def _count(number: int) -> str:
-    return f"{number:,}" if number < 10_000 else "10,000+" if number == 10_000 else f"{number:,}"
+    return display.number_text(number) + ("+" if number == 10_000 else "")

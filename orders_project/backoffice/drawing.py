@@ -15,9 +15,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
+from common.admin.display import time_of_day, time_text
 from common.durations import duration
 
-from .obstacles import clock
 from .timeline import Moment, Timeline
 
 WIDTH, LABELS, ROW, TOP, NOTE = 1080, 400, 24, 30, 130
@@ -86,7 +86,7 @@ def _axis(scale: _Scale, height: int) -> SafeString:
         "",
         '<line class="grid" x1="{0}" y1="{1}" x2="{0}" y2="{2}"/>'
         '<text class="axis" x="{0}" y="14" text-anchor="{3}">{4}</text>',
-        ((x, TOP - 8, height, side, clock(time)) for x, side, time in ends),
+        ((x, TOP - 8, height, side, time_of_day(time)) for x, side, time in ends),
     )
 
 
@@ -130,7 +130,7 @@ def as_rows(moments: Sequence[Moment]) -> list[list[object]]:
     start = moments[0].at if moments else timezone.now()
     return [
         [
-            timezone.localtime(moment.at).strftime("%H:%M:%S.%f")[:-3],
+            f"{time_text(moment.at)}.{moment.at.microsecond // 1000:03}",
             "+" + duration((moment.at - start).total_seconds()),
             moment.service,
             KINDS.get(moment.kind, moment.kind),

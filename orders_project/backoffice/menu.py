@@ -69,6 +69,11 @@ def current(menu: Iterable[Mapping[str, Any]], request: HttpRequest) -> str:
     return max((url for url in urls if request.path.startswith(url)), key=len, default="")
 
 
+def url_of(name: str, menu: Iterable[Mapping[str, Any]]) -> str:
+    """Return the URL of this entry; "" if the menu does not have it."""
+    return next((entry["admin_url"] for part in menu for entry in part["models"] if entry["object_name"] == name), "")
+
+
 def _entries(app: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for entry in app["models"]:
         key = f"{app['app_label']}.{entry['object_name']}".lower()

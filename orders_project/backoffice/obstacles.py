@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.utils import timezone
 from django.utils.translation import gettext as _g
 
 from common import reasons as catalogue
+from common.admin.display import time_of_day
 from common.durations import duration
 from orders.models import Order, Status
 from orders.saga import CaptureRequested, Overdue, Step, decide
@@ -112,7 +112,7 @@ def _under_way(row: OutgoingMessage, *, now: datetime) -> Reason:
     since = row.published_at or max(row.due_at, row.created_at)
     about["age"] = duration(max(0.0, (now - since).total_seconds()))
     if row.published_at is None and row.due_at > now:
-        about["time"] = clock(row.due_at)
+        about["time"] = time_of_day(row.due_at)
         return Reason(_g("%(type)s failed in %(service)s and will be retried at %(time)s.") % about, trouble=True)
     if now - since < FRESH and not row.last_error:
         return Reason(_g("%(type)s is on its way to %(service)s.") % about)
@@ -138,7 +138,7 @@ def _of_payment(payment: Payment) -> Iterator[Reason]:
     elif payment.ask_at and payment.unanswered >= SILENT_AFTER:
         yield Reason(
             _g("%(gateway)s has not answered %(n)d times in a row. It will be asked again at %(time)s.")
-            % {"gateway": gateway, "n": payment.unanswered, "time": clock(payment.ask_at)},
+            % {"gateway": gateway, "n": payment.unanswered, "time": time_of_day(payment.ask_at)},
             trouble=True,
             page=here,
         )
@@ -156,7 +156,3 @@ def _next_step(order: Order) -> str:
         case Status.REFUNDING if order.status != Status.REFUNDING:
             return _g("The payment will be refunded automatically")
     return _g("The last request will be repeated automatically")
-
-
-def clock(moment: datetime) -> str:
-    return timezone.localtime(moment).strftime("%H:%M:%S")

@@ -1,6 +1,6 @@
 """Tables of what each service stores about an order. If one database is down, the other tables still appear."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +13,7 @@ from common.admin import display
 from common.admin.panels import Panel, panel
 from orders.models import Order
 from outbox.services import model_of
-from payments.models import Entry, Payment
+from payments.models import Dispute, Entry, Payment
 from processing.models import Hold, Processing
 
 from .system_health import NOT_REACHABLE
@@ -36,6 +36,20 @@ def others_of(order: Order) -> list[Panel]:
     ]
 
 
+def disputes_of(order: Order) -> list[Any]:
+    """A link to each dispute about its money; none if the database is down."""
+    try:
+        found = list(Dispute.objects.filter(payment_id=order.pk).order_by("id")[:MAX_ROWS])
+    except Error:
+        return []
+    return [display.page_link("payments", "dispute", dispute.pk, _dispute(dispute)) for dispute in found]
+
+
+def _dispute(dispute: Dispute) -> str:
+    amount = display.money_text(dispute.amount, dispute.currency)
+    return _g("Disputed: %(amount)s, %(status)s") % {"amount": amount, "status": dispute.get_status_display()}
+
+
 def _guarded(title: Any, build: Callable[[], Panel]) -> Panel:
     try:
         return build()
@@ -49,9 +63,9 @@ def _items(order: Order) -> Panel:
         (_("position"), lambda line: line.position),
         (_("kind"), _kind),
         (_("product"), _product),
-        (_("quantity"), lambda line: line.quantity),
-        (_("unit price"), lambda line: display.money_text(line.unit_price, order.currency)),
-        (_("sum"), lambda line: display.money_text(line.amount, order.currency)),
+        (_("quantity"), lambda line: display.number_text(line.quantity)),
+        (_("unit price"), lambda line: display.money_cell(line.unit_price, order.currency)),
+        (_("sum"), lambda line: display.money_cell(line.amount, order.currency)),
         title=_("Items"),
     )
 
@@ -73,13 +87,13 @@ def _money(order: Order) -> Panel:
     if payment is not None:
         by = payment.gateway or METHODS.get(payment.method, payment.method)
         what = display.page_link("payments", "payment", payment.pk, _g("payment"))
-        amount = display.money_text(payment.amount, payment.currency)
+        amount = display.money_cell(payment.amount, payment.currency)
         status = _with_reason(payment.get_status_display(), payment.refusal or payment.fail_reason)
-        rows.append([what, status, amount, by or display.NOTHING, display.ago(payment.updated_at)])
+        rows.append([what, status, amount, by or display.NOTHING, display.moment(payment.updated_at)])
     for entry in Entry.objects.filter(order_id=order.pk).select_related("source", "target").order_by("id")[:MAX_ROWS]:
         what = display.page_link("payments", "entry", entry.pk, entry.get_kind_display())
-        amount = display.money_text(entry.amount, entry.currency)
-        rows.append([what, _g("booked"), amount, f"{entry.source} → {entry.target}", display.ago(entry.at)])
+        amount = display.money_cell(entry.amount, entry.currency)
+        rows.append([what, _g("booked"), amount, f"{entry.source} → {entry.target}", display.moment(entry.at)])
     heads = (_("what"), _("status"), _("amount"), _("between"), _("at"))
     return Panel(_("Money"), heads, rows, empty=_("No payment exists for this order yet."))
 
@@ -90,26 +104,24 @@ def _with_reason(status: Any, code: str) -> str:
 
 
 def _refunds(order: Order) -> Panel:
+    named = {line.position: line.sku or line.name or line.position for line in order.lines.all()}
     return panel(
         order.refunds.order_by("refund_id")[:MAX_ROWS],
         (_("refund"), lambda refund: display.page_link("payments", "refund", refund.pk, refund.pk)),
         (_("status"), lambda refund: _with_reason(refund.get_status_display(), refund.fail_code)),
-        (_("amount"), lambda refund: display.money_text(refund.amount, refund.currency)),
-        (_("items"), _pieces),
+        (_("amount"), lambda refund: display.money_cell(refund.amount, refund.currency)),
+        (_("items"), lambda refund: _pieces(refund, named)),
         (_("reason"), lambda refund: refund.reason or display.NOTHING),
         (_("asked for by"), lambda refund: refund.actor or display.NOTHING),
-        (_("at"), lambda refund: display.ago(refund.updated_at)),
+        (_("at"), lambda refund: display.moment(refund.updated_at)),
         title=_("Refunds"),
-        empty=_("Nothing of this order has been refunded while it stays."),
+        empty=_("No part of this order has been refunded. What goes back when it is canceled is under Money."),
     )
 
 
-def _pieces(refund: Any) -> Any:
+def _pieces(refund: Any, named: Mapping[int, Any]) -> Any:
     """Which pieces a refund is of, and whether they go back into stock."""
-    pieces = ", ".join(
-        _g("%(quantity)d of %(position)d") % {"quantity": line["quantity"], "position": line["position"]}
-        for line in refund.lines
-    )
+    pieces = ", ".join(f"{line['quantity']} × {named.get(line['position'], '?')}" for line in refund.lines)
     return " ".join(filter(None, [pieces, _g("(back into stock)") if refund.restock else ""])) or display.NOTHING
 
 
@@ -118,15 +130,15 @@ def _stock(order: Order) -> Panel:
         [
             display.page_link("processing", "hold", hold.pk, _g("hold")),
             hold.get_status_display(),
-            ", ".join(f"{line.quantity} × {line.product.sku}" for line in hold.lines.all()),
-            display.ago(hold.ended_at or hold.created_at),
+            ", ".join(f"{display.number_text(line.quantity)} × {line.product.sku}" for line in hold.lines.all()),
+            display.moment(hold.ended_at or hold.created_at),
         ]
         for hold in Hold.objects.filter(order_id=order.pk).prefetch_related("lines__product").order_by("pk")[:MAX_ROWS]
     ]
     verdict = Processing.objects.filter(pk=order.pk).first()
     if verdict is not None:
         text = _with_reason(verdict.get_verdict_display(), verdict.reason)
-        rows.append([_g("processing"), text, display.NOTHING, display.ago(verdict.at)])
+        rows.append([_g("processing"), text, display.NOTHING, display.moment(verdict.at)])
     heads = (_("what"), _("status"), _("items"), _("at"))
     return Panel(_("Stock"), heads, rows, empty=_("No stock is held for this order: it has no lines with products."))
 
@@ -145,5 +157,5 @@ def _dead_letters(order: Order) -> Iterator[list[Any]]:
             yield [
                 link, service, dead_letter.get_status_display(),
                 f"{reasons.in_words(dead_letter.reason)} {dead_letter.error[:200]}",
-                display.ago(dead_letter.died_at),
+                display.moment(dead_letter.died_at),
             ]  # fmt: skip

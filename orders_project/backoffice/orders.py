@@ -155,7 +155,7 @@ class Orders(ReadOnlyAdmin):
     list_display = (
         "order_id", "number", display.status(), display.amount("total", _("total")), customer,
         display.reason("fail_reason", _("fail reason")), "created_at",
-        display.since("updated_at", _("updated")), "payment_method",
+        display.at("updated_at", _("updated")), "payment_method",
     )  # fmt: skip
     list_filter = (Progress, "status", Age, scan_filter("payment_method", _("payment method"), Order.Method.choices))
     search_by = ("number", "order_id", "reference")
@@ -288,6 +288,7 @@ def _page_of(order: Order) -> dict[str, Any]:
         "status_meaning": obstacles.in_progress(order),
         "total": display.money_text(order.total, order.currency),
         "refunded": display.money_text(order.refunded, order.currency) if order.refunded else "",
+        "disputes": order_panels.disputes_of(order),
         "turned_back": timeline.turned_back(order, order.events.order_by("version")),
         "blocked": reasons.explained(order.blocked),
     }

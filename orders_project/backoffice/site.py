@@ -93,8 +93,13 @@ class BackOffice(admin.AdminSite):
 
     def each_context(self, request: HttpRequest) -> dict[str, Any]:
         context = super().each_context(request)
-        here = menu.current(context["available_apps"], request)
-        return {**context, "zone": timezone.get_current_timezone_name(), "current_url": here}
+        apps = context["available_apps"]
+        return {
+            **context,
+            "zone": timezone.get_current_timezone_name(),
+            "current_url": menu.current(apps, request),
+            "dead_letters_url": menu.url_of(menu.DEAD_LETTERS, apps),
+        }
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
         """What this person may see, by the sections of the menu; or, of one app, its models."""
@@ -111,8 +116,8 @@ class BackOffice(admin.AdminSite):
             **self.each_context(request),
             "title": self.index_title,
             "subtitle": None,
-            "app_list": self.get_app_list(request),
-            "sections": dashboard.sections(request) if may_see else [],
+            "app_list": (apps := self.get_app_list(request)),
+            "sections": dashboard.seen_by(request.user, dashboard.sections(), menu=apps) if may_see else [],
             "now": timezone.now(),
             **(extra_context or {}),
         }

@@ -10,6 +10,7 @@ from datetime import datetime
 from django.utils.translation import gettext as _g
 
 from common import reasons as catalogue
+from common.admin.display import time_of_day
 from orders.history import NOTE
 from orders.models import ENDS, Order, OrderEvent
 from orders.saga import Overdue
@@ -171,7 +172,7 @@ def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Momen
 
 def _unsent(row: OutgoingMessage) -> str:
     if row.type == TIMER:
-        return _g("due at %(time)s") % {"time": obstacles.clock(row.due_at)}
+        return _g("due at %(time)s") % {"time": time_of_day(row.due_at)}
     return _g("not sent: %(error)s") % {"error": row.last_error} if row.last_error else _g("not sent yet")
 
 

@@ -21,6 +21,14 @@ const still = new CSSStyleSheet();
 still.replaceSync("*, *::before, *::after { transition: none !important; animation: none !important }");
 document.adoptedStyleSheets = [...document.adoptedStyleSheets, still];
 """
+# Times that are written otherwise than the others of a page, and how much wider than the screen the page is.
+LOOK = r"""
+() => [
+  [...document.querySelectorAll("td, th, .readonly")].map((cell) => cell.textContent.trim())
+    .filter((text) => /^\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\d [ap]\.m\.$/.test(text)),
+  Math.max(0, document.documentElement.scrollWidth - window.innerWidth),
+]
+"""
 REFUSED = "status of 422"
 # What a person should never read: the name of nothing, and a time in another form than all others on the page.
 SPOILED = r"""
@@ -91,6 +99,10 @@ class Operator:
         assert not self.errors, f"{where}: {self.errors}"
         assert not self.page.evaluate("window.refused"), where
         assert not (spoiled := self.page.evaluate(SPOILED)), f"{where}: {spoiled}"
+
+    def looks_well(self) -> None:
+        """Its times have one form, and it is no wider than the screen."""
+        assert self.page.evaluate(LOOK) == [[], 0], self.page.url
 
     def barriers(self, rules: list[str] = ALL) -> list[str]:
         """What stands in somebody's way on this page."""

@@ -79,7 +79,10 @@ class TestRoles:
         titles = [str(section.title) for section in dashboard.context["sections"]]
         assert titles[:2] == ["Needs a person", "Orders in progress"]
         assert not {"Messages due but not sent", "Dead letters", "Health"} & set(titles)
-        assert reverse("admin:dead_letters") not in dashboard.content.decode()
+        assert reverse("admin:dead_letters") not in dashboard.text
+        links = [tile.url for section in dashboard.context["sections"] for tile in section.tiles if tile.url]
+        assert links
+        assert not {url for url in links if client.get(url).status_code != 200}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -10,7 +10,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.db import OperationalError
-from django.test import Client, RequestFactory
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -76,7 +76,7 @@ def test_every_concern_is_counted_and_its_link_opens_what_it_counts(boss: Client
             make()
     for make in HARMLESS:
         make()
-    section, *_others = dashboard.sections(RequestFactory().get("/"))
+    section, *_others = dashboard.sections()
     tiles = {str(tile.label): tile for tile in section.tiles}
     out = StringIO()
     with pytest.raises(SystemExit):
@@ -94,7 +94,7 @@ def test_every_concern_is_counted_and_its_link_opens_what_it_counts(boss: Client
 def test_without_concerns_the_dashboard_says_so(boss: Client) -> None:
     for make in HARMLESS:
         make()
-    section, *_others = dashboard.sections(RequestFactory().get("/"))
+    section, *_others = dashboard.sections()
     assert (section.tiles, str(section.empty)) == ([], "Nothing: everything goes on by itself.")
 
 
@@ -102,7 +102,7 @@ def test_dead_letters_and_waiting_approvals_need_a_person_too(boss: Client) -> N
     for number in (1, 2, 3):
         fill(DeadLetter, f"m{number}")
         row(Approval, status="waiting" if number < 3 else "rejected", subject=str(number), decided_by="eve")
-    section, *_others = dashboard.sections(RequestFactory().get("/"))
+    section, *_others = dashboard.sections()
     assert {str(tile.label): tile.value for tile in section.tiles} == {"Dead letters": "3", "Approvals": "2"}
     for tile, listed in zip(section.tiles, ("groups", "cl"), strict=True):
         assert listed in boss.get(tile.url).context, tile.url
@@ -112,7 +112,7 @@ def test_no_two_tiles_of_the_dashboard_open_the_same_list_and_each_shows_what_it
     for amount, user_id in ((1000, "ann"), (700, "bob")):
         money.open_account(user_id=user_id)
         money.deposit(user_id=user_id, amount=amount, now=timezone.now())
-    tiles = [tile for section in dashboard.sections(RequestFactory().get("/")) for tile in section.tiles if tile.url]
+    tiles = [tile for section in dashboard.sections() for tile in section.tiles if tile.url]
     seen: dict[str, Any] = {}
     for tile in tiles:
         assert seen.setdefault(tile.url, tile.label) == tile.label or "age=hour" in tile.url, tile.url
@@ -157,5 +157,5 @@ def test_a_gateway_that_answers_reads_so(monkeypatch: pytest.MonkeyPatch, boss: 
     from payments.metrics import BREAKER_STATE
 
     BREAKER_STATE.labels("fake").set(0)
-    tiles = [tile for section in dashboard.sections(RequestFactory().get("/")) for tile in section.tiles]
+    tiles = [tile for section in dashboard.sections() for tile in section.tiles]
     assert [str(tile.value) for tile in tiles if str(tile.label) == "gateway fake"] == ["answering"]

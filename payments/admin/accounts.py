@@ -67,11 +67,23 @@ def _correct(call: ActionCall) -> str:
     }
 
 
+_kept = display.amount("balance", _("balance"))
+
+
+@admin.display(description=_("balance"))
+def _balance(account: Account) -> Any:
+    """What a customer has. The accounts of the system keep no balance: the trial balance sums their entries."""
+    return _kept(account) if _is_customer_account(account) else f"{account.currency}: {_g('see the trial balance')}"
+
+
+_balance.exported = _kept.exported  # type: ignore[attr-defined]
+
+
 @admin.register(Account)
 class Accounts(StatementPages, ReadOnlyAdmin):
     """The accounts of customers and of the system."""
 
-    list_display = ("user_id", "kind", display.amount("balance", _("balance")), "created_at")
+    list_display = ("user_id", "kind", _balance, "created_at")
     list_filter = ("kind",)
     search_by = ("user_id", "id")
     search_parts = ACCOUNT_PARTS
@@ -79,7 +91,7 @@ class Accounts(StatementPages, ReadOnlyAdmin):
     order = ("-id",)
     sorts: ClassVar = {"created_at": ("id",)}
     empty = _("No accounts yet. POST /accounts?user_id=… opens one.")
-    fields = ("user_id", "kind", "principal", display.amount("balance", _("balance")), "created_at")
+    fields = ("user_id", "kind", "principal", _balance, "created_at")
     page_actions = (
         Action(
             name="deposit",
@@ -113,11 +125,11 @@ class Accounts(StatementPages, ReadOnlyAdmin):
         return [
             panels.newest(
                 (entries.filter(source=row), entries.filter(target=row)),
-                (_("at"), lambda entry: display.ago(entry.at)),
+                (_("at"), lambda entry: display.moment(entry.at)),
                 (_("kind"), lambda entry: entry.get_kind_display()),
                 (_("from"), lambda entry: entry.source),
                 (_("to"), lambda entry: entry.target),
-                (_("amount"), lambda entry: display.money_text(entry.amount, entry.currency)),
+                (_("amount"), lambda entry: display.money_cell(entry.amount, entry.currency)),
                 (_("order"), lambda entry: display.order_link(entry.order_id)),
                 (_("reason"), lambda entry: entry.reason or display.NOTHING),
                 (_("by"), lambda entry: entry.actor or display.NOTHING),

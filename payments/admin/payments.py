@@ -34,14 +34,25 @@ def _is_refused(payment: Payment) -> bool:
 class Unanswered(admin.SimpleListFilter):
     """Payments about which the gateway does not answer."""
 
-    title = _("gateway")
+    title = _("answer of the gateway")
     parameter_name = "answers"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("no", _("does not answer"))]
+        return [("no", _("missing"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(ask_at__isnull=False, unanswered__gte=SILENT_AFTER) if self.value() else queryset
+
+
+METHODS = {"account": _("account"), "gateway": _("gateway")}
+
+
+@admin.display(description=_("method"))
+def _method(payment: Payment) -> str:
+    return str(METHODS.get(payment.method, payment.method))
+
+
+_method.exported = {"field": "method"}  # type: ignore[attr-defined]
 
 
 @admin.display(description=_("captured"))
@@ -65,14 +76,14 @@ class Payments(ReadOnlyAdmin):
     """The payments of orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("amount", _("amount")), "method", "gateway", "gateway_payment_id",
+        "order_id", display.status(), display.amount("amount", _("amount")), _method, "gateway", "gateway_payment_id",
         "user_id", "created_at",
     )  # fmt: skip
     list_filter = (
         "status",
         Unanswered,
         Age,
-        scan_filter("method", _("method"), (("account", _("account")), ("gateway", _("gateway")))),
+        scan_filter("method", _("method"), METHODS.items()),
         scan_filter("gateway", _("gateway"), [(name, name) for name in GATEWAYS]),
     )
     search_by = ("order_id", "gateway_payment_id")
@@ -82,7 +93,8 @@ class Payments(ReadOnlyAdmin):
     fields = (
         display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,
         _disputed,
-        "is_manual", "authorized_until", "method", "user_id", "gateway", "gateway_payment_id", "gateway_refund_id",
+        display.flag("is_manual", _("captured on request")), "authorized_until", _method, "user_id",
+        "gateway", "gateway_payment_id", "gateway_refund_id",
         display.reason("fail_reason", _("fail reason"), explained=True),
         display.reason("refusal", _("refused because"), explained=True),
         "settled_by", "settled_why", "tried_at", "unanswered", "ask_at",
@@ -117,7 +129,7 @@ class Payments(ReadOnlyAdmin):
         return [
             panels.newest(
                 row.attempts.order_by("-id"),
-                (_("at"), lambda attempt: display.ago(attempt.at)),
+                (_("at"), lambda attempt: display.moment(attempt.at)),
                 (_("code"), lambda attempt: reasons.explained(attempt.code)),
                 (_("message"), lambda attempt: attempt.message or display.NOTHING),
                 title=_("Declined attempts"),
@@ -127,10 +139,10 @@ class Payments(ReadOnlyAdmin):
                 row.refunds.order_by("-refund_id"),
                 (_("refund"), lambda one: display.page_link("payments", "refund", one.pk, one.pk)),
                 (_("status"), lambda one: one.get_status_display()),
-                (_("amount"), lambda one: display.money_text(one.amount, one.currency)),
+                (_("amount"), lambda one: display.money_cell(one.amount, one.currency)),
                 (_("reason"), lambda one: one.reason or display.NOTHING),
                 (_("fail reason"), lambda one: reasons.explained(one.fail_reason) or display.NOTHING),
-                (_("created at"), lambda one: display.ago(one.created_at)),
+                (_("created at"), lambda one: display.moment(one.created_at)),
                 title=_("Refunds"),
                 more=display.list_url("payments", "refund", of_order),
                 empty=_("No part of this payment has been refunded."),
@@ -139,20 +151,20 @@ class Payments(ReadOnlyAdmin):
                 row.disputes.order_by("-id"),
                 (_("dispute"), lambda one: display.page_link("payments", "dispute", one.pk, one.dispute_id)),
                 (_("status"), lambda one: one.get_status_display()),
-                (_("amount"), lambda one: display.money_text(one.amount, one.currency)),
+                (_("amount"), lambda one: display.money_cell(one.amount, one.currency)),
                 (_("reason"), lambda one: one.reason or display.NOTHING),
-                (_("respond by"), lambda one: display.ago(one.respond_by)),
+                (_("respond by"), lambda one: display.moment(one.respond_by)),
                 title=_("Disputes"),
                 more=display.list_url("payments", "dispute", of_order),
                 empty=_("This payment has not been disputed."),
             ),
             panels.newest(
                 Entry.objects.filter(order_id=row.pk).select_related("source", "target").order_by("-id"),
-                (_("at"), lambda entry: display.ago(entry.at)),
+                (_("at"), lambda entry: display.moment(entry.at)),
                 (_("kind"), lambda entry: display.page_link("payments", "entry", entry.pk, entry.get_kind_display())),
                 (_("from"), lambda entry: entry.source),
                 (_("to"), lambda entry: entry.target),
-                (_("amount"), lambda entry: display.money_text(entry.amount, entry.currency)),
+                (_("amount"), lambda entry: display.money_cell(entry.amount, entry.currency)),
                 title=_("Ledger"),
                 more=display.list_url("payments", "entry", of_order),
                 empty=_("No money has moved for this order yet."),

@@ -38,18 +38,26 @@ class Trouble(admin.SimpleListFilter):
         return queryset
 
 
+@admin.display(description=_("origin"))
+def _origin(refund: Refund) -> str:
+    return _g("made at the gateway") if refund.is_foreign else _g("made here")
+
+
+_origin.exported = {"field": "is_foreign"}  # type: ignore[attr-defined]
+
+
 @admin.register(Refund)
 class Refunds(ReadOnlyAdmin):
     """Parts of payments that go back."""
 
     list_display = (
         "refund_id", display.status(), display.amount("amount", _("amount")), display.order("payment_id"), "gateway",
-        "is_foreign", "created_at",
+        _origin, "created_at",
     )  # fmt: skip
     list_filter = (
         "status",
         Trouble,
-        scan_filter("is_foreign", _("made at the gateway"), (("True", _("Yes")), ("False", _("No")))),
+        scan_filter("is_foreign", _("origin"), (("False", _("made here")), ("True", _("made at the gateway")))),
         Age,
     )
     search_by = ("refund_id", "payment_id", "gateway_refund_id")
@@ -59,7 +67,7 @@ class Refunds(ReadOnlyAdmin):
     fields = (
         "refund_id", display.order("payment_id"), display.explained_status(), display.amount("amount", _("amount")),
         "reason", display.reason("fail_reason", _("fail reason"), explained=True),
-        "gateway", "gateway_refund_id", "is_foreign", "unanswered", "ask_at", "created_at", "updated_at",
+        "gateway", "gateway_refund_id", _origin, "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
 
 

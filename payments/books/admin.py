@@ -55,7 +55,7 @@ class Reconciliations(ReadOnlyAdmin):
                 row.found,
                 (_("outcome"), lambda one: OUTCOMES.get(one["outcome"], one["outcome"])),
                 (_("number"), lambda one: one["count"]),
-                (_("sum"), lambda one: display.money_text(one["sum"], one["currency"])),
+                (_("sum"), lambda one: display.money_cell(one["sum"], one["currency"])),
                 title=_("Found"),
                 more=display.list_url("payments", "difference", "waiting=yes"),
                 empty=_("Nothing was booked in this period."),
@@ -316,7 +316,7 @@ def _panel(one: trial_balance.TrialBalance) -> panels.Panel:
     """The accounts of a currency as a table."""
 
     def amount(name: str) -> Any:
-        return lambda row: display.money_text(getattr(row, name), one.currency)
+        return lambda row: display.money_cell(getattr(row, name), one.currency)
 
     return panels.panel(
         (*one.rows, trial_balance.Row(_g("sum"), one.debit, one.credit)),

@@ -46,6 +46,7 @@ def test_every_page_is_walked(user: Operator) -> None:
             shapes.add(shape_of(kind))
             user.open(path)
             user.is_well()
+            user.looks_well()
     assert len(seen) > 60, sorted(seen)
     for needed in ("/admin/orders/order/#/change/", "/admin/orders/order/#/do/resolve/", "/admin/dead-letters/"):
         assert needed in seen
