@@ -8,6 +8,7 @@ import atexit
 import gc
 import os
 import secrets
+import socketserver
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -87,6 +88,8 @@ for database in settings.DATABASES.values():
 # Tests travel in time, and their databases can't follow. Those of the clocks themselves ask for `true_clock`.
 _compare = clock._compare
 clock._compare = lambda using: clock._Comparison.of(timedelta(0))
+# Servers of tests look often whether they are to end, where others do so twice a second, and their tests wait for it.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 # What makes a password slow to guess makes a test that logs in slow.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Each test client makes all middleware anew, and looking for the static files takes longer than most requests do.
