@@ -5,8 +5,10 @@ The servers start when this file is loaded, before Django's settings are: those 
 """
 
 import atexit
+import gc
 import os
 import secrets
+import socketserver
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -22,6 +24,12 @@ from orders_project.embedded.services import provide
 from orders_project.tests import efforts
 
 __all__ = ["efforts"]  # whose profile is that of every test
+
+# Whoever says so in an image does not mean the tests: each of their processes would compile all of our code anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Modules and tests are no garbage, however often one looks: see also pytest_collection_finish.
+gc.set_threshold(20_000, 20, 20)
 
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -66,6 +74,7 @@ os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", 
 django.setup()
 
 from django.conf import settings  # noqa: E402 - needs what was set above
+from whitenoise.middleware import WhiteNoiseMiddleware  # noqa: E402 - needs settings
 
 from common import backlog  # noqa: E402 - needs settings
 from orders_project.tests import databases  # noqa: E402 - needs settings
@@ -79,8 +88,23 @@ for database in settings.DATABASES.values():
 # Tests travel in time, and their databases can't follow. Those of the clocks themselves ask for `true_clock`.
 _compare = clock._compare
 clock._compare = lambda using: clock._Comparison.of(timedelta(0))
+# Servers of tests look often whether they are to end, where others do so twice a second, and their tests wait for it.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
 # What makes a password slow to guess makes a test that logs in slow.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+# Each test client makes all middleware anew, and looking for the static files takes longer than most requests do.
+_find_static_files = WhiteNoiseMiddleware.add_files_from_finders
+_static_files: dict[str, Any] = {}
+
+
+def _find_static_files_once(self: WhiteNoiseMiddleware) -> None:
+    if not _static_files:
+        _find_static_files(self)
+        _static_files.update(self.files)
+    self.files.update(_static_files)
+
+
+WhiteNoiseMiddleware.add_files_from_finders = _find_static_files_once
 # Parallel workers must not find it set: pytest-django would read the settings before this file has said where
 # the worker's own virtual host is.
 del os.environ["DJANGO_SETTINGS_MODULE"]
@@ -128,6 +152,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.django_db(*mark.args, **mark.kwargs, databases="__all__"), append=False)
     # Whole systems first, and then what is slow: no parallel worker shall be left alone with what takes longest.
     items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("processes", "slow")])
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 # Whoever starts a process must say so, for `make check` leaves these tests out: it finds those that don't.
