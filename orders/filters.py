@@ -18,7 +18,7 @@ from rest_framework.request import Request
 from common.fields import MAX_INTEGER
 from common.pagination import KeysetPagination
 
-from .models import Order, Status
+from .models import Order, OrderEvent, Status
 
 
 class MomentField(IsoDateTimeField):
@@ -74,10 +74,14 @@ class NewestFirst(KeysetPagination):
 
 
 class OldestFirst(KeysetPagination):
-    """The events of an order, the oldest first."""
+    """The events of an order, the oldest first: all of them are given."""
 
     ordering = ("version",)
+    model = OrderEvent
     default_limit = 100
+
+    def rows_after(self, key: list[Any] | None, rows: Any, ordering: tuple[str, ...]) -> Any:
+        return [event for event in rows if key is None or event.version > key[0]]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from common.personal_data import Person, Table, data, empty, encoded, messages, name, remark, text
+from django.db.models import Model
+
+from common.personal_data import Person, Table, Treatment, data, empty, encoded, messages, name, remark, text
 
 from .models import (
     ENDS,
+    ArchivedHistory,
     DeadLetter,
     IdempotencyKey,
     Order,
@@ -33,6 +36,25 @@ def event(value: Any, person: Person) -> Any:
     return treated
 
 
+IN_DOCUMENT: dict[type[Model], dict[str, Treatment]] = {
+    OrderEvent: {"data": event},
+    WebhookDelivery: {"body": encoded(data)},
+    WebhookAttempt: {"response": empty, "error": text},
+}
+
+
+def document(value: Any, person: Person) -> Any:
+    """Return the document of an archived order with its rows as they would be in their tables."""
+    treated = dict(value)
+    for model, columns in IN_DOCUMENT.items():
+        table = model._meta.db_table
+        treated[table] = [
+            row | {name: treat(row[name], person) for name, treat in columns.items() if row.get(name) is not None}
+            for row in value[table]
+        ]
+    return treated
+
+
 TABLES = (
     Table(
         Order,
@@ -45,11 +67,12 @@ TABLES = (
         of_order="order_id",
     ),
     Table(OrderLine, of_order="order_id"),
-    Table(OrderEvent, {"data": event}, of_order="order_id"),
+    Table(ArchivedHistory, {"document": document}, of_order="order_id"),
+    Table(OrderEvent, IN_DOCUMENT[OrderEvent], of_order="order_id"),
     Table(Refund, {"reason": remark}, of_order="order_id"),
     Table(IdempotencyKey, {"answer": encoded(data), "fingerprint": empty}, of_order="order_id"),
-    Table(WebhookDelivery, {"body": encoded(data)}, of_order="order_id"),
-    Table(WebhookAttempt, {"response": empty, "error": text}, of_order="delivery__order_id"),
+    Table(WebhookDelivery, IN_DOCUMENT[WebhookDelivery], of_order="order_id"),
+    Table(WebhookAttempt, IN_DOCUMENT[WebhookAttempt], of_order="delivery__order_id"),
     *messages(Outgoing, DeadLetter),
 )
 
