@@ -154,7 +154,7 @@ class Events(GenericAPIView[OrderEvent]):
     def get(self, request: Request, order_id: str) -> Response:
         """List the events of an order, the oldest first."""
         order = services.get_order(order_id=order_id, principal=principal_of(request))
-        page = self.paginate_queryset(archive.history_of(order))  # type: ignore[arg-type]  # which this paging takes
+        page = self.paginate_queryset(archive.history_of(order))
         return self.get_paginated_response(ListSerializer(page, child=EventSerializer()).data)
 
 

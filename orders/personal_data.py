@@ -101,8 +101,15 @@ def open_work(order_ids: list[str]) -> list[str]:
     open_orders = Order.objects.filter(pk__in=order_ids).exclude(status__in=ENDS)
     refunds = Refund.objects.filter(order__in=order_ids, status=Refund.Status.PENDING)
     deliveries = WebhookDelivery.objects.filter(order_id__in=order_ids, status=WebhookDelivery.Status.PENDING)
+    archived = Order.objects.filter(pk__in=order_ids).exclude(archived=None).order_by("pk")
+    there = set(ArchivedHistory.objects.filter(pk__in=order_ids).values_list("pk", flat=True))
     return [
         *(f"order {order.order_id} is {order.status}" for order in open_orders),
         *(f"refund {refund.refund_id} of order {refund.order_id} is pending" for refund in refunds),
+        *(
+            f"the history of order {order.order_id} is in the archive of {order.archived:%Y-%m}, which is not attached"
+            for order in archived
+            if order.pk not in there
+        ),
         *(f"webhook {delivery.type} about {delivery.order_id} is not delivered yet" for delivery in deliveries),
     ]

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from common.authority import Authority
 from common.principal import Principal
-from orders import archive, history, refunds, services, transitions, webhooks
+from orders import archive, history, personal_data, refunds, services, tasks, transitions, webhooks
 from orders.archive import HistoryDetached
 from orders.messages import DeliverWebhook
 from orders.models import (
@@ -183,7 +183,19 @@ class TestMoving:
     def test_whatever_the_rows_contain(self, post: Carrier, order: Order) -> None:
         dice = random.Random(7)
         texts = ("", "\\", '"', "a\nb\t\x01\x7f", "Ж", "\U0001f600", "null", "'; --", "x" * 3000)
-        values = (None, True, -(2**62), 10**30, 1.5e-9, 0.1 + 0.2, [], {}, [[{"": None}]], {"a": {"b": [1]}}, *texts)
+        values: tuple[Any, ...] = (
+            None,
+            True,
+            -(2**62),
+            10**30,
+            1.5e-9,
+            0.1 + 0.2,
+            [],
+            {},
+            [[{"": None}]],
+            {"a": {"b": [1]}},
+            *texts,
+        )
         version = order.version
         for number in range(60):
             version += 1
@@ -269,6 +281,13 @@ class TestMoving:
         settings.UPGRADING = False
         call_command("archive_orders")
         assert rows_of(order)["orders_orderevent"] > 2, "it is young"
+        Order.objects.update(updated_at=timezone.now() - AFTER - timedelta(minutes=1))
+        settings.ARCHIVE_ORDERS_AFTER = timedelta(0)
+        tasks.archive_orders()
+        assert rows_of(order)["orders_orderevent"] > 2, "it is off"
+        settings.ARCHIVE_ORDERS_AFTER = AFTER
+        tasks.archive_orders()
+        assert rows_of(order)["orders_orderevent"] == 0
 
 
 def dispute(status: str) -> None:
@@ -308,11 +327,8 @@ class TestWhatComesLater:
         assert Order.objects.count() == 2
 
     def test_a_copy_of_an_old_webhook_does_nothing(self, order: Order) -> None:
-        message = DeliverWebhook(
-            delivery_id=str(WebhookDelivery.objects.first().pk),
-            order_id="a-1",
-            attempt=0,  # type: ignore[union-attr]
-        )
+        delivery = WebhookDelivery.objects.all()[0]
+        message = DeliverWebhook(delivery_id=str(delivery.pk), order_id="a-1", attempt=0)
         move()
         with transaction.atomic(using="orders"):
             webhooks.record(message=message, result=webhooks.send(message), now=timezone.now())
@@ -397,7 +413,7 @@ class TestTheAudit:
             assert ("archive", "a-1") in findings()
             transaction.set_rollback(True, using="orders")
         with connections["payments"].cursor() as cursor:
-            cursor.execute("ALTER TABLE payments_entry DISABLE TRIGGER ALL")
+            cursor.execute("SET CONSTRAINTS ALL IMMEDIATE; ALTER TABLE payments_entry DISABLE TRIGGER ALL")
         Entry.objects.filter(order_id="a-1", kind="charge").delete()
         assert ("captures", "a-1") in findings()
 
@@ -413,6 +429,7 @@ class TestTheAudit:
         assert client.get("/orders/a-1").status_code == 200
         with pytest.raises(HistoryDetached), transaction.atomic(using="orders"):
             transitions.lock("a-1")
+        assert "not attached" in personal_data.open_work(["a-1"])[0]
         with pytest.raises(CommandError, match="not attached"):
             call_command("order", "a-1")
         client.force_login(User.objects.create_superuser("boss"))
