@@ -11,7 +11,7 @@ document whose rows are not back. So at any moment each event is in exactly one 
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -221,8 +221,10 @@ def histories(orders: Iterable[Order]) -> dict[str, list[OrderEvent]]:
         here = OrderEvent.objects.filter(order_id__in=list(missing)).order_by("order_id", "version")
         found |= {order_id: list(events) for order_id, events in groupby(here, lambda event: event.order_id)}
         # What a process wrote that does not know the archive is there besides what is here.
-        away = [order_id for order_id, order in missing.items() if order.archived or order_id not in found]
-        for kept in ArchivedHistory.objects.filter(order_id__in=away) if away else ():
+        away = {order_id: order for order_id, order in missing.items() if order.archived or order_id not in found}
+        for kept in (
+            ArchivedHistory.objects.filter(pk__in=away, month__in={*map(_month, away.values())}) if away else ()
+        ):
             everything = {event.version: event for event in (*_events(kept), *found.get(kept.order_id, ()))}
             found[kept.order_id] = [everything[version] for version in sorted(everything)]
         missing = {order_id: order for order_id, order in missing.items() if order_id not in found}
@@ -233,6 +235,11 @@ def histories(orders: Iterable[Order]) -> dict[str, list[OrderEvent]]:
             raise HistoryDetached(order.archived)
         found[order.pk] = []
     return found
+
+
+def _month(order: Order) -> date:
+    """Return the month whose archive has the history of an order, or would have it."""
+    return order.archived or order.created_at.astimezone(UTC).date().replace(day=1)
 
 
 def history_of(order: Order) -> list[OrderEvent]:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 @skip_while_unavailable
 def archive_orders() -> None:
     """Move the histories of orders that have finished long enough ago into the archive, if that is switched on."""
-    if settings.ARCHIVE_ORDERS_AFTER:
+    if settings.ARCHIVE_ORDERS_AFTER and not settings.UPGRADING:
         moved = archive.archive(now=clock.now("orders"), older_than=settings.ARCHIVE_ORDERS_AFTER)
         if moved:
             logger.info("archived the histories of %d orders", moved)
