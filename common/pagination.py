@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from django.db.models import Model
 from django.template import loader
 from django.utils.translation import gettext as _
 from django_filters.rest_framework import DjangoFilterBackend
@@ -36,10 +37,12 @@ class KeysetPagination(BasePagination):
     """
     Pages by cursor. A subclass gives the `ordering`: see keyset.py.
 
+    :cvar model: whose rows the list has, if it is no query set
     :cvar sorts: the orderings by the values of the parameter `sort`, the usual one among them; none: no such parameter
     """
 
     ordering: tuple[str, ...]
+    model: ClassVar[type[Model] | None] = None
     sorts: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     default_limit = 20
     max_limit = 100
@@ -52,19 +55,25 @@ class KeysetPagination(BasePagination):
         ordering = self.sorts[sort] if sort else self.ordering
         # Note [The usual cursor names no order]: so it is the same as in releases that had one order only.
         sort = "" if ordering == self.ordering else sort
+        key = None
         if cursor := request.query_params.get("cursor"):
             try:
-                key = keyset.decode(cursor, queryset.model, ordering, sort=sort)
+                key = keyset.decode(cursor, self.model or queryset.model, ordering, sort=sort)
             except ValueError:
                 raise ValidationError({"cursor": [_("This is not a valid cursor: take it from `next`.")]}) from None
-            queryset = queryset.filter(keyset.beyond(key, ordering))
-        rows = list(queryset.order_by(*ordering)[: limit + 1])
+        rows = list(self.rows_after(key, queryset, ordering)[: limit + 1])
         self.next = None
         if len(rows) > limit:
             rows = rows[:limit]
             cursor = keyset.encode(keyset.key_of(rows[-1], ordering), sort=sort)
             self.next = replace_query_param(request.build_absolute_uri(), "cursor", cursor)
         return rows
+
+    def rows_after(self, key: list[Any] | None, rows: Any, ordering: tuple[str, ...]) -> Any:
+        """Return the rows that come after this key, or all of them without one, in their order."""
+        if key is not None:
+            rows = rows.filter(keyset.beyond(key, ordering))
+        return rows.order_by(*ordering)
 
     def get_paginated_response(self, data: Any) -> Response:
         return Response({"results": data, "next": self.next})

@@ -25,7 +25,7 @@ from common.principal import Principal, principal_of
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
-from . import payment, services
+from . import archive, payment, services
 from .filters import NewestFirst, OldestFirst, OrderFilter
 from .limits import count_order
 from .models import IdempotencyKey, Order, OrderEvent, Status
@@ -64,14 +64,16 @@ class Orders(WithForm):
     def get_queryset(self) -> QuerySet[Order]:
         if getattr(self, "swagger_fake_view", False):
             return Order.objects.none()
-        return services.orders_of(principal_of(self.request), expand=expanded(self.request))
+        return services.orders_of(principal_of(self.request))
 
     @extend_schema(
         operation_id="list_orders", parameters=[expand(*services.EXPANDABLE)], responses=OrderSerializer(many=True)
     )
     def get(self, request: Request) -> Response:
         """List orders page by page, the newest first unless `sort` says otherwise."""
-        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        more = expanded(request)
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset())) or []
+        services.expand(page, more)
         return self.get_paginated_response(ListSerializer(page, child=OrderSerializer()).data)
 
     @extend_schema(
@@ -118,7 +120,8 @@ class OneOrder(GenericAPIView[Order]):
     def get(self, request: Request, order_id: str) -> HttpResponseBase:
         """Return an order. Its version is the ETag."""
         principal, more = principal_of(request), expanded(request, PAYMENT)
-        order = services.get_order(order_id=order_id, principal=principal, expand=more - {PAYMENT})
+        order = services.get_order(order_id=order_id, principal=principal)
+        services.expand([order], more)
         answer = response(order)
         if PAYMENT in more:  # which changes without the order, and is for the eyes of the client alone
             answer.data["payment"] = PaymentSerializer(payment.payment_of(order, principal=principal)).data
@@ -151,7 +154,7 @@ class Events(GenericAPIView[OrderEvent]):
     def get(self, request: Request, order_id: str) -> Response:
         """List the events of an order, the oldest first."""
         order = services.get_order(order_id=order_id, principal=principal_of(request))
-        page = self.paginate_queryset(services.history_of(order))
+        page = self.paginate_queryset(archive.history_of(order))
         return self.get_paginated_response(ListSerializer(page, child=EventSerializer()).data)
 
 

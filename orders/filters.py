@@ -19,7 +19,7 @@ from common.fields import MAX_INTEGER
 from common.pagination import KeysetPagination
 from common.search import whole
 
-from .models import Order, OrderLine, Status
+from .models import Order, OrderEvent, OrderLine, Status
 
 MANY = 1000  # orders of a SKU
 
@@ -95,10 +95,14 @@ class NewestFirst(KeysetPagination):
 
 
 class OldestFirst(KeysetPagination):
-    """The events of an order, the oldest first."""
+    """The events of an order, the oldest first: all of them are given."""
 
     ordering = ("version",)
+    model = OrderEvent
     default_limit = 100
+
+    def rows_after(self, key: list[Any] | None, rows: Any, ordering: tuple[str, ...]) -> Any:
+        return [event for event in rows if key is None or event.version > key[0]]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from django.db import transaction
 
+from . import archive
 from .models import Order, OrderEvent
 
 BATCH = 1000
@@ -69,13 +69,9 @@ def check(*, batch: int = BATCH) -> Iterator[Mismatch | int]:
     last = ""
     while orders := list(Order.objects.filter(order_id__gt=last).order_by("order_id")[:batch]):
         last = orders[-1].order_id
-        events = OrderEvent.objects.filter(order_id__in=[order.order_id for order in orders])
-        histories = {
-            order_id: list(group)
-            for order_id, group in groupby(events.order_by("order_id", "version"), lambda event: event.order_id)
-        }
+        histories = archive.histories(orders)
         for order in orders:
-            if mismatch(order, histories.get(order.order_id, [])) and (found := _compare_locked(order.order_id)):
+            if mismatch(order, histories[order.order_id]) and (found := _compare_locked(order.order_id)):
                 yield found
         yield len(orders)
 
@@ -84,4 +80,4 @@ def check(*, batch: int = BATCH) -> Iterator[Mismatch | int]:
 def _compare_locked(order_id: str) -> Mismatch | None:
     """How an order differs from its history while it is locked."""
     order = Order.objects.select_for_update().get(pk=order_id)
-    return mismatch(order, list(order.events.order_by("version")))
+    return mismatch(order, archive.history_of(order))

@@ -15,6 +15,7 @@ from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.models import IncomingMessage, OutgoingMessage
 from outbox.store import Rows
 
+from .archive_models import ArchivedHistory as ArchivedHistory
 from .webhook_models import WebhookAttempt as WebhookAttempt
 from .webhook_models import WebhookDelivery as WebhookDelivery
 from .webhook_models import WebhookEndpoint as WebhookEndpoint
@@ -93,7 +94,7 @@ class Order(models.Model):
     """An order. Only the saga changes one."""
 
     loaded_lines: list["OrderLine"]  # where the order was read with `LOADED_LINES`
-    loaded_events: list["OrderEvent"]  # where it was read with `LOADED_EVENTS`
+    loaded_events: list["OrderEvent"]  # where it was read with its history
 
     class Method(models.TextChoices):
         ACCOUNT = "account", _("account")
@@ -156,6 +157,9 @@ class Order(models.Model):
     status_since = models.DateTimeField(_("in this status since"), default=timezone.now, db_default=Now())
     timer_at = models.DateTimeField(_("next timer at"), null=True)  # of the timer message that counts
     timer_id = models.UUIDField(_("next timer"), null=True)  # its message id
+    archived = models.DateField(
+        _("archived"), null=True, editable=False, help_text=_("the month that has its history")
+    )  # see archive.py
 
     class Meta:
         verbose_name = _("order")
@@ -206,6 +210,11 @@ class Order(models.Model):
                 fields=["status", "status_since"],
                 name="order_open_since",
                 condition=~models.Q(status__in=sorted(ENDS)),
+            ),
+            models.Index(
+                fields=["updated_at"],
+                name="order_to_archive",
+                condition=models.Q(archived=None, status__in=sorted(ENDS)),
             ),
         ]
 
@@ -362,9 +371,6 @@ class Refund(models.Model):
 
     def __str__(self) -> str:
         return f"{self.refund_id}: {self.status}"
-
-
-LOADED_EVENTS = models.Prefetch("events", OrderEvent.objects.order_by("version"), to_attr="loaded_events")
 
 
 class IdempotencyKey(StoredAnswer):

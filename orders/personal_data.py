@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from common.personal_data import Person, Table, data, empty, encoded, messages, name, remark, text
+from django.db.models import Model
+
+from common.personal_data import Person, Table, Treatment, data, empty, encoded, messages, name, remark, text
 
 from .models import (
     ENDS,
+    ArchivedHistory,
     DeadLetter,
     IdempotencyKey,
     Order,
@@ -33,6 +36,25 @@ def event(value: Any, person: Person) -> Any:
     return treated
 
 
+IN_DOCUMENT: dict[type[Model], dict[str, Treatment]] = {
+    OrderEvent: {"data": event},
+    WebhookDelivery: {"body": encoded(data)},
+    WebhookAttempt: {"response": empty, "error": text},
+}
+
+
+def document(value: Any, person: Person) -> Any:
+    """Return the document of an archived order with its rows as they would be in their tables."""
+    treated = dict(value)
+    for model, columns in IN_DOCUMENT.items():
+        table = model._meta.db_table
+        treated[table] = [
+            row | {name: treat(row[name], person) for name, treat in columns.items() if row.get(name) is not None}
+            for row in value[table]
+        ]
+    return treated
+
+
 TABLES = (
     Table(
         Order,
@@ -45,11 +67,12 @@ TABLES = (
         of_order="order_id",
     ),
     Table(OrderLine, of_order="order_id"),
-    Table(OrderEvent, {"data": event}, of_order="order_id"),
+    Table(ArchivedHistory, {"document": document}, of_order="order_id"),
+    Table(OrderEvent, IN_DOCUMENT[OrderEvent], of_order="order_id"),
     Table(Refund, {"reason": remark}, of_order="order_id"),
     Table(IdempotencyKey, {"answer": encoded(data), "fingerprint": empty}, of_order="order_id"),
-    Table(WebhookDelivery, {"body": encoded(data)}, of_order="order_id"),
-    Table(WebhookAttempt, {"response": empty, "error": text}, of_order="delivery__order_id"),
+    Table(WebhookDelivery, IN_DOCUMENT[WebhookDelivery], of_order="order_id"),
+    Table(WebhookAttempt, IN_DOCUMENT[WebhookAttempt], of_order="delivery__order_id"),
     *messages(Outgoing, DeadLetter),
 )
 
@@ -78,8 +101,15 @@ def open_work(order_ids: list[str]) -> list[str]:
     open_orders = Order.objects.filter(pk__in=order_ids).exclude(status__in=ENDS)
     refunds = Refund.objects.filter(order__in=order_ids, status=Refund.Status.PENDING)
     deliveries = WebhookDelivery.objects.filter(order_id__in=order_ids, status=WebhookDelivery.Status.PENDING)
+    archived = Order.objects.filter(pk__in=order_ids).exclude(archived=None).order_by("pk")
+    there = set(ArchivedHistory.objects.filter(pk__in=order_ids).values_list("pk", flat=True))
     return [
         *(f"order {order.order_id} is {order.status}" for order in open_orders),
         *(f"refund {refund.refund_id} of order {refund.order_id} is pending" for refund in refunds),
+        *(
+            f"the history of order {order.order_id} is in the archive of {order.archived:%Y-%m}, which is not attached"
+            for order in archived
+            if order.pk not in there
+        ),
         *(f"webhook {delivery.type} about {delivery.order_id} is not delivered yet" for delivery in deliveries),
     ]

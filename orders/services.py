@@ -22,15 +22,15 @@ from outbox.store import Statement
 from processing import services as stock
 from processing.messages import GiveBack
 
-from . import repair, saga, transitions
-from .models import LOADED_EVENTS, LOADED_LINES, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_order_id
+from . import archive, repair, saga, transitions
+from .models import LOADED_LINES, ROWS, Order, OrderLine, Outgoing, Status, new_order_id
 from .new_order import NewOrder
 from .pricing import Line, price
 
 __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "get_order", "orders_of", "place_order"]
 
 
-EXPANDABLE = {"events": LOADED_EVENTS}  # what can be read together with orders, in one more query for all of them
+EXPANDABLE = ("events",)  # what can be read together with orders, in one more query for all of them
 MAX_NAMESAKES = 100  # orders of one name that are looked at, for staff, who see those of all clients
 
 
@@ -281,10 +281,21 @@ def with_lines(orders: QuerySet[Order]) -> QuerySet[Order]:
 # Reading ------------------------------------------------------------------------------------------------------------
 
 
-def orders_of(principal: Principal, *, expand: Collection[str] = ()) -> QuerySet[Order]:
-    """The orders that this principal may see, with their lines, and with what `expand` names of `EXPANDABLE`."""
-    orders = with_lines(principal.own(Order.objects.all()))
-    return orders.prefetch_related(*(EXPANDABLE[name] for name in expand))
+def orders_of(principal: Principal) -> QuerySet[Order]:
+    """The orders that this principal may see, with their lines."""
+    return with_lines(principal.own(Order.objects.all()))
+
+
+def expand(orders: Collection[Order], names: Collection[str]) -> None:
+    """
+    Read what these names of `EXPANDABLE` stand for together with these orders.
+
+    :raises archive.HistoryDetached: if a history is in a month that is not attached
+    """
+    if "events" in names:
+        histories = archive.histories(orders)
+        for order in orders:
+            order.loaded_events = histories[order.pk]
 
 
 def stored_id(order_id: str, *, principal: Principal) -> str:
@@ -296,21 +307,16 @@ def stored_id(order_id: str, *, principal: Principal) -> str:
     return found[0] if found and order_id not in found else order_id
 
 
-def get_order(*, order_id: str, principal: Principal, expand: Collection[str] = ()) -> Order:
+def get_order(*, order_id: str, principal: Principal) -> Order:
     """
-    One order, with its lines, and with what `expand` names of `EXPANDABLE`.
+    One order, with its lines.
 
     :raises NoSuchOrder: if there is none that this principal may see
     """
-    order = orders_of(principal, expand=expand).filter(pk=stored_id(order_id, principal=principal)).first()
+    order = orders_of(principal).filter(pk=stored_id(order_id, principal=principal)).first()
     if order is None:
         raise NoSuchOrder("There is no such order.")
     return order
-
-
-def history_of(order: Order) -> QuerySet[OrderEvent]:
-    """The events of an order."""
-    return OrderEvent.objects.filter(order=order)
 
 
 # Canceling ----------------------------------------------------------------------------------------------------------

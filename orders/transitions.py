@@ -18,7 +18,7 @@ from outbox.message import Message
 from outbox.store import Batch, Statement
 from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentReturnUndone, PaymentSucceeded
 
-from . import history, metrics, webhooks
+from . import archive, history, metrics, webhooks
 from .messages import OrderFact, Overdue
 from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number
 from .saga import (
@@ -92,7 +92,7 @@ LINES = """
 
 def lock(order_id: str) -> Order:
     """
-    Read an order with its lines, and lock it until the transaction ends.
+    Read an order with its lines, and lock it until the transaction ends. Its history comes back from the archive.
 
     :raises Order.DoesNotExist: if there is no such order
     """
@@ -100,6 +100,8 @@ def lock(order_id: str) -> Order:
     order = ROWS.first(Order, "WHERE order_id = %s FOR UPDATE", order_id, has_listeners=listeners, lines_read=LINES)
     if order is None:
         raise Order.DoesNotExist(order_id)
+    if order.archived:
+        archive.bring_back(order)
     # A column that a later release has added means nothing here.
     names = [field.attname for field in OrderLine._meta.concrete_fields]
     stored = order.lines_read or ()  # type: ignore[attr-defined]

@@ -169,8 +169,8 @@ def _is_due(delivery: WebhookDelivery, message: DeliverWebhook) -> bool:
 
 def record(*, message: DeliverWebhook, result: Result | None, now: datetime) -> None:
     """Record the result of an attempt, and schedule the next one if it takes one."""
-    delivery = WebhookDelivery.objects.select_for_update().get(pk=message.delivery_id)
-    if result is None or not _is_due(delivery, message):
+    delivery = WebhookDelivery.objects.select_for_update().filter(pk=message.delivery_id).first()
+    if delivery is None or result is None or not _is_due(delivery, message):  # one that is archived has ended
         return
     if result.resting:
         _schedule(delivery, at=now + timedelta(seconds=REST))

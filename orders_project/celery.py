@@ -180,8 +180,9 @@ app.conf.update(
         **every(10, "outbox.forget_answers", "orders", "orders"),
         **every(10, "outbox.forget_answers", "payments", "payments"),
         **every(5, "payments.janitor", "payments"),
-        # Workers of the release before do not know it.
+        # Workers of the release before do not know these.
         **({} if settings.UPGRADING else every(600, "payments.reconcile", "payments")),
+        **({} if settings.UPGRADING or not settings.ARCHIVE_ORDERS_AFTER else every(300, "orders.archive", "orders")),
     },
 )
 app.conf["CELERY_DB_REUSE_MAX"] = 1000  # for Celery's Django fixup: a child keeps its connections for this many tasks

@@ -110,6 +110,11 @@ IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS",
 UNKNOWN_MESSAGE_WAIT = timedelta(seconds=env.seconds("UNKNOWN_MESSAGE_WAIT_SECONDS", default=3600))
 IDEMPOTENCY_MAX_KEYS = env.whole("IDEMPOTENCY_MAX_KEYS", default=1_000_000)
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
+# When the history of an order that has finished is archived; zero: never. Nothing is under way about it by then.
+ARCHIVE_ORDERS_AFTER = timedelta(days=env.whole("ARCHIVE_ORDERS_AFTER_DAYS", default=0, max_value=36500))
+if ARCHIVE_ORDERS_AFTER and ARCHIVE_ORDERS_AFTER < 2 * INBOX_RETENTION:
+    least = (2 * INBOX_RETENTION).days
+    env.problems.append(f"ARCHIVE_ORDERS_AFTER_DAYS: 0, or at least {least}, which is twice INBOX_RETENTION_DAYS.")
 
 # Business.
 KNOWN_CURRENCIES = tuple(EXPONENTS)

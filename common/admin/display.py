@@ -2,7 +2,7 @@
 
 import json as plain_json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 

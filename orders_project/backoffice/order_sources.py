@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from django.conf import settings
 from django.db.models import Q
 
+from orders import archive
 from orders.models import IdempotencyKey, Order, OrderEvent
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
 from outbox.services import model_of
@@ -30,7 +31,7 @@ def read(order_id: str) -> Sources:
     order = Order.objects.get(pk=order_id)
     found = Sources(
         order=order,
-        events=list(order.events.order_by("version")),
+        events=archive.history_of(order),
         keys=list(IdempotencyKey.objects.filter(order_id=order_id)),
     )
     for service in settings.SERVICES_HERE:

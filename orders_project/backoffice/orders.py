@@ -19,7 +19,7 @@ from django.utils.translation import gettext_lazy as _
 from common import authority, reasons
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, display, panels, scan_filter
 from common.search import beginning, has_parts
-from orders import refunds, repair, saga, services
+from orders import archive, refunds, repair, saga, services
 from orders.gauges import GRACE
 from orders.models import ENDS, ORDER_PARTS, NamesInHistory, Order, OrderLine
 from orders.saga import TIMEOUTS
@@ -289,11 +289,13 @@ def _page_of(order: Order) -> dict[str, Any]:
         "total": display.money_text(order.total, order.currency),
         "refunded": display.money_text(order.refunded, order.currency) if order.refunded else "",
         "disputes": order_panels.disputes_of(order),
-        "turned_back": timeline.turned_back(order, order.events.order_by("version")),
         "blocked": reasons.explained(order.blocked),
     }
     try:
+        context["turned_back"] = timeline.turned_back(order, archive.history_of(order))
         found = timeline.of(order.pk, now=timezone.now())
+    except archive.HistoryDetached as detached:
+        return context | {"timeline_error": True, "detached": detached}
     except Error:
         return context | {"timeline_error": True}
     return context | {

@@ -116,6 +116,7 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
         "unavailable": _("A part of the system cannot be reached or is busy: try again after `Retry-After`."),
         "placed_too_slowly": _("Placing the order took too long, and nothing was placed: try again."),
         "not_during_upgrade": _("This is not possible while the system is being upgraded: try again later."),
+        "history_detached": _("The history of the order is in a month of the archive that is not attached now."),
     },
 }
 STATUS = {code: status for status, codes in BY_STATUS.items() for code in codes}

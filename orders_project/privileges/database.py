@@ -46,14 +46,16 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "orders": OUTBOX
     | {
+        # What is archived goes, and comes back; names are erased. Triggers see that nothing else changes.
+        "orders.ArchivedHistory": f"{ADD}, UPDATE (document), DELETE",
         "orders.IdempotencyKey": ALL,
         "orders.Order": KEEP,
-        "orders.OrderEvent": f"{ADD}, UPDATE (data)",  # to erase names, as its trigger allows
+        "orders.OrderEvent": f"{ADD}, UPDATE (data), DELETE",
         "orders.OrderLine": ADD,
         "orders.PerformedAction": ALL,
         "orders.Refund": KEEP,
-        "orders.WebhookAttempt": f"{ADD}, UPDATE (response, error)",
-        "orders.WebhookDelivery": KEEP,
+        "orders.WebhookAttempt": f"{ADD}, UPDATE (response, error), DELETE",
+        "orders.WebhookDelivery": ALL,
         "orders.WebhookEndpoint": ALL,
         "orders.WebhookSecret": ALL,
     },
@@ -86,6 +88,10 @@ TABLES: dict[str, dict[str, str]] = {
 
 
 SEQUENCES = {"orders.Order": "orders_order_number"}  # what rows of a model draw numbers from, besides their keys
+
+
+# What whoever may add rows of a model may call, besides.
+FUNCTIONS = {"orders.ArchivedHistory": "orders_archive_month(date)"}
 
 
 @dataclass(frozen=True)
@@ -217,10 +223,13 @@ def statements(database: str, *, name: str, existing: set[str], passwords: Mappi
         yield _sql("GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), identifier)
         yield _sql("GRANT USAGE ON SCHEMA {} TO {}", SCHEMA, identifier)
         drawn = {apps.get_model(label)._meta.db_table: sequence for label, sequence in SEQUENCES.items()}
+        called = {apps.get_model(label)._meta.db_table: function for label, function in FUNCTIONS.items()}
         for table, granted in sorted(privileges(role).items()):
             yield _sql(f"GRANT {granted} ON {{}}.{{}} TO {{}}", SCHEMA, sql.Identifier(table), identifier)
             if table in drawn and "INSERT" in granted:
                 yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(drawn[table]), identifier)
+            if table in called and "INSERT" in granted:
+                yield _sql(f"GRANT EXECUTE ON FUNCTION {{}}.{called[table]} TO {{}}", SCHEMA, identifier)
     yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
 
 

@@ -18,9 +18,18 @@ from django.db import ProgrammingError, connections, transaction
 from django.utils import timezone
 
 from common.money import Money
-from orders import webhook_secrets, webhooks
+from orders import archive, factories, transitions, webhook_secrets, webhooks
 from orders.messages import DeliverWebhook
-from orders.models import NUMBERS, Outgoing, Status, WebhookAttempt, WebhookDelivery, WebhookEndpoint
+from orders.models import (
+    NUMBERS,
+    Order,
+    OrderEvent,
+    Outgoing,
+    Status,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from orders.outbound_http import Answer
 from orders_project.management.commands import grant
 from orders_project.privileges import broker, database
@@ -63,8 +72,13 @@ def test_nobody_changes_or_deletes_rows_of_an_append_only_table(alias: str) -> N
             granted = database.privileges(role)
             changed = {table for table in guarded if re.search("UPDATE|DELETE", granted.get(table, ""))}
             # Of these the trigger lets names and remarks be erased, and nothing else.
-            assert changed <= {"orders_orderevent", "outbox_deadletteraction", "payments_attempt", "payments_entry"}
-            assert not [table for table in changed if re.search(r"UPDATE(?! \()|DELETE", granted[table])]
+            assert changed <= {
+                "orders_archive", "orders_orderevent", "outbox_deadletteraction", "payments_attempt", "payments_entry",
+            }  # fmt: skip
+            assert not [table for table in changed if re.search(r"UPDATE(?! \()", granted[table])]
+            # And rows go from these to where the trigger finds them.
+            deleted = {table for table in changed if "DELETE" in granted[table]}
+            assert deleted <= {"orders_archive", "orders_orderevent"}
 
 
 def test_no_role_is_for_two_databases_and_no_privilege_is_about_the_table_itself() -> None:
@@ -237,6 +251,29 @@ def test_who_places_orders_of_the_release_before_draws_numbers_from_the_migratio
         cursor.execute("SELECT has_sequence_privilege('before_numbers', %s, 'USAGE')", [NUMBERS])
         assert cursor.fetchone() == (True,)
         transaction.set_rollback(True, using="orders")
+
+
+@pytest.mark.django_db
+def test_orders_archives_histories_and_brings_them_back_and_nobody_else_does() -> None:
+    order = factories.order(user_id="nobody")
+    Order.objects.update(status="failed")
+    Outgoing.objects.all().delete()
+    later, (month,) = timezone.now() + timedelta(days=99), Order.objects.dates("created_at", "month")
+    with granted("orders"), acting_as("orders_app", "orders") as cursor:
+        assert archive.archive(now=later, older_than=timedelta(days=60)) == 1
+        assert not OrderEvent.objects.exists()
+        transitions.lock(order.pk)
+        assert OrderEvent.objects.exists()
+        for statement in (
+            "DELETE FROM orders_orderline",
+            "UPDATE orders_archive SET month = month",
+            "CREATE TABLE orders_archive_more PARTITION OF orders_archive DEFAULT",
+            f"DROP TABLE orders_archive_{month:%Y_%m}",
+        ):
+            assert refused(cursor, "orders", statement), statement
+    with granted("orders"), acting_as("orders_webhooks", "orders") as cursor:
+        for statement in ("SELECT FROM orders_archive", f"SELECT orders_archive_month('{month}')"):
+            assert refused(cursor, "orders", statement), statement
 
 
 @pytest.mark.django_db

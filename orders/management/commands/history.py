@@ -4,8 +4,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from orders import history
-from orders.models import OrderEvent
+from orders import archive, history
+from orders.models import Order
 
 
 class Command(BaseCommand):
@@ -36,9 +36,9 @@ class Command(BaseCommand):
         self.stdout.write(f"All {compared} orders match their histories.")
 
     def show(self, order_id: str) -> None:
-        events = OrderEvent.objects.filter(order_id=order_id).order_by("version")
-        if not events:
+        order = Order.objects.filter(pk=order_id).first()
+        if order is None:
             raise CommandError(f"There is no order {order_id}.")
-        for event in events:
+        for event in archive.history_of(order):
             actor = f" by {event.actor}" if event.actor else ""
             self.stdout.write(f"{event.version:>3}  {event.at.isoformat()}  {event.status:<15}  {event.type}{actor}")

@@ -11,6 +11,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils import timezone
 
 from common.durations import duration
+from orders.archive import HistoryDetached
 from orders.models import Order
 from orders_project.backoffice import timeline
 from orders_project.backoffice.timeline import Moment, Timeline
@@ -39,6 +40,8 @@ class Command(BaseCommand):
             found = timeline.of(id_of(order_id), now=now)
         except Order.DoesNotExist:
             raise CommandError(f"There is no order {order_id}.", returncode=4) from None
+        except HistoryDetached as detached:
+            raise CommandError(str(detached)) from None
         if options["json"]:
             self.stdout.write(json.dumps(asdict(found), cls=DjangoJSONEncoder, indent=2))
             return
