@@ -174,7 +174,7 @@ class KeysetChangeList(ChangeList):
 
     def _named(self, page: list[Model]) -> list[Model]:
         """The first page, with the rows before it that have the term as a whole name, such as a number."""
-        conditions = self.model_admin.search_conditions(self.query)
+        conditions = self.model_admin.named_conditions(self.query)
         named = {row.pk: row for condition in conditions for row in self.queryset.filter(condition)[:MOST_NAMED]}
         return [*named.values(), *(row for row in page if row.pk not in named)]
 
