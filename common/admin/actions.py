@@ -189,7 +189,8 @@ class ActionPages:
         return {
             **here.admin_site.each_context(request),
             "opts": here.opts,
-            "original": here.title_of(row) if row is not None else None,
+            "original": row,
+            "subject": here.title_of(row) if row is not None else "",
             "title": action.label,
             "back": back,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),

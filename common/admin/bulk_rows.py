@@ -110,8 +110,6 @@ class BulkPages:
             "title": action.label,
             "explanation": "" if callable(action.explanation) else action.explanation,
             "destructive": action.destructive,
-            "send": action.label,
-            "keep": action.keep or _g("Back"),
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
             "list_url": where,
             "back": where,

@@ -48,27 +48,21 @@ class Section:
 
 
 def sections(request: HttpRequest) -> list[Section]:
-    """The sections of the dashboard that are about what this person may see."""
+    """The sections of the dashboard."""
     health = list(system_health.parts())
     taken = readings.take(lost=system_health.lost_databases(health))
-    of_all = [
-        _concerns(taken, request),
+    return [
+        _concerns(taken),
         _standing(taken),
         _hourly(taken.own.get(readings.HOURLY)),
         _duration(taken.own.get(readings.DURATION)),
         _money(taken.own.get(readings.TURNOVER)),
-    ]
-    if not request.user.has_perms(OF_PLATFORM):
-        return of_all
-    return [
-        *of_all,
         _outboxes(taken),
         _dead(taken),
         Section(_("Health"), [Tile(part.name, part.state, mood=part.mood) for part in health]),
     ]
 
 
-OF_PLATFORM = ("orders.view_outgoing", "orders.view_deadletter")
 NOT_REACHABLE = system_health.NOT_REACHABLE
 
 
@@ -81,11 +75,10 @@ def _lost(taken: readings.Taken) -> list[Tile]:
     return [Tile(service, NOT_REACHABLE, mood="bad") for service in taken.lost]
 
 
-def _concerns(taken: readings.Taken, request: HttpRequest) -> Section:
+def _concerns(taken: readings.Taken) -> Section:
     tiles = [
         Tile(one.title, _count(number), display.list_url(*one.page, one.query), "bad", one.to_do)
         for one, number in concerns.found(taken.rows)
-        if request.user.has_perm("{}.view_{}".format(*one.page))
     ]
     return Section(_("Needs a person"), [*tiles, *_lost(taken)], empty=_("Nothing: everything goes on by itself."))
 

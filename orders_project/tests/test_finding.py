@@ -173,9 +173,7 @@ class TestManyAtOnce:
             {"action": f"many_{action}", "_selected_action": [row.pk for row in rows], "index": "0"},
         )
         where = chosen["Location"]
-        form_page = boss.get(where)
-        once = form_page.context["form"]["once"].initial
-        assert all(form_page.context[words] for words in ("send", "keep")), "buttons without words"
+        once = boss.get(where).context["form"]["once"].initial
         page = boss.post(where, {"once": str(once), "version": "1", **form})
         requests = 1
         while not page.context["run"].finished:
