@@ -1,7 +1,6 @@
 // Ids stand in one line, and are copied with one click: in lists when the mouse is over them, on the page of a row always.
 "use strict";
-const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
-const LONG = /^[\w.-]{30,}$/;  // an id that another system has chosen
+const ID = /^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z]+_[0-9A-Za-z]{16,})$/;  // ours, or a gateway's
 const WORDS = document.currentScript.dataset;
 
 function copier(id, inList) {
@@ -21,8 +20,8 @@ function copier(id, inList) {
 
 for (const place of document.querySelectorAll("#result_list th, #result_list td, .panel td, .readonly")) {
   const id = place.textContent.trim();
+  if (!ID.test(id)) continue;
   const inList = !place.matches(".readonly");
-  if (!ID.test(id) && !(inList && LONG.test(id))) continue;
   place.classList.add("id");
   (place.querySelector("a") ?? place).title = id;
   if (inList) {
