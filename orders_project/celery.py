@@ -10,8 +10,8 @@ The topology of the broker: exchanges, queues, dead-lettering and periodic tasks
     <service>.beat    those of a service: they expire after a few seconds, so that they never pile up
     events            a topic exchange for the events of orders as CloudEvents; unrouted ones go to events.unheard
     events.stream     keeps all events for late subscribers: see outbox/stream.py
-    celery.pidbox     a fanout exchange with a stream, inspect.questions, that every worker reads: see celery_inspect.py
-    reply.celery.pidbox  likewise for the answers, inspect.answers
+    questions         a fanout exchange with a stream, inspect.questions, that every worker reads: see celery_inspect.py
+    answers           likewise for the answers, inspect.answers
 """
 
 import logging
@@ -41,8 +41,10 @@ UNROUTED = Exchange("events.unheard", type="fanout")
 EVENTS = Exchange("events", type="topic", arguments={"alternate-exchange": UNROUTED.name})
 WORKERS = Exchange("celeryev", type="topic")  # Celery's own events, for whoever watches workers
 event_exchange.no_declare = True
-QUESTIONS = Exchange("celery.pidbox", type="fanout")
-ANSWERS = Exchange("reply.celery.pidbox", type="fanout")
+# Not by Celery's names, by which workers of release 0.1.0 have declared other exchanges; nor by those of their streams,
+# because a permission to write or to read is for an exchange and a queue of that name.
+QUESTIONS = Exchange("questions", type="fanout")
+ANSWERS = Exchange("answers", type="fanout")
 
 
 class StandingQueue(Queue):

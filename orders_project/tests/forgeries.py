@@ -54,9 +54,9 @@ MAY_NOT_SEND = [
     ("orders-relay", "tasks", "payments.beat"),
     ("beat", "tasks", "orders"),
     *(
-        (name, "celery.pidbox", "")
+        (name, "questions", "")
         for name in ("orders-worker", "payments-worker", "webhooks-worker", "beat", "orders-web")
     ),
-    *((name, "reply.celery.pidbox", "") for name in ("back-office", "orders-web", "beat")),
+    *((name, "answers", "") for name in ("back-office", "orders-web", "beat")),
     *((name, "", "events.stream") for name in ("orders-relay", "payments-worker", "orders-web")),
 ]

@@ -230,7 +230,7 @@ class TestTheWorkersOfARun:
                 b'{"method": ["revoke"], "destination": 1, "ticket": {}}',
                 b"[" * 10_000,
             ):
-                connection.Producer().publish(body, exchange="celery.pidbox", content_type="application/json")
+                connection.Producer().publish(body, exchange="questions", content_type="application/json")
         for command in sorted({*Panel.data, "nonsense"} - ANSWERED):
             answers = tell(run, command, **arguments.get(command, {}))
             assert len(answers) == 3, command

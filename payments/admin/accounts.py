@@ -73,7 +73,9 @@ _kept = display.amount("balance", _("balance"))
 @admin.display(description=_("balance"))
 def _balance(account: Account) -> Any:
     """What a customer has. The accounts of the system keep no balance: the trial balance sums their entries."""
-    return _kept(account) if _is_customer_account(account) else f"{account.currency}: {_g('see the trial balance')}"
+    if _is_customer_account(account):
+        return _kept(account)
+    return _g("%(currency)s: see the trial balance") % {"currency": account.currency}
 
 
 _balance.exported = _kept.exported  # type: ignore[attr-defined]
