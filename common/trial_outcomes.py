@@ -41,8 +41,9 @@ TOTALS: Mapping[int, TestTotal] = {
 SOLD_OUT = "test-sold-out"
 REFUSED = "test-refused"
 SKUS: Mapping[str, str] = {
-    SOLD_OUT: "None is left: 409 `insufficient_stock`.",
-    REFUSED: "The processor refuses the order: the money goes back, and the order is `failed`.",
+    SOLD_OUT: "The order is refused, because none is left: 409 `insufficient_stock`.",
+    REFUSED: "The processor refuses the order: the money goes back, and the order ends as `failed` with"
+    " `processing_refused`.",
 }
 
 
