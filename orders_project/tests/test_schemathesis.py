@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import schemathesis
+from django.db import connections
 from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events, from_schema
 from schemathesis.generation import GenerationMode
@@ -98,8 +99,16 @@ def keeps_its_word(headers: dict[str, str], phases: Collection[str] = PHASES) ->
 
 @pytest.mark.parametrize("caller", ["anybody", "nobody", "a client"])
 def test_every_endpoint_behaves_as_described(
-    caller: str, grpc_channel: Any, settings: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    caller: str,
+    grpc_channel: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    # For the sake of the gRPC server each request would connect anew, which is a third of the time.
+    for database in connections.settings.values():
+        monkeypatch.setitem(database, "CONN_MAX_AGE", settings.CONNECTION_AGE)
     settings.ORDER_SERVICE_GRPC = grpc_channel.target
     settings.RATE_LIMIT_ORDERS_PER_MINUTE = 0
     if caller != "anybody":
