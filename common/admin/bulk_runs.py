@@ -42,6 +42,7 @@ PAUSE = timedelta(seconds=5)  # after a database was not available
 POLL = 5.0  # seconds between two looks for runs that another process began, or left
 KEPT = timedelta(days=30)  # the rows of a run that has ended; the numbers of them stay
 BATCH = 1000
+ATTEMPTS = 3  # at a row that changes meanwhile
 
 DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 
@@ -193,22 +194,32 @@ def _step(run: Any) -> bool:
 
 
 def _act(page: Any, request: HttpRequest, action: Action, run: Any, key: str) -> Result:
-    """Act on a row."""
+    """Act on a row, as it is then: one that changes between reading and acting is read again."""
+    for _attempt in range(ATTEMPTS):
+        result, has_changed = _try(page, request, action, run, key)
+        if not has_changed:
+            break
+    return result
+
+
+def _try(page: Any, request: HttpRequest, action: Action, run: Any, key: str) -> tuple[Result, bool]:
+    """Act on a row once; return what became of it, and whether it was only refused because it had just changed."""
     row = page.get_object(request, key)
     if row is None:
-        return Result(SKIPPED, _g("It does not exist any more."))
+        return Result(SKIPPED, _g("It does not exist any more.")), False
     unbound: Any = action.form(row=row)
     data = {name: unbound.get_initial_for_field(one, name) for name, one in unbound.fields.items()}
     form = action.form(data | run.values | {"once": uuid5(run.request_id, key)}, row=row)
     if not form.is_valid():
-        return Result(SKIPPED, "; ".join(str(error) for errors in form.errors.values() for error in errors))
+        why = "; ".join(str(error) for errors in form.errors.values() for error in errors)
+        return Result(SKIPPED, why), False
     try:
         message = page._perform(request, action, page._call(request, row, form), form)
     except RequestIdReused:  # it was done, and has brought the row into another state
         message = _g("This was already done; it was not done again.")
     except (Refusal, OutboxError) as refusal:
-        return Result(SKIPPED, in_words(refusal))
-    return Result(DONE, str(message or _g("Done: %(action)s.") % {"action": action.label}))
+        return Result(SKIPPED, in_words(refusal)), refusal.code == "version_conflict"
+    return Result(DONE, str(message or _g("Done: %(action)s.") % {"action": action.label})), False
 
 
 def _end(run: Any, request: HttpRequest, status: str, *, why: str = "") -> bool:

@@ -15,6 +15,7 @@ from common.admin import ReadOnlyAdmin, bulk_rows, bulk_runs
 from orders import factories, webhook_endpoints
 from orders.models import Order, OrderEvent, Status
 from orders.webhook_models import WebhookDelivery
+from orders_project.backoffice.orders import Orders
 from orders_project.models import BulkRow, BulkRun
 
 pytestmark = pytest.mark.django_db
@@ -95,6 +96,24 @@ def test_all_orders_of_a_filter_are_canceled_each_by_its_own_rules(boss: Client,
     shown = boss.get(f"/admin/orders_project/bulkrun/{run.pk}/change/").content.decode()
     assert "5 of 5 done" in shown
     assert orders[0].pk in shown
+
+
+def test_a_row_that_changes_between_reading_and_acting_is_read_again(
+    boss: Client, post: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        factories.order(user_id="", user_email=f"{number}@example.com")
+    run, call = confirm(boss, OPEN), Orders._call
+
+    def meanwhile(*args: Any) -> Any:
+        found = call(*args)
+        post.run()  # the saga goes on
+        return found
+
+    monkeypatch.setattr(Orders, "_call", meanwhile)
+    bulk_runs.work_off(uuid4())
+    assert ended(run) == ("finished", {"done": 3})
+    assert OrderEvent.objects.filter(data__note="recalled").count() == 3
 
 
 def test_what_it_covers_is_what_one_has_seen(boss: Client) -> None:
