@@ -8,7 +8,8 @@ leaves empty texts out, and a query has to say that it does so as well: PostgreS
 
 # Note [Where there are no trigrams]: they come with `pg_trgm`, which not every server has or allows. So their indexes
 are in no migration: `manage.py migrate_all` makes them where it can, each time it runs, and a search asks whether its
-own is there. Without it, and for a term without three letters or digits in a row, texts are found by their beginnings.
+own is there. Without it, and for a term without three alphanumeric characters in a row, texts are found by their
+beginnings.
 """
 
 import re
@@ -107,11 +108,16 @@ class PartIndex:
             return bool(cursor.fetchone() == (True,))
 
 
+def literal(text: str) -> str:
+    """Return a pattern of LIKE, or a part of one, that this text alone matches."""
+    return re.sub(r"([\\%_])", r"\\\1", text)
+
+
 def has_parts(texts: Any, term: str) -> Any:
     """The condition that each word of the term is a part of these texts, an expression such as `Texts`."""
     found = Q()
     for word in term.split():
-        pattern = Upper(Value("%" + re.sub(r"([\\%_])", r"\\\1", word) + "%"))
+        pattern = Upper(Value(f"%{literal(word)}%"))
         found &= Q(Func(texts, pattern, template="(%(expressions)s)", arg_joiner=" LIKE ", output_field=BooleanField()))
     return found
 

@@ -4,7 +4,6 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin.utils import display_for_value
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
@@ -152,7 +151,7 @@ def _is_there(endpoint: WebhookEndpoint) -> bool:
 @admin.display(description=_("previous secret signs until"))
 def previous_until(endpoint: Any) -> Any:
     until = endpoint.secrets.exclude(expires_at=None).values_list("expires_at", flat=True).first()
-    return display_for_value(until, display.NOTHING)
+    return display.time_text(until) if until else display.NOTHING
 
 
 @admin.display(description=_("events"))

@@ -49,7 +49,8 @@ def document(value: Any, person: Person) -> Any:
     for model, columns in IN_DOCUMENT.items():
         table = model._meta.db_table
         treated[table] = [
-            row | {name: treat(row[name], person) for name, treat in columns.items() if row.get(name) is not None}
+            row
+            | {column: treat(row[column], person) for column, treat in columns.items() if row.get(column) is not None}
             for row in value[table]
         ]
     return treated

@@ -214,7 +214,8 @@ def declare_topology() -> list[str]:
     if why := stream.declare():
         logger.warning("%s", why)
         return names
+    streams = inspection()
     with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
-        for queue in inspection():
+        for queue in streams:
             queue(channel).declare()
-    return [*names, settings.EVENTS_STREAM, *(queue.name for queue in inspection())]
+    return [*names, settings.EVENTS_STREAM, *(queue.name for queue in streams)]

@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common import money
 from common.admin import (
     Action,
     ActionCall,
@@ -65,7 +66,7 @@ class ProductForm(ConfirmationForm):
                     min_value=0,
                     currency=currency,
                     required=False,
-                    initial=display.bare_amount(known[currency], currency) if currency in known else "",
+                    initial=money.bare_text(known[currency], currency=currency) if currency in known else "",
                 )
 
     def clean(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class EditProduct(ProductForm):
     def __init__(self, *args: Any, row: Any, **kwargs: Any) -> None:
         initial = {
             "name": row.name,
-            "price": display.bare_amount(row.price, row.currency),
+            "price": money.bare_text(row.price, currency=row.currency),
             "is_active": row.is_active,
             "seen": row.catalog_etag,
         }

@@ -1,6 +1,5 @@
 """What can be done with stock. `hold` is the only function that another service calls directly."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from django.utils.translation import gettext as _g
 
 from common import near
 from common.errors import Refusal
+from common.search import literal
 
 from .holds import (
     HeldOtherwise,
@@ -91,6 +91,8 @@ LIKE_START = "(SELECT sku FROM processing_product WHERE sku LIKE %s LIMIT 50)"
 
 def near_skus(skus: Sequence[str]) -> dict[str, str]:
     """Return for each of these skus, which are unknown, the one of the catalogue that it nearly is, if there is one."""
+    if not skus:
+        return {}
     skus = list(dict.fromkeys(skus))[:MAX_MISTYPED]
     variants: set[str] = set()
     queries: list[str] = []
@@ -101,9 +103,7 @@ def near_skus(skus: Sequence[str]) -> dict[str, str]:
         if near.allowed(sku):
             for start in {form[: len(sku) // 2] for form in (sku, sku.lower(), sku.upper())}:
                 queries.append(LIKE_START)
-                parameters.append(re.sub(r"([\\%_])", r"\\\1", start) + "%")
-    if not skus:
-        return {}
+                parameters.append(f"{literal(start)}%")
     with connections["processing"].cursor() as cursor:
         cursor.execute(" UNION ALL ".join([LIKE_VARIANTS, *queries]), [sorted(variants), *parameters])
         known = sorted({sku for (sku,) in cursor.fetchall()})

@@ -23,7 +23,7 @@ from django.db import router, transaction
 from django.http import Http404, HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import translation
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
@@ -33,7 +33,7 @@ from outbox.errors import OutboxError
 
 from ..authority import Authority, NeedsSecondPerson
 from ..errors import Refusal
-from . import conf
+from . import conf, urls
 from .forms import ConfirmationForm
 
 
@@ -106,11 +106,10 @@ class ActionPages:
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
-        name = f"{here.opts.app_label}_{here.opts.model_name}"
         view = here.admin_site.admin_view(self.action_view)
         return [
-            path("do/<slug:name>/", view, name=f"{name}_list_action"),
-            path("<path:object_id>/do/<slug:name>/", view, name=f"{name}_action"),
+            path("do/<slug:name>/", view, name=urls.name_of(here.opts, "list_action")),
+            path("<path:object_id>/do/<slug:name>/", view, name=urls.name_of(here.opts, "action")),
             *super().get_urls(),  # type: ignore[misc]
         ]
 
@@ -125,9 +124,10 @@ class ActionPages:
         ]
 
     def action_url(self, action: Action, row: Any = None) -> str:
+        here: Any = self
         if row is None:
-            return self._reverse("list_action", action.name)
-        return self._reverse("action", quote(row.pk), action.name)
+            return urls.url_of(here.opts, "list_action", action.name)
+        return urls.url_of(here.opts, "action", quote(row.pk), action.name)
 
     def action_view(self, request: HttpRequest, name: str, object_id: str | None = None) -> HttpResponseBase:
         """Ask for confirmation; when the form comes back, perform the action."""
@@ -142,7 +142,8 @@ class ActionPages:
             raise Http404
         if not (action.is_permitted(request) and here.has_view_permission(request, row)):
             raise PermissionDenied
-        back = self._reverse("changelist") if row is None else self._reverse("change", quote(row.pk))
+        list_url = urls.url_of(here.opts, "changelist")
+        back = list_url if row is None else urls.url_of(here.opts, "change", quote(row.pk))
         form = action.form(request.POST if request.method == "POST" else None, row=row)
         if form.is_bound and form.is_valid():
             call = self._call(request, row, form)
@@ -193,12 +194,8 @@ class ActionPages:
             "title": action.label,
             "back": back,
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
-            "list_url": self._reverse("changelist"),
+            "list_url": urls.url_of(here.opts, "changelist"),
         }
-
-    def _reverse(self, page: str, *args: Any) -> str:
-        here: Any = self
-        return reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_{page}", args=args)
 
     def _now(self) -> datetime:
         return clock.now(router.db_for_write(self.model))  # type: ignore[attr-defined]

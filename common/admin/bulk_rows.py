@@ -16,16 +16,15 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import translation
-from django.utils.formats import number_format
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 from django.utils.translation import ngettext
 
 from .. import keyset
 from ..errors import Refusal
-from . import bulk_runs, list_queries
+from . import bulk_runs, display, list_queries, urls
 from .actions import Action
 
 MAX_IDS = 1000  # that are selected
@@ -47,11 +46,10 @@ class BulkPages:
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
-        name = f"{here.opts.app_label}_{here.opts.model_name}"
         view = here.admin_site.admin_view
         return [
-            path("many/<slug:name>/", view(self.many_view), name=f"{name}_many"),
-            path("all/<slug:name>/", view(self.all_view), name=f"{name}_all"),
+            path("many/<slug:name>/", view(self.many_view), name=urls.name_of(here.opts, "many")),
+            path("all/<slug:name>/", view(self.all_view), name=urls.name_of(here.opts, "all")),
             *super().get_urls(),  # type: ignore[misc]
         ]
 
@@ -64,12 +62,16 @@ class BulkPages:
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
         """Besides the list, links to what can be done with all rows that match, if not all of them are on the page."""
+        here: Any = self
         answer = super().changelist_view(request, extra_context)  # type: ignore[misc]
         if isinstance(answer, TemplateResponse) and (shown := answer.context_data) and (changes := shown.get("cl")):
             params = list_queries.params_of(request, but=[ORDER_VAR])
             if params and (changes.older_url or changes.newer_url):
                 shown["matching_actions"] = [
-                    {"label": action.label, "url": f"{self._bulk_url('all', action)}?{list_queries.query(params)}"}
+                    {
+                        "label": action.label,
+                        "url": f"{urls.url_of(here.opts, 'all', action.name)}?{list_queries.query(params)}",
+                    }
                     for action in self._permitted(request)
                 ]
         return answer
@@ -82,7 +84,8 @@ class BulkPages:
         first = next((row for pk in ids if (row := here.get_object(request, pk)) is not None), None)
         if first is None:
             raise Http404
-        said = ngettext("%(n)s row is selected.", "%(n)s rows are selected.", len(ids)) % {"n": _number(len(ids))}
+        said = ngettext("%(n)s row is selected.", "%(n)s rows are selected.", len(ids))
+        said %= {"n": display.number_text(len(ids))}
         return self._confirm(request, action, first, ids, said=said)
 
     def all_view(self, request: HttpRequest, name: str) -> HttpResponse:
@@ -90,11 +93,10 @@ class BulkPages:
         here: Any = self
         action = self._bulk_action(request, name)
         back = HttpResponseRedirect(self._list_url(request))
-        kept, ignored = list_queries.usable(here, request, list_queries.params_of(request, but=[ORDER_VAR]))
+        changes, kept, ignored = list_queries.usable(here, request, list_queries.params_of(request, but=[ORDER_VAR]))
         if ignored or not kept:
             messages.warning(request, _g("Filter or search the list first."))
             return back
-        changes = list_queries.changes_with(here, request, kept)
         try:
             found = _matching(changes, upto=request.POST.get("upto", ""))
         except TooManyRows as refusal:
@@ -105,7 +107,7 @@ class BulkPages:
             messages.warning(request, _g("No rows match."))
             return back
         upto = request.POST.get("upto") or keyset.encode(keyset.key_of(found[0], changes.order))
-        said = ngettext("%(n)s row matches.", "%(n)s rows match.", len(found)) % {"n": _number(len(found))}
+        said = ngettext("%(n)s row matches.", "%(n)s rows match.", len(found)) % {"n": display.number_text(len(found))}
         about = list_queries.in_words(changes)
         return self._confirm(
             request, action, first, [str(row.pk) for row in found], said=said, params=kept, upto=upto, about=about
@@ -132,7 +134,8 @@ class BulkPages:
                 request, model=here.model, action=action, number=form.cleaned_data["once"], keys=keys, values=values,
                 params=[list(one) for one in params], text=_log_text(action, len(keys), params, values),
             )  # fmt: skip
-            return HttpResponseRedirect(run_url(run))
+            return HttpResponseRedirect(urls.url_of(run._meta, "change", run.pk))
+        list_url = urls.url_of(here.opts, "changelist")
         context = {
             **here.admin_site.each_context(request),
             "opts": here.opts,
@@ -142,8 +145,8 @@ class BulkPages:
             "send": action.label,
             "keep": action.keep or _g("Back"),
             "list_name": capfirst(str(here.opts.verbose_name_plural)),
-            "list_url": reverse(_name(here, "changelist")),
-            "back": self._list_url(request) if upto else reverse(_name(here, "changelist")),
+            "list_url": list_url,
+            "back": self._list_url(request) if upto else list_url,
             "form": form,
             "said": said,
             "about": about,
@@ -166,28 +169,13 @@ class BulkPages:
                 return action
         raise Http404
 
-    def _bulk_url(self, page: str, action: Action) -> str:
-        return reverse(_name(self, page), args=[action.name])
-
     def _list_url(self, request: HttpRequest) -> str:
-        return f"{reverse(_name(self, 'changelist'))}?{request.GET.urlencode()}"
-
-
-def _number(count: int) -> str:
-    return str(number_format(count, force_grouping=True))
-
-
-def _name(page: Any, view: str) -> str:
-    return f"admin:{page.opts.app_label}_{page.opts.model_name}_{view}"
-
-
-def run_url(run: Any) -> str:
-    """The page of a run."""
-    return reverse(f"admin:{run._meta.app_label}_{run._meta.model_name}_change", args=[run.pk])
+        here: Any = self
+        return f"{urls.url_of(here.opts, 'changelist')}?{request.GET.urlencode()}"
 
 
 def _choose(admin: Any, request: HttpRequest, selected: QuerySet[Any], *, action: Action) -> HttpResponse:
-    url = admin._bulk_url("many", action)
+    url = urls.url_of(admin.opts, "many", action.name)
     return HttpResponseRedirect(f"{url}?{urlencode([('ids', pk) for pk in selected.values_list('pk', flat=True)])}")
 
 
@@ -210,7 +198,8 @@ def _matching(changes: Any, *, upto: str) -> list[Model]:
     for rows in changes.all_pages(PAGE):
         found += rows
         if len(found) > MAX_ROWS:
-            raise TooManyRows(_g("More than %(n)s rows match. Filter the list further.") % {"n": _number(MAX_ROWS)})
+            most = display.number_text(MAX_ROWS)
+            raise TooManyRows(_g("More than %(n)s rows match. Filter the list further.") % {"n": most})
         if time.monotonic() > ends:
             raise TooManyRows(_g("It takes too long to find the rows that match. Filter the list by time."))
     return found

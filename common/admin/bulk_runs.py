@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 STEP = 10  # rows; afterwards a run that was stopped ends
 LEASE = timedelta(minutes=2)  # longer than a step takes, however slow the databases are
-PAUSE = timedelta(seconds=5)  # after a database was not available
 POLL = 5.0  # seconds between two looks for runs that another process began, or left
 KEPT = timedelta(days=30)  # the rows of a run that has ended; the numbers of them stay
 BATCH = 1000
@@ -113,7 +112,7 @@ def action_of(run: Any) -> tuple[Any, Action]:
 
     :raises LookupError: if this release has no such action
     """
-    page = admin.site.get_model_admin(apps.get_model(run.page)) if apps.is_installed("django.contrib.admin") else None
+    page = admin.site._registry.get(apps.get_model(run.page))
     for action in getattr(page, "page_actions", ()):
         if action.name == run.action:
             return page, action
@@ -135,13 +134,11 @@ def _work(me: UUID) -> None:
         try:
             work_off(me)
             forget()
-        except Error as error:
-            if is_unavailable(error):
+        except Exception as error:
+            if isinstance(error, Error) and is_unavailable(error):
                 note(error, where=__name__)
             else:
                 logger.exception("bulk runs can't be worked off")
-        except Exception:
-            logger.exception("bulk runs can't be worked off")
         finally:
             close_old_connections()
 
@@ -168,16 +165,12 @@ def _claim(run_id: UUID, me: UUID) -> Any:
 
 def _step(run: Any) -> bool:
     """Act on a few more rows; return whether to go on."""
-    request = HttpRequest()
-    user = get_user_model().objects.filter(pk=run.user_id, is_active=True, is_staff=True).first()
+    request = _request_of(run)
     try:
         page, action = action_of(run)
     except LookupError:
         return not _end(run, request, "stopped", why=_g("This release does not have the action."))
-    if user is None:
-        return not _end(run, request, "stopped", why=_g("%(name)s may not do this any more.") % {"name": run.by})
-    request.user = user
-    if not (action.is_permitted(request) and page.has_view_permission(request)):
+    if request is None or not (action.is_permitted(request) and page.has_view_permission(request)):
         return not _end(run, request, "stopped", why=_g("%(name)s may not do this any more.") % {"name": run.by})
     rows = list(run.rows.filter(outcome="").order_by("id")[:STEP])
     for row in rows:
@@ -191,6 +184,16 @@ def _step(run: Any) -> bool:
             result = Result(FAILED, _g("An unexpected error occurred. The log of the back office has the details."))
         run.rows.filter(pk=row.pk, outcome="").update(outcome=result.outcome, said=result.said[:300])
     return bool(rows) or not _end(run, request, "finished")
+
+
+def _request_of(run: Any) -> HttpRequest | None:
+    """A request of whoever confirmed the run; None if that person has left."""
+    user = get_user_model().objects.filter(pk=run.user_id, is_active=True, is_staff=True).first()
+    if user is None:
+        return None
+    request = HttpRequest()
+    request.user = user
+    return request
 
 
 def _act(page: Any, request: HttpRequest, action: Action, run: Any, key: str) -> Result:
@@ -222,13 +225,13 @@ def _try(page: Any, request: HttpRequest, action: Action, run: Any, key: str) ->
     return Result(DONE, str(message or _g("Done: %(action)s.") % {"action": action.label})), False
 
 
-def _end(run: Any, request: HttpRequest, status: str, *, why: str = "") -> bool:
-    """End a run, and log what became of it; return whether it was running."""
+def _end(run: Any, request: HttpRequest | None, status: str, *, why: str = "") -> bool:
+    """End a run, and log it in the name of whose request it is, if it is one; return whether it was running."""
     with transaction.atomic(using="default"):
         ended = conf.bulk_runs().objects.filter(pk=run.pk, status="running")
         if not ended.update(status=status, why_stopped=why[:200], ended_at=clock.now("default")):
             return False
-        if getattr(request, "user", None) is not None:
+        if request is not None:
             found = counts(run)
             numbers = ", ".join(f"{found.get(one, 0)} {one}" for one in (DONE, SKIPPED, FAILED))
             text = f"{run.action} {status}: {numbers} of {run.total}. Bulk action {run.pk}."

@@ -1,7 +1,7 @@
 """How the admin displays values: amounts, readable JSON and tracebacks, links and times; all of it escaped."""
 
 import json as plain_json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -59,11 +59,6 @@ def money_cell(minor: int | None, currency: str) -> SafeString:
     return format_html('<span class="amount">{}</span>', money_text(minor, currency))
 
 
-def bare_amount(minor: int, currency: str) -> str:
-    """Minor units as one types them into a form: without the currency."""
-    return money.bare_text(minor, currency=currency)
-
-
 def number_text(number: int) -> str:
     """A whole number, as the language of the page groups its digits."""
     return number_format(number, force_grouping=True)
@@ -80,14 +75,20 @@ def number(name: str, label: Any) -> Shown:
     return _of_field(shown, name)
 
 
-def flag(name: str, label: Any) -> Shown:
-    """A column of yes or no, in words: "no" is no failure."""
+def words(name: str, label: Any, texts: Mapping[Any, Any]) -> Shown:
+    """A column of a value for which there are words."""
 
     @admin.display(description=label)
     def shown(row: Any) -> str:
-        return gettext("yes") if getattr(row, name) else gettext("no")
+        value = getattr(row, name)
+        return str(texts.get(value, value))
 
     return _of_field(shown, name)
+
+
+def flag(name: str, label: Any) -> Shown:
+    """A column of yes or no, in words: "no" is no failure."""
+    return words(name, label, {True: _("yes"), False: _("no")})
 
 
 def status(name: str = "status", label: Any = STATUS) -> Shown:

@@ -17,12 +17,13 @@ from django.core.exceptions import FieldDoesNotExist, PermissionDenied
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from .. import tables
+from . import urls
 from .actions import write_log
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ class ExportPages:
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
-        name = f"{here.opts.app_label}_{here.opts.model_name}_export"
+        view = here.admin_site.admin_view(self.export_view)
         return [
-            path("export/", here.admin_site.admin_view(self.export_view), name=name),
+            path("export/", view, name=urls.name_of(here.opts, "export")),
             *super().get_urls(),  # type: ignore[misc]
         ]
 
@@ -84,7 +85,7 @@ class ExportPages:
             write_log(request, model=here.model, text=_log_text(request, chosen))
             lines = tables.csv_lines(_rows(changes, chosen))
             return _file(_with_bom(lines) if form.cleaned_data["with_bom"] else lines, name=here.opts.model_name)
-        where = reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_changelist")
+        where = urls.url_of(here.opts, "changelist")
         context = {
             **here.admin_site.each_context(request),
             "opts": here.opts,

@@ -53,8 +53,8 @@ def changes_with(admin: Any, request: HttpRequest, params: Params) -> Any:
         return None
 
 
-def usable(admin: Any, request: HttpRequest, params: Params) -> tuple[Params, Params]:
-    """Return which parameters the list takes, and which it does not."""
+def usable(admin: Any, request: HttpRequest, params: Params) -> tuple[Any, Params, Params]:
+    """Return the list as far as it takes these parameters, and which of them it takes and which it does not."""
     changes = changes_with(admin, request, params)
     kept: list[Sequence[str]] = list(params)
     if changes is None:
@@ -64,7 +64,7 @@ def usable(admin: Any, request: HttpRequest, params: Params) -> tuple[Params, Pa
                 kept.append(one)
         changes = changes_with(admin, request, kept)
     kept = [one for one in kept if _has_meaning(changes, *one)]
-    return kept, [one for one in params if one not in kept]
+    return changes, kept, [one for one in params if one not in kept]
 
 
 def _has_meaning(changes: Any, name: str, value: str) -> bool:

@@ -10,7 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
@@ -19,7 +19,7 @@ from outbox.errors import OutboxError
 from outbox.models import DeadLetter
 from outbox.preview import preview
 
-from . import display, replays
+from . import display, replays, urls
 from .actions import Action, ActionCall, in_words, write_log
 from .correction import CORRECT, is_correctable
 from .filters import MessageType, Sent, scan_filter
@@ -167,16 +167,16 @@ class DeadLetters(ReadOnlyAdmin):
         return rows if self.on_one_page(request) else rows.defer("traceback", "headers", "body")
 
     def get_urls(self) -> list[URLPattern]:
-        name = f"{self.opts.app_label}_deadletter"
+        view = self.admin_site.admin_view
         return [
-            path("replay/", self.admin_site.admin_view(self.replay_view), name=f"{name}_replay"),
-            path("<uuid:object_id>/preview/", self.admin_site.admin_view(self.preview_view), name=f"{name}_preview"),
+            path("replay/", view(self.replay_view), name=urls.name_of(self.opts, "replay")),
+            path("<uuid:object_id>/preview/", view(self.preview_view), name=urls.name_of(self.opts, "preview")),
             *super().get_urls(),
         ]
 
     @admin.action(description=_("Replay the selected dead letters"), permissions=["replay"])
     def replay_selected(self, request: HttpRequest, selected: QuerySet[Any]) -> HttpResponse:
-        url = reverse(f"admin:{self.opts.app_label}_deadletter_replay")
+        url = urls.url_of(self.opts, "replay")
         return HttpResponseRedirect(f"{url}?{urlencode([('ids', dead_letter.pk) for dead_letter in selected])}")
 
     def has_replay_permission(self, request: HttpRequest) -> bool:

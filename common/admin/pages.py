@@ -9,10 +9,10 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ORDER_VAR, ChangeList
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.text import capfirst
 
 from .. import keyset
+from . import urls
 from .display import field_shown
 from .filters import ScanFilter
 
@@ -60,8 +60,7 @@ class KeysetChangeList(ChangeList):
     @property
     def export_url(self) -> str:
         """The page that makes a file of this list; empty where the list has no rows."""
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_export"
-        return reverse(name) + self.get_query_string() if self.result_list else ""
+        return urls.url_of(self.opts, "export") + self.get_query_string() if self.result_list else ""
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         self.order = self.model_admin.order

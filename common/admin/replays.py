@@ -6,11 +6,12 @@ stops: what has failed once is not sent again unseen.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
+from django.core import signing
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -26,10 +27,12 @@ from outbox.models import DeadLetter
 from outbox.services import database_of
 
 from . import conf
-from .sealed import SealedRun
+from .progress import Progress
 
 STEP = 25  # dead letters
 MAX_IDS = 1000
+SALT = "admin.replay_run"
+MAX_AGE = 86_400  # seconds
 
 
 def _now(service: str) -> datetime:
@@ -47,15 +50,11 @@ def is_permitted(request: HttpRequest) -> bool:
     return request.user.has_perm(conf.permission("replay_letter"))
 
 
-@dataclass(frozen=True)
-class ReplayRun(SealedRun):
-    """The progress of a run."""
-
-    salt = "admin.replay_run"
+@dataclass(frozen=True, kw_only=True)
+class ReplayRun(Progress):
+    """The progress of a run. It travels through the browser, signed."""
 
     service: str
-    total: int = 0
-    done: int = 0
     fingerprint: str = ""
     ids: list[str] = field(default_factory=list)
     started: float = 0.0
@@ -77,6 +76,21 @@ class ReplayRun(SealedRun):
         """The dead letters that are still to be processed, without those that are newer than the run."""
         selection = Selection(fingerprint=self.fingerprint, ids=[UUID(one) for one in self.ids])
         return selection.of(self.service, now=_now(self.service)).filter(died_at__lte=self.start)
+
+    def sealed(self) -> str:
+        return signing.dumps(asdict(self), salt=SALT, compress=True)
+
+    @classmethod
+    def unsealed(cls, text: str) -> Self:
+        """
+        Return the run in a signed text.
+
+        :raises Http404: if the signature is wrong
+        """
+        try:
+            return cls(**signing.loads(text, salt=SALT, max_age=MAX_AGE))
+        except signing.BadSignature as error:
+            raise Http404 from error
 
 
 def view(admin: Any, request: HttpRequest, log: Callable[[str], None]) -> HttpResponse:

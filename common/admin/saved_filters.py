@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models import BooleanField, ExpressionWrapper, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
@@ -26,7 +26,7 @@ from django.utils.translation import gettext_lazy as _
 from outbox import clock
 
 from ..errors import Refusal
-from . import conf, list_queries
+from . import conf, list_queries, urls
 
 MAX_FILTERS = 100  # of a person
 MAX_SHARED = 50  # of others, that a list shows
@@ -103,12 +103,11 @@ class SavedFilterPages:
 
     def get_urls(self) -> list[URLPattern]:
         here: Any = self
-        name = f"{here.opts.app_label}_{here.opts.model_name}"
         view = here.admin_site.admin_view
         return [
-            path("filters/", view(self.filters_view), name=f"{name}_filters"),
-            path("filters/save/", view(self.save_filter_view), name=f"{name}_save_filter"),
-            path("filters/<uuid:filter_id>/", view(self.filter_view), name=f"{name}_filter"),
+            path("filters/", view(self.filters_view), name=urls.name_of(here.opts, "filters")),
+            path("filters/save/", view(self.save_filter_view), name=urls.name_of(here.opts, "save_filter")),
+            path("filters/<uuid:filter_id>/", view(self.filter_view), name=urls.name_of(here.opts, "filter")),
             *super().get_urls(),  # type: ignore[misc]
         ]
 
@@ -149,12 +148,12 @@ class SavedFilterPages:
         """Save what the list shows, under the name that the form has."""
         here: Any = self
         self._check(request)
-        kept, _ignored = list_queries.usable(here, request, list_queries.params_of(request))
+        changes, kept, _ignored = list_queries.usable(here, request, list_queries.params_of(request))
         back = HttpResponseRedirect(f"{self._url('changelist')}?{list_queries.query(kept)}")
         form = FilterForm(request.POST)
         if request.method != "POST" or not kept:
             return back
-        params = list_queries.with_named_columns(list_queries.changes_with(here, request, kept), kept)
+        params = list_queries.with_named_columns(changes, kept)
         if not form.is_valid() or len(json.dumps(params)) > MAX_LENGTH:
             why = form.errors.get("name") or [_g("The filter is too long to be saved.")]
             messages.error(request, "; ".join(map(str, why)))
@@ -197,7 +196,7 @@ class SavedFilterPages:
         """The list with this filter, as far as the list still has what the filter asks for."""
         here: Any = self
         placed = list_queries.with_placed_columns(list_queries.changes_with(here, request, []), found.params)
-        kept, ignored = list_queries.usable(here, request, placed)
+        _changes, kept, ignored = list_queries.usable(here, request, placed)
         gone = [f"{name}={value}" for name, value in ignored]
         gone += [f"{name}={value}" for name, value in found.params if name not in {one for one, _value in placed}]
         if gone:
@@ -217,4 +216,4 @@ class SavedFilterPages:
 
     def _url(self, page: str, *args: Any) -> str:
         here: Any = self
-        return reverse(f"admin:{here.opts.app_label}_{here.opts.model_name}_{page}", args=args)
+        return urls.url_of(here.opts, page, *args)

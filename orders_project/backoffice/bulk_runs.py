@@ -1,6 +1,5 @@
 """The pages of bulk actions: how far each has come, what became of its rows, and a button that stops it."""
 
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -15,21 +14,10 @@ from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from common.admin import Age, ReadOnlyAdmin, bulk_runs, display, list_queries, panels
+from common.admin.progress import Progress
 from orders_project.models import BulkRow, BulkRun
 
 SHOWN = 100  # rows that were not done
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How many rows of a run have been looked at."""
-
-    done: int
-    total: int
-
-    @property
-    def percent(self) -> int:
-        return round(100 * self.done / self.total) if self.total else 100
 
 
 @admin.display(description=_("action"))
@@ -106,7 +94,7 @@ class BulkRuns(ReadOnlyAdmin):
         goes_on = run.status == BulkRun.Status.RUNNING
         app, model = run.page.split(".")
         context |= {
-            "progress": Progress(run.total - left, run.total),
+            "progress": Progress(total=run.total, done=run.total - left),
             "run_goes_on": goes_on,
             "stop_url": reverse("admin:orders_project_bulkrun_stop", args=[run.pk])
             if goes_on and self._may_stop(request, run)

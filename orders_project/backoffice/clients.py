@@ -4,7 +4,6 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.contrib.admin.utils import display_for_value
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
@@ -21,7 +20,7 @@ def client_id(client: Any) -> str:
 
 @admin.display(description=_("created at"))
 def created_at(client: Any) -> Any:
-    return display_for_value(client.created, display.NOTHING)
+    return display.time_text(client.created)
 
 
 class NewClient(ConfirmationForm):

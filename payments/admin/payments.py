@@ -47,12 +47,7 @@ class Unanswered(admin.SimpleListFilter):
 METHODS = {"account": _("account"), "gateway": _("gateway")}
 
 
-@admin.display(description=_("method"))
-def _method(payment: Payment) -> str:
-    return str(METHODS.get(payment.method, payment.method))
-
-
-_method.exported = {"field": "method"}  # type: ignore[attr-defined]
+METHOD = display.words("method", _("method"), METHODS)
 
 
 @admin.display(description=_("captured"))
@@ -76,7 +71,7 @@ class Payments(ReadOnlyAdmin):
     """The payments of orders."""
 
     list_display = (
-        "order_id", display.status(), display.amount("amount", _("amount")), _method, "gateway", "gateway_payment_id",
+        "order_id", display.status(), display.amount("amount", _("amount")), METHOD, "gateway", "gateway_payment_id",
         "user_id", "created_at",
     )  # fmt: skip
     list_filter = (
@@ -93,7 +88,7 @@ class Payments(ReadOnlyAdmin):
     fields = (
         display.order(), display.explained_status(), display.amount("amount", _("amount")), _captured, _refunded,
         _disputed,
-        display.flag("is_manual", _("captured on request")), "authorized_until", _method, "user_id",
+        display.flag("is_manual", _("captured on request")), "authorized_until", METHOD, "user_id",
         "gateway", "gateway_payment_id", "gateway_refund_id",
         display.reason("fail_reason", _("fail reason"), explained=True),
         display.reason("refusal", _("refused because"), explained=True),

@@ -38,12 +38,8 @@ class Trouble(admin.SimpleListFilter):
         return queryset
 
 
-@admin.display(description=_("origin"))
-def _origin(refund: Refund) -> str:
-    return _g("made at the gateway") if refund.is_foreign else _g("made here")
-
-
-_origin.exported = {"field": "is_foreign"}  # type: ignore[attr-defined]
+ORIGINS = {False: _("made here"), True: _("made at the gateway")}
+ORIGIN = display.words("is_foreign", _("origin"), ORIGINS)
 
 
 @admin.register(Refund)
@@ -52,12 +48,12 @@ class Refunds(ReadOnlyAdmin):
 
     list_display = (
         "refund_id", display.status(), display.amount("amount", _("amount")), display.order("payment_id"), "gateway",
-        _origin, "created_at",
+        ORIGIN, "created_at",
     )  # fmt: skip
     list_filter = (
         "status",
         Trouble,
-        scan_filter("is_foreign", _("origin"), (("False", _("made here")), ("True", _("made at the gateway")))),
+        scan_filter("is_foreign", _("origin"), [(str(value), text) for value, text in ORIGINS.items()]),
         Age,
     )
     search_by = ("refund_id", "payment_id", "gateway_refund_id")
@@ -67,7 +63,7 @@ class Refunds(ReadOnlyAdmin):
     fields = (
         "refund_id", display.order("payment_id"), display.explained_status(), display.amount("amount", _("amount")),
         "reason", display.reason("fail_reason", _("fail reason"), explained=True),
-        "gateway", "gateway_refund_id", _origin, "unanswered", "ask_at", "created_at", "updated_at",
+        "gateway", "gateway_refund_id", ORIGIN, "unanswered", "ask_at", "created_at", "updated_at",
     )  # fmt: skip
 
 
