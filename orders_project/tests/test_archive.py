@@ -133,7 +133,7 @@ def done(post: Carrier, order_id: str = "a-1") -> Order:
         money.open_account(user_id=USER, principal="")
         money.deposit(user_id=USER, amount=5000, principal="", now=now, reason="gift",
                       by=Authority("olga", is_staff=True))  # fmt: skip
-    order = placed(order_id, metadata={"cart": "c-1"}, description="for Ann")
+    order = placed(order_id, metadata={"cart": "cart-of-ann"}, description="for Ann")
     post.run()
     refunds.ask(order_id=order.pk, wanted=refunds.Wanted(amount=100, reason="broken"), by=Authority(""), now=now)
     post.run()
@@ -323,7 +323,7 @@ class TestWhatComesLater:
         sql("UPDATE orders_order SET status = 'failed'")
         assert move() == 2
         assert placed("theirs", principal="shop").pk == named.pk
-        assert placed("a-1", metadata={"cart": "c-1"}, description="for Ann").pk == "a-1"
+        assert placed("a-1", metadata={"cart": "cart-of-ann"}, description="for Ann").pk == "a-1"
         assert Order.objects.count() == 2
 
     def test_a_copy_of_an_old_webhook_does_nothing(self, order: Order) -> None:
@@ -455,7 +455,7 @@ def test_the_data_of_a_person_is_found_in_the_archive_and_erased_there(order: Or
     assert Erasure.objects.get().erased["orders.archivedhistory"] == 1
     (kept,) = sql("SELECT document::text FROM orders_archive")[0]
     assert "erased-" in kept
-    assert not [one for one in (EMAIL, USER, "for Ann", "c-1") if one in kept]
+    assert not [one for one in (EMAIL, USER, "for Ann", "cart-of-ann") if one in kept]
     assert list(history.check()) == [1]
     bring_back()
     assert list(history.check()) == [1]
