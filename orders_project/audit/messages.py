@@ -1,38 +1,22 @@
 """Rules about messages: each one that was sent has been handled, and the other way round."""
 
 from collections.abc import Iterator
-from uuid import UUID
+from datetime import UTC, datetime
 
 from django.conf import settings
 
 from common.audit import Finding, Rule, Scope, batches, rows
 from orders.messages import Overdue
+from outbox import lost
 from outbox.ids import floor7
 
 BATCH = 20_000
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
-SENT = """
-SELECT id, message_id, "to" FROM outbox_outgoingmessage
-WHERE published_at < %s AND "to" = ANY(%s) AND id > %s ORDER BY id LIMIT %s
-"""
 SEEN = """
 SELECT message_id FROM outbox_incomingmessage WHERE handled_at < %s AND message_id > %s ORDER BY message_id LIMIT %s
 """
-NOT_IN_INBOX = """
-SELECT asked FROM unnest(%s::uuid[]) AS asked
-WHERE NOT EXISTS (SELECT 1 FROM outbox_incomingmessage seen WHERE seen.message_id = asked)
-  AND NOT EXISTS (SELECT 1 FROM outbox_deadletter dead WHERE dead.message_id = asked)
-"""
 POSTED = "SELECT id FROM outbox_outgoingmessage WHERE id = ANY(%s)"  # a message has the id of the row that posted it
-ABOUT = "SELECT type, subject FROM outbox_outgoingmessage WHERE id = %s"
-WAITING_FOR_RETRY = """
-SELECT message_id FROM outbox_outgoingmessage WHERE published_at IS NULL AND message_id = ANY(%s)
-"""
-
-
-def unseen(service: str, message_ids: list[UUID]) -> set[UUID]:
-    """Those of these messages that the service has neither handled nor kept as dead letters."""
-    return {one for (one,) in rows(service, NOT_IN_INBOX, message_ids)}
 
 
 def seen(scope: Scope) -> Iterator[Finding]:
@@ -41,22 +25,15 @@ def seen(scope: Scope) -> Iterator[Finding]:
 
 
 def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
-    for service in settings.SERVICES:
-        start = floor7(scope.since)
-        for page in batches(service, SENT, scope.settled, list(settings.SERVICES), start=start, size=BATCH):
-            for to in settings.SERVICES:
-                sent = {message_id: row_id for row_id, message_id, target in page if target == to}
-                lost = unseen(to, list(sent)) if sent else set()
-                if lost:  # a message that failed waits in the outbox of the service that failed, for its next attempt
-                    lost -= {one for (one,) in rows(to, WAITING_FOR_RETRY, list(lost))}
-                for message_id in sorted(lost):
-                    ((kind, subject),) = rows(service, ABOUT, sent[message_id])
-                    yield Finding(
-                        "messages",
-                        str(message_id),
-                        f"{kind} for {subject} was sent by {service} to {to}, which has not handled it",
-                        f"see that a worker of {to} is running and its queue is empty, then send the message again",
-                    )
+    services, since = settings.SERVICES, floor7(scope.since)
+    for one in lost.find(services, services, since=EVER, until=scope.settled, after=since):
+        to = one.receiver
+        yield Finding(
+            "messages",
+            str(one.message_id),
+            f"{one.type} for {one.subject} was sent by {one.sender} to {to}, which has not handled it",
+            f"see that a worker of {to} is running and its queue is empty, then run manage.py resend --to {to}",
+        )
 
 
 def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
@@ -106,7 +83,7 @@ def under_way(order_ids: set[str]) -> set[str]:
         for subject, message_id, to, published_at in rows(
             service, UNDER_WAY, sorted(order_ids), list(settings.SERVICES), Overdue.name
         ):
-            if published_at is None or unseen(to, [message_id]):
+            if published_at is None or lost.unhandled(to, [message_id]):
                 found.add(subject)
     return found
 

@@ -7,6 +7,7 @@ Messages go from the outbox of orders to payments, where each leaves a row in th
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ import psycopg
 import pytest
 from amqp.exceptions import NotFound
 
+from orders_project.embedded import places
 from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.envelope import Envelope
@@ -382,3 +384,22 @@ def test_the_broker_is_away_for_twenty_seconds_under_load(stage: Stage) -> None:
     stage.settle(ids)
     attempts = stage.query("orders", "SELECT max(refusals) FROM outbox_outgoingmessage")
     assert attempts[0][0] <= 1
+
+
+def test_the_broker_loses_all_that_it_had(stage: Stage) -> None:
+    """Its disk, say: queues, exchanges and what was in them. The outboxes still know what was sent."""
+    stage.stop("payments")
+    ids = stage.post(100, then="echo")
+    stage.until(lambda: stage.depth("payments") >= 100)
+    broker_process = stage.services.rabbitmq
+    assert broker_process is not None
+    broker_process.kill()
+    shutil.rmtree(places.suitable(broker_process.home) / "data")
+    broker_process.start()
+    stage.manage("declare_topology")
+    ids += stage.post(10, then="echo")
+    stage.start("payments")
+    stage.until(lambda: stage.undone(ids) == 100 and not stage.query("orders", PENDING)[0][0])
+    assert "100 will be sent again" in stage.manage("resend", "--grace", "0s")
+    stage.settle(ids)
+    assert "Nothing is lost." in stage.manage("resend", "--grace", "0s")

@@ -2,12 +2,10 @@
 
 import getpass
 import json
-import re
 import time
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,21 +18,13 @@ from django.utils import timezone
 from outbox import clock, corrections, dead_letters
 from outbox.dead_letters import CANARY_TIMEOUT, Outcome, Selection
 from outbox.errors import OutboxError
+from outbox.management.arguments import duration
 from outbox.models import DeadLetter
 from outbox.preview import preview
 from outbox.services import database_of, services_here
 
 EXIT = "Exit codes: 0 done; 1 refused, in part or wholly; 3 a canary died again or got no answer; 4 nothing matched."
 REFUSED, CANARY_DIED, NOTHING_MATCHED = 1, 3, 4
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def duration(text: str) -> timedelta:
-    """Return the duration that a person writes as 90s, 15m, 2h or 7d."""
-    match = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
-    if match is None:
-        raise ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 2h or 7d")
-    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
 
 
 def positive(text: str) -> float:

@@ -4,7 +4,6 @@ import logging
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, time
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -12,6 +11,7 @@ from django.utils import timezone
 
 from outbox import stream
 from outbox.broker import LOST, BrokerTooOld
+from outbox.management.arguments import moment
 from outbox.stream import Progress, Selection
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(required=True, metavar="ACTION")
         replay = actions.add_parser("replay", help="copy events to a queue that exists")
         _add_selection(replay, self._replay)
-        replay.add_argument("--until", type=_moment, help="only events that were written before this time")
+        replay.add_argument("--until", type=moment, help="only events that were written before this time")
         replay.add_argument("--to", required=True, metavar="QUEUE", help="where they are copied to")
         tail = actions.add_parser("tail", help="print new events, and older ones if asked for, until Ctrl-C")
         _add_selection(tail, self._tail)
@@ -71,7 +71,7 @@ def _add_selection(parser: ArgumentParser, action: Callable[..., None]) -> None:
     parser.add_argument(
         "--from",
         dest="since",
-        type=_moment,
+        type=moment,
         metavar="TIME",
         help="only events written at this time or later: 2026-11-01 (midnight UTC), 2026-11-01T12:00+01:00",
     )
@@ -79,25 +79,6 @@ def _add_selection(parser: ArgumentParser, action: Callable[..., None]) -> None:
         "--from-offset", dest="offset", type=_offset, metavar="N", help="begin at this place in the stream"
     )
     parser.add_argument("--type", default="#", help="such as order.paid or 'order.*'; default: all")
-
-
-def _moment(text: str) -> datetime:
-    """
-    Read a date, which means its midnight in UTC, or a time with its time zone.
-
-    :raises ArgumentTypeError: if it is neither
-    """
-    try:
-        return datetime.combine(date.fromisoformat(text), time(), UTC)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no date and no time: write 2026-11-01 or 2026-11-01T12:00Z.") from None
-    if moment.tzinfo is None:
-        raise ArgumentTypeError(f"{text!r} has no time zone: write {text}Z for UTC, or {text}+01:00.")
-    return moment
 
 
 def _offset(text: str) -> int:

@@ -1,0 +1,38 @@
+"""Times and durations as people write them at a terminal."""
+
+import re
+from argparse import ArgumentTypeError
+from datetime import UTC, date, datetime, time, timedelta
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> timedelta:
+    """
+    Read 90s, 15m, 2h or 7d.
+
+    :raises ArgumentTypeError: if it is none
+    """
+    match = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 2h or 7d")
+    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+
+
+def moment(text: str) -> datetime:
+    """
+    Read a date, which means its midnight in UTC, or a time with its time zone.
+
+    :raises ArgumentTypeError: if it is neither
+    """
+    try:
+        return datetime.combine(date.fromisoformat(text), time(), UTC)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no date and no time: write 2026-11-01 or 2026-11-01T12:00Z.") from None
+    if found.tzinfo is None:
+        raise ArgumentTypeError(f"{text!r} has no time zone: write {text}Z for UTC, or {text}+01:00.")
+    return found
