@@ -19,6 +19,11 @@ def main() -> None:
 
         up()
         return
+    if sys.argv[1:2] in (["backup"], ["restore"]):  # the servers' business, which need not be there
+        from orders_project.embedded.backups import main as backups
+
+        backups(sys.argv[1], sys.argv[2:])
+        return
     launcher.use_running_system(os.environ)
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
     from django.core.management import execute_from_command_line

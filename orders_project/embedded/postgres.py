@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -35,9 +36,18 @@ class Postgres:
     crash of the server, but not of the machine.
     """
 
-    def __init__(self, home: Path, *, for_tests: bool = False) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        for_tests: bool = False,
+        settings: Mapping[str, str] | None = None,
+        start_timeout: float = 120,
+    ) -> None:
+        """:param settings: of the server, beside those that it needs here"""
         self.home = home.resolve()
-        self.for_tests = for_tests
+        self.settings = {**(FOR_TESTS if for_tests else {}), **(settings or {})}
+        self.start_timeout = start_timeout
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._claim: IO[str] | None = None
@@ -93,7 +103,7 @@ class Postgres:
 
     def url(self, database: str) -> str:
         """The address of a database, as DATABASE_URL understands it."""
-        return f"postgres://{USER}:{self._password}@127.0.0.1:{self.port}/{quote(database, safe='')}"
+        return f"postgres://{USER}:{self.password}@127.0.0.1:{self.port}/{quote(database, safe='')}"
 
     def create_database(self, name: str) -> None:
         """Create a database, unless it is there already."""
@@ -107,7 +117,7 @@ class Postgres:
         return self.home / "postgres.pid"
 
     @property
-    def _password(self) -> str:
+    def password(self) -> str:
         return places.kept(self.home / "password", partial(secrets.token_hex, 16))
 
     def _end(self, by: signal.Signals) -> None:
@@ -127,7 +137,7 @@ class Postgres:
         if self._user is not None:
             os.chown(unfinished, self._user.pw_uid, self._user.pw_gid)
         with tempfile.NamedTemporaryFile() as secret:
-            secret.write(self._password.encode())
+            secret.write(self.password.encode())
             secret.flush()
             if self._user is not None:
                 os.fchown(secret.fileno(), self._user.pw_uid, self._user.pw_gid)
@@ -168,7 +178,7 @@ class Postgres:
                 "jit": "off",  # of no use for short queries, and its libraries may not be there
                 "timezone": "UTC",
                 "log_timezone": "UTC",
-                **(FOR_TESTS if self.for_tests else {}),
+                **self.settings,
             }
             with self.log.open("ab") as output:
                 self.process = processes.spawn(
@@ -186,7 +196,7 @@ class Postgres:
             processes.remember(self.process, self._pid_file)
             try:
                 processes.await_ready(
-                    self.process, self._takes_connections, name="PostgreSQL", log=self.log, timeout=120
+                    self.process, self._takes_connections, name="PostgreSQL", log=self.log, timeout=self.start_timeout
                 )
             except processes.NotReady:
                 if attempt == PORT_TRIES or processes.is_free(self.port):

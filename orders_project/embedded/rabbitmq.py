@@ -210,6 +210,11 @@ def find_source(home: Path) -> Source:
     return Programs(home, sbin=sbin, env=env)
 
 
+def data_of(home: Path) -> Path:
+    """Where a node with this home keeps its queues and messages, unless it runs in a container."""
+    return places.suitable(home) / "data"
+
+
 def is_to_be_downloaded() -> bool:
     """Whether `find_source` would download Debian's packages."""
     return _installed() is None and not debian.is_unpacked(PACKAGE)
@@ -285,7 +290,7 @@ class Programs:
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(port),
             "RABBITMQ_DIST_PORT": str(node_port),
-            "RABBITMQ_MNESIA_BASE": str(place / "data"),
+            "RABBITMQ_MNESIA_BASE": str(data_of(self._home)),
             "RABBITMQ_LOG_BASE": str(place / "logs"),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_CONFIG_FILE": str(configuration),

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import DATABASES, variable
+from . import DATABASES, backups, variable
+from .backups import Backups
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ, greeting
 
@@ -75,7 +76,8 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
             services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
-            services.postgres = Postgres(home / "postgres", for_tests=for_tests)
+            archive = _archive(env.get(backups.VARIABLE, ""))
+            services.postgres = Postgres(home / "postgres", for_tests=for_tests, settings=archive)
             services.postgres.start()
             for database in missing:
                 services.postgres.create_database(database)
@@ -84,6 +86,15 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
         services.stop()
         raise
     return services
+
+
+def _archive(folder: str) -> dict[str, str]:
+    """The settings of a server that is to be backed up, if it is."""
+    if not folder:
+        return {}
+    kept = Backups.named(folder)
+    kept.prepare()
+    return kept.archive()
 
 
 def provide(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Services:

@@ -70,7 +70,7 @@ class RunningSystem:
         with contextlib.ExitStack() as stack:
             stack.callback(places.forget, self.home)
             self._libraries = forked.libraries()  # they are imported while the servers start
-            self.services = begin(self.home, clean | self.given.env, for_tests=self.for_tests)
+            self.services = begin(self.home, clean | self.environment | self.given.env, for_tests=self.for_tests)
             stack.callback(self.services.stop)
             self.services.env |= self.given.env
             self.services.postgres = self.services.postgres or self.given.postgres

@@ -22,7 +22,16 @@ from . import compose, kubernetes
 
 PROJECT = Path(__file__).resolve().parents[2]
 SERVICES = ("ORDERS", "PAYMENTS", "PROCESSING")
-NOT_IN_SETTINGS = {"ENV_FILE", "DEBUG", "EMBEDDED", "PORT", "DATA", "POSTGRES_SOURCE", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+NOT_IN_SETTINGS = {
+    "ENV_FILE",
+    "DEBUG",
+    "EMBEDDED",
+    "PORT",
+    "DATA",
+    "BACKUPS",
+    "POSTGRES_SOURCE",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+}
 
 
 def documented() -> dict[str, str]:

@@ -1,0 +1,316 @@
+"""
+Backups of the embedded PostgreSQL, all databases at one moment: `manage.py backup` and `manage.py restore`.
+
+`BACKUPS` names a folder, which should be on another disk, and which holds:
+
+    base/<when>   base backups, each checked against its manifest
+    wal           what was written since, compressed, a minute after it was written at the latest
+    keys          the secrets of the run: without them encrypted columns can't be read
+
+# Note [PostgreSQL's own programs]: they are of the server's version wherever the server comes from, and a person who
+knows them can do without us. Tools that add deduplication, encryption and object stores are for servers that somebody
+runs for the whole company: docs/backups.md says how to use one of them.
+
+# Note [A restore ends with a backup]: from the moment to which we went back, the archive has two histories. Each base
+backup belongs to one of them, and recovery stays on that one. So a moment before the restore can still be had as it
+was, and one after it begins with the backup that the restore made.
+
+# Note [The broker is emptied]: its queues hold messages of a time that the databases know nothing of any more. What was
+under way at the moment to which we go back is in the outboxes: `manage.py resend` sends it again.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from orders_project.environment import Environment
+from outbox.management.arguments import moment
+
+from . import CannotRun, places, processes
+from .postgres import USER, Postgres
+from .postgres_sources import data_of
+from .rabbitmq import data_of as data_of_broker
+
+VARIABLE = "BACKUPS"
+ARCHIVED_AFTER = 60  # seconds that a quiet server may keep what it has written to itself
+LONGEST_RECOVERY = 24 * 3600.0
+STAMP = "%Y%m%dT%H%M%SZ"
+SEGMENT = 24  # characters in the name of a file of PostgreSQL's log
+NOT_REACHED = "recovery ended before configured recovery target was reached"
+ABOUT = {
+    "backup": "Back up the databases of the system that `make run` runs here, which was started with BACKUPS.",
+    "restore": "Bring the databases of a system that does not run at the moment back to an earlier moment.",
+}
+KEYS = ("secret-key", "encryption-key", "jwt-key.pem", "postgres/password")
+NEXT_STEPS = """\
+The databases are as they were at {moment}. What was there before is in {aside}.
+
+  1. make run
+  2. ./manage.py resend --grace 0s    sends what was under way at that moment
+  3. ./manage.py reconcile            shows what the gateway has booked since
+  4. ./manage.py audit                is clean when all of it has been handled
+"""
+
+
+class NoBackup(CannotRun):
+    """There is nothing to restore, or nothing that can be backed up."""
+
+    code = "no_backup"
+
+
+@dataclass(frozen=True)
+class Backups:
+    """The folder of backups."""
+
+    folder: Path
+
+    @classmethod
+    def named(cls, name: str) -> "Backups":
+        """
+        The folder that a person has named.
+
+        :raises NoBackup: if it has not been named
+        """
+        if not name:
+            raise NoBackup(f"name the folder of backups: {VARIABLE}=/a/folder/on/another/disk")
+        return cls(Path(name).expanduser().resolve())
+
+    @property
+    def wal(self) -> Path:
+        return self.folder / "wal"
+
+    def prepare(self) -> None:
+        """
+        Make the folders, so that the server's user can write to them.
+
+        :raises NoBackup: if that user cannot enter the folder
+        """
+        user = places.server_user()
+        with places.tellable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not places.can_enter(self.folder, user):
+                raise NoBackup(f"PostgreSQL runs as another user, who cannot enter {self.folder}: choose another")
+            for part in (self.wal, self.folder / "base"):
+                part.mkdir(mode=0o700, exist_ok=True)
+                if user is not None:
+                    os.chown(part, user.pw_uid, user.pw_gid)
+
+    def archive(self) -> dict[str, str]:
+        """Settings of a server that archives what it writes: each file once, whole or not at all."""
+        kept, unfinished = self._file(".gz"), self._file(".unfinished")
+        return {
+            "archive_mode": "on",
+            "archive_timeout": str(ARCHIVED_AFTER),
+            "archive_command": (
+                f"if test -e {kept}; then gunzip < {kept} | cmp -s - %p; else gzip -1 < %p > {unfinished}"
+                f" && sync {unfinished} && mv {unfinished} {kept} && sync {_quoted(self.wal)}; fi"
+            ),
+        }
+
+    def recovery(self, to: datetime | None) -> dict[str, str]:
+        """Settings of a server that goes on from a base backup to this moment, or as far as the archive goes."""
+        kept = self._file(".gz")
+        target = {"recovery_target_time": to.isoformat()} if to else {}
+        return {
+            "restore_command": f"test -e {kept} && gunzip < {kept} > %p",
+            "recovery_target_timeline": "current",
+            "recovery_target_action": "promote",
+            "hot_standby": "off",
+            **target,
+        }
+
+    def base(self, *, before: datetime | None) -> Path:
+        """
+        The newest base backup that was complete at this moment.
+
+        :raises NoBackup: if there is none
+        """
+        made = sorted(folder for folder in (self.folder / "base").glob("*Z") if folder.is_dir())
+        if not made:
+            raise NoBackup(f"there is no backup in {self.folder}")
+        usable = [folder for folder in made if before is None or _moment(folder) <= before]
+        if not usable:
+            raise NoBackup(f"the oldest backup in {self.folder} is of {_moment(made[0]):%Y-%m-%d %H:%M:%S} UTC")
+        return usable[-1]
+
+    def forget(self, *, keep: int) -> list[Path]:
+        """Delete all but so many base backups, and what the oldest that is left does not need; what was deleted."""
+        made = sorted((self.folder / "base").glob("*Z"))
+        gone, kept = made[:-keep], made[-keep:]
+        for folder in gone:
+            shutil.rmtree(folder)
+        if gone:
+            first = (kept[0] / "backup_label").read_text().split("(file ", 1)[1].split(")", 1)[0]
+            for file in self.wal.glob("*.gz"):
+                if file.name[8:24] < first[8:24] and not file.name.endswith(".history.gz"):
+                    file.unlink()
+        return gone
+
+    def _file(self, suffix: str) -> str:
+        return _quoted(self.wal) + f"/%f{suffix}"
+
+
+def backup(data: Path, backups: Backups) -> Path:
+    """
+    Make a base backup of the server that runs in DATA, and check it; the folder.
+
+    :raises NoBackup: if the server archives nothing, or a backup cannot be made
+    """
+    server = Postgres.attached(data / "postgres")
+    unfinished = backups.folder / "base" / "unfinished"
+    programs = replace(server.installation, env=server.installation.env | {"PGPASSWORD": server.password})
+    address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        archives = connection.execute("SELECT current_setting('archive_command')").fetchone()
+        if archives != (backups.archive()["archive_command"],):
+            raise NoBackup(f"the run in {data} archives nothing in {backups.folder}: start it with {VARIABLE}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for program, *arguments in (
+            ("pg_basebackup", *address, "-D", str(unfinished), "--checkpoint=fast", "--wal-method=stream"),
+            ("pg_verifybackup", "--quiet", str(unfinished)),
+        ):
+            done = programs.run(program, *arguments)
+            if done.returncode:
+                raise NoBackup(f"{program}: {(done.stderr or done.stdout).strip()}")
+        _await_archive(connection, backups)
+    _copy_keys(data, backups.folder / "keys")
+    return unfinished.rename(unfinished.with_name(f"{datetime.now(UTC):{STAMP}}"))
+
+
+def _await_archive(connection: psycopg.Connection[Any], backups: Backups) -> None:
+    """Wait until what has been written up to now is in the archive: else it would be found out when it is needed."""
+    ((file, at),) = connection.execute(
+        "SELECT pg_walfile_name(pg_create_restore_point('backup')), clock_timestamp()"
+    ).fetchall()
+    connection.execute("SELECT pg_switch_wal()")
+    while not (backups.wal / f"{file}.gz").exists():
+        failed = connection.execute("SELECT 1 FROM pg_stat_archiver WHERE last_failed_time > %s", [at]).fetchone()
+        if failed:
+            raise NoBackup(f"{file} could not be archived in {backups.wal}: PostgreSQL's log says why")
+        time.sleep(0.1)
+
+
+def restore(data: Path, backups: Backups, *, to: datetime | None) -> str:
+    """
+    Bring the databases in DATA, whose run has ended, to this moment, or as far as the archive goes; what to do next.
+
+    :raises HomeInUse: if its server has not ended
+    :raises NoBackup: if there is no backup of that moment
+    """
+    places.claim(data / "postgres").close()
+    base = backups.base(before=to)
+    backups.prepare()
+    _copy_keys(backups.folder / "keys", data)
+    home, suffix = data / "postgres", f".before-{datetime.now(UTC):{STAMP}}"
+    into = data_of(home)
+    moved = {
+        folder: folder.rename(f"{folder}{suffix}")
+        for folder in (into, data_of_broker(data / "rabbitmq"))
+        if folder.exists()
+    }
+    try:
+        _copy(base, into)
+        _bring_unarchived(moved.get(into), into, backups)
+        (into / "recovery.signal").touch()
+        last = _recover(data, backups, to=to)
+    except BaseException:
+        shutil.rmtree(into, ignore_errors=True)
+        for folder, aside in moved.items():
+            aside.rename(folder)
+        raise
+    return NEXT_STEPS.format(
+        moment=f"{to or last or _moment(base):%Y-%m-%d %H:%M:%S %Z}",
+        aside=" and ".join(map(str, moved.values())) or "no place",
+    )
+
+
+def _recover(data: Path, backups: Backups, *, to: datetime | None) -> datetime | None:
+    """Let a server recover, and back up what it has become; the time of the last transaction that it found."""
+    settings = backups.archive() | backups.recovery(to)
+    server = Postgres(data / "postgres", settings=settings, start_timeout=LONGEST_RECOVERY)
+    try:
+        server.start()
+        with psycopg.connect(server.url("postgres")) as connection:
+            ((last,),) = connection.execute("SELECT pg_last_xact_replay_timestamp()").fetchall()
+        backup(data, backups)
+    except processes.NotReady as failure:
+        if NOT_REACHED not in str(failure):
+            raise
+        raise NoBackup(f"what is in {backups.folder} ends before {to}; without --to, all of it is restored") from None
+    finally:
+        server.stop()
+    return last
+
+
+def _bring_unarchived(old: Path | None, new: Path, backups: Backups) -> None:
+    """Take over what the server before had written and not archived, if its disk is still there."""
+    for file in (old / "pg_wal").glob("0*") if old else ():
+        if len(file.name) == SEGMENT and not (backups.wal / f"{file.name}.gz").exists():
+            (new / "pg_wal" / file.name).unlink(missing_ok=True)
+            _copy(file, new / "pg_wal" / file.name)
+
+
+def _copy(there: Path, here: Path) -> None:
+    """Copy a file or a folder, owners and all."""
+    subprocess.run(["cp", "--archive", "--reflink=auto", there, here], check=True)
+
+
+def _copy_keys(there: Path, here: Path) -> None:
+    """Copy the secrets of a run; none that is here is replaced."""
+    for name in KEYS:
+        if (there / name).exists() and not (here / name).exists():
+            (here / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (here / name).touch(mode=0o600)
+            (here / name).write_bytes((there / name).read_bytes())
+
+
+def _moment(base: Path) -> datetime:
+    """When a base backup was complete."""
+    return datetime.strptime(base.name, STAMP).replace(tzinfo=UTC)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path)).replace("%", "%%")
+
+
+# At a terminal --------------------------------------------------------------------------------------------------------
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """
+    `manage.py backup` and `manage.py restore`.
+
+    :raises SystemExit: if it cannot be done; the message says why
+    """
+    parser = argparse.ArgumentParser(prog=f"manage.py {command}", description=ABOUT[command])
+    parser.add_argument("--folder", default="", help=f"the folder of backups (default: {VARIABLE})")
+    if command == "backup":
+        parser.add_argument("--keep", type=int, default=0, metavar="N", help="delete all but the N newest afterwards")
+    else:
+        parser.add_argument(
+            "--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; by default, the end of the archive"
+        )
+    options = parser.parse_args(arguments)
+    Environment(env_file=places.PROJECT / ".env")
+    data = Path(os.environ.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
+    try:
+        backups = Backups.named(options.folder or os.environ.get(VARIABLE, ""))
+        if command == "backup":
+            print(f"{backup(data, backups)} is complete and checked.")
+            for gone in backups.forget(keep=options.keep) if options.keep > 0 else ():
+                print(f"{gone} is deleted.")
+        else:
+            with places.claim(data):
+                print(restore(data, backups, to=options.to))
+    except CannotRun as refusal:
+        raise SystemExit(f"{command}: {refusal}") from None

@@ -1,0 +1,203 @@
+"""What was backed up is there again, as it was at that moment; what cannot be had is refused, and nothing is lost."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from orders_project.embedded import places
+from orders_project.embedded.backups import Backups, NoBackup, backup, main, restore
+from orders_project.embedded.places import HomeInUse
+from orders_project.embedded.services import Services, begin
+from orders_project.tests.running_system import RunningSystem
+
+ORDER = {"user_id": "demo-rich", "items": [{"sku": "demo-lamp", "quantity": 1, "price": 39.9}]}
+DONE = "SELECT count(*) FROM orders_order WHERE status = 'done' AND order_id = ANY(%s)"
+
+pytestmark = pytest.mark.processes
+
+
+class Server:
+    """A run of PostgreSQL alone, with a table that tells one moment from another."""
+
+    def __init__(self, home: Path) -> None:
+        self.data, self.backups = home / "data", Backups(home / "back ups at 100%")
+        self.data.mkdir(mode=0o711)
+        self.services: Services | None = None
+
+    def start(self) -> None:
+        env = {"BACKUPS": str(self.backups.folder), "AMQP_URL": "amqp://nowhere"}
+        self.services = begin(self.data, env, for_tests=True)
+
+    def stop(self) -> None:
+        if self.services is not None:
+            self.services.stop()
+            self.services = None
+
+    def ask(self, sql: str) -> list[tuple[Any, ...]]:
+        assert self.services is not None
+        assert self.services.postgres is not None
+        with psycopg.connect(self.services.postgres.url("orders"), autocommit=True) as connection:
+            cursor = connection.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+
+    def write(self, number: int) -> datetime:
+        """Store a number; a moment at which it is the last one."""
+        self.ask(f"INSERT INTO numbers VALUES ({number})")
+        return self.ask("SELECT clock_timestamp()")[0][0]
+
+    def numbers(self) -> list[int]:
+        return [number for (number,) in self.ask("SELECT number FROM numbers ORDER BY 1")]
+
+    def restored(self, to: datetime | None) -> list[int]:
+        """The numbers that are there after a restore to this moment."""
+        self.stop()
+        restore(self.data, self.backups, to=to)
+        self.start()
+        return self.numbers()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    home = places.scratch("backups")
+    server = Server(home)
+    server.start()
+    server.ask("CREATE TABLE numbers (number int)")
+    yield server
+    server.stop()
+    places.forget(home)
+
+
+def test_every_moment_since_the_first_backup_can_be_had_again_and_again(server: Server) -> None:
+    server.write(1)
+    first = backup(server.data, server.backups)
+    two = server.write(2)
+    three = server.write(3)
+    server.write(4)
+    backup(server.data, server.backups)
+    server.write(5)
+    assert server.restored(three) == [1, 2, 3]
+    server.write(6)
+    assert server.restored(None) == [1, 2, 3, 6]  # the branch that the restore began
+    assert server.restored(two) == [1, 2]  # and the one that it left
+    kept = sorted((server.backups.folder / "base").iterdir())
+    assert kept[0] == first
+    assert len(kept) == 5  # two, and one after each restore
+    assert server.backups.forget(keep=1) == kept[:4]
+    server.write(7)
+    assert server.restored(None) == [1, 2, 7]
+    with pytest.raises(NoBackup, match=r"the oldest backup in .* is of "):
+        server.restored(three)
+
+
+def test_a_lost_disk_costs_nothing_that_was_archived(server: Server) -> None:
+    backup(server.data, server.backups)
+    server.write(1)
+    backup(server.data, server.backups)  # it waits until all of this is archived
+    assert server.services is not None
+    assert server.services.postgres is not None
+    server.services.postgres.kill()
+    shutil.rmtree(server.data)
+    shutil.rmtree(places.stand_in(server.data / "postgres"), ignore_errors=True)
+    server.data.mkdir(mode=0o711)
+    assert server.restored(None) == [1]
+
+
+def test_what_cannot_be_restored_leaves_everything_as_it_was(server: Server) -> None:
+    backup(server.data, server.backups)
+    server.write(1)
+    with pytest.raises(HomeInUse):
+        restore(server.data, server.backups, to=None)
+    server.stop()
+    for to, why in (
+        (datetime.now(UTC) + timedelta(days=1), "ends before"),
+        (datetime(2020, 1, 1, tzinfo=UTC), "the oldest backup in"),
+    ):
+        with pytest.raises(NoBackup, match=why):
+            restore(server.data, server.backups, to=to)
+    server.start()
+    assert server.numbers() == [1]
+
+
+def test_a_backup_says_what_is_missing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", str(server.data))
+    monkeypatch.delenv("BACKUPS", raising=False)
+    for command, arguments, why in (
+        ("backup", [], "BACKUPS=/a/folder/on/another/disk"),
+        ("backup", ["--folder", str(tmp_path)], "archives nothing in"),
+        ("restore", ["--to", "yesterday"], "2"),
+        ("restore", [], "BACKUPS=/a/folder/on/another/disk"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            main(command, arguments)
+    shutil.rmtree(server.backups.wal)
+    with pytest.raises(NoBackup, match="could not be archived"):
+        backup(server.data, server.backups)
+
+
+def test_the_secrets_of_a_run_come_back_and_replace_none(server: Server) -> None:
+    (server.data / "secret-key").write_text("one")
+    backup(server.data, server.backups)
+    (server.data / "encryption-key").write_text("another")
+    assert server.restored(None) == []
+    (server.data / "secret-key").unlink()
+    server.stop()
+    restore(server.data, server.backups, to=None)
+    assert (server.data / "secret-key").read_text() == "one"
+    assert (server.data / "encryption-key").read_text() == "another"
+    assert oct((server.backups.folder / "keys" / "secret-key").stat().st_mode)[-3:] == "600"
+
+
+def test_orders_go_on_from_the_moment_that_was_restored() -> None:
+    """Everything is destroyed under load; then what was done is done, what was under way goes on, and all adds up."""
+    folder = places.scratch("backups")
+    try:
+        with RunningSystem({"BACKUPS": str(folder / "all")}) as system:
+            backups = Backups(folder / "all")
+
+            def place(number: int) -> list[str]:
+                orders = [requests.post(system.url("/orders"), json=ORDER, timeout=60) for _ in range(number)]
+                return [order.json()["order_id"] for order in orders]
+
+            def ended(ids: list[str]) -> bool:
+                return system.query("orders", DONE, ids) == [(len(ids),)]
+
+            system.manage("load_demo", "--password-file", str(system.home / "password"))
+            system.start("web", "relay", "beat", "orders", "payments", "processing")
+            done = place(10)
+            system.until(lambda: ended(done))
+            backup(system.home, backups)
+            done += place(10)
+            system.until(lambda: ended(done))
+            system.stop("payments")
+            under_way = place(10)
+            ((moment,),) = system.query("orders", "SELECT clock_timestamp()")
+            time.sleep(0.01)
+            lost = place(5)
+            system.start("payments")
+            for name in list(system.running):
+                system.kill(name)
+            assert system.services.postgres is not None
+            assert system.services.rabbitmq is not None
+            servers = (system.services.postgres, system.services.rabbitmq)
+            for server in servers:
+                server.kill()
+            restore(system.home, backups, to=moment)
+            for server in servers:
+                server.start()
+            system.manage("declare_topology")
+            system.start_all()
+            system.manage("resend", "--grace", "0s")
+            system.until(lambda: ended(done + under_way))
+            assert [requests.get(system.url(f"/orders/{one}"), timeout=60).status_code for one in lost] == [404] * 5
+            new = place(3)
+            system.until(lambda: ended(new))
+            system.manage("audit", "--grace", "0", "--settle", "1")
+    finally:
+        places.forget(folder)
