@@ -286,21 +286,26 @@ def _quoted(path: Path) -> str:
 # At a terminal --------------------------------------------------------------------------------------------------------
 
 
-def main(command: str, arguments: Sequence[str]) -> None:
-    """
-    `manage.py backup` and `manage.py restore`.
-
-    :raises SystemExit: if it cannot be done; the message says why
-    """
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """What `manage.py backup` or `manage.py restore` understands."""
     parser = argparse.ArgumentParser(prog=f"manage.py {command}", description=ABOUT[command])
     parser.add_argument("--folder", default="", help=f"the folder of backups (default: {VARIABLE})")
     if command == "backup":
         parser.add_argument("--keep", type=int, default=0, metavar="N", help="delete all but the N newest afterwards")
     else:
         parser.add_argument(
-            "--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; by default, the end of the archive"
+            "--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; default: the archive's end"
         )
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(command: str, arguments: Sequence[str]) -> None:
+    """
+    Back up or restore the system in DATA.
+
+    :raises SystemExit: if it cannot be done; the message says why
+    """
+    options = parser_of(command).parse_args(arguments)
     Environment(env_file=places.PROJECT / ".env")
     data = Path(os.environ.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
     try:
