@@ -1,19 +1,9 @@
 """
 Backups of the embedded PostgreSQL, all databases at one moment: `manage.py backup` and `manage.py restore`.
 
-`BACKUPS` names a folder, which should be on another disk, and which holds:
-
-    base/<when>   base backups, each checked against its manifest
-    wal           what was written since, compressed, a minute after it was written at the latest
-    keys          the secrets of the run: without them encrypted columns can't be read
-
 # Note [PostgreSQL's own programs]: they are of the server's version wherever the server comes from, and a person who
 knows them can do without us. Tools that add deduplication, encryption and object stores are for servers that somebody
 runs for the whole company: docs/backups.md says how to use one of them.
-
-# Note [A restore ends with a backup]: from the moment to which we went back, the archive has two histories. Each base
-backup belongs to one of them, and recovery stays on that one. So a moment before the restore can still be had as it
-was, and one after it begins with the backup that the restore made.
 
 # Note [The broker is emptied]: its queues hold messages of a time that the databases know nothing of any more. What was
 under way at the moment to which we go back is in the outboxes: `manage.py resend` sends it again.
@@ -21,12 +11,11 @@ under way at the moment to which we go back is in the outboxes: `manage.py resen
 
 import argparse
 import os
-import shlex
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,14 +26,12 @@ from orders_project.environment import Environment
 from outbox.management.arguments import moment
 
 from . import CannotRun, places, processes
+from .backup_folder import STAMP, VARIABLE, Backups, NoBackup, moment_of
 from .postgres import USER, Postgres
 from .postgres_sources import data_of
 from .rabbitmq import data_of as data_of_broker
 
-VARIABLE = "BACKUPS"
-ARCHIVED_AFTER = 60  # seconds that a quiet server may keep what it has written to itself
 LONGEST_RECOVERY = 24 * 3600.0
-STAMP = "%Y%m%dT%H%M%SZ"
 SEGMENT = 24  # characters in the name of a file of PostgreSQL's log
 NOT_REACHED = "recovery ended before configured recovery target was reached"
 ABOUT = {
@@ -60,104 +47,6 @@ The databases are as they were at {moment}. What was there before is in {aside}.
   3. ./manage.py reconcile            shows what the gateway has booked since
   4. ./manage.py audit                is clean when all of it has been handled
 """
-
-
-class NoBackup(CannotRun):
-    """There is nothing to restore, or nothing that can be backed up."""
-
-    code = "no_backup"
-
-
-@dataclass(frozen=True)
-class Backups:
-    """The folder of backups."""
-
-    folder: Path
-
-    @classmethod
-    def named(cls, name: str) -> "Backups":
-        """
-        The folder that a person has named.
-
-        :raises NoBackup: if it has not been named
-        """
-        if not name:
-            raise NoBackup(f"name the folder of backups: {VARIABLE}=/a/folder/on/another/disk")
-        return cls(Path(name).expanduser().resolve())
-
-    @property
-    def wal(self) -> Path:
-        return self.folder / "wal"
-
-    def prepare(self) -> None:
-        """
-        Make the folders, so that the server's user can write to them.
-
-        :raises NoBackup: if that user cannot enter the folder
-        """
-        user = places.server_user()
-        with places.tellable(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not places.can_enter(self.folder, user):
-                raise NoBackup(f"PostgreSQL runs as another user, who cannot enter {self.folder}: choose another")
-            for part in (self.wal, self.folder / "base"):
-                part.mkdir(mode=0o700, exist_ok=True)
-                if user is not None:
-                    os.chown(part, user.pw_uid, user.pw_gid)
-
-    def archive(self) -> dict[str, str]:
-        """Settings of a server that archives what it writes: each file once, whole or not at all."""
-        kept, unfinished = self._file(".gz"), self._file(".unfinished")
-        return {
-            "archive_mode": "on",
-            "archive_timeout": str(ARCHIVED_AFTER),
-            "archive_command": (
-                f"if test -e {kept}; then gunzip < {kept} | cmp -s - %p; else gzip -1 < %p > {unfinished}"
-                f" && sync {unfinished} && mv {unfinished} {kept} && sync {_quoted(self.wal)}; fi"
-            ),
-        }
-
-    def recovery(self, to: datetime | None) -> dict[str, str]:
-        """Settings of a server that goes on from a base backup to this moment, or as far as the archive goes."""
-        kept = self._file(".gz")
-        target = {"recovery_target_time": to.isoformat()} if to else {}
-        return {
-            "restore_command": f"test -e {kept} && gunzip < {kept} > %p",
-            "recovery_target_timeline": "current",
-            "recovery_target_action": "promote",
-            "hot_standby": "off",
-            **target,
-        }
-
-    def base(self, *, before: datetime | None) -> Path:
-        """
-        The newest base backup that was complete at this moment.
-
-        :raises NoBackup: if there is none
-        """
-        made = sorted(folder for folder in (self.folder / "base").glob("*Z") if folder.is_dir())
-        if not made:
-            raise NoBackup(f"there is no backup in {self.folder}")
-        usable = [folder for folder in made if before is None or _moment(folder) <= before]
-        if not usable:
-            raise NoBackup(f"the oldest backup in {self.folder} is of {_moment(made[0]):%Y-%m-%d %H:%M:%S} UTC")
-        return usable[-1]
-
-    def forget(self, *, keep: int) -> list[Path]:
-        """Delete all but so many base backups, and what the oldest that is left does not need; what was deleted."""
-        made = sorted((self.folder / "base").glob("*Z"))
-        gone, kept = made[:-keep], made[-keep:]
-        for folder in gone:
-            shutil.rmtree(folder)
-        if gone:
-            first = (kept[0] / "backup_label").read_text().split("(file ", 1)[1].split(")", 1)[0]
-            for file in self.wal.glob("*.gz"):
-                if file.name[8:24] < first[8:24] and not file.name.endswith(".history.gz"):
-                    file.unlink()
-        return gone
-
-    def _file(self, suffix: str) -> str:
-        return _quoted(self.wal) + f"/%f{suffix}"
 
 
 def backup(data: Path, backups: Backups) -> Path:
@@ -229,7 +118,7 @@ def restore(data: Path, backups: Backups, *, to: datetime | None) -> str:
             aside.rename(folder)
         raise
     return NEXT_STEPS.format(
-        moment=f"{to or last or _moment(base):%Y-%m-%d %H:%M:%S %Z}",
+        moment=f"{to or last or moment_of(base):%Y-%m-%d %H:%M:%S %Z}",
         aside=" and ".join(map(str, moved.values())) or "no place",
     )
 
@@ -274,15 +163,6 @@ def _copy_keys(there: Path, here: Path) -> None:
             (here / name).write_bytes((there / name).read_bytes())
 
 
-def _moment(base: Path) -> datetime:
-    """When a base backup was complete."""
-    return datetime.strptime(base.name, STAMP).replace(tzinfo=UTC)
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path)).replace("%", "%%")
-
-
 # At a terminal --------------------------------------------------------------------------------------------------------
 
 
@@ -293,9 +173,7 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     if command == "backup":
         parser.add_argument("--keep", type=int, default=0, metavar="N", help="delete all but the N newest afterwards")
     else:
-        parser.add_argument(
-            "--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; default: the archive's end"
-        )
+        parser.add_argument("--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; default: the archive's end")
     return parser
 
 

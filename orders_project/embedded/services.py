@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import DATABASES, backups, variable
-from .backups import Backups
+from . import DATABASES, backup_folder, variable
+from .backup_folder import Backups
 from .postgres import Postgres
 from .rabbitmq import RabbitMQ, greeting
 
@@ -76,7 +76,7 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
             services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
-            archive = _archive(env.get(backups.VARIABLE, ""))
+            archive = _archive(env.get(backup_folder.VARIABLE, ""))
             services.postgres = Postgres(home / "postgres", for_tests=for_tests, settings=archive)
             services.postgres.start()
             for database in missing:

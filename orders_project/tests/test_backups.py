@@ -12,7 +12,8 @@ import pytest
 import requests
 
 from orders_project.embedded import places
-from orders_project.embedded.backups import Backups, NoBackup, backup, main, restore
+from orders_project.embedded.backup_folder import Backups, NoBackup
+from orders_project.embedded.backups import backup, main, restore
 from orders_project.embedded.places import HomeInUse
 from orders_project.embedded.services import Services, begin
 from orders_project.tests.running_system import RunningSystem
