@@ -89,6 +89,7 @@ class Shop:
             )
             self.receiver = undo.enter_context(Receiver())
             threading.Thread(target=self.receiver.serve_forever, daemon=True).start()
+            undo.callback(self.receiver.shutdown)  # one that is closed and still serves never sleeps again
             self.new.start(bank=["manage.py", "fake_gateway", "--state", str(self.home / "bank.jsonl")])
             self.shoppers = Shoppers(self.url)
             undo.callback(self.shoppers.stop)
