@@ -173,14 +173,15 @@ class RunningSystem:
 
     def until(self, done: Callable[[], Any], *, timeout: float = 180) -> None:
         """Wait until this is true; says which process has died if one has, and shows the logs if time is up."""
-        deadline = time.monotonic() + timeout
+        deadline, pause = time.monotonic() + timeout, 0.02
         while not done():
             for name, process in self.running.items():
                 assert process.poll() is None, f"{name} ended: {processes.tail(self.log(name), lines=40)}"
             assert time.monotonic() < deadline, "\n".join(
                 f"--- {name}\n{processes.tail(self.log(name))}" for name in self.running
             )
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.3)  # what has not come soon is asked for less often: questions cost, too
 
 
 def _is_alive(connection: psycopg.Connection[Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import requests
 
 PATIENT = 120.0  # seconds in which a request is repeated
-PAUSE = 0.15  # seconds between two orders
+PAUSE = 0.5  # seconds between two orders
 
 
 @dataclass
