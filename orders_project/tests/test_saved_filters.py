@@ -151,7 +151,8 @@ def test_is_no_place_for_scripts(boss: Client) -> None:
 
 
 def test_is_there_on_every_list(boss: Client) -> None:
-    for model, page in admin.site._registry.items():
+    pages: Any = admin.site._registry
+    for model, page in pages.items():
         url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
         shown = saved(boss, "q=a" if page.get_search_fields(None) else "o=1", url)
         assert [str(one) for one in shown["messages"]] == ["The filter “mine” is saved."], url
