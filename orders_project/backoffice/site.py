@@ -9,8 +9,9 @@ from django.contrib.auth.views import redirect_to_login
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, URLResolver, path, reverse
+from django.urls import URLPattern, URLResolver, get_script_prefix, path, reverse
 from django.utils import timezone
+from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.i18n import set_language
@@ -33,6 +34,10 @@ class BackOffice(admin.AdminSite):
     empty_value_display = "–"
     login_form = LoginForm
     login_template = "admin/login_with_code.html"
+
+    def __init__(self, name: str = "admin") -> None:
+        super().__init__(name)
+        self._menus: dict[tuple[Any, ...], list[Any]] = {}  # by who sees them, which language and below which path
 
     def has_permission(self, request: HttpRequest) -> bool:
         return super().has_permission(request) and second_factor.is_satisfied(request.user)
@@ -105,7 +110,12 @@ class BackOffice(admin.AdminSite):
         """What this person may see, by the sections of the menu; or, of one app, its models."""
         if app_label:
             return super().get_app_list(request, app_label)
-        return menu.sections(self._build_app_dict(request).values())
+        user: Any = request.user
+        seen_by = "all" if user.is_superuser else frozenset(user.get_all_permissions())
+        kind = (seen_by, get_language(), get_script_prefix())
+        if kind not in self._menus:
+            self._menus[kind] = menu.sections(self._build_app_dict(request).values())
+        return self._menus[kind]
 
     def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         """The dashboard for those who may see all services; the plain list of pages for others."""

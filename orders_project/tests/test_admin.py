@@ -34,15 +34,16 @@ def orders(post: Any) -> list[Any]:
     return placed
 
 
-class TestEveryPage:
-    @pytest.mark.parametrize("model", admin.site._registry, ids=lambda model: model._meta.label)
-    def test_opens(self, boss: Client, orders: list[Any], model: Any) -> None:
+def test_every_page_opens(boss: Client, orders: list[Any]) -> None:
+    status_of = {}
+    for model in admin.site._registry:
         name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
-        answer = boss.get(reverse(f"{name}_changelist"))
-        assert answer.status_code == 200
-        for row in answer.context["cl"].result_list[:1]:
-            page = boss.get(reverse(f"{name}_change", args=[row.pk]))
-            assert page.status_code == 200
+        answer = boss.get(where := reverse(f"{name}_changelist"))
+        status_of[where] = answer.status_code
+        for row in answer.context["cl"].result_list[:1] if answer.context else ():
+            page = reverse(f"{name}_change", args=[row.pk])
+            status_of[page] = boss.get(page).status_code
+    assert not {page: status for page, status in status_of.items() if status != 200}
 
 
 class TestRoles:

@@ -85,13 +85,12 @@ class TestDeposits:
         assert (entry.actor, entry.amount) == ("manager", 500)
         assert "Reason: found" in LogEntry.objects.get().change_message
 
-    @pytest.mark.parametrize("amount", ["0", "-1", "1.234", "lots", "1e3", "1e400", ""])
-    def test_of_no_amount_are_refused(self, manager: Client, ann: Any, amount: str) -> None:
-        answer = do(manager, ann, "deposit", amount=amount, reason="x")
-        assert answer.status_code == 422
-        ann.refresh_from_db()
-        assert ann.balance == 10_000_00
-        assert not LogEntry.objects.exists()
+    def test_of_no_amount_are_refused(self, manager: Client, ann: Any) -> None:
+        for amount in ("0", "-1", "1.234", "lots", "1e3", "1e400", ""):
+            assert do(manager, ann, "deposit", amount=amount, reason="x").status_code == 422, amount
+            ann.refresh_from_db()
+            assert ann.balance == 10_000_00, amount
+            assert not LogEntry.objects.exists(), amount
 
     def test_need_a_manager(self, ann: Any) -> None:
         assert client_of("operator").get(url(ann, "deposit")).status_code == 403

@@ -37,6 +37,7 @@ def test_every_page_is_walked(user: Operator) -> None:
     while waiting:
         path = waiting.pop(0)
         # One page of each kind: rows and filters of one list look alike.
+        path = re.sub(r"\?_changelist_filters=.*", "", path)  # where from: the page is the same without
         kind = re.sub(r"/[^/]*\d[^/]*/", "/#/", re.sub(r"\?.*", "?", path))
         if kind in seen or "logout" in path or "jsi18n" in path:
             continue
