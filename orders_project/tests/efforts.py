@@ -6,25 +6,34 @@ else.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Effort:
     """
-    How many lives of the shop are made up, of how many steps; how many requests for each operation; and how many broken
-    messages in all.
+    How many lives of the shop are made up, of how many steps; how many requests for each operation; how many broken
+    messages in all; and of what is tried in many places, with how many others a case shares them: see `some`.
     """
 
     lives: int
     steps: int
     requests: int
     broken: int
+    sharing: int
 
 
-EFFORTS = {"dev": Effort(4, 15, 1, 300), "ci": Effort(12, 25, 2, 1200), "nightly": Effort(300, 60, 300, 5000)}
+EFFORTS = {
+    "dev": Effort(4, 15, 1, 300, 5),
+    "ci": Effort(12, 25, 2, 1200, 5),
+    "nightly": Effort(300, 60, 300, 5000, 1),
+}
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 EFFORT = EFFORTS[NAME]
 
@@ -39,3 +48,8 @@ settings.register_profile(
 )
 settings.load_profile(NAME)
 SETTINGS = settings.get_profile(NAME)
+
+
+def some(cases: Sequence[T], place: int) -> Sequence[T]:
+    """Those of these cases that are tried in the place of this number; five places in a row see them all."""
+    return cases[place % EFFORT.sharing :: EFFORT.sharing]
