@@ -19,27 +19,28 @@ T = TypeVar("T")
 class Effort:
     """
     How many lives of the shop are made up, of how many steps; how many requests for each operation; how many broken
-    messages in all; and of what is tried in many places, with how many others a case shares them: see `some`.
+    messages in all; how many examples of what is true of every one; and how many cases share a place: see `some`.
     """
 
     lives: int
     steps: int
     requests: int
     broken: int
+    examples: int
     sharing: int
 
 
 EFFORTS = {
-    "dev": Effort(4, 15, 1, 300, 5),
-    "ci": Effort(12, 25, 2, 1200, 5),
-    "nightly": Effort(300, 60, 300, 5000, 1),
+    "dev": Effort(4, 15, 1, 300, 10, 5),
+    "ci": Effort(8, 25, 2, 600, 25, 5),
+    "nightly": Effort(300, 60, 300, 5000, 1000, 1),
 }
 NAME = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 EFFORT = EFFORTS[NAME]
 
 settings.register_profile(
     NAME,
-    max_examples=EFFORT.lives,
+    max_examples=EFFORT.examples,
     stateful_step_count=EFFORT.steps,
     deadline=None,
     database=None,
@@ -47,7 +48,7 @@ settings.register_profile(
     suppress_health_check=list(HealthCheck),
 )
 settings.load_profile(NAME)
-SETTINGS = settings.get_profile(NAME)
+OF_LIVES = settings(max_examples=EFFORT.lives)
 
 
 def some(cases: Sequence[T], place: int) -> Sequence[T]:
