@@ -6,6 +6,7 @@ The servers start when this file is loaded, before Django's settings are: those 
 
 import atexit
 import gc
+import logging
 import os
 import secrets
 import socketserver
@@ -90,6 +91,8 @@ _compare = clock._compare
 clock._compare = lambda using: clock._Comparison.of(timedelta(0))
 # Servers of tests look often whether they are to end, where others do so twice a second, and their tests wait for it.
 socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)
+# pytest keeps what is logged and shows it where a test fails: to write it as JSON too takes a tenth of a request.
+logging.getLogger().handlers.clear()
 # What makes a password slow to guess makes a test that logs in slow.
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 # Each test client makes all middleware anew, and looking for the static files takes longer than most requests do.

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orders import shares
 from orders.models import OrderLine
-
-SETTINGS = settings(max_examples=100, deadline=None, database=None)
 
 Kind = OrderLine.Kind
 AMOUNTS = st.integers(0, 10**9) | st.integers(0, 20)
@@ -47,7 +45,6 @@ def orders(draw: st.DrawFn) -> list[OrderLine]:
 
 
 @given(orders(), st.randoms(use_true_random=False))
-@SETTINGS
 def test_all_pieces_together_are_what_was_paid(lines: list[OrderLine], random: Random) -> None:
     """In whatever order they come back, also if less was captured, or some refunds fail and are made again."""
     ordered = {line.position: line.quantity for line in lines if line.kind == Kind.ITEM}
@@ -75,7 +72,6 @@ def summed(parts: Iterable[dict[int, int]]) -> Counter[int]:
 
 
 @given(st.integers(0, 10**14), st.lists(AMOUNTS, min_size=1, max_size=8).filter(any))
-@SETTINGS
 def test_a_part_differs_from_the_exact_one_by_less_than_a_minor_unit(amount: int, weights: list[int]) -> None:
     parts = shares.divide(amount, weights)
     assert sum(parts) == amount

@@ -176,4 +176,4 @@ class Chaos(RuleBasedStateMachine):
 @pytest.mark.django_db
 def test_no_chaos_breaks_a_promise() -> None:
     """As many lives of the shop as the profile says: see efforts.py."""
-    run_state_machine_as_test(Chaos, settings=efforts.SETTINGS)
+    run_state_machine_as_test(Chaos, settings=efforts.OF_LIVES)

@@ -1,5 +1,7 @@
 """Texts that are known to break programs, in every field and header; and fields that clients may not set."""
 
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
@@ -12,6 +14,7 @@ from orders.models import Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.tests.callers import bearer, new_key
+from orders_project.tests.efforts import some
 from payments.models import Account
 from processing.models import Product
 
@@ -39,26 +42,28 @@ HEADERS = [
     "Host",
 ]  # fmt: skip
 # Those that can have a request refused before the others are looked at, and so are tried alone.
-REFUSING = {"Authorization", "Accept", "Content-Length", "Host"}
-POSTED = {
-    "/orders": ("Idempotency-Key", "Content-Type", "X-Forwarded-For"),
-    "/webhooks/payments/fake": ("webhook-id", "webhook-timestamp", "webhook-signature", "Content-Type"),
-}
-# Parameters that are looked at together: either all of them are refused for a text, or none.
-PARAMETERS = {
-    "/orders": (
-        ("customer_id", "user_id"),
-        ("user_email",),
-        ("status", "created_from", "created_to"),
-        ("cursor",),
-        ("limit",),
+REFUSING = ["Authorization", "Accept", "Content-Length", "Host"]
+POSTED = [
+    *itertools.product(["/orders"], ["Idempotency-Key", "Content-Type", "X-Forwarded-For"]),
+    *itertools.product(
+        ["/webhooks/payments/fake"], ["webhook-id", "webhook-timestamp", "webhook-signature", "Content-Type"]
     ),
-    "/products": (("is_active",), ("sku",), ("cursor",), ("limit",)),
-}
-FIELDS = [
+]
+# Parameters that are looked at together, where either all of them are refused for a text or none, are in one place.
+PLACES = [
+    "GET /orders?customer_id={0}&user_id={0}", "GET /orders?user_email={0}",
+    "GET /orders?status={0}&created_from={0}&created_to={0}", "GET /orders?cursor={0}", "GET /orders?limit={0}",
+    "GET /products?is_active={0}", "GET /products?sku={0}", "GET /products?cursor={0}", "GET /products?limit={0}",
+    "POST /accounts?user_id={0}",
+]  # fmt: skip
+PATHS = ["/{}", "/orders/{}", "/orders/{}/events", "/products/{}", "/accounts/{}/balance", "/problems/{}"]
+ORDER = [
     "order_id", "customer_id", "user_id", "user_email", "description", "payment_method", "currency", "amount", "items",
     "unknown-field",
 ]  # fmt: skip
+LINE = ["sku", "product_id", "quantity", "price", "unknown-field"]
+PRODUCT = ["name", "sku", "price", "stock", "is_active"]
+OF_GRPC = ["order_id", "customer_id", "user_email", "description", "payment_method", "currency"]
 
 
 @pytest.fixture
@@ -83,78 +88,101 @@ def assert_handled(answer: Any, what: object) -> None:
     assert "\n" not in "".join(f"{name}{value}" for name, value in answer.headers.items())
 
 
+def all_different(fields: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Naughty texts for these fields, different ones in each, until each text was in every field."""
+    for shift in range(len(NAUGHTY)):
+        yield {field: NAUGHTY[(shift + number) % len(NAUGHTY)] for number, field in enumerate(fields)}
+
+
+def order(http: Client, **fields: Any) -> Any:
+    body = {"user_id": "ann", "amount": 1, "customer_id": "c", **fields}
+    return http.post("/orders", body, content_type="application/json")
+
+
+def order_of(http: Client, **line: Any) -> Any:
+    body = {"customer_id": "c", "items": [{"sku": "free", "quantity": 1, "price": 1, **line}]}
+    return http.post("/orders", body, content_type="application/json")
+
+
+def product(http: Client, **fields: Any) -> Any:
+    body = {"name": "Lamp", "price": 1, "stock": 1, "sku": f"s-{uuid4()}", **fields}
+    return http.post("/admin/products", body, "application/json", headers={"X-Admin-Secret": "dev-admin-secret"})
+
+
 @pytest.mark.slow
 class TestNaughtyTexts:
-    @pytest.mark.parametrize("field", FIELDS)
+    """Each text in each field, with all others; and each text as all that is wrong, in some of the fields."""
+
+    @pytest.mark.parametrize(("send", "fields"), [(order, ORDER), (order_of, LINE), (product, PRODUCT)])
+    def test_in_all_fields_at_once(self, http: Client, send: Callable[..., Any], fields: list[str]) -> None:
+        for texts in all_different(fields):
+            assert_handled(send(http, **texts), texts)
+
+    @pytest.mark.parametrize("field", ORDER)
     def test_in_an_order(self, http: Client, field: str) -> None:
-        for text in NAUGHTY:
-            body = {"user_id": "ann", "amount": 1, "customer_id": "c", field: text}
-            answer = http.post("/orders", body, content_type="application/json")
+        for text in some(NAUGHTY, ORDER.index(field)):
+            answer = order(http, **{field: text})
             assert_handled(answer, (field, text))
             if answer.status_code == 201 and field not in ("order_id", "amount"):
                 kept = answer.json().get(field)
                 assert kept in (text, text.strip() or None, "gateway", "account", "USD"), (field, text)
 
-    @pytest.mark.parametrize("field", ["sku", "product_id", "quantity", "price", "unknown-field"])
+    @pytest.mark.parametrize("field", LINE)
     def test_in_a_line(self, http: Client, field: str) -> None:
-        for text in NAUGHTY:
-            body = {"customer_id": "c", "items": [{"sku": "free", "quantity": 1, "price": 1, field: text}]}
-            assert_handled(http.post("/orders", body, content_type="application/json"), (field, text))
+        for text in some(NAUGHTY, LINE.index(field)):
+            assert_handled(order_of(http, **{field: text}), (field, text))
 
-    @pytest.mark.parametrize("field", ["name", "sku", "price", "stock", "is_active"])
+    @pytest.mark.parametrize("field", PRODUCT)
     def test_in_a_product(self, http: Client, field: str) -> None:
-        for text in NAUGHTY:
-            body = {"name": "Lamp", "price": 1, "stock": 1, "sku": f"s-{uuid4()}", field: text}
-            headers = {"X-Admin-Secret": "dev-admin-secret"}
-            assert_handled(http.post("/admin/products", body, "application/json", headers=headers), (field, text))
+        for text in some(NAUGHTY, PRODUCT.index(field)):
+            assert_handled(product(http, **{field: text}), (field, text))
 
-    def test_in_paths_and_queries(self, http: Client) -> None:
-        paths = ("/{}", "/orders/{}", "/orders/{}/events", "/products/{}", "/accounts/{}/balance", "/problems/{}")
-        for text in NAUGHTY:
-            quoted = quote(text[:300], safe="")
-            for path in paths:
-                answer = http.get(path.format(quoted))
-                assert answer.status_code < 500, (path, text)
-            assert_handled(http.post(f"/accounts?user_id={quoted}"), text)
-            for path, groups in PARAMETERS.items():
-                for names in groups:
-                    query = "&".join(f"{name}={quoted}" for name in names)
-                    assert_handled(http.get(f"{path}?{query}"), (names, text))
-        for raw in ("%00", "%ff%fe", "%", "%u0041", "%C0%AF", "a%0d%0ab"):
-            assert http.get(f"/orders/{raw}").status_code < 500
-            assert_handled(http.get(f"/orders?user_id={raw}"), raw)
+    @pytest.mark.parametrize("path", PATHS)
+    def test_in_a_path(self, http: Client, path: str) -> None:
+        for text in some(NAUGHTY, PATHS.index(path)):
+            assert http.get(path.format(quote(text[:300], safe=""))).status_code < 500, text
 
-    @pytest.mark.parametrize("header", [name for name in HEADERS if name in REFUSING])
+    @pytest.mark.parametrize("place", PLACES)
+    def test_in_a_query(self, http: Client, place: str) -> None:
+        for text in some(NAUGHTY, PLACES.index(place)):
+            method, url = place.format(quote(text[:300], safe="")).split(" ")
+            assert_handled(http.generic(method, url), text)
+
+    @pytest.mark.parametrize("raw", ["%00", "%ff%fe", "%", "%u0041", "%C0%AF", "a%0d%0ab"])
+    def test_that_are_not_quoted(self, http: Client, raw: str) -> None:
+        assert http.get(f"/orders/{raw}").status_code < 500
+        assert_handled(http.get(f"/orders?user_id={raw}"), raw)
+
+    @pytest.mark.parametrize("header", REFUSING)
     def test_in_a_header_that_may_be_refused(self, http: Client, header: str) -> None:
-        for text in NAUGHTY:
+        for text in some(NAUGHTY, REFUSING.index(header)):
             assert http.get("/orders", **environ(header, text)).status_code < 500, text
 
     def test_in_all_other_headers_at_once(self, http: Client) -> None:
-        """Each text in each of them, and in a request all differ: it is answered, so no header hides another."""
-        others = [name for name in HEADERS if name not in REFUSING]
-        for shift in range(len(NAUGHTY)):
+        """It is answered, so no header hides another."""
+        for texts in all_different([name for name in HEADERS if name not in REFUSING]):
             extra: dict[str, Any] = {}
-            for number, header in enumerate(others):
-                extra |= environ(header, NAUGHTY[(shift + number) % len(NAUGHTY)])
+            for header, text in texts.items():
+                extra |= environ(header, text)
             answer = http.get("/orders", **extra)
-            assert answer.status_code == 200, (shift, answer.content)
+            assert answer.status_code == 200, (texts, answer.content)
 
-    @pytest.mark.parametrize(("path", "header"), [(path, header) for path, names in POSTED.items() for header in names])
+    @pytest.mark.parametrize(("path", "header"), POSTED)
     def test_in_a_header_of_what_is_posted(self, http: Client, path: str, header: str) -> None:
-        for text in NAUGHTY:
+        for text in some(NAUGHTY, POSTED.index((path, header))):
             extra = environ(header, text)
             answer = http.post(path, b"{}", **({"content_type": extra.pop("CONTENT_TYPE", "application/json")} | extra))
             assert answer.status_code < 500, (text, answer.content)
 
     def test_over_grpc(self, grpc_channel: Any) -> None:
         create = OrderServiceStub(grpc_channel).CreateOrder
-        for text in NAUGHTY:
-            for field in ("order_id", "customer_id", "user_email", "description", "payment_method", "currency"):
-                request = pb.CreateOrderRequest(user_id="ann", amount=-1)  # never created: only validated
+        for texts in all_different(OF_GRPC):
+            request = pb.CreateOrderRequest(user_id="ann", amount=-1)  # never created: only validated
+            for field, text in texts.items():
                 setattr(request, field, text)
-                with pytest.raises(grpc.RpcError) as refused:
-                    create(request)
-                assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, (field, text)
+            with pytest.raises(grpc.RpcError) as refused:
+                create(request)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, texts
 
 
 class TestClientsCannotSet:

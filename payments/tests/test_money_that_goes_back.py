@@ -49,7 +49,7 @@ THINGS = (
 FAULTS = ("", "", "", "down", "lost", "broke", "broke_late")
 
 
-@limits(max_examples=15, deadline=None)
+@limits(max_examples=limits().max_examples // 3)  # each takes long
 @given(st.integers(0, 2**32))
 def test_the_ledger_says_what_the_gateway_has(seed: int) -> None:
     chance = random.Random(seed)  # which varies more than what Hypothesis draws in few examples

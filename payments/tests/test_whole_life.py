@@ -9,7 +9,6 @@ import pytest
 from django.db import transaction
 from django.utils import timezone
 from hypothesis import given
-from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from outbox.ids import uuid7
@@ -478,7 +477,6 @@ THINGS = (
 )
 
 
-@limits(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32))
 def test_whatever_happens_the_ledger_says_what_the_gateway_has(seed: int) -> None:
     chance = random.Random(seed)  # which varies more than what Hypothesis draws in few examples
