@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import requests
 
-from orders_project.embedded import places
+from orders_project.embedded import DATABASES, places, variable
 from orders_project.embedded.backup_folder import Backups, NoBackup
 from orders_project.embedded.backups import backup, main, restore
 from orders_project.embedded.places import HomeInUse
@@ -33,7 +33,8 @@ class Server:
         self.services: Services | None = None
 
     def start(self) -> None:
-        env = {"BACKUPS": str(self.backups.folder), "AMQP_URL": "amqp://nowhere"}
+        elsewhere = {variable(name): "postgres://elsewhere" for name in DATABASES if name != "orders"}
+        env = {"BACKUPS": str(self.backups.folder), "AMQP_URL": "amqp://elsewhere", **elsewhere}
         self.services = begin(self.data, env, for_tests=True)
 
     def stop(self) -> None:
@@ -79,38 +80,52 @@ def test_every_moment_since_the_first_backup_can_be_had_again_and_again(server: 
     server.write(1)
     first = backup(server.data, server.backups)
     two = server.write(2)
+    backup(server.data, server.backups)
     three = server.write(3)
     server.write(4)
-    backup(server.data, server.backups)
-    server.write(5)
     assert server.restored(three) == [1, 2, 3]
     server.write(6)
     assert server.restored(None) == [1, 2, 3, 6]  # the branch that the restore began
-    assert server.restored(two) == [1, 2]  # and the one that it left
     kept = sorted((server.backups.folder / "base").iterdir())
     assert kept[0] == first
-    assert len(kept) == 5  # two, and one after each restore
-    assert server.backups.forget(keep=1) == kept[:4]
-    server.write(7)
-    assert server.restored(None) == [1, 2, 7]
+    assert len(kept) == 4  # two, and one after each restore
+    assert server.backups.forget(keep=3) == [first]
+    assert server.restored(three) == [1, 2, 3]  # on the branch that was left, with the second one
+    server.stop()
     with pytest.raises(NoBackup, match=r"the oldest backup in .* is of "):
-        server.restored(three)
+        restore(server.data, server.backups, to=two)
 
 
-def test_a_lost_disk_costs_nothing_that_was_archived(server: Server) -> None:
-    backup(server.data, server.backups)
+def test_a_lost_disk_costs_nothing_that_was_archived_and_secrets_come_back(server: Server) -> None:
+    (server.data / "secret-key").write_text("one")
     server.write(1)
     backup(server.data, server.backups)  # it waits until all of this is archived
+    assert oct((server.backups.folder / "keys" / "secret-key").stat().st_mode)[-3:] == "600"
     assert server.services is not None
     assert server.services.postgres is not None
     server.services.postgres.kill()
     shutil.rmtree(server.data)
     shutil.rmtree(places.stand_in(server.data / "postgres"), ignore_errors=True)
     server.data.mkdir(mode=0o711)
+    (server.data / "encryption-key").write_text("another")
     assert server.restored(None) == [1]
+    assert (server.data / "secret-key").read_text() == "one"
+    assert (server.data / "encryption-key").read_text() == "another"
 
 
-def test_what_cannot_be_restored_leaves_everything_as_it_was(server: Server) -> None:
+def test_what_cannot_be_done_leaves_everything_as_it_was(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA", str(server.data))
+    monkeypatch.delenv("BACKUPS", raising=False)
+    for command, arguments, why in (
+        ("backup", [], "BACKUPS=/a/folder/on/another/disk"),
+        ("backup", ["--folder", str(tmp_path)], "archives nothing in"),
+        ("restore", ["--to", "yesterday"], "2"),
+        ("restore", [], "BACKUPS=/a/folder/on/another/disk"),
+    ):
+        with pytest.raises(SystemExit, match=why):
+            main(command, arguments)
     backup(server.data, server.backups)
     server.write(1)
     with pytest.raises(HomeInUse):
@@ -124,35 +139,9 @@ def test_what_cannot_be_restored_leaves_everything_as_it_was(server: Server) -> 
             restore(server.data, server.backups, to=to)
     server.start()
     assert server.numbers() == [1]
-
-
-def test_a_backup_says_what_is_missing(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATA", str(server.data))
-    monkeypatch.delenv("BACKUPS", raising=False)
-    for command, arguments, why in (
-        ("backup", [], "BACKUPS=/a/folder/on/another/disk"),
-        ("backup", ["--folder", str(tmp_path)], "archives nothing in"),
-        ("restore", ["--to", "yesterday"], "2"),
-        ("restore", [], "BACKUPS=/a/folder/on/another/disk"),
-    ):
-        with pytest.raises(SystemExit, match=why):
-            main(command, arguments)
     shutil.rmtree(server.backups.wal)
     with pytest.raises(NoBackup, match="could not be archived"):
         backup(server.data, server.backups)
-
-
-def test_the_secrets_of_a_run_come_back_and_replace_none(server: Server) -> None:
-    (server.data / "secret-key").write_text("one")
-    backup(server.data, server.backups)
-    (server.data / "encryption-key").write_text("another")
-    assert server.restored(None) == []
-    (server.data / "secret-key").unlink()
-    server.stop()
-    restore(server.data, server.backups, to=None)
-    assert (server.data / "secret-key").read_text() == "one"
-    assert (server.data / "encryption-key").read_text() == "another"
-    assert oct((server.backups.folder / "keys" / "secret-key").stat().st_mode)[-3:] == "600"
 
 
 def test_orders_go_on_from_the_moment_that_was_restored() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from django.utils import timezone
 from common import authority
 from orders.models import Order
 from orders_project.audit import audit
+from orders_project.http import pages
 from orders_project.tests.test_returns import Stub, stub
 from payments import services as money
 from payments.models import Account, Entry, Payment
@@ -362,7 +364,15 @@ class TestLimitsOfStaff:
             eve.permit(minor + 1, currency)
 
 
-def test_the_description_of_the_api_knows_them(client: Client) -> None:
+@pytest.fixture
+def described_anew() -> Iterator[None]:
+    """The description of the API is made once a process: those of other tests know other currencies."""
+    pages._description.cache_clear()
+    yield
+    pages._description.cache_clear()
+
+
+def test_the_description_of_the_api_knows_them(client: Client, described_anew: None) -> None:
     schemas = client.get("/schema?format=json").json()["components"]["schemas"]
     new, product = (schemas[name]["properties"] for name in ("NewOrderRequest", "NewProductRequest"))
     number, text, _null = new["amount"]["oneOf"]
