@@ -16,7 +16,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,12 @@ NEXT_STEPS = """\
 The databases are as they were at {moment}. What was there before is in {aside}.
 
   1. make run
-  2. ./manage.py resend --grace 0s    sends what was under way at that moment
-  3. ./manage.py reconcile            shows what the gateway has booked since
-  4. ./manage.py audit                is clean when all of it has been handled
+  2. ./manage.py resend --grace 0s
+     sends what was under way at that moment
+  3. ./manage.py reconcile --from {day} --to {tomorrow}
+     shows what the gateway has booked since
+  4. ./manage.py audit
+     is clean when all of it has been handled
 """
 
 
@@ -53,8 +56,10 @@ def backup(data: Path, backups: Backups) -> Path:
     """
     Make a base backup of the server that runs in DATA, and check it; the folder.
 
-    :raises NoBackup: if the server archives nothing, or a backup cannot be made
+    :raises NoBackup: if none runs, or it archives nothing, or a backup cannot be made
     """
+    if not places.is_in_use(data / "postgres"):
+        raise NoBackup(f"no PostgreSQL runs in {data}: start it with {VARIABLE}=… make run")
     server = Postgres.attached(data / "postgres")
     unfinished = backups.folder / "base" / "unfinished"
     programs = replace(server.installation, env=server.installation.env | {"PGPASSWORD": server.password})
@@ -117,8 +122,11 @@ def restore(data: Path, backups: Backups, *, to: datetime | None) -> str:
         for folder, aside in moved.items():
             aside.rename(folder)
         raise
+    reached = (to or last or moment_of(base)).astimezone(UTC)
     return NEXT_STEPS.format(
-        moment=f"{to or last or moment_of(base):%Y-%m-%d %H:%M:%S %Z}",
+        moment=f"{reached:%Y-%m-%d %H:%M:%S} UTC",
+        day=reached.date(),
+        tomorrow=datetime.now(UTC).date() + timedelta(days=1),
         aside=" and ".join(map(str, moved.values())) or "no place",
     )
 
@@ -166,12 +174,18 @@ def _copy_keys(there: Path, here: Path) -> None:
 # At a terminal --------------------------------------------------------------------------------------------------------
 
 
+def _number(text: str) -> int:
+    if not (text.isdecimal() and text.isascii() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of backups: 1 or more")
+    return int(text)
+
+
 def parser_of(command: str) -> argparse.ArgumentParser:
     """What `manage.py backup` or `manage.py restore` understands."""
     parser = argparse.ArgumentParser(prog=f"manage.py {command}", description=ABOUT[command])
     parser.add_argument("--folder", default="", help=f"the folder of backups (default: {VARIABLE})")
     if command == "backup":
-        parser.add_argument("--keep", type=int, default=0, metavar="N", help="delete all but the N newest afterwards")
+        parser.add_argument("--keep", type=_number, metavar="N", help="delete all but the N newest afterwards")
     else:
         parser.add_argument("--to", type=moment, metavar="TIME", help="2026-11-01T12:00Z; default: the archive's end")
     return parser
@@ -190,10 +204,10 @@ def main(command: str, arguments: Sequence[str]) -> None:
         backups = Backups.named(options.folder or os.environ.get(VARIABLE, ""))
         if command == "backup":
             print(f"{backup(data, backups)} is complete and checked.")
-            for gone in backups.forget(keep=options.keep) if options.keep > 0 else ():
+            for gone in backups.forget(keep=options.keep) if options.keep else ():
                 print(f"{gone} is deleted.")
         else:
             with places.claim(data):
                 print(restore(data, backups, to=options.to))
-    except CannotRun as refusal:
+    except (CannotRun, psycopg.Error) as refusal:
         raise SystemExit(f"{command}: {refusal}") from None

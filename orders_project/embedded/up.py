@@ -16,9 +16,10 @@ from pathlib import Path
 
 from orders_project.environment import Environment
 
-from . import CannotRun, places, processes
+from . import CannotRun, backup_folder, places, processes
+from .backup_folder import NoBackup
 from .fork_server import ForkServer
-from .services import DATABASES, Services, begin
+from .services import DATABASES, Services, begin, variable
 from .supervisor import Program, Supervisor, stopping_on_signals
 
 CELERY = ("-m", "celery", "-q", "-A", "orders_project")
@@ -37,7 +38,7 @@ WELCOME = """
 
   {place}
 
-  Data and logs are in {data}
+  Data and logs are in {data}{backups}
   Ctrl-C stops everything and keeps the data; `make clean{which}` forgets them.
 """
 OPEN = """Anybody may call the API in this run (API_AUTH=open). Place an order:
@@ -68,6 +69,7 @@ def up(given: Mapping[str, str]) -> None:
 
     :raises CannotRun: if a part cannot be had or does not come up
     """
+    _refuse_half_a_backup(given)
     began = time.monotonic()
     data = Path(given.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
     with stopping_on_signals(), contextlib.ExitStack() as at_the_end:
@@ -241,6 +243,15 @@ def _kept_key(path: Path) -> str:
     return str(path)
 
 
+def _refuse_half_a_backup(given: Mapping[str, str]) -> None:
+    named = [variable(database) for database in DATABASES if given.get(variable(database))]
+    if given.get(backup_folder.VARIABLE) and named:
+        raise NoBackup(
+            f"{backup_folder.VARIABLE} is for databases of this run's own, and {', '.join(named)} name others:"
+            " unset it, and see docs/backups.md for servers of your own"
+        )
+
+
 def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Mapping[str, str]) -> None:
     for name, usual in {"PORT": "8000", "GRPC_PORT": "50051", "FAKE_GATEWAY_PORT": "8900"}.items():
         wanted = given.get(name) or usual
@@ -262,6 +273,7 @@ def _is_usual(data: Path) -> bool:
 def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
     is_open = env["API_AUTH"] == "open"
     which = "" if _is_usual(data) else f" DATA={shlex.quote(str(data))}"
+    folder = env.get(backup_folder.VARIABLE)
     return WELCOME.format(
         public=env["PUBLIC_URL"],
         password=password,
@@ -270,5 +282,6 @@ def _welcome(env: Mapping[str, str], *, data: Path, password: str) -> str:
         commands=_commands(data),
         place=OPEN.format(public=env["PUBLIC_URL"], example=EXAMPLE) if is_open else CLOSED,
         data=data,
+        backups=f"\n  What PostgreSQL writes is archived in {folder}: docs/backups.md" if folder else "",
         which=which,
     )

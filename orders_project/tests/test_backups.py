@@ -16,6 +16,7 @@ from orders_project.embedded.backup_folder import Backups, NoBackup
 from orders_project.embedded.backups import backup, main, restore
 from orders_project.embedded.places import HomeInUse
 from orders_project.embedded.services import Services, begin
+from orders_project.embedded.up import up
 from orders_project.tests.running_system import RunningSystem
 
 ORDER = {"user_id": "demo-rich", "items": [{"sku": "demo-lamp", "quantity": 1, "price": 39.9}]}
@@ -121,6 +122,7 @@ def test_what_cannot_be_done_leaves_everything_as_it_was(
     for command, arguments, why in (
         ("backup", [], "BACKUPS=/a/folder/on/another/disk"),
         ("backup", ["--folder", str(tmp_path)], "archives nothing in"),
+        ("backup", ["--keep", "0"], "2"),
         ("restore", ["--to", "yesterday"], "2"),
         ("restore", [], "BACKUPS=/a/folder/on/another/disk"),
     ):
@@ -131,6 +133,8 @@ def test_what_cannot_be_done_leaves_everything_as_it_was(
     with pytest.raises(HomeInUse):
         restore(server.data, server.backups, to=None)
     server.stop()
+    with pytest.raises(NoBackup, match="no PostgreSQL runs in"):
+        backup(server.data, server.backups)
     for to, why in (
         (datetime.now(UTC) + timedelta(days=1), "ends before"),
         (datetime(2020, 1, 1, tzinfo=UTC), "the oldest backup in"),
@@ -142,6 +146,11 @@ def test_what_cannot_be_done_leaves_everything_as_it_was(
     shutil.rmtree(server.backups.wal)
     with pytest.raises(NoBackup, match="could not be archived"):
         backup(server.data, server.backups)
+
+
+def test_a_run_with_databases_elsewhere_is_not_half_backed_up(tmp_path: Path) -> None:
+    with pytest.raises(NoBackup, match="DATABASE_URL_ORDERS name others"):
+        up({"DATA": str(tmp_path), "BACKUPS": str(tmp_path), "DATABASE_URL_ORDERS": "postgres://elsewhere"})
 
 
 def test_orders_go_on_from_the_moment_that_was_restored() -> None:
