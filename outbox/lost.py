@@ -19,6 +19,7 @@ from uuid import UUID
 from django.db import connections, transaction
 
 from . import clock
+from .due_rows import BEGINNING
 from .message import EVENTS
 from .models import OutgoingMessage, WakeUp
 from .services import database_of, model_of
@@ -54,7 +55,12 @@ class Sent:
 
 
 def find(
-    senders: Iterable[str], receivers: Collection[str], *, since: datetime, until: datetime, after: UUID = NIL
+    senders: Iterable[str],
+    receivers: Collection[str],
+    *,
+    since: datetime = BEGINNING,
+    until: datetime,
+    after: UUID = NIL,
 ) -> Iterator[Sent]:
     """
     Yield each message that one of these services has sent, and its receiver has neither handled nor as a dead letter.

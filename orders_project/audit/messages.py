@@ -1,7 +1,6 @@
 """Rules about messages: each one that was sent has been handled, and the other way round."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from django.conf import settings
 
@@ -11,7 +10,6 @@ from outbox import lost
 from outbox.ids import floor7
 
 BATCH = 20_000
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 SEEN = """
 SELECT message_id FROM outbox_incomingmessage WHERE handled_at < %s AND message_id > %s ORDER BY message_id LIMIT %s
@@ -26,7 +24,7 @@ def seen(scope: Scope) -> Iterator[Finding]:
 
 def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
     services, since = settings.SERVICES, floor7(scope.since)
-    for one in lost.find(services, services, since=EVER, until=scope.settled, after=since):
+    for one in lost.find(services, services, until=scope.settled, after=since):
         to = one.receiver
         yield Finding(
             "messages",

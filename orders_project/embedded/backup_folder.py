@@ -21,7 +21,7 @@ from . import CannotRun, places
 
 VARIABLE = "BACKUPS"
 ARCHIVED_AFTER = 60  # seconds that a quiet server may keep what it has written to itself
-STAMP = "%Y%m%dT%H%M%SZ"
+STAMP = "%Y%m%dT%H%M%S.%fZ"  # two within a second are two
 
 
 class NoBackup(CannotRun):
@@ -97,7 +97,7 @@ class Backups:
 
         :raises NoBackup: if there is none
         """
-        made = sorted(folder for folder in (self.folder / "base").glob("*Z") if folder.is_dir())
+        made = self._made()
         if not made:
             raise NoBackup(f"there is no backup in {self.folder}")
         usable = [folder for folder in made if before is None or moment_of(folder) <= before]
@@ -107,7 +107,7 @@ class Backups:
 
     def forget(self, *, keep: int) -> list[Path]:
         """Delete all but so many base backups, and what the oldest that is left does not need; what was deleted."""
-        made = sorted((self.folder / "base").glob("*Z"))
+        made = self._made()
         gone, kept = made[:-keep], made[-keep:]
         for folder in gone:
             shutil.rmtree(folder)
@@ -117,6 +117,10 @@ class Backups:
                 if file.name[8:24] < first[8:24] and not file.name.endswith(".history.gz"):
                     file.unlink()
         return gone
+
+    def _made(self) -> list[Path]:
+        """The base backups, the oldest first."""
+        return sorted((self.folder / "base").glob("*Z"))
 
     def _file(self, suffix: str) -> str:
         return _quoted(self.wal) + f"/%f{suffix}"

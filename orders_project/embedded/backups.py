@@ -199,7 +199,7 @@ def main(command: str, arguments: Sequence[str]) -> None:
     """
     options = parser_of(command).parse_args(arguments)
     Environment(env_file=places.PROJECT / ".env")
-    data = Path(os.environ.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
+    data = places.data_of_run(os.environ)
     try:
         backups = Backups.named(options.folder or os.environ.get(VARIABLE, ""))
         if command == "backup":

@@ -44,7 +44,7 @@ def use_running_system(env: MutableMapping[str, str]) -> None:
         return
     from . import places  # not before the right Python runs this
 
-    data = Path(env.get("DATA") or PROJECT / ".data").expanduser().resolve()
+    data = places.data_of_run(env)
     if not (os.access(data / "env", os.R_OK) and places.is_in_use(data)):
         sys.stderr.write(
             f"orders: no system runs in {data}. Start one with `make run`, or name another:"

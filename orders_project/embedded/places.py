@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -77,6 +77,11 @@ def cache() -> Path:
     with tellable(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def data_of_run(env: Mapping[str, str]) -> Path:
+    """The folder in which a run keeps everything: DATA, or `.data` in the project."""
+    return Path(env.get("DATA") or PROJECT / ".data").expanduser().resolve()
 
 
 def server_user() -> pwd.struct_passwd | None:

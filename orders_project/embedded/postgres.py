@@ -32,21 +32,20 @@ class Postgres:
     One server with its data in a folder; the same folder gives the same data and, if free, the same port.
 
     It takes connections on 127.0.0.1 alone, from its superuser by a generated password. Durability is
-    PostgreSQL's own: fsync and synchronous_commit stay on, unless it is said to be `for_tests`. Then the data survive a
-    crash of the server, but not of the machine.
+    PostgreSQL's own: fsync and synchronous_commit stay on, unless the settings are those `FOR_TESTS`. Then the data
+    survive a crash of the server, but not of the machine.
     """
 
     def __init__(
         self,
         home: Path,
         *,
-        for_tests: bool = False,
         settings: Mapping[str, str] | None = None,
         start_timeout: float = 120,
     ) -> None:
         """:param settings: of the server, beside those that it needs here"""
         self.home = home.resolve()
-        self.settings = {**(FOR_TESTS if for_tests else {}), **(settings or {})}
+        self.settings = dict(settings or {})
         self.start_timeout = start_timeout
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None

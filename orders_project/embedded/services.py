@@ -7,7 +7,7 @@ from pathlib import Path
 
 from . import DATABASES, backup_folder, variable
 from .backup_folder import Backups
-from .postgres import Postgres
+from .postgres import FOR_TESTS, Postgres
 from .rabbitmq import RabbitMQ, greeting
 
 __all__ = ["DATABASES", "Services", "provide", "variable"]
@@ -76,8 +76,8 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
             services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
-            archive = _archive(env.get(backup_folder.VARIABLE, ""))
-            services.postgres = Postgres(home / "postgres", for_tests=for_tests, settings=archive)
+            settings = (FOR_TESTS if for_tests else {}) | _archive(env.get(backup_folder.VARIABLE, ""))
+            services.postgres = Postgres(home / "postgres", settings=settings)
             services.postgres.start()
             for database in missing:
                 services.postgres.create_database(database)

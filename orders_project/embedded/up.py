@@ -71,7 +71,7 @@ def up(given: Mapping[str, str]) -> None:
     """
     _refuse_half_a_backup(given)
     began = time.monotonic()
-    data = Path(given.get("DATA") or places.PROJECT / ".data").expanduser().resolve()
+    data = places.data_of_run(given)
     with stopping_on_signals(), contextlib.ExitStack() as at_the_end:
         at_the_end.enter_context(places.claim(data))
         ours = environment(given, data=data)

@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from amqp.exceptions import NotFound
 
-from orders_project.embedded import places
+from orders_project.embedded import rabbitmq
 from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.envelope import Envelope
@@ -393,7 +393,7 @@ def test_the_broker_loses_all_that_it_had(stage: Stage) -> None:
     broker_process = stage.services.rabbitmq
     assert broker_process is not None
     broker_process.kill()
-    shutil.rmtree(places.suitable(broker_process.home) / "data")
+    shutil.rmtree(rabbitmq.data_of(broker_process.home))
     broker_process.start()
     stage.manage("declare_topology")
     ids += stage.post(10, then="echo")

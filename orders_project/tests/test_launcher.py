@@ -20,7 +20,8 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(launcher, "PROJECT", tmp_path)
+    for module in (launcher, places):
+        monkeypatch.setattr(module, "PROJECT", tmp_path)
     return tmp_path
 
 

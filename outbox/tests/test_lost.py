@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,13 +13,13 @@ from django.db import transaction
 from django.utils import timezone
 
 from outbox import dead_letters, lost
+from outbox.due_rows import BEGINNING
 from outbox.envelope import Envelope
 from outbox.models import DeadLetter as AnyDeadLetter
 from outbox.services import model_of
 from outbox.tests.examples import SERVICE, Count
 
 Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
-EVER = datetime(1970, 1, 1, tzinfo=UTC)
 LONG_AGO = timedelta(hours=1)
 
 pytestmark = pytest.mark.django_db
@@ -52,7 +52,7 @@ def died(row: Any, *, status: str) -> Any:
     )  # fmt: skip
 
 
-def found(*, since: datetime = EVER, grace: timedelta = timedelta(minutes=1)) -> list[tuple[UUID, UUID]]:
+def found(*, since: datetime = BEGINNING, grace: timedelta = timedelta(minutes=1)) -> list[tuple[UUID, UUID]]:
     messages = lost.find([SERVICE], [SERVICE], since=since, until=timezone.now() - grace)
     return [(one.message_id, one.row_id) for one in messages]
 

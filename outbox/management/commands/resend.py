@@ -2,15 +2,16 @@
 
 import json
 from argparse import ArgumentParser
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError
 
 from outbox import clock, conf, lost
+from outbox.due_rows import BEGINNING
 from outbox.lost import Sent
 from outbox.management.arguments import duration, moment
 from outbox.services import database_of, services_here
@@ -76,7 +77,7 @@ class Command(BaseCommand):
                 f"Outboxes keep what was sent for {conf.OUTBOX_RETENTION.days} days (OUTBOX_RETENTION_DAYS), so nobody"
                 f" can tell what was lost before {(now - conf.OUTBOX_RETENTION).isoformat(timespec='seconds')}."
             )
-        begin, end = since or datetime(1970, 1, 1, tzinfo=UTC), now - grace
+        begin, end = since or BEGINNING, now - grace
         found = list(lost.find(services, to or services, since=begin, until=end))
         if events:
             found += [event for service in services for event in lost.events(service, since=begin, until=end)]
@@ -85,9 +86,7 @@ class Command(BaseCommand):
             _send(found)
 
     def _report(self, found: list[Sent], *, as_json: bool, dry_run: bool) -> None:
-        counts: dict[tuple[str, str, str], int] = defaultdict(int)
-        for one in found:
-            counts[one.sender, one.receiver, one.type] += 1
+        counts = Counter((one.sender, one.receiver, one.type) for one in found)
         if as_json:
             names = ("from", "to", "type")
             lines = [dict(zip(names, key, strict=True)) | {"messages": n} for key, n in sorted(counts.items())]
