@@ -1,7 +1,10 @@
 """The handlers of orders: most of them pass an event to the saga."""
 
+from collections.abc import Sequence
+
 from common.authority import SYSTEM, Authority, NeedsSecondPerson
 from outbox import clock, context
+from outbox.batches import Arrived
 from outbox.consumers import consumes
 from outbox.errors import Undeliverable
 from outbox.message import Message
@@ -36,6 +39,11 @@ def _advance(event: Message) -> None:
         raise Undeliverable(needed.code, str(needed)) from needed
 
 
+def _advance_all(arrived: Sequence[Arrived]) -> None:
+    """Pass events to the saga: never those of a replay, which come alone."""
+    transitions.advance_all(arrived, now=clock.now("orders"))
+
+
 for _event in (
     PaymentPending,
     PaymentAuthorized,
@@ -49,7 +57,7 @@ for _event in (
     ProcessingRefused,
     StockReleased,
 ):
-    consumes(_event)(_advance)
+    consumes(_event, together=_advance_all if _event.batched else None)(_advance)
 
 
 @consumes(HoldExpired)

@@ -117,8 +117,12 @@ def _word(queue: str) -> str:
     return queue.replace(".", "-")  # a dot would make two words of it, and `orders.#` match `orders.webhooks` too
 
 
-def encode(envelope: Envelope, *, to: str) -> Encoded:
-    """Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world."""
+def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
+    """
+    Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world.
+
+    :param others: messages of the same type that travel with this one to a service: see batches.py
+    """
     common = {
         "content_encoding": "utf-8",
         "delivery_mode": 2,
@@ -138,10 +142,11 @@ def encode(envelope: Envelope, *, to: str) -> Encoded:
         "parent_id": envelope.causationid,
         "retries": 0,
         "timelimit": [None, None],
-        "argsrepr": f"({envelope.type} {envelope.subject})",  # what Celery's own tools show of it
+        # What Celery's own tools show of it.
+        "argsrepr": f"({envelope.type} {', '.join(one.subject for one in (envelope, *others))})",
     }
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
-    body = strict_json.write([[envelope.as_dict()], {}, options])
+    body = strict_json.write([[one.as_dict() for one in (envelope, *others)], {}, options])
     queue = kind.queue if kind is not None and kind.to == to else to
     return *address(queue, envelope.type), amqp.Message(
         body, content_type="application/json", application_headers=headers, **common
@@ -255,9 +260,9 @@ class Publisher:
             except LOST:
                 connection.collect()
 
-    def publish(self, batch: Sequence[tuple[Envelope, str]]) -> Outcome:
-        """Publish messages, each to its destination: see `send`."""
-        return self.send([encode(envelope, to=to) for envelope, to in batch])
+    def publish(self, batch: Sequence[tuple[Sequence[Envelope], str]]) -> Outcome:
+        """Publish messages, those that travel together in a sequence, each to its destination: see `send`."""
+        return self.send([encode(*envelopes, to=to) for envelopes, to in batch])
 
     def send(self, batch: Sequence[Encoded]) -> Outcome:
         """

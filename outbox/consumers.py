@@ -12,7 +12,7 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,8 +22,9 @@ from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
 
-from . import clock, context, metrics, strict_json, tracing, unknown
+from . import batches, clock, context, metrics, strict_json, tracing, unknown
 from .attempts import ATTEMPTS, backoff, last_attempt
+from .batches import Arrived
 from .conflicts import retry_on_conflict
 from .deliveries import Delivery, StartedMessage, WorkerLost
 from .envelope import MAX_ENVELOPE_BYTES, Envelope
@@ -48,7 +49,8 @@ class Consumer:
 
     message: type[Message]
     handle: Callable[..., None]
-    first: Callable[[Any], Any] | None
+    first: Callable[[Any], Any] | None = None
+    together: Callable[[Sequence[Arrived]], None] | None = None
 
     @property
     def service(self) -> str:
@@ -68,13 +70,18 @@ CONSUMERS: dict[str, Consumer] = {}
 
 
 def consumes(
-    message: type[Message], *, first: Callable[[Any], Any] | None = None
+    message: type[Message],
+    *,
+    first: Callable[[Any], Any] | None = None,
+    together: Callable[[Sequence[Arrived]], None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
     Make this function the one handler of a message, in the service that the message is addressed to.
 
     `first` is called with the message before the transaction begins and without one open (it may call a foreign
     service); the handler then gets its result as second argument. It can run more than once, so it must be idempotent.
+
+    `together` does for many messages, in one transaction, what the handler does for one: see batches.py.
 
     :raises TypeError: if the message has a handler already, or is an event for the outside world
     """
@@ -84,27 +91,45 @@ def consumes(
             raise TypeError(f"{message.name} is an event for the outside world: no service handles it.")
         if message.name in CONSUMERS:
             raise TypeError(f"{message.name} has a handler already.")
-        CONSUMERS[message.name] = Consumer(message, handle, first)
+        CONSUMERS[message.name] = Consumer(message, handle, first, together)
 
         @shared_task(name=message.name, bind=True, throws=(Dead,), Request=REQUEST)
         @functools.wraps(handle)
-        def task(self: Any, raw: object) -> None:
-            receive(message.to, raw, headers=_headers(self.request), worker=self.request.hostname or "").tell_celery()
+        def task(self: Any, raw: object, *more: object) -> None:
+            headers, worker = _headers(self.request), self.request.hostname or ""
+            receive_all(CONSUMERS[message.name], [raw, *more], headers=headers, worker=worker).tell_celery()
 
         return handle
 
     return register
 
 
-def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str) -> Result:
+def receive_all(consumer: Consumer, raws: Sequence[object], *, headers: dict[str, Any], worker: str) -> Result:
+    """
+    Handle the messages that arrived in one delivery: together if they may be, else each on its own, as `receive` does.
+
+    Returns the first result that is not that a message was handled, if there is one.
+
+    :raises Reject: as `receive` does, for all of them
+    """
+    service, until = consumer.service, time.monotonic() + DATABASE_TIMEOUT.total_seconds()
+    may_be_together = len(raws) > 1 and not Delivery(service, raws, headers, worker).is_repeated
+    if may_be_together and batches.handled_together(consumer, raws):
+        return Result()
+    results = [receive(service, raw, headers=headers, worker=worker, until=until) for raw in raws]
+    return next((result for result in results if result.error is not None), Result())
+
+
+def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str, until: float | None = None) -> Result:
     """
     Handle a message that arrived for this service, once however often it arrives.
 
     :param raw: its envelope as it arrived
-    :raises Reject: to have the broker deliver it again, after waiting for the database for `DATABASE_TIMEOUT`
+    :param until: how long to wait for the database, on the monotonic clock; by default for `DATABASE_TIMEOUT`
+    :raises Reject: to have the broker deliver it again, after waiting for the database
     """
     delivery = Delivery(service, raw, headers, worker)
-    give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds()
+    give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds() if until is None else until
     pause = 0.5
     while True:
         try:

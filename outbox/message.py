@@ -28,6 +28,8 @@ class Message:
 
     `withheld` names fields that readers of the release before refuse, because it ignored none that it did not know:
     they are not written while `OUTBOX_WITHHOLDS`, and each has a default.
+
+    `batched`: those that are sent at the same time travel together, for a handler that takes many: see batches.py.
     """
 
     name: ClassVar[str]
@@ -37,6 +39,7 @@ class Message:
     compatible_from: ClassVar[int]
     oldest: ClassVar[int]
     withheld: ClassVar[tuple[str, ...]]
+    batched: ClassVar[bool]
 
     def __init_subclass__(
         cls,
@@ -48,11 +51,12 @@ class Message:
         compatible_from: int | None = None,
         oldest: int = 1,
         withheld: tuple[str, ...] = (),
+        batched: bool = False,
     ) -> None:
         dataclass(frozen=True, kw_only=True)(cls)
         cls.name, cls.to, cls.queue = name, to, queue or to
         cls.version, cls.compatible_from, cls.oldest = version, compatible_from or version, oldest
-        cls.withheld = withheld
+        cls.withheld, cls.batched = withheld, batched
         if REGISTRY.setdefault(name, cls).__qualname__ != cls.__qualname__:
             raise TypeError(f"Two messages are named {name!r}.")
 

@@ -75,5 +75,9 @@ PUT_BACK = counter(
     "messages_put_back_total", "Messages of another release that wait for a worker that knows them.", "service"
 )
 INBOX_DUPLICATES = counter("inbox_duplicates_total", "Copies of messages handled before, which did nothing.", "service")
+BATCH_SIZE = histogram(
+    "consumer_batch_messages", "Messages handled in one transaction.", "service", buckets=(1, 2, 5, 10, 25)
+)
+BATCHES_SPLIT = counter("consumer_batches_split_total", "Batches whose messages were handled one by one.", "service")
 CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a message.", "type")
 LAST_TICK = gauge("clock_last_tick_seconds", "When the clock last ticked, in Unix time.", over_processes="max")

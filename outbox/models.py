@@ -5,8 +5,10 @@ The tables are in every service's database. A service uses its own through proxi
 (`shop.models.Outgoing`), so that no call can forget the database.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from django.db import connections, models, router, transaction
@@ -262,7 +264,7 @@ class IncomingMessage(models.Model):
     @classmethod
     def seen(cls, envelope: Envelope) -> bool:
         """Whether this message has had its effect here."""
-        return Rows(router.db_for_read(cls)).first(cls, "WHERE message_id = %s", envelope.id) is not None
+        return bool(cls.seen_of([envelope]))
 
     @classmethod
     def record(cls, envelope: Envelope, *, received_at: datetime) -> bool:
@@ -271,16 +273,34 @@ class IncomingMessage(models.Model):
 
         Waits for the end of a transaction that is handling a copy of it.
         """
-        row = cls(
-            message_id=envelope.id,
-            type=envelope.type,
-            subject=envelope.subject,
-            attempt=envelope.attempt,
-            received_at=received_at,
-            handled_at=clock.now(router.db_for_write(cls)),
-        )
-        rows = Rows(router.db_for_write(cls))
-        return rows.run(rows.insert(row, or_nothing=True)) == [1]
+        return bool(cls.record_all([envelope], received_at=received_at))
+
+    @classmethod
+    def record_all(cls, envelopes: Sequence[Envelope], *, received_at: datetime) -> set[str]:
+        """Store that these messages are being handled; return the ids of those for which it is the first time."""
+        using = router.db_for_write(cls)
+        handled_at = clock.now(using)
+        rows = [
+            cls(
+                message_id=envelope.id,
+                type=envelope.type,
+                subject=envelope.subject,
+                attempt=envelope.attempt,
+                received_at=received_at,
+                handled_at=handled_at,
+            )
+            for envelope in envelopes
+        ]
+        spelled = {UUID(envelope.id): envelope.id for envelope in envelopes}
+        return {spelled[key] for key in Rows(using).insert_new(*rows)}
+
+    @classmethod
+    def seen_of(cls, envelopes: Sequence[Envelope]) -> frozenset[str]:
+        """Return the ids of those of these messages that have had their effect here."""
+        ids = [envelope.id for envelope in envelopes]
+        seen = Rows(router.db_for_read(cls)).select(cls, "WHERE message_id = ANY(%s::uuid[])", ids)
+        keys = {row.message_id for row in seen}
+        return frozenset(one for one in ids if UUID(one) in keys)
 
     @classmethod
     def open_work(cls, subject: models.F | models.OuterRef) -> models.QuerySet[Any] | None:

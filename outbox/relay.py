@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from amqp.exceptions import AccessRefused
 from django.db import Error, connections, transaction
 
-from . import clock, conf, heartbeat, metrics, tracing
+from . import batches, clock, conf, heartbeat, metrics, tracing
 from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .due_rows import DueRows
@@ -41,10 +41,13 @@ OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
 
 @dataclass
 class _Batch:
-    """What was sent together: the rows of it that are not settled, by index."""
+    """What was sent at a time: the rows of it that are not settled, by the index of what they traveled in."""
 
     outcome: Outcome
-    rows: dict[int, OutgoingMessage]
+    rows: dict[int, list[OutgoingMessage]]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.rows.values()))
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Relay:
 
     def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
         """Lock, publish and stamp one batch; return how many messages were locked."""
-        free = BATCH - sum(len(batch.rows) for batch in self._unanswered)
+        free = BATCH - sum(map(len, self._unanswered))
         if free <= 0:
             return 0
         with transaction.atomic(using=self.database):
@@ -87,8 +90,9 @@ class Relay:
                 return 0
             lag = now - rows[0].due_at
             with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
-                outcome = self.publisher.publish([(row.envelope(), row.to) for row in rows])
-            batch = _Batch(outcome, dict(enumerate(rows)))
+                packed = batches.packed(rows)
+                outcome = self.publisher.publish([([row.envelope() for row in some], some[0].to) for some in packed])
+            batch = _Batch(outcome, dict(enumerate(packed)))
             waiting = self._record(batch)
         metrics.RELAY_BATCH.labels(self.service).observe(len(rows))
         metrics.RELAY_LAG.labels(self.service).observe(lag.total_seconds())
@@ -110,7 +114,7 @@ class Relay:
         if is_refused:
             self._declare_topology()
 
-    def _record(self, batch: "_Batch") -> dict[int, OutgoingMessage]:
+    def _record(self, batch: "_Batch") -> dict[int, list[OutgoingMessage]]:
         """
         Store what the broker has said about the messages of a batch; return those that it has not answered.
 
@@ -119,22 +123,22 @@ class Relay:
         """
         outcome, stored = batch.outcome, Rows(self.database)
         outgoing = model_of(self.service, "Outgoing")
-        sent, failed, waiting = [], {}, {}
-        for index, row in batch.rows.items():
+        sent, failed, waiting = [], [], {}
+        for index, rows in batch.rows.items():
             if index in outcome.confirmed:
-                sent.append(row.pk)
+                sent += [row.pk for row in rows]
             elif index in outcome.refused or index in outcome.suspected or outcome.cut_off:
-                failed[index] = row
+                failed += [(index, row) for row in rows]
             elif index in outcome.waiting:
-                waiting[index] = row
+                waiting[index] = rows
         if sent:
             stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
         changed = []
-        for index, row in failed.items():
+        for index, row in failed:
             unknown = outcome.cut_off or outcome.suspected.get(index, "")
             if self._put_off(row, why=outcome.refused.get(index), cut_off=unknown):
                 changed.append(row)
-        changed += [row for row in waiting.values() if self._lease(row)]
+        changed += [row for rows in waiting.values() for row in rows if self._lease(row)]
         if changed:
             outgoing.objects.bulk_update(changed, CHANGED)
         metrics.EVENTS_PUBLISHED.inc(len(sent))

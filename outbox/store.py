@@ -70,6 +70,13 @@ class Rows:
         sql = f"INSERT INTO {into} VALUES {', '.join([f'({values})'] * len(rows))}"
         return Statement(sql + " ON CONFLICT DO NOTHING" * or_nothing, parameters)
 
+    def insert_new(self, *rows: models.Model) -> list[Any]:
+        """Store those of these rows of one model that do not exist, and return their primary keys."""
+        sql, parameters = self.insert(*rows, or_nothing=True)
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', parameters)
+            return [key for (key,) in cursor.fetchall()]
+
     def insert_if(self, update: Statement, row: models.Model) -> Statement:
         """Store a new row if this UPDATE touches one."""
         into, values, parameters = self._insert([row])
@@ -104,8 +111,15 @@ class Rows:
         return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)}', [keys])
 
     @contextmanager
-    def batch(self) -> Iterator["Batch"]:
-        """Collect statements, and run them in one round trip when the block ends; none of them if it raises."""
+    def batch(self, joined: "Batch | None" = None) -> Iterator["Batch"]:
+        """
+        Collect statements, and run them in one round trip when the block ends; none of them if it raises.
+
+        :param joined: a batch to collect them in instead, which runs them when its own block ends
+        """
+        if joined is not None:
+            yield joined
+            return
         batch = Batch(self)
         yield batch
         batch.touched = self.run(*batch.statements) if batch.statements else []

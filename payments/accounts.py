@@ -76,10 +76,20 @@ def account_of(user_id: str, *, principal: str = "", currency: str = "") -> Acco
     :raises NoAccount: if there is none
     :raises CurrencyMismatch: if there are only accounts in other currencies
     """
-    accounts = ROWS.select(
-        Account, "WHERE user_id = %s AND principal = %s AND kind = %s", user_id, principal, Account.Kind.CUSTOMER
-    )
-    return pick(accounts, user_id=user_id, currency=currency)
+    found = accounts_of([(user_id, principal)])
+    return pick(found.get((user_id, principal), ()), user_id=user_id, currency=currency)
+
+
+OF = "WHERE kind = %s AND (user_id, principal) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+
+
+def accounts_of(users: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Account]]:
+    """Return the accounts of these users of principals; those who have none are left out."""
+    found: dict[tuple[str, str], list[Account]] = {}
+    names, principals = [name for name, _principal in users], [principal for _name, principal in users]
+    for account in ROWS.select(Account, OF, Account.Kind.CUSTOMER, names, principals):
+        found.setdefault((account.user_id, account.principal), []).append(account)
+    return found
 
 
 def pick(accounts: Sequence[Account], *, user_id: str, currency: str = "") -> Account:

@@ -1,18 +1,43 @@
 """What payments does with each message that it receives."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from outbox import clock
+from outbox.batches import Arrived
 from outbox.consumers import consumes
 
 from . import decisions, gateway_calls, messages, receipts, refunds, services
 
 
-@consumes(messages.Charge)
+def charge_all(arrived: Sequence[Arrived]) -> None:
+    """Do for many orders what `charge` does for one; those that are paid from accounts at once."""
+    from_accounts: dict[str, services.AccountCharge] = {}
+    others = []
+    for one in arrived:
+        command = one.message
+        if command.method == "gateway" or command.order_id in from_accounts:
+            others.append(one)
+        else:
+            from_accounts[command.order_id] = services.AccountCharge(
+                order_id=command.order_id,
+                user_id=command.user_id or "",
+                principal=command.principal,
+                money=services.Money(command.amount, command.currency),
+                deadline=_deadline(command),
+                acting=one.acting,
+            )
+    services.charge_accounts(list(from_accounts.values()), now=clock.now("payments"))
+    for one in others:
+        with one.acting() as command:
+            charge(command)
+
+
+@consumes(messages.Charge, together=charge_all)
 def charge(command: messages.Charge) -> None:
     """Take the money from the account, or begin to take it through the gateway."""
     now, money = clock.now("payments"), services.Money(command.amount, command.currency)
-    deadline = datetime.fromisoformat(command.deadline) if command.deadline else None
+    deadline = _deadline(command)
     if command.method == "gateway":
         services.charge_gateway(
             order_id=command.order_id,
@@ -30,6 +55,10 @@ def charge(command: messages.Charge) -> None:
             now=now,
             deadline=deadline,
         )
+
+
+def _deadline(command: messages.Charge) -> datetime | None:
+    return datetime.fromisoformat(command.deadline) if command.deadline else None
 
 
 @consumes(messages.Capture)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from outbox.message import Message
+from outbox.store import Batch
 
 from . import ledger, messages
 from .gateways.base import RefundAnswer
@@ -123,10 +124,10 @@ ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
 }
 
 
-def announce(payment: Payment, details: Details) -> None:
+def announce(payment: Payment, details: Details, *, batch: Batch | None = None) -> None:
     """Announce the status of the payment to orders. Nothing is announced while the payment is being withdrawn."""
     if (announcement := ANNOUNCEMENTS.get(Status(payment.status))) is not None:
-        Outgoing.post(announcement(payment))
+        Outgoing.post(announcement(payment), batch=batch)
 
 
 def announce_undone(payment: Payment, details: Details) -> None:

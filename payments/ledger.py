@@ -1,8 +1,10 @@
 """The ledger: the system's own accounts, and the entries that move money between accounts."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connections
@@ -95,6 +97,50 @@ def capture(payment: Payment, *, source: Account, amount: int, now: datetime) ->
             now=now,
             order_id=payment.order_id,
         )
+
+
+OWNED = "WHERE id = ANY(%s) ORDER BY id FOR NO KEY UPDATE"
+TAKEN = """
+UPDATE payments_account account SET balance = account.balance - taken.amount
+FROM unnest(%s::uuid[], %s::bigint[]) AS taken(id, amount) WHERE account.id = taken.id
+"""
+
+
+def capture_all(charges: Sequence[tuple[Payment, Account]], *, now: datetime) -> set[str]:
+    """
+    Do what `capture` does for several orders of customers; return the orders whose customer has less than that.
+
+    The accounts are locked in the order of their ids, which is that of everybody who locks several.
+    """
+    charges = [(payment, source) for payment, source in charges if payment.amount]
+    if not charges:
+        return set()
+    keys = sorted({source.pk for _payment, source in charges})
+    left = {account.pk: account.balance for account in ROWS.select(Account, OWNED, keys)}
+    targets = {code: system_account(REVENUE, currency=code) for code in {source.currency for _p, source in charges}}
+    entries: list[Entry] = []
+    taken: dict[Any, int] = defaultdict(int)
+    lacking: set[str] = set()
+    for payment, source in charges:
+        if left[source.pk] < payment.amount:
+            lacking.add(payment.order_id)
+            continue
+        left[source.pk] -= payment.amount
+        taken[source.pk] += payment.amount
+        entries.append(
+            Entry(
+                kind=Entry.Kind.CHARGE,
+                source=source,
+                target=targets[source.currency],
+                amount=payment.amount,
+                currency=source.currency,
+                order_id=payment.order_id,
+                at=now,
+            )
+        )
+    if entries:
+        ROWS.run(ROWS.insert(*entries), Statement(TAKEN, [list(taken), list(taken.values())]))
+    return lacking
 
 
 def hand_back(

@@ -6,11 +6,14 @@ gateway. The table is data: `manage.py payment_lifecycle` prints it and draws it
 decided: it is a step, or one of the other decisions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
+from . import ledger
 from .effects import (
     CAPTURE_REFUSED,
     Contradiction,
@@ -30,7 +33,7 @@ from .effects import (
 )
 from .gateways.base import RefundAnswer
 from .ledger import InsufficientFunds
-from .models import Account, Payment
+from .models import ROWS, Account, Payment
 
 __all__ = ["Contradiction"]
 
@@ -318,12 +321,56 @@ def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", so
         return advance(stored, event, now=now)
     try:
         _do(payment, step, details)
-    except InsufficientFunds as refusal:  # raised before any money moved
-        step, details = STEPS[NEW, Event.ACCOUNT_REFUSED], Details(now=now, reason=refusal.code)
-        _become(payment, step, details)
-        payment.save(update_fields=["status", "fail_reason", "updated_at"])
-        _do(payment, step, details)
+    except InsufficientFunds:  # raised before any money moved
+        _refuse(payment, now=now)
     return payment
+
+
+@dataclass(frozen=True)
+class FromAccount:
+    """A payment to be begun, the account that it comes from, and the context in which its status is announced."""
+
+    payment: Payment
+    source: Account
+    acting: Callable[[], AbstractContextManager[Any]]
+
+
+def charge_accounts(charges: Sequence[FromAccount], *, now: datetime) -> dict[str, Payment]:
+    """
+    Begin these payments, as `begin` does with one, and return them by order. Call it in a transaction of payments.
+
+    It is the step of the table for a new payment that an account is charged for, with the money moved all at once.
+    """
+    if not charges:
+        return {}
+    step, details = STEPS[NEW, Event.CHARGE_ACCOUNT], Details(now=now)
+    for charge in charges:
+        _become(charge.payment, step, details)
+    new = set(ROWS.insert_new(*(charge.payment for charge in charges)))
+    sources = [(charge.payment, charge.source) for charge in charges if charge.payment.order_id in new]
+    lacking = ledger.capture_all(sources, now=now)
+    payments: dict[str, Payment] = {}
+    with ROWS.batch() as batch:
+        for charge in charges:
+            payment = charge.payment
+            with charge.acting():
+                if payment.order_id not in new:
+                    stored = Payment.objects.select_for_update().get(pk=payment.order_id)
+                    payment = advance(stored, Event.CHARGE_ACCOUNT, now=now)
+                elif payment.order_id in lacking:
+                    _refuse(payment, now=now)
+                else:
+                    announce(payment, details, batch=batch)
+            payments[payment.order_id] = payment
+    return payments
+
+
+def _refuse(payment: Payment, *, now: datetime) -> None:
+    """Let a payment that has just begun have failed, as the account has less than that: no money has moved."""
+    step, details = STEPS[NEW, Event.ACCOUNT_REFUSED], Details(now=now, reason=InsufficientFunds.code)
+    _become(payment, step, details)
+    payment.save(update_fields=["status", "fail_reason", "updated_at"])
+    _do(payment, step, details)
 
 
 def advance(

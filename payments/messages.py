@@ -3,7 +3,7 @@
 from outbox.message import Message
 
 
-class Charge(Message, name="payments.charge", to="payments", withheld=("deadline", "capture")):
+class Charge(Message, name="payments.charge", to="payments", withheld=("deadline", "capture"), batched=True):
     """
     Take the money for this order: from the account of `user_id`, if it is the principal's, or through a gateway.
 
@@ -66,7 +66,7 @@ class PaymentAuthorized(Message, name="payment.authorized", to="orders"):
     expires_at: str | None = None
 
 
-class PaymentSucceeded(Message, name="payment.succeeded", to="orders", withheld=("amount",)):
+class PaymentSucceeded(Message, name="payment.succeeded", to="orders", withheld=("amount",), batched=True):
     """The money is in: `amount` of it, or all of it."""
 
     order_id: str

@@ -1,6 +1,10 @@
 """What can be done with the money on accounts, and with the payment of an order."""
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -18,6 +22,7 @@ from .accounts import (
     NoAccount,
     RequestIdReused,
     account_of,
+    accounts_of,
     correct,
     deposit,
     open_account,
@@ -50,16 +55,47 @@ def charge_account(
     the deadline, or if the customer has no account in this currency, or too little money on it. Another principal's
     account counts as none.
     """
-    payment = Payment(
-        order_id=order_id, method="account", user_id=user_id or "", amount=money.amount, currency=money.currency
+    charge = AccountCharge(
+        order_id=order_id, user_id=user_id or "", principal=principal, money=money, deadline=deadline
     )
-    if deadline is not None and deadline <= now:
-        return lifecycle.begin(payment, Event.TOO_LATE, now=now)
-    try:
-        source = account_of(payment.user_id, principal=principal, currency=payment.currency)
-    except Refusal as refusal:
-        return lifecycle.begin(payment, Event.ACCOUNT_REFUSED, now=now, reason=refusal.code)
-    return lifecycle.begin(payment, Event.CHARGE_ACCOUNT, now=now, source=source)
+    return charge_accounts([charge], now=now)[order_id]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccountCharge:
+    """The money of an order, whose account it is to be taken from, and the context in which the result is announced."""
+
+    order_id: str
+    user_id: str
+    principal: str
+    money: Money
+    deadline: datetime | None
+    acting: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+@transaction.atomic(using="payments", savepoint=False)
+def charge_accounts(charges: Sequence[AccountCharge], *, now: datetime) -> dict[str, Payment]:
+    """Do what `charge_account` does for several orders, each named once; return the payments by order."""
+    known = accounts_of([(charge.user_id, charge.principal) for charge in charges])
+    payments: dict[str, Payment] = {}
+    from_accounts = []
+    for charge in sorted(charges, key=lambda one: one.order_id):
+        money, user = charge.money, charge.user_id
+        payment = Payment(
+            order_id=charge.order_id, method="account", user_id=user, amount=money.amount, currency=money.currency
+        )
+        with charge.acting():
+            if charge.deadline is not None and charge.deadline <= now:
+                payments[charge.order_id] = lifecycle.begin(payment, Event.TOO_LATE, now=now)
+                continue
+            try:
+                source = pick(known.get((user, charge.principal), ()), user_id=user, currency=money.currency)
+            except Refusal as refusal:
+                begun = lifecycle.begin(payment, Event.ACCOUNT_REFUSED, now=now, reason=refusal.code)
+                payments[charge.order_id] = begun
+                continue
+        from_accounts.append(lifecycle.FromAccount(payment, source, charge.acting))
+    return payments | lifecycle.charge_accounts(from_accounts, now=now)
 
 
 @transaction.atomic(using="payments")

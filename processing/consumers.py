@@ -1,12 +1,15 @@
 """What processing does with each message that it receives."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from outbox import clock
+from outbox.batches import Arrived
 from outbox.consumers import consumes
+from outbox.message import Message
 
 from . import messages, services
-from .models import Outgoing, Processing
+from .models import ROWS, Outgoing, Processing
 
 
 def ask_processor(command: messages.Process) -> str | None:
@@ -20,15 +23,31 @@ def ask_processor(command: messages.Process) -> str | None:
     return services.ask_processor(order_id=command.order_id)
 
 
-@consumes(messages.Process, first=ask_processor)
+def process_all(arrived: Sequence[Arrived]) -> None:
+    """Do for many orders what `process` does for one."""
+    asked = [
+        services.ToProcess(order_id=one.message.order_id, hold_id=one.message.hold_id, refusal=one.answer)
+        for one in arrived
+    ]
+    verdicts = services.process_all(asked, now=clock.now("processing"))
+    with ROWS.batch() as batch:
+        for one in arrived:
+            with one.acting() as command:
+                Outgoing.post(_answer(verdicts[command.order_id]), batch=batch)
+
+
+@consumes(messages.Process, first=ask_processor, together=process_all)
 def process(command: messages.Process, refusal: str | None) -> None:
     """Record the verdict of the processor, and tell orders."""
     now = clock.now("processing")
     verdict = services.process(order_id=command.order_id, hold_id=command.hold_id, refusal=refusal, now=now)
+    Outgoing.post(_answer(verdict))
+
+
+def _answer(verdict: Processing) -> Message:
     if verdict.verdict == Processing.Verdict.ACCEPTED:
-        Outgoing.post(messages.OrderProcessed(order_id=command.order_id))
-    else:
-        Outgoing.post(messages.ProcessingRefused(order_id=command.order_id, reason=verdict.reason or verdict.verdict))
+        return messages.OrderProcessed(order_id=verdict.order_id)
+    return messages.ProcessingRefused(order_id=verdict.order_id, reason=verdict.reason or verdict.verdict)
 
 
 @consumes(messages.Release)

@@ -1,7 +1,7 @@
 """Stock that is held for an order, and how its hold ends: sold, released or given back."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -127,7 +127,7 @@ def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
         _end(known, status=Hold.Status.RELEASED, now=now)
     new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
     lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
-    moved = _moved(new, quantities, kind=StockMovement.Kind.HELD, now=now)
+    moved = ROWS.insert(*_moved(new, quantities, kind=StockMovement.Kind.HELD, now=now))
     # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
     stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
     if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
@@ -157,10 +157,13 @@ QUANTITIES = """(
 )"""
 
 SETTLE = """
-WITH settled AS (
+WITH line AS (
+    SELECT product_id, sum(quantity)::bigint AS quantity FROM processing_holdline WHERE hold_id = ANY(%s)
+    GROUP BY product_id
+), settled AS (
     SELECT product.product_id, line.quantity
     FROM processing_product product
-    JOIN processing_holdline line ON line.product_id = product.product_id AND line.hold_id = %s
+    JOIN line USING (product_id)
     ORDER BY product.product_id
     FOR NO KEY UPDATE OF product
 )
@@ -172,26 +175,26 @@ WHERE product.product_id = settled.product_id
 SELL, GIVE_BACK = SETTLE.format(counter="sold"), SETTLE.format(counter="available")  # where orders holds, none is sold
 
 
-def _end(held: Hold, *, status: Hold.Status, now: datetime) -> None:
-    """End an open, locked hold: its stock is sold or available again."""
+def _end(*holds: Hold, status: Hold.Status, now: datetime) -> None:
+    """End open, locked holds: their stock is sold or available again."""
     sold = status == Hold.Status.SOLD
-    held.status, held.ended_at = status, now
     kind = StockMovement.Kind.SOLD if sold else StockMovement.Kind.RELEASED
+    keys = [held.hold_id for held in holds]
     ROWS.run(
-        ROWS.update(held, "status", "ended_at"),
-        _moved(held, held.quantities, kind=kind, now=now),
-        Statement(SELL if sold else GIVE_BACK, [held.hold_id, now]),
+        ROWS.update_all(Hold, keys, status=status.value, ended_at=now),
+        ROWS.insert(*(moved for held in holds for moved in _moved(held, held.quantities, kind=kind, now=now))),
+        Statement(SELL if sold else GIVE_BACK, [keys, now]),
     )
-    metrics.count_hold(status)
+    for held in holds:
+        held.status, held.ended_at = status, now
+        metrics.count_hold(status)
 
 
-def _moved(held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime) -> Statement:
-    return ROWS.insert(
-        *(
-            StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
-            for product_id, quantity in quantities.items()
-        )
-    )
+def _moved(
+    held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime
+) -> Iterator[StockMovement]:
+    for product_id, quantity in quantities.items():
+        yield StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
 
 
 def ask_processor(*, order_id: str) -> str | None:
@@ -220,16 +223,45 @@ def process(*, order_id: str, hold_id: str | None, refusal: str | None, now: dat
 
     The first verdict stands: if there is one, it is returned. An order whose hold is not open any more is refused.
     """
-    held = _open_hold("hold_id", hold_id)
-    if hold_id is not None and held is None:
-        refusal = refusal or HOLD_LOST
-    kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
-    verdict = Processing(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
-    if (known := _first(verdict)) is not None:
-        return known
-    if refusal is None and held is not None:
-        _end(held, status=Hold.Status.SOLD, now=now)
-    return verdict
+    return process_all([ToProcess(order_id=order_id, hold_id=hold_id, refusal=refusal)], now=now)[order_id]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToProcess:
+    """An order with its hold, and why the processor has refused it."""
+
+    order_id: str
+    hold_id: str | None
+    refusal: str | None
+
+
+@transaction.atomic(using="processing", savepoint=False)
+def process_all(orders: Sequence[ToProcess], *, now: datetime) -> dict[str, Processing]:
+    """Do the same for several orders, each named once; return the verdicts by order."""
+    asked = {one.order_id: one for one in orders}
+    held = {str(one.hold_id): one for one in _open_holds([one.hold_id for one in orders if one.hold_id])}
+    verdicts: dict[str, Processing] = {}
+    for order_id, one in sorted(asked.items()):
+        refusal = one.refusal or (HOLD_LOST if one.hold_id is not None and one.hold_id not in held else None)
+        kind = Processing.Verdict.ACCEPTED if refusal is None else Processing.Verdict.REFUSED
+        verdicts[order_id] = Processing(order_id=order_id, verdict=kind, reason=(refusal or "")[:50], at=now)
+    new = set(ROWS.insert_new(*verdicts.values()))  # a second caller waits for the first
+    sold = [
+        held[hold_id]
+        for order_id, one in asked.items()
+        if order_id in new and verdicts[order_id].verdict == Processing.Verdict.ACCEPTED and (hold_id := one.hold_id)
+    ]
+    if sold:
+        _end(*sold, status=Hold.Status.SOLD, now=now)
+    if known := verdicts.keys() - new:
+        verdicts |= {one.order_id: one for one in ROWS.select(Processing, "WHERE order_id = ANY(%s)", sorted(known))}
+    return verdicts
+
+
+def _open_holds(hold_ids: Sequence[str]) -> list[Hold]:
+    """Return those of these holds that are open, locked and with their quantities."""
+    where = f"WHERE hold_id = ANY(%s::uuid[]) AND status = '{Hold.Status.HELD}' ORDER BY hold_id FOR UPDATE"
+    return ROWS.select(Hold, where, list(hold_ids), quantities=QUANTITIES) if hold_ids else []
 
 
 @transaction.atomic(using="processing", savepoint=False)

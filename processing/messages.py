@@ -5,7 +5,7 @@ from outbox.message import Message
 PROCESSING_TIMEOUT = "processing_timeout"  # the reason of a refusal because the deadline had passed
 
 
-class Process(Message, name="processing.process", to="processing", withheld=("deadline",)):
+class Process(Message, name="processing.process", to="processing", withheld=("deadline",), batched=True):
     """Have the processor accept or refuse the order, and sell its held stock if it accepts; refuse after `deadline`."""
 
     order_id: str
@@ -49,7 +49,7 @@ class GiveBack(Message, name="processing.give_back", to="processing"):
     hold_id: str
 
 
-class OrderProcessed(Message, name="order.processed", to="orders"):
+class OrderProcessed(Message, name="order.processed", to="orders", batched=True):
     """The processor has accepted the order, and its stock is sold."""
 
     order_id: str

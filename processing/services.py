@@ -19,20 +19,22 @@ from .holds import (
     InsufficientStock,
     Lacking,
     PlacedTooSlowly,
+    ToProcess,
     ask_processor,
     expired_holds,
     give_back,
     hold,
     keep_hold,
     process,
+    process_all,
     release,
 )
 from .models import ROWS, Product, ProductPrice, StockMovement
 from .returns import take_back
 
 __all__ = [
-    "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ask_processor", "expired_holds", "give_back",
-    "hold", "keep_hold", "process", "release", "take_back",
+    "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ToProcess", "ask_processor", "expired_holds",
+    "give_back", "hold", "keep_hold", "process", "process_all", "release", "take_back",
 ]  # fmt: skip
 
 

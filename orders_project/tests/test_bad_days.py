@@ -250,7 +250,7 @@ def test_each_message_is_delivered_ten_times(stage: Stage) -> None:
     ]  # fmt: skip
     publisher = broker.Publisher(stage.env["AMQP_URL"])
     for _ in range(10):
-        assert len(publisher.publish([(envelope, "payments") for envelope in envelopes]).confirmed) == 20
+        assert len(publisher.publish([([envelope], "payments") for envelope in envelopes]).confirmed) == 20
     publisher.close()
     stage.settle([envelope.id for envelope in envelopes])
     answered = stage.query(

@@ -251,7 +251,7 @@ class TestTheBroker:
 
     def test_refuses_one_message_of_a_batch_and_takes_the_others(self, stack: Stack) -> None:
         fine, forbidden = GiveBack(order_id="o-1", hold_id=str(uuid7())), Refund(order_id="o-1")
-        batch = [(enveloped(one), one.to) for one in (fine, forbidden, fine)]
+        batch = [([enveloped(one)], one.to) for one in (fine, forbidden, fine)]
         publisher = broker.Publisher(stack.environment("processing-relay")["AMQP_URL"])
         outcome = publisher.publish(batch)
         publisher.close()

@@ -36,7 +36,7 @@ def tell(*events: Envelope) -> None:
     publisher = broker.Publisher()
     for first in range(0, len(events), 200):
         batch = events[first : first + 200]
-        assert len(publisher.publish([(one, EVENTS) for one in batch]).confirmed) == len(batch)
+        assert len(publisher.publish([([one], EVENTS) for one in batch]).confirmed) == len(batch)
     publisher.close()
 
 
