@@ -17,7 +17,7 @@ from amqp.exceptions import AccessRefused, NotFound
 from django.db import connections, transaction
 from django.utils import timezone
 
-from . import broker, clock, conf, unknown
+from . import broker, clock, conf, strict_json, unknown
 from .broker import UNREADABLE_HEADERS
 from .consumers import CONSUMERS, take_back
 from .dead_letter_models import storable
@@ -34,6 +34,7 @@ from .sqlstates import is_unavailable
 logger = logging.getLogger(__name__)
 
 BATCH = 100
+MAX_IN_A_BATCH = 200  # messages; what holds more was not made by a relay, and is kept as it is
 SECONDS = 2.5  # for one call, while there is a backlog: half of the time between two of them
 
 
@@ -51,7 +52,8 @@ def collect(service: str) -> int:
                 break
             with transaction.atomic(using=database):
                 for message in batch:
-                    _record(service, message)
+                    for body in _bodies(message):
+                        _record(service, message, body)
             channel.basic_ack(batch[-1].delivery_tag, multiple=True)
             taken += len(batch)
     except NotFound:
@@ -70,12 +72,22 @@ def _take(channel: Any, queue: str) -> list[amqp.Message]:
     return taken
 
 
-def _record(service: str, message: amqp.Message) -> None:
+def _bodies(message: amqp.Message) -> list[bytes]:
+    """Return the body of this message; of a batch, those that its messages would have had alone: see batches.py."""
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+    with contextlib.suppress(ValueError, RecursionError, Unreadable):
+        match json.loads(body):
+            case [[_, _, *_] as arguments, dict() as named, dict() as follows] if len(arguments) <= MAX_IN_A_BATCH:
+                return [strict_json.write([[one], named, follows]) for one in arguments]
+    return [body]
+
+
+def _record(service: str, message: amqp.Message, body: bytes) -> None:
     """Store a dead letter of this message; or send it again, if the broker gave it up and nothing is wrong with it."""
     database = database_of(service)
     try:
         with transaction.atomic(using=database):
-            found = _Found(service, message)
+            found = _Found(service, message, body)
             if not (found.is_taken_back() or found.is_put_back()):
                 found.store()
     except Exception as error:
@@ -84,15 +96,17 @@ def _record(service: str, message: amqp.Message) -> None:
         # Note [Whatever it is]: what cannot be read is stored as bytes, so that no message stops the collector.
         logger.exception("%s: a message in the dead-letter queue cannot be examined", service)
         with transaction.atomic(using=database):
-            _Found(service, message, unreadable=error).store()
+            _Found(service, message, body, unreadable=error).store()
 
 
 class _Found:
     """A message in a dead-letter queue, and what can be known of it."""
 
-    def __init__(self, service: str, message: amqp.Message, *, unreadable: Exception | None = None) -> None:
+    def __init__(
+        self, service: str, message: amqp.Message, body: bytes, *, unreadable: Exception | None = None
+    ) -> None:
         self.service, self.is_repeated = service, bool(message.delivery_info.get("redelivered"))
-        self.body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
+        self.body = body
         self.properties = {} if unreadable else dict(message.properties)
         headers = self.properties.pop("application_headers", None)
         self.headers = headers if isinstance(headers, dict) else {}

@@ -120,6 +120,10 @@ class DeadLetter(models.Model):
         except (ValueError, RecursionError) as error:
             raise Unreadable("malformed", "The body is not JSON.") from error
         # What the broker dead-lettered is a whole Celery task: its arguments come first.
+        if isinstance(raw, list) and raw and isinstance(raw[0], list):
+            if len(raw[0]) > 1:
+                raise Unreadable("malformed", "It holds more messages than a batch may.")
+            raw = raw[0]
         while isinstance(raw, list) and raw:
             raw = raw[0]
         envelope = Envelope.parse(raw)

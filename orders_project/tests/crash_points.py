@@ -46,7 +46,7 @@ def main(point: str, program: str, *arguments: str) -> None:
     if place == "published":
         Publisher.publish = die_after(Publisher.publish, Path(note))  # type: ignore[method-assign]
     elif place == "committed":
-        consumers.receive = die_after(consumers.receive, Path(note))
+        consumers.receive_all = die_after(consumers.receive_all, Path(note))
     sys.argv = [program, *arguments]
     if program == "celery":
         runpy.run_module("celery", run_name="__main__")

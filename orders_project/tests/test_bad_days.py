@@ -35,8 +35,9 @@ pytestmark = pytest.mark.processes
 POST = """
     INSERT INTO outbox_outgoingmessage (id, message_id, type, version, subject, "to", data, correlation_id, attempt,
         created_at, due_at, publish_attempts, refusals, last_error)
-    VALUES (%s, %s, 'tests.count', 1, 'o', 'payments', %s, 'c', 0, now(), now() + %s, 0, 0, '')
+    VALUES (%s, %s, %s, 1, 'o', 'payments', %s, 'c', 0, now(), now() + %s, 0, 0, '')
 """
+ALONE, TOGETHER = "tests.count", "tests.count_together"  # types of messages: the second one travels in batches
 OLD_ARGUMENTS = {
     "x-queue-type": "quorum",
     "x-delivery-limit": 5,
@@ -76,14 +77,14 @@ class Stage(RunningSystem):
         """Wait for the end of a process that kills itself."""
         self.running.pop(name).wait(timeout=180)
 
-    def post(self, number: int, *, then: str = "", due_in: float = 0, every: float = 0) -> list[str]:
+    def post(self, number: int, *, then: str = "", kind: str = ALONE, due_in: float = 0, every: float = 0) -> list[str]:
         """Post so many messages, one transaction each."""
         ids = []
         with psycopg.connect(self.env["DATABASE_URL_ORDERS"], autocommit=True) as connection:
             for _ in range(number):
                 ids.append(str(message_id := uuid7()))
                 connection.execute(
-                    POST, [message_id, message_id, json.dumps({"then": then}), timedelta(seconds=due_in)]
+                    POST, [message_id, message_id, kind, json.dumps({"then": then}), timedelta(seconds=due_in)]
                 )
                 connection.execute("NOTIFY outbox")
                 time.sleep(every)
@@ -154,7 +155,7 @@ def stage(standing: Stage) -> Stage:
 def test_a_relay_is_killed_between_publish_and_stamp(stage: Stage) -> None:
     stage.stop("relay")
     stage.start("relay", crash="published")
-    ids = stage.post(BATCH + 1) + stage.post(20, then="echo")
+    ids = stage.post(BATCH + 1) + stage.post(20, then="echo") + stage.post(60, kind=TOGETHER)
     stage.gone("relay")
     assert stage.crashed("published")
     assert stage.query("orders", PENDING)[0][0] > 0
@@ -165,7 +166,7 @@ def test_a_relay_is_killed_between_publish_and_stamp(stage: Stage) -> None:
 def test_a_worker_is_killed_between_commit_and_acknowledgement(stage: Stage) -> None:
     stage.stop("payments")
     stage.start("payments", crash="committed")
-    ids = stage.post(40, then="echo")
+    ids = stage.post(20, then="echo") + stage.post(20, then="echo", kind=TOGETHER)
     stage.gone("payments")
     assert stage.crashed("committed")
     stage.start("payments")
@@ -182,6 +183,21 @@ def test_six_workers_are_killed_that_hold_a_hundred_messages(stage: Stage) -> No
         stage.until(lambda: stage.depth("payments") <= stage.undone(ids) - 12)  # it holds 16, two or so of them done
         stage.kill("payments")
         stage.until(lambda: stage.depth("payments") >= stage.undone(ids))
+    stage.start("payments")
+    stage.settle(ids)
+
+
+def test_workers_are_killed_that_handle_batches(stage: Stage) -> None:
+    stage.stop("payments")
+    stage.stop("relay")
+    ids = stage.post(60, then="nap", kind=TOGETHER)
+    stage.start("relay")
+    stage.until(lambda: stage.depth("payments") == 3)  # of 25 messages at most
+    for _ in range(2):
+        stage.start("payments")
+        stage.until(lambda: stage.depth("payments") == 0)
+        stage.kill("payments")
+        stage.until(lambda: stage.depth("payments") >= 1)
     stage.start("payments")
     stage.settle(ids)
 
@@ -324,15 +340,15 @@ class TestTheDeadLetterQueue:
             (json.dumps([[envelope], {}, {}]).encode(), task, "application/json"),
             (b"[[{}], {}, {}]", task, "application/json"),
         ):
-            self.publish(stage, body, headers=headers, content_type=content_type)
+            self.publish(stage, body, headers=headers, content_type=content_type)  # [1, 2, 3] are three messages
         with stage.channel() as channel:
             beyond_time = amqp.Message(b"[[{}], {}, {}]")
             beyond_time._serialize_properties = lambda: HEADER_BEYOND_TIME
             channel.basic_publish(beyond_time, routing_key="payments")
         fine = stage.post(20)
-        stage.until(lambda: len(stage.dead()) >= 16 and not stage.pending())
+        stage.until(lambda: len(stage.dead()) >= 18 and not stage.pending())
         found = sorted(reason for reason, _, _ in stage.dead())
-        assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 6, *["malformed"] * 8]), found
+        assert found == sorted(["unknown_type", "too_large", *["undecodable"] * 6, *["malformed"] * 10]), found
         kept = stage.query("payments", "SELECT body, headers FROM outbox_deadletter WHERE reason = 'unknown_type'")
         assert bytes(kept[0][0]) == b"[[{}], {}, {}]"
         assert kept[0][1]["task"] == "payments.chrage"
@@ -340,9 +356,13 @@ class TestTheDeadLetterQueue:
         stage.query("payments", "DELETE FROM outbox_deadletter")
         stage.settle(fine)
 
-    def test_takes_what_kills_its_worker_and_the_others_flow(self, stage: Stage) -> None:
-        (killer,) = stage.post(1, then="kill")
-        fine = stage.post(50)
+    @pytest.mark.parametrize("kind", [ALONE, TOGETHER])
+    def test_takes_what_kills_its_worker_and_the_others_flow(self, stage: Stage, kind: str) -> None:
+        stage.stop("relay")
+        fine = stage.post(10, kind=kind)
+        (killer,) = stage.post(1, then="kill", kind=kind)
+        fine += stage.post(40, kind=kind)
+        stage.start("relay")
         stage.until(lambda: len(stage.dead()) == 1)
         assert stage.dead()[0][::2] == ("killed_its_worker", UUID(killer))
         assert stage.query("payments", "SELECT attempts, origin FROM outbox_deadletter") == [(6, "consumer")]

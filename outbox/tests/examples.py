@@ -3,12 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from django.db import connections
 
 from outbox import context
+from outbox.batches import Arrived
 from outbox.consumers import consumes
 from outbox.message import Message
 from outbox.services import model_of
@@ -18,6 +19,14 @@ SERVICE = "payments"  # whose outbox and database the tests use
 
 class Count(Message, name="tests.count", to=SERVICE):
     """Leaves a row in `counted`, then behaves as `then` says."""
+
+    order_id: str = ""
+    then: str = ""
+    padding: str = ""
+
+
+class CountTogether(Message, name="tests.count_together", to=SERVICE, batched=True):
+    """A count that travels, and is handled, with others."""
 
     order_id: str = ""
     then: str = ""
@@ -50,6 +59,7 @@ BEHAVIORS: dict[str, Callable[[Count], Any]] = {
     "fail": _fail,
     "kill": _kill,
     "sleep": lambda message: time.sleep(0.3),
+    "nap": lambda message: time.sleep(0.05),
 }
 CALLS: list[str] = []  # of the foreign service
 
@@ -63,6 +73,15 @@ def leave_a_row() -> None:
 def count(message: Count) -> None:
     leave_a_row()
     BEHAVIORS[message.then](message)
+
+
+def count_all(arrived: Sequence[Arrived]) -> None:
+    for one in arrived:
+        with one.acting() as message:
+            count(message)
+
+
+consumes(CountTogether, together=count_all)(count)
 
 
 @consumes(Echo)
