@@ -5,7 +5,7 @@ Rows without the query builder, and several statements in one round trip: for th
 # own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -92,13 +92,25 @@ class Rows:
 
     def update(self, row: models.Model, *names: str) -> Statement:
         """Store these fields of a row."""
-        meta = row._meta
+        return self.update_each([row], *names)
+
+    def update_each(self, rows: Sequence[models.Model], *names: str) -> Statement:
+        """Store these fields of several rows of one model, of each its own."""
+        meta, given, pk = rows[0]._meta, "", "%s"
         fields: list[Any] = [meta.get_field(name) for name in names]
-        return Statement(
-            f'UPDATE "{meta.db_table}" SET {", ".join(f""""{field.column}" = %s""" for field in fields)}'
-            f' WHERE "{meta.pk.column}" = %s',
-            [self._value(row, field, add=False) for field in (*fields, meta.pk)],
-        )
+        parameters = [self._value(row, field, add=False) for row in rows for field in (*fields, meta.pk)]
+        if len(rows) == 1:
+            changes = ", ".join(f'"{field.column}" = %s' for field in fields)
+        else:
+            # The types of the first row are those of all; without their lengths, so that no cast cuts a text short.
+            types = [str(field.db_type(connections[self.using])).partition("(")[0] for field in (*fields, meta.pk)]
+            first = ", ".join(f"%s::{kind}" for kind in types)
+            others = f", ({', '.join(['%s'] * len(types))})" * (len(rows) - 1)
+            columns = ", ".join(f'"{field.column}"' for field in (*fields, meta.pk))
+            changes = ", ".join(f'"{field.column}" = given."{field.column}"' for field in fields)
+            given, pk = f" FROM (VALUES ({first}){others}) AS given({columns})", f'given."{meta.pk.column}"'
+        table = meta.db_table
+        return Statement(f'UPDATE "{table}" SET {changes}{given} WHERE "{table}"."{meta.pk.column}" = {pk}', parameters)
 
     def update_all(self, kind: type[models.Model], keys: Sequence[Any], **values: Any) -> Statement:
         """Store these values in the rows with these primary keys."""
@@ -120,9 +132,10 @@ class Rows:
         if joined is not None:
             yield joined
             return
-        batch = Batch(self)
+        batch = Batch()
         yield batch
-        batch.touched = self.run(*batch.statements) if batch.statements else []
+        statements = [step(self) for step in batch.steps]
+        batch.touched = self.run(*statements) if statements else []
 
     def run(self, *statements: Statement) -> list[int]:
         """Run these in order, in one round trip; return how many rows each of them touched."""
@@ -147,22 +160,33 @@ def _with_keys(kind: type[models.Model]) -> str:
 @dataclass
 class Batch:
     """
-    Statements that run together, in their order: see `Rows.batch`.
+    Statements that run together: see `Rows.batch`.
 
-    Each method returns the number of its statement. After the block, `touched` holds for that number how many rows
-    the statement touched.
+    New rows of one model are stored by one statement, where the first of them was added; likewise changes of the same
+    fields, with the values that rows have at the end of the block.
     """
 
-    rows: Rows
-    statements: list[Statement] = field(default_factory=list)
-    touched: list[int] = field(default_factory=list)
+    steps: list[Callable[[Rows], Statement]] = field(default_factory=list)
+    touched: list[int] = field(default_factory=list)  # after the block: how many rows each statement touched
+    _collected: dict[Any, dict[int, models.Model]] = field(default_factory=dict)
 
     def add(self, statement: Statement) -> int:
-        self.statements.append(statement)
-        return len(self.statements) - 1
+        """Add a statement, and return its number in `touched`."""
+        self.steps.append(lambda _rows: statement)
+        return len(self.steps) - 1
 
-    def insert(self, *rows: models.Model) -> int:
-        return self.add(self.rows.insert(*rows))
+    def insert(self, *rows: models.Model) -> None:
+        """Store new rows of one model."""
+        self._collect(type(rows[0]), rows, lambda store, all_: store.insert(*all_))
 
-    def update(self, row: models.Model, *names: str) -> int:
-        return self.add(self.rows.update(row, *names))
+    def update(self, row: models.Model, *names: str) -> None:
+        """Store these fields of a row."""
+        self._collect((type(row), names), [row], lambda store, all_: store.update_each(all_, *names))
+
+    def _collect(
+        self, key: Any, rows: Sequence[models.Model], statement: Callable[[Rows, list[models.Model]], Statement]
+    ) -> None:
+        if key not in self._collected:
+            collected = self._collected[key] = {}
+            self.steps.append(lambda store: statement(store, list(collected.values())))
+        self._collected[key] |= {id(row): row for row in rows}
