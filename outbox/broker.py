@@ -143,7 +143,7 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
         "retries": 0,
         "timelimit": [None, None],
         # What Celery's own tools show of it.
-        "argsrepr": f"({envelope.type} {', '.join(one.subject for one in (envelope, *others))})",
+        "argsrepr": f"({envelope.type} {envelope.subject}{f' +{len(others)}' if others else ''})",
     }
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     body = strict_json.write([[one.as_dict() for one in (envelope, *others)], {}, options])

@@ -8,7 +8,7 @@ from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections, router
 
-from .consumers import unhandled
+from .consumers import CONSUMERS, unhandled
 from .message import REGISTRY
 from .services import PROXIES, all_services, database_of, services_here
 from .versions import missing_upcasters
@@ -52,6 +52,18 @@ def every_message_has_a_handler(app_configs: Sequence[AppConfig] | None, **kwarg
     """A message to a service without a handler for it would only ever become a dead letter."""
     for name in unhandled():
         yield Error(f"{name} has no handler.", id="outbox.E003")
+
+
+@register(Tags.models)
+def every_batch_has_a_handler(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Messages that travel together for a handler of one would only wait for each other."""
+    for name, consumer in CONSUMERS.items():
+        if consumer.message.batched != (consumer.together is not None):
+            yield Error(
+                f"{name} and its handler do not agree on whether it is handled together with others.",
+                hint="Give the message batched=True and its handler together=, or neither.",
+                id="outbox.E006",
+            )
 
 
 @register(Tags.models)

@@ -9,6 +9,7 @@ from orders.serializers import snapshot
 from orders.webhook_endpoints import KINDS
 from orders.webhooks import PING
 from outbox import schema
+from outbox.batches import MAX_MESSAGES
 from outbox.envelope import Envelope
 from outbox.message import EVENTS, REGISTRY, Message
 from outbox.services import all_services
@@ -19,10 +20,11 @@ SPECIFICATION = "3.1.0"
 DESCRIPTION = """
 What travels between the services of Orders, and what it tells the outside world.
 
-Every message is a CloudEvent. Between services it is the one argument of a Celery task, in a quorum queue; events of
-orders are published to the topic exchange `events`, where any number of subscribers bind queues of their own, and kept
-for a while in the stream `events.stream`, which can be read from any point; the same events are sent as signed webhooks
-(Standard Webhooks) to the endpoints of clients.
+Every message is a CloudEvent. Between services it is the argument of a Celery task, in a quorum queue; of some types,
+up to 25 that were posted at the same time are the arguments of one task. Events of orders are published to the topic
+exchange `events`, where any number of subscribers bind queues of their own, and kept for a while in the stream
+`events.stream`, which can be read from any point; the same events are sent as signed webhooks (Standard Webhooks) to
+the endpoints of clients.
 
 A message may arrive more than once, and in any order: `id` is the same in every copy, and `sequence`, which is the
 `version` in an order's data, says which of two events of an order is the later one. Ignore fields that you do not know.
@@ -88,7 +90,7 @@ def between_services() -> list[type[Message]]:
 def _queue(name: str, kinds: list[type[Message]]) -> dict[str, Any]:
     return {
         "address": name,
-        "description": f"The quorum queue {name}: Celery tasks, each with one message.",
+        "description": f"The quorum queue {name}: Celery tasks, each with a message or several of one type.",
         "messages": {kind.name: _ref("messages", kind.name) for kind in kinds},
         "bindings": {"amqp": {"is": "queue", "queue": {"name": name, "durable": True, "exclusive": False}}},
     }
@@ -126,10 +128,11 @@ def _ref(kind: str, name: str) -> dict[str, str]:
 
 
 def _task(kind: type[Message]) -> dict[str, Any]:
-    """A message between services, as a Celery task: [[envelope], {}, options]."""
+    """A message between services, as a Celery task: [[envelope], {}, options], or with several envelopes."""
     envelope = _envelope(kind.name, data=_ref("schemas", _schema_name(kind.name)))
     sample = example(kind.name, data={name: EXAMPLES[name] for name in schema.of_message(kind)["properties"]})
     sample = sample | {"schemaversion": kind.version}
+    others = {"additionalItems": envelope, "maxItems": MAX_MESSAGES} if kind.batched else {"maxItems": 1}
     return {
         "name": kind.name,
         "summary": schema.of_message(kind)["description"].partition("\n")[0],
@@ -138,7 +141,7 @@ def _task(kind: type[Message]) -> dict[str, Any]:
             "description": "The body of a Celery task (protocol 2): its arguments, keywords and options.",
             "type": "array",
             "items": [
-                {"type": "array", "items": [envelope], "minItems": 1, "maxItems": 1},
+                {"type": "array", "items": [envelope], "minItems": 1} | others,
                 {"type": "object", "maxProperties": 0},
                 {"type": "object"},
             ],

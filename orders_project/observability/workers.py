@@ -25,6 +25,7 @@ class Task:
 
     type: str
     order_id: str  # empty if it is about none
+    others: int  # messages that are handled together with it
     order_number: int | None
     seconds: float  # for how long
     pid: int | None  # the process of the worker that handles it
@@ -88,6 +89,7 @@ def _task(request: dict[str, Any]) -> Task:
     return Task(
         type=request["name"],
         order_id=_subject(request),
+        others=_others(request),
         order_number=None,
         seconds=round(max(time.time() - began, 0), 1) if began else 0,
         pid=request["worker_pid"],
@@ -96,6 +98,16 @@ def _task(request: dict[str, Any]) -> Task:
 
 def _subject(request: dict[str, Any]) -> str:
     """What the message is about, from what Celery shows as its arguments: see `outbox.broker.encode`."""
+    return _about(request).partition(" +")[0]
+
+
+def _others(request: dict[str, Any]) -> int:
+    """How many messages are handled together with it."""
+    number = _about(request).partition(" +")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _about(request: dict[str, Any]) -> str:
     shown, prefix = str(request["args"]), f"({request['name']} "
     return shown.removeprefix(prefix).removesuffix(")") if shown.startswith(prefix) else ""
 

@@ -45,7 +45,7 @@ class TestWhatWorkersDo:
             "active_queues": {"a@1": [{"name": "orders.beat"}, {"name": "orders"}], "b@1": [{"name": "payments"}]},
             "active": {
                 "a@1": [request("outbox.tick", "('orders',)", 999.0), request("order.processed", "…", None)],
-                "b@1": [request("payments.charge", "(payments.charge o-1)", 800.0)],
+                "b@1": [request("payments.charge", "(payments.charge o-1 +24)", 800.0)],
             },
             "reserved": {"b@1": [{}, {}]},
         }
@@ -58,7 +58,7 @@ class TestWhatWorkersDo:
         assert [line.split() for line in capsys.readouterr().out.splitlines()][1:5] == [
             ["a@1", "7", "outbox.tick", "1", "s"],
             ["a@1", "7", "order.processed", "0", "ms"],
-            ["b@1", "7", "payments.charge", "3", "min", "o-1"],
+            ["b@1", "7", "payments.charge", "3", "min", "o-1", "and", "24", "more"],
             ["b@1", "2", "waiting"],
         ]
         assert workers.look().troubles == [

@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
-from outbox import batches, context
+from outbox import batches, checks, context
 from outbox.attempts import LAST_ATTEMPT
 from outbox.batches import MAX_MESSAGES, Arrived, packed
 from outbox.collector import MAX_IN_A_BATCH, collect
@@ -296,3 +296,16 @@ class TestADeadBatch:
         assert collect(SERVICE) == 1
         dead = DeadLetter.objects.get()
         assert (dead.message_id, dead.reason, Outgoing.objects.count()) == (None, "malformed", 0)
+
+
+class TestTheCheck:
+    def test_is_fine_with_this_project(self) -> None:
+        assert list(checks.every_batch_has_a_handler(None)) == []
+
+    @pytest.mark.parametrize(("name", "together"), [(NAME, None), (Count.name, print)])
+    def test_finds_a_message_that_does_not_fit_its_handler(
+        self, name: str, together: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(CONSUMERS, name, dataclasses.replace(CONSUMERS[name], together=together))
+        (problem,) = checks.every_batch_has_a_handler(None)
+        assert (problem.id, problem.msg.split()[0]) == ("outbox.E006", name)

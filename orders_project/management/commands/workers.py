@@ -45,6 +45,7 @@ class Command(BaseCommand):
     def _lines(self, worker: Worker, *, width: int) -> Iterator[str]:
         for task in worker.tasks:
             number = f" (#{task.order_number})" if task.order_number is not None else ""
+            number += f" and {task.others} more" if task.others else ""
             spent = duration(task.seconds)
             yield f"{worker.name:<{width}}{task.pid or '-':>8}  {task.type:<28}{spent:>8}  {task.order_id}{number}"
         waiting = f"{worker.reserved} waiting" if worker.reserved else "" if worker.tasks else "nothing"
