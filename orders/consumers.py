@@ -88,7 +88,12 @@ def payment_disputed(event: PaymentDisputed) -> None:
     refunds.disputed(event, now=clock.now("orders"))
 
 
-@consumes(Overdue)
+def all_overdue(arrived: Sequence[Arrived]) -> None:
+    """Do for many timers what `overdue` does for one."""
+    transitions.on_timeouts(arrived, now=clock.now("orders"))
+
+
+@consumes(Overdue, together=all_overdue)
 def overdue(event: Overdue) -> None:
     """Turn back an order whose time is up."""
     transitions.on_timeout(order_id=event.order_id, now=clock.now("orders"), timer_id=context.current().causation_id)

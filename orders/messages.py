@@ -5,7 +5,7 @@ from typing import Any
 from outbox.message import EVENTS, Message
 
 
-class Overdue(Message, name="orders.overdue", to="orders"):
+class Overdue(Message, name="orders.overdue", to="orders", batched=True):
     """The timer of an order: it may have waited too long for an answer."""
 
     order_id: str

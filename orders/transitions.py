@@ -314,17 +314,31 @@ def on_timeout(*, order_id: str, now: datetime, timer_id: str | None = None) -> 
     :raises Order.DoesNotExist: if there is no such order
     """
     order = lock(order_id)
+    with ROWS.batch() as batch:
+        _time_out(order, timer_id=timer_id, now=now, batch=batch)
+
+
+@transaction.atomic(using="orders", savepoint=False)
+def on_timeouts(arrived: Sequence[Arrived], *, now: datetime) -> None:
+    """Do the same for the orders of these timers, in as few statements as can be."""
+    orders = lock_all({one.message.order_id for one in arrived})
+    with ROWS.batch() as batch:
+        for one in arrived:
+            with one.acting() as timer:
+                _time_out(orders[timer.order_id], timer_id=context.current().causation_id, now=now, batch=batch)
+
+
+def _time_out(order: Order, *, timer_id: str | None, now: datetime, batch: Batch) -> None:
     counts = timer_id in (None, str(order.timer_id)) or order.timer_at is None or now >= order.timer_at
     if order.status in ENDS or not counts:
         return
     order.timer_at = order.timer_id = None
     if is_overdue := now >= overdue_at(order):
-        apply(Overdue(order_id=order_id), order, now=now)
+        apply(Overdue(order_id=order.order_id), order, now=now, batch=batch)
     if order.timer_at is None:
         at = now + _pause(order, now=now) if is_overdue else overdue_at(order)
-        with ROWS.batch() as batch:
-            _set_timer(order, at=max(at, now + timedelta(seconds=1)), batch=batch)
-            batch.update(order, "timer_at", "timer_id")
+        _set_timer(order, at=max(at, now + timedelta(seconds=1)), batch=batch)
+        batch.update(order, "timer_at", "timer_id")
 
 
 def times_out_at(order: Order) -> datetime:

@@ -80,16 +80,16 @@ def account_of(user_id: str, *, principal: str = "", currency: str = "") -> Acco
     return pick(found.get((user_id, principal), ()), user_id=user_id, currency=currency)
 
 
-OF = "WHERE kind = %s AND (user_id, principal) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+OF = "WHERE user_id = ANY(%s) AND principal = ANY(%s) AND kind = %s"
 
 
 def accounts_of(users: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Account]]:
     """Return the accounts of these users of principals; those who have none are left out."""
+    names, principals = sorted({name for name, _ in users}), sorted({principal for _, principal in users})
     found: dict[tuple[str, str], list[Account]] = {}
-    names, principals = [name for name, _principal in users], [principal for _name, principal in users]
-    for account in ROWS.select(Account, OF, Account.Kind.CUSTOMER, names, principals):
+    for account in ROWS.select(Account, OF, names, principals, Account.Kind.CUSTOMER):
         found.setdefault((account.user_id, account.principal), []).append(account)
-    return found
+    return {user: found[user] for user in users if user in found}
 
 
 def pick(accounts: Sequence[Account], *, user_id: str, currency: str = "") -> Account:

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from common.money import Money
 from orders import factories, transitions, webhook_endpoints
+from orders.messages import Overdue
 from orders.models import Order, OrderEvent, WebhookDelivery
 from orders.models import Outgoing as FromOrders
 from orders.saga import CancelRequested
@@ -246,6 +247,30 @@ class TestTheSaga:
 
         in_both_ways("processing", make)
         assert {order.status for order in Order.objects.all()} == {"done"}
+
+    def test_times_out(self, in_both_ways: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A timer of an order that waits too long, one that comes early, one of an order that has ended, one twice."""
+
+        def make(prefix: str) -> list[Message]:
+            ids = self.orders(prefix, "late", "twice", "early", "done")
+            for name in ("late", "twice"):
+                Order.objects.filter(pk=ids[name]).update(
+                    status_since=timezone.now() - timedelta(days=1), timer_at=None
+                )
+            Order.objects.filter(pk=ids["early"]).update(timer_at=None)
+            Order.objects.filter(pk=ids["done"]).update(status="done")
+            return [Overdue(order_id=ids[name]) for name in ("late", "twice", "early", "done", "twice")]
+
+        in_both_ways("orders", make)
+        statuses = dict(Order.objects.filter(order_id__startswith="a-").values_list("order_id", "status"))
+        assert {name.removeprefix("a-"): status for name, status in statuses.items()} == {
+            "late": "voiding",
+            "twice": "voiding",
+            "early": "pending",
+            "done": "done",
+        }
+        timers = FromOrders.objects.filter(type="orders.overdue", subject__startswith="a-", due_at__gt=timezone.now())
+        assert timers.filter(subject="a-late").count() == 2  # that of the new order, and that of the new status
 
     def test_refuses_one_and_takes_the_others(self, in_both_ways: Any) -> None:
         def make(prefix: str) -> list[Message]:
