@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -104,7 +105,8 @@ def pack(wheel: Path, files: dict[str, bytes]) -> Path:
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(content)}")
             inside = zipfile.ZipInfo(name)
-            inside.external_attr = (0o755 if "/scripts/" in name else 0o644) << 16
+            # Without the kind of file pip takes none for a program.
+            inside.external_attr = (stat.S_IFREG | (0o755 if "/scripts/" in name else 0o644)) << 16
             archive.writestr(inside, content)
         archive.writestr(f"{info}/RECORD", "\n".join([*record, f"{info}/RECORD,,", ""]))
     return wheel
@@ -251,7 +253,7 @@ def clone(one_clone: Clone) -> Clone:
     for mark in (one_clone.folder / ".venv").glob("installed-postgres"):
         mark.unlink()
         (one_clone.folder / ".venv" / "installed-base").unlink()
-    one_clone.bootstrap("base", "dev")
+    assert "pip installs" not in one_clone.bootstrap("base", "dev")
     assert one_clone.has() == STANDARD
     return one_clone
 
