@@ -14,8 +14,19 @@ from orders_project.contracts import asyncapi, compare, openapi
 from outbox.envelope import Envelope
 from outbox.message import REGISTRY
 
-OPENAPI, ASYNCAPI = openapi.document(), asyncapi.document()
 RELEASES = sorted(contracts.RELEASED.glob("*/asyncapi.yaml"))
+
+
+@pytest.fixture(scope="module")
+def api() -> Any:
+    """The API as the code describes it, made here and not where this file is read: each parallel worker reads it."""
+    return openapi.document()
+
+
+@pytest.fixture(scope="module")
+def messages() -> Any:
+    """The messages as the code describes them."""
+    return asyncapi.document()
 
 
 def test_the_written_documents_are_what_the_code_says() -> None:
@@ -50,14 +61,14 @@ def test_the_samples_of_every_release_are_read(path: Any) -> None:
                 assert name == f"webhook.{payload['type']}"
 
 
-def test_every_message_between_services_is_described_with_a_valid_example() -> None:
-    messages = ASYNCAPI["components"]["messages"]
-    assert {kind.name for kind in asyncapi.between_services()} <= messages.keys()
-    assert {name for name in REGISTRY if not name.startswith("tests.")} <= messages.keys() | {"order.fact"}
-    for name, message in messages.items():
+def test_every_message_between_services_is_described_with_a_valid_example(messages: Any) -> None:
+    described = messages["components"]["messages"]
+    assert {kind.name for kind in asyncapi.between_services()} <= described.keys()
+    assert {name for name in REGISTRY if not name.startswith("tests.")} <= described.keys() | {"order.fact"}
+    for name, message in described.items():
         assert message["summary"], name
         for example in message["examples"]:
-            schema = {**message["payload"], "components": ASYNCAPI["components"]}
+            schema = {**message["payload"], "components": messages["components"]}
             jsonschema.Draft7Validator(schema).validate(example["payload"])
 
 
@@ -134,25 +145,25 @@ BROKEN_MESSAGES: dict[str, tuple[Callable[[Any], Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN_API)
-def test_a_change_that_breaks_the_api_is_named(what: str) -> None:
+def test_a_change_that_breaks_the_api_is_named(api: Any, what: str) -> None:
     change, line = BROKEN_API[what]
-    changed = copy.deepcopy(OPENAPI)
+    changed = copy.deepcopy(api)
     change(changed)
-    assert line in compare.openapi(OPENAPI, changed)
+    assert line in compare.openapi(api, changed)
 
 
 @pytest.mark.parametrize("what", BROKEN_MESSAGES)
-def test_a_change_that_breaks_a_message_is_named(what: str) -> None:
+def test_a_change_that_breaks_a_message_is_named(messages: Any, what: str) -> None:
     change, line = BROKEN_MESSAGES[what]
-    changed = copy.deepcopy(ASYNCAPI)
+    changed = copy.deepcopy(messages)
     change(changed)
-    assert line in compare.asyncapi(ASYNCAPI, changed)
+    assert line in compare.asyncapi(messages, changed)
 
 
-def test_what_is_added_breaks_nothing() -> None:
-    api, messages = copy.deepcopy(OPENAPI), copy.deepcopy(ASYNCAPI)
-    api["components"]["schemas"]["Order"]["properties"]["note"] = {"type": "string"}
-    api["paths"]["/orders"]["get"]["parameters"].append({"in": "query", "name": "shop", "schema": {"type": "string"}})
-    messages["components"]["schemas"]["PaymentsCharge"]["properties"]["note"] = {"type": "string"}
-    assert compare.openapi(OPENAPI, api) == []
-    assert compare.asyncapi(ASYNCAPI, messages) == []
+def test_what_is_added_breaks_nothing(api: Any, messages: Any) -> None:
+    more, more_messages = copy.deepcopy(api), copy.deepcopy(messages)
+    more["components"]["schemas"]["Order"]["properties"]["note"] = {"type": "string"}
+    more["paths"]["/orders"]["get"]["parameters"].append({"in": "query", "name": "shop", "schema": {"type": "string"}})
+    more_messages["components"]["schemas"]["PaymentsCharge"]["properties"]["note"] = {"type": "string"}
+    assert compare.openapi(api, more) == []
+    assert compare.asyncapi(messages, more_messages) == []
