@@ -289,9 +289,7 @@ class IncomingMessage(models.Model):
                 received_at=received_at,
                 handled_at=handled_at,
             )
-            for envelope in sorted(
-                envelopes, key=lambda one: one.id
-            )  # two batches with the same ones meet in no deadlock
+            for envelope in sorted(envelopes, key=lambda one: one.id)  # as everybody does: no deadlock
         ]
         spelled = {UUID(envelope.id): envelope.id for envelope in envelopes}
         return {spelled[key] for key in Rows(using).insert_new(*rows)}
