@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz bench bench-reconcile bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
+.PHONY: help run manage test check fuzz chaos bench bench-reconcile bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,9 @@ EXAMPLES ?= 300
 fuzz: ## send random requests to every endpoint, for minutes; EXAMPLES=300 of each operation and caller
 	@requirements/bootstrap base dev
 	@exec env SCHEMATHESIS_EXAMPLES=$(EXAMPLES) $(PY) -m pytest -n 0 orders_project/tests/test_schemathesis.py $(ARGS)
+
+chaos: venv ## let faults hit every part under load, and check; ARGS="--minutes 5 --seed 7 --only kill,freeze"
+	@exec $(PY) -m orders_project.tests.chaos $(ARGS)
 
 bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
 	@exec $(PY) -m benchmarks.orders $(ARGS)

@@ -1,0 +1,296 @@
+"""A running system behind proxies, and how each fault of a schedule is done to it and mended again."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import requests
+
+from orders_project.embedded import debian, places, processes, variable
+from orders_project.embedded.services import DATABASES, Services, begin
+from orders_project.tests.running_system import PROJECT, RunningSystem
+
+from .proxy import Proxies
+from .schedule import DATABASES as LATE
+from .schedule import Fault
+
+SHORT = {
+    "HOLD_TTL_SECONDS": "45", "PAYMENT_TIMEOUT_SECONDS": "40", "PROCESSING_TIMEOUT_SECONDS": "20",
+    "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "FAKE_PAYMENT_SUCCESS_RATE": "0.9", "PROCESSING_SUCCESS_RATE": "0.9",
+    "GATEWAY_READ_TIMEOUT": "5", "REFUND_APPROVAL_ABOVE": "100000",
+}  # fmt: skip
+SERVERS = {"postgresql": "postgres", "rabbitmq": "rabbitmq"}
+SLOW = (0.12, 0.03)  # seconds of standing still and of running, in turn
+RESEND = """
+UPDATE outbox_outgoingmessage SET published_at = NULL, due_at = now()
+WHERE published_at > now() - interval '30 seconds' AND "to" IN ('orders', 'payments', 'processing') AND random() < %s
+"""
+LATENESS = """
+CREATE TABLE chaos_late (share float NOT NULL);
+CREATE FUNCTION chaos_late() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.due_at <= clock_timestamp() + interval '1 s' AND random() < (SELECT coalesce(max(share), 0) FROM chaos_late)
+    THEN NEW.due_at := NEW.due_at + random() * interval '8 s'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER chaos_late BEFORE INSERT ON outbox_outgoingmessage FOR EACH ROW EXECUTE FUNCTION chaos_late()
+"""  # so that messages overtake each other
+
+
+class Patient:
+    """The system that suffers. Everything runs on entering; the addresses of the servers are those of the proxies."""
+
+    def __init__(self, *, given: Services | None = None) -> None:
+        """:param given: servers and migrated databases that others use as well: they are not hit themselves"""
+        self._given = given
+        self._end = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            self.home = places.scratch("chaos")
+            undo.callback(places.forget, self.home)
+            is_given = self._given is not None and {"AMQP_URL", *map(variable, DATABASES)} <= self._given.env.keys()
+            if self._given is not None and is_given:
+                self.servers = self._given
+            else:
+                self.servers = begin(self.home, {}, for_tests=True)
+                undo.callback(self.servers.stop)
+                self.servers.await_ready()
+            self.urls = {name: self.servers.env[variable(name)] for name in DATABASES}
+            broker = self.servers.env["AMQP_URL"]
+            self.bank_port = processes.free_port()
+            targets = {name: (lambda url=url: _port(url)) for name, url in self.urls.items()}
+            self.proxies = undo.enter_context(
+                Proxies(**targets, broker=lambda: _port(broker), gateway=lambda: self.bank_port)
+            )
+            env = {variable(name): self._through(name, url) for name, url in self.urls.items()}
+            env["AMQP_URL"] = self._through("broker", broker)
+            migrated = self.servers.postgres if is_given else None
+            environment = SHORT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{self.proxies.links['gateway'].port}"}
+            self.system = undo.enter_context(RunningSystem(environment, given=Services(env=env, postgres=migrated)))
+            state = ["--port", str(self.bank_port), "--state", str(self.home / "bank.jsonl")]
+            self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
+            for service in LATE:
+                self.system.query(service, LATENESS)
+            self.bank = f"http://127.0.0.1:{self.bank_port}"
+            self.system.start_all()
+            self.system.until(lambda: processes.answers(self.bank_port))
+            self._end = undo.pop_all()
+        self._standing: dict[str, list[int]] = {}
+        self._slow: dict[str, float] = {}
+        self.down: set[str] = set()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._end.close()
+
+    def _through(self, name: str, url: str) -> str:
+        parts = urlsplit(url)
+        credentials = parts.netloc.rpartition("@")[0]
+        return urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{self.proxies.links[name].port}"))
+
+    # What is done ---------------------------------------------------------------------------------------------------
+
+    def begin(self, fault: Fault) -> None:
+        """Do it; what comes back by itself is mended by `mend`."""
+        getattr(self, f"_begin_{fault.kind}")(fault)
+
+    def mend(self, fault: Fault) -> None:
+        getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
+
+    def tick(self) -> list[str]:
+        """Let what is slow stand still for a moment; start again what has ended by itself, and say what that was."""
+        for name in list(self._slow):
+            self._signal(name, signal.SIGSTOP)
+        if self._slow:
+            time.sleep(SLOW[0])
+        for name in list(self._slow):
+            self._signal(name, signal.SIGCONT)
+        ended = []
+        for name, process in list(self.system.running.items()):
+            if name not in self.down and process.poll() is not None:
+                ended.append(f"{name} ended by itself with code {process.returncode}")
+                self.system.running.pop(name)
+                self._start(name)
+        return ended
+
+    def _begin_kill(self, fault: Fault) -> None:
+        self.down.add(fault.target)
+        if fault.target in SERVERS:
+            self._server(fault.target).kill()
+        elif fault.target in self.system.running:
+            self.system.kill(fault.target)
+
+    def _mend_kill(self, fault: Fault) -> None:
+        if fault.target in SERVERS:
+            self._server(fault.target).start()
+        else:
+            self._start(fault.target)
+        self.down.discard(fault.target)
+
+    def _begin_restart(self, fault: Fault) -> None:
+        self.down.add(fault.target)
+        if fault.target in SERVERS:
+            self._server(fault.target).stop()
+        else:
+            self.system.stop(fault.target)
+
+    _mend_restart = _mend_kill
+
+    def _begin_torn(self, fault: Fault) -> None:
+        """What it commits to and hears from becomes slow, so that its end falls between two commits."""
+        for name in (*self.urls, "broker"):
+            self.proxies.links[name].delay = fault.how["by"]
+
+    def _mend_torn(self, fault: Fault) -> None:
+        if fault.target in self.system.running:
+            self.system.kill(fault.target)
+        for name in (*self.urls, "broker"):
+            self.proxies.links[name].delay = 0.0
+        self._start(fault.target)
+
+    def _begin_freeze(self, fault: Fault) -> None:
+        self._signal(fault.target, signal.SIGSTOP)
+
+    def _mend_freeze(self, fault: Fault) -> None:
+        self._signal(fault.target, signal.SIGCONT)
+
+    def _begin_slow(self, fault: Fault) -> None:
+        self._slow[fault.target] = fault.until
+
+    def _mend_slow(self, fault: Fault) -> None:
+        self._slow.pop(fault.target, None)
+
+    def _begin_hole(self, fault: Fault) -> None:
+        self.proxies.hold(fault.target)
+
+    def _mend_hole(self, fault: Fault) -> None:
+        self.proxies.let_pass(fault.target)
+
+    def _begin_reset(self, fault: Fault) -> None:
+        self.proxies.reset(fault.target)
+
+    def _begin_delay(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].delay = fault.how["by"]
+
+    def _mend_delay(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].delay = 0.0
+
+    def _begin_misbehave(self, fault: Fault) -> None:
+        self._behave(fault.how)
+
+    def _mend_misbehave(self, fault: Fault) -> None:
+        self._behave({})
+
+    def _behave(self, how: dict[str, Any]) -> None:
+        with contextlib.suppress(requests.RequestException):  # it may be down or frozen
+            requests.post(f"{self.bank}/behaviour", json=how, timeout=2)
+
+    def _begin_clock(self, fault: Fault) -> None:
+        self._again(fault.target, wrong_by=fault.how["wrong_by"])
+
+    def _mend_clock(self, fault: Fault) -> None:
+        self._again(fault.target)
+
+    def _begin_copies(self, fault: Fault) -> None:
+        self._change(fault, RESEND)
+
+    def _begin_late(self, fault: Fault) -> None:
+        self._change(fault, "INSERT INTO chaos_late VALUES (%s)")
+
+    def _mend_late(self, fault: Fault) -> None:
+        self._change(fault, "DELETE FROM chaos_late WHERE share = %s")
+
+    def _change(self, fault: Fault, statement: str) -> None:
+        """Change something in the database of an outbox; not if it cannot be reached now."""
+        with contextlib.suppress(psycopg.OperationalError):
+            service = fault.target.rpartition(" ")[2]
+            limits = "-c lock_timeout=1s -c statement_timeout=2s"
+            with psycopg.connect(self.urls[service], connect_timeout=2, options=limits) as connection:
+                connection.execute(statement, [fault.how["share"]])
+
+    def _begin_alarm(self, fault: Fault) -> None:
+        self._control("set_disk_free_limit", "1000TB")
+
+    def _mend_alarm(self, fault: Fault) -> None:
+        self._control("set_disk_free_limit", "50MB")
+
+    # Helpers --------------------------------------------------------------------------------------------------------
+
+    def _server(self, name: str) -> Any:
+        return getattr(self.servers, SERVERS[name])
+
+    def _control(self, *arguments: str) -> None:
+        with contextlib.suppress(processes.NotReady):  # it may be down or frozen
+            self._server("rabbitmq")._control(*arguments)
+
+    def _again(self, name: str, *, wrong_by: int = 0) -> None:
+        """Have a role die and come again, with another clock."""
+        self.down.add(name)
+        if name in self.system.running:
+            self.system.kill(name)
+        self._start(name, wrong_by=wrong_by)
+        self.down.discard(name)
+
+    def _start(self, name: str, *, wrong_by: int = 0) -> None:
+        if name in self.system.running:
+            return
+        if not wrong_by:
+            with self.system.log(name).open("ab") as log:
+                command = self.system.commands[name]
+                self.system.running[name] = self.system._spawn(command, output=log, env=None)
+            return
+        env = self.system.env | {
+            "LD_PRELOAD": str(faketime()), "FAKETIME": f"{wrong_by:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DJANGO_SETTINGS_MODULE": "orders_project.settings",
+        }  # fmt: skip
+        with self.system.log(name).open("ab") as log:
+            self.system.running[name] = processes.spawn(
+                [sys.executable, *self.system.commands[name]], env=env, output=log, cwd=PROJECT
+            )
+
+    def _signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to all processes of a role or a server, as far as it has any."""
+        if name in SERVERS:
+            process = self._server(name).process
+            family = _family(process.pid) if process is not None else []
+        elif name in self.system.running:
+            family = _family(self.system.running[name].pid)
+        else:
+            return
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+
+def faketime() -> Path:
+    """
+    The library that makes clocks wrong.
+
+    :raises CannotRun: if it cannot be had here
+    """
+    (library,) = debian.unpack("libfaketime").glob("usr/lib/*/faketime/libfaketime.so.1")
+    return library
+
+
+def _family(pid: int) -> list[int]:
+    """A process and what has come from it."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    family = [pid]
+    for one in family:
+        family += [child for child, parent in parents.items() if parent == one]
+    return family
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0

@@ -1,0 +1,193 @@
+"""
+Bugs to plant into a copy of the project, to see whether chaos finds them: the checker is checked.
+
+Each is a list of replacements. One whose old text is not there any more, exactly once, is refused: it has to be written
+anew, for the code as it is now.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from orders_project.embedded import places
+from orders_project.tests.running_system import PROJECT
+
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", ".cache", ".data", "__pycache__", ".*_cache", "node_modules")
+
+Edit = tuple[str, str, str]  # the file, the text that is there, and what is put into its place
+
+BUGS: dict[str, list[Edit]] = {
+    "inbox-check-dropped": [
+        (
+            "outbox/consumers.py",
+            "        if is_new:\n            consumer.handle(message, *answer)\n",
+            "        consumer.handle(message, *answer)\n",
+        )
+    ],
+    "publish-before-commit": [
+        (
+            "outbox/models.py",
+            "        WakeUp.after_commit(using)\n",
+            "        from .broker import Publisher\n\n"
+            "        due = [row for row in rows if row.due_at <= clock.now(using)]\n"
+            "        (publisher := Publisher()).publish([(row.envelope(), row.to) for row in due])\n"
+            "        publisher.close()\n"
+            "        WakeUp.after_commit(using)\n",
+        )
+    ],
+    "webhook-amount-ignored": [
+        (
+            "payments/receipts.py",
+            "    reason = difference(payment, about)\n",
+            "    reason = difference(payment, about)\n"
+            '    reason = "" if reason in ("amount_mismatch", "capture_mismatch") else reason\n',
+        )
+    ],
+    "locks-unsorted": [
+        (
+            "processing/holds.py",
+            "USING (product_id)\n    ORDER BY product.product_id\n",
+            "USING (product_id)\n    ORDER BY random()\n",
+        )
+    ],
+    "holds-never-expire": [
+        (
+            "processing/tasks.py",
+            'holds = services.expired_holds(now=clock.now("processing"), limit=BATCH)',
+            'holds = services.expired_holds(now=clock.now("processing"), limit=0)',
+        )
+    ],
+    "confirm-ignored": [
+        (
+            "outbox/broker.py",
+            "        sent.outcome.waiting.add(sent.index)\n",
+            "        sent.outcome.confirmed.add(sent.index)\n",
+        )
+    ],
+    "stamp-before-confirm": [
+        (
+            "outbox/relay.py",
+            "            if not rows:\n                return 0\n            lag = ",
+            "            if not rows:\n                return 0\n"
+            "            stored = Rows(self.database)\n"
+            '            outgoing = model_of(self.service, "Outgoing")\n'
+            "            stored.run(stored.update_all(outgoing, [row.pk for row in rows], published_at=self._now()))\n"
+            "        with transaction.atomic(using=self.database):\n"
+            "            lag = ",
+        )
+    ],
+    "withdrawal-forgotten": [
+        (
+            "processing/holds.py",
+            "    known = _first(withdrawn)\n",
+            '    known = ROWS.first(Processing, "WHERE order_id = %s", withdrawn.order_id)\n',
+        )
+    ],
+    "timer-not-set-again": [
+        (
+            "orders/transitions.py",
+            "    if order.timer_at is None:\n        at = now + _pause",
+            "    if order.timer_at is None and is_overdue:\n        at = now + _pause",
+        )
+    ],
+    "answer-stored-apart": [
+        (
+            "common/idempotency.py",
+            "            answers._base_manager.create(\n                principal=principal,\n",
+            "            keep = dict(\n                principal=principal,\n",
+        ),
+        (
+            "common/idempotency.py",
+            "                **extra_fields(),\n            )\n    return response\n",
+            "                **extra_fields(),\n            )\n"
+            "            transaction.on_commit(lambda: answers._base_manager.create(**keep), using=using)\n"
+            "    return response\n",
+        ),
+    ],
+    "refund-under-a-new-key": [
+        (
+            "payments/refunds.py",
+            '    key = f"{reference}.refund_part.{refund.refund_id}"',
+            '    key = __import__("uuid").uuid4().hex',
+        ),
+        (
+            "payments/refunds.py",
+            "            refund_id=str(refund.refund_id),\n        )\n    )\n",
+            '            refund_id=__import__("uuid").uuid4().hex,\n        )\n    )\n',
+        ),
+    ],
+}
+
+# The kinds of faults that each is tried with, where nothing else is asked for: those that such a bug does not survive.
+PROVOKED_BY: dict[str, str] = {
+    "inbox-check-dropped": "copies,kill,torn",
+    "publish-before-commit": "torn,kill,reset",
+    "webhook-amount-ignored": "misbehave",
+    "locks-unsorted": "slow,reset",
+    "holds-never-expire": "torn,kill",
+    "confirm-ignored": "kill,reset,restart",
+    "stamp-before-confirm": "kill,reset,torn",
+    "withdrawal-forgotten": "late,freeze,copies",
+    "timer-not-set-again": "misbehave",
+    "answer-stored-apart": "torn,kill",
+    "refund-under-a-new-key": "hole,reset,misbehave,kill",
+}
+
+
+class DoesNotFit(Exception):
+    """The text that a bug replaces is not there, exactly once."""
+
+
+def texts(name: str, project: Path = PROJECT) -> dict[Path, str]:
+    """
+    Return the files of a project as they are with this bug, by their paths in it.
+
+    :raises DoesNotFit: if the code has changed since the bug was written
+    """
+    changed: dict[Path, str] = {}
+    for file, old, new in BUGS[name]:
+        path = Path(file)
+        text = changed.get(path) or (project / path).read_text()
+        if text.count(old) != 1:
+            raise DoesNotFit(f"{name}: {file} has {text.count(old)} times:\n{old}")
+        changed[path] = text.replace(old, new)
+    return changed
+
+
+def plant(name: str, folder: Path) -> Path:
+    """Copy the project to a folder, with this bug, and return the folder."""
+    shutil.copytree(PROJECT, folder, ignore=NOT_COPIED, symlinks=True)
+    for path, text in texts(name).items():
+        (folder / path).write_text(text)
+    return folder
+
+
+def try_all(names: Sequence[str], *, seed: int, only: str, options: Sequence[str]) -> int:
+    """Run chaos on a copy with each of these bugs, print which checks caught it, and return 1 if one was not caught."""
+    missed = []
+    home = Path(tempfile.mkdtemp(prefix="chaos-planted-"))
+    print(f"timelines: {home}", flush=True)
+    for name in names:
+        began = time.monotonic()
+        copy = plant(name, home / "copy")
+        try:
+            env = os.environ | {"ORDERS_CACHE": str(places.cache())}
+            command = [sys.executable, "-m", "orders_project.tests.chaos", "--seed", str(seed), *options]
+            command += ["--only", only or PROVOKED_BY[name], "--timeline", str(home / f"{name}.txt")]
+            done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True)
+        finally:
+            shutil.rmtree(copy)
+        found = re.findall(r"^FOUND (.*)$", done.stdout, re.MULTILINE)
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+        for one in found or ["NOT CAUGHT" if done.returncode == 0 else f"NO VERDICT\n{done.stderr[-4000:]}"]:
+            print(f"    {one}", flush=True)
+        if not found:
+            missed.append(name)
+    print(f"not caught: {', '.join(missed)}" if missed else "all were caught", flush=True)
+    return 1 if missed else 0
