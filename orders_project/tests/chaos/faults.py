@@ -175,7 +175,12 @@ class Patient:
         self.proxies.let_pass(fault.target)
 
     def _begin_reset(self, fault: Fault) -> None:
+        """What is sent from now on is lost with the connections."""
+        self.proxies.hold(fault.target)
+
+    def _mend_reset(self, fault: Fault) -> None:
         self.proxies.reset(fault.target)
+        self.proxies.let_pass(fault.target)
 
     def _begin_delay(self, fault: Fault) -> None:
         self.proxies.links[fault.target].delay = fault.how["by"]

@@ -1,4 +1,9 @@
-"""TCP proxies on the loopback interface, each for one link of the system, that hold back, delay or cut what passes."""
+"""
+TCP proxies on the loopback interface, each for one link of the system, that hold back, delay or reset what passes.
+
+That of `outbox.tests.proxy` loses what is sent while it is silent, so its connections are good for nothing afterwards.
+A network that comes back delivers, so these do.
+"""
 
 import asyncio
 import contextlib

@@ -11,7 +11,7 @@ DATABASES = ("orders", "payments", "processing")
 LINKS = (*DATABASES, "broker", "gateway")
 QUIET = 15.0  # seconds without a new fault at the end, at most
 MISDEEDS: tuple[dict[str, Any], ...] = (
-    {"errors": 1}, {"errors": 3}, {"lost_answers": 1}, {"lost_answers": 2}, {"hang": 12.0}, {"duplicates": 3},
+    {"errors": 2}, {"lost_answers": 1}, {"hang": 12.0}, {"duplicates": 3},
     {"reorder": True, "delay": 0.5}, {"early": True}, {"drop": True}, {"lie_amount": 1.0}, {"outcome": "failed"},
     {"delay": 8.0}, {"delay": 3600.0},
 )  # fmt: skip
@@ -39,14 +39,14 @@ class Fault:
 # Each kind: what it can hit, how long it lasts, and how often it comes beside the others.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "kill": ((*ROLES, "gateway", *SERVERS), (0.3, 5.0), 6),
-    "torn": (("web", "payments", "orders", "processing", "relay"), (0.5, 2.0), 3),
+    "torn": (("web", "web", "web", "payments", "orders", "processing", "relay"), (0.5, 2.0), 3),
     "freeze": ((*ROLES, "gateway", *SERVERS), (3.0, 60.0), 3),
     "slow": ((*ROLES, "gateway", *SERVERS), (4.0, 15.0), 2),
     "restart": ((*ROLES, "gateway", *SERVERS), (0.1, 2.0), 2),
     "hole": (LINKS, (3.0, 40.0), 3),
-    "reset": (LINKS, (0.1, 0.2), 3),
+    "reset": (LINKS, (0.2, 2.0), 3),
     "delay": (LINKS, (4.0, 15.0), 2),
-    "misbehave": (("gateway payments",), (4.0, 12.0), 3),
+    "misbehave": (("gateway payments",), (2.0, 4.0), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in DATABASES), (0.1, 0.2), 3),
     "late": (tuple(f"outbox of {name}" for name in DATABASES), (4.0, 15.0), 2),
@@ -73,16 +73,22 @@ def make(
     kinds = {kind: targets for kind, targets in kinds.items() if targets}
     weights = [KINDS[kind][2] for kind in kinds]
     last = seconds - min(QUIET, seconds / 4)
+    misdeeds: list[dict[str, Any]] = []
     at, busy, found = 1.0, dict[str, float](), list[Fault]()
     while (at := at + chance.expovariate(1 / every)) < last:
         (kind,) = chance.choices(list(kinds), weights)
         target = chance.choice(kinds[kind])
         shortest, longest = KINDS[kind][1]
         lasts = min(chance.uniform(shortest, longest), seconds / 3)
-        fault = Fault(round(at, 2), kind, target, round(lasts, 2), _how(kind, chance))
-        if busy.get(target, 0.0) <= at:
-            busy[target] = fault.until + 1.0
-            found.append(fault)
+        if busy.get(target, 0.0) > at:
+            continue
+        if kind == "misbehave":  # each once before one comes again
+            misdeeds = misdeeds or chance.sample(MISDEEDS, len(MISDEEDS))
+        fault = Fault(
+            round(at, 2), kind, target, round(lasts, 2), misdeeds.pop() if kind == "misbehave" else _how(kind, chance)
+        )
+        busy[target] = fault.until + 1.0
+        found.append(fault)
     return found
 
 
@@ -90,8 +96,6 @@ def _how(kind: str, chance: random.Random) -> dict[str, Any]:
     match kind:
         case "delay" | "torn":
             return {"by": round(chance.uniform(0.05, 0.4), 2)}
-        case "misbehave":
-            return chance.choice(MISDEEDS)
         case "clock":
             return {"wrong_by": chance.choice((-300, 300, -90, 45, 3600))}
         case "copies" | "late":
