@@ -60,7 +60,7 @@ def run(
     """Let the schedule happen to a system of its own, or one of given servers, and say what is found."""
     report = Report()
     with path.open("w") as file, Patient(given=given) as patient:
-        customers = Customers(patient.system, gateway=patient.bank, seed=seed, rate=rate)
+        customers = Customers(patient.system, seed=seed, rate=rate)
         customers.furnish()
         timeline = Timeline(file)
         timeline.say(f"seed {seed}, {seconds:g} s, {rate:g} orders a second, {len(schedule)} faults")
@@ -79,20 +79,21 @@ def _suffer(patient: Patient, schedule: Sequence[Fault], timeline: Timeline, rep
     """Begin and mend each fault at its time; at the end all are mended."""
     coming, going = list(schedule), dict[Fault, float]()  # with the time when it is over
     while timeline.now < seconds or going:
+        for fault in [one for one, until in going.items() if until <= timeline.now]:
+            patient.mend(fault)
+            del going[fault]
+            timeline.say(f"{fault} is over")
         while coming and coming[0].at <= timeline.now:
             fault = coming.pop(0)
             timeline.say(f"{fault} begins")
             patient.begin(fault)
             report.faults[fault.kind] += 1
             going[fault] = timeline.now + fault.lasts
-        for fault in [one for one, until in going.items() if until <= timeline.now]:
-            patient.mend(fault)
-            del going[fault]
-            timeline.say(f"{fault} is over")
         for ended in patient.tick():
             report.ended_by_themselves += 1
             timeline.say(ended)
         time.sleep(STEP)
+    patient.repair()
 
 
 def _judge(patient: Patient, truth: Truth, timeline: Timeline, report: Report, *, repaired_at: float) -> None:
@@ -106,7 +107,7 @@ def _judge(patient: Patient, truth: Truth, timeline: Timeline, report: Report, *
         for order, status in still_open
     ]
     timeline.say(f"{len(still_open)} accepted orders are open")
-    until = time.monotonic() + RESTS
+    until = time.monotonic() + (RESTS / 6 if still_open else RESTS)
     while not truth.is_quiet() and time.monotonic() < until:
         patient.tick()
         time.sleep(0.5)

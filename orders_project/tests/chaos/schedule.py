@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "hole": (LINKS, (3.0, 40.0), 3),
     "reset": (LINKS, (0.2, 2.0), 3),
     "delay": (LINKS, (4.0, 15.0), 2),
-    "misbehave": (("gateway payments",), (2.0, 4.0), 3),
+    "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in DATABASES), (0.1, 0.2), 3),
     "late": (tuple(f"outbox of {name}" for name in DATABASES), (4.0, 15.0), 2),
@@ -87,7 +87,7 @@ def make(
         fault = Fault(
             round(at, 2), kind, target, round(lasts, 2), misdeeds.pop() if kind == "misbehave" else _how(kind, chance)
         )
-        busy[target] = fault.until + 1.0
+        busy[target] = fault.until + 0.5
         found.append(fault)
     return found
 
