@@ -29,11 +29,6 @@ BUGS: dict[str, list[Edit]] = {
             "        if is_new:\n            consumer.handle(message, *answer)\n",
             "        consumer.handle(message, *answer)\n",
         ),
-        (
-            "outbox/consumers.py",
-            "        if consumer.first is not None and not consumer.incoming.seen(envelope):\n",
-            "        if consumer.first is not None:\n",
-        ),
     ],
     "publish-before-commit": [
         (
@@ -57,8 +52,8 @@ BUGS: dict[str, list[Edit]] = {
     "locks-unsorted": [
         (
             "processing/holds.py",
-            "USING (product_id)\n    ORDER BY product.product_id\n",
-            "USING (product_id)\n    ORDER BY random()\n",
+            "AS asked(product_id, quantity) USING (product_id)\n    ORDER BY product.product_id\n",
+            "AS asked(product_id, quantity) USING (product_id)\n    ORDER BY random()\n",
         )
     ],
     "holds-never-expire": [
