@@ -136,7 +136,12 @@ class Patient:
     def _begin_kill(self, fault: Fault) -> None:
         self._down.add(fault.target)
         if fault.target in SERVERS:
-            self._server(fault.target).kill()
+            server = self._server(fault.target)
+            family = _family(server.process.pid) if server.is_running else []
+            server.kill()
+            for pid in family:  # backends that outlive their server would keep the next one from starting
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         elif fault.target in self.system.running:
             self.system.kill(fault.target)
 

@@ -73,7 +73,7 @@ class Link:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._pump(reader, there))
                 both.create_task(self._pump(answers, writer))
-        except (OSError, ExceptionGroup):
+        except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
             for one in filter(None, (writer, there)):
