@@ -40,7 +40,7 @@ fuzz: ## send random requests to every endpoint, for minutes; EXAMPLES=300 of ea
 chaos: venv ## let faults hit every part under load, and check; ARGS="--minutes 5 --seed 7 --only kill,freeze"
 	@exec $(PY) -m orders_project.tests.chaos $(ARGS)
 
-bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20"
+bench: venv ## measure the whole system beside its limit; ARGS="--seconds 20", "--baseline REV", "--peer dbos"
 	@exec $(PY) -m benchmarks.orders $(ARGS)
 
 bench-reconcile: venv ## measure a comparison of 100,000 transactions of a gateway with the ledger

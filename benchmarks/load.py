@@ -3,7 +3,8 @@ An open-loop load from a process of its own: orders arrive at their rate, whethe
 
     python -m benchmarks.load URL RATE SECONDS
 
-Prints one JSON line: how many were sent, accepted and refused, and how late the answers came.
+Prints one JSON line: how many were sent, accepted, refused (503: the system is busy) and answered in any other way or
+not at all, how late the answers came, and the CPU-seconds that sending took.
 """
 
 import json
@@ -12,11 +13,12 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 USERS, PRODUCTS = 100, 50
+CLIENTS = 64  # that wait for an answer at the same time
 _local = threading.local()
 
 
@@ -29,8 +31,8 @@ def order() -> dict[str, Any]:
     }
 
 
-def send(host: str, body: bytes) -> tuple[int, float]:
-    """The status of the answer and the seconds that it took."""
+def send(host: str, body: bytes) -> tuple[int, float, float]:
+    """The status of the answer, the seconds that it took, and when it came."""
     connection: HTTPConnection | None = getattr(_local, "connection", None)
     if connection is None:
         connection = _local.connection = HTTPConnection(host, timeout=30)
@@ -39,11 +41,11 @@ def send(host: str, body: bytes) -> tuple[int, float]:
         connection.request("POST", "/orders", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         answer.read()
-    except OSError:
+    except (OSError, HTTPException):
         connection.close()
         _local.connection = None
-        return 0, time.perf_counter() - began
-    return answer.status, time.perf_counter() - began
+        return 0, time.perf_counter() - began, time.perf_counter()
+    return answer.status, time.perf_counter() - began, time.perf_counter()
 
 
 def main(url: str, rate: float, seconds: float) -> None:
@@ -51,21 +53,25 @@ def main(url: str, rate: float, seconds: float) -> None:
     count = int(rate * seconds)
     bodies = [json.dumps(order()).encode() for _ in range(count)]
     began = time.perf_counter()
-    with ThreadPoolExecutor(max_workers=64) as pool:
+    with ThreadPoolExecutor(max_workers=CLIENTS) as pool:
         waiting = []
         for number, body in enumerate(bodies):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
             waiting.append(pool.submit(send, host, body))
         answers = [one.result() for one in waiting]
     took = time.perf_counter() - began
-    accepted = sorted(latency for status, latency in answers if status == 201)
+    accepted = sorted(latency for status, latency, _at in answers if status == 201)
+    refused = [int(at - began) for status, _latency, at in answers if status == 503]
     print(
         json.dumps(
             {
                 "sent": count,
                 "accepted": len(accepted),
-                "refused": count - len(accepted),
+                "refused": len(refused),
+                "refused_at": refused,
+                "failed": count - len(accepted) - len(refused),
                 "seconds": took,
+                "cpu": time.process_time(),
                 "post_p50": accepted[len(accepted) // 2] if accepted else None,
                 "post_p95": accepted[len(accepted) * 95 // 100] if accepted else None,
             }

@@ -19,7 +19,7 @@ $$
 ROWS = """
 CREATE TEMPORARY TABLE crowd AS
 SELECT n, 'o' || n AS order_id, pg_temp.uuid7(at, n) AS id, at,
-    n > %(orders)s - 30 AS rare, n > %(orders)s / 2 AS old, n <= 40 AS fresh
+    n > %(orders)s - 30 AS rare, n > %(orders)s / 2 AS old, n <= %(unfinished)s AS fresh
 FROM (SELECT n, now() - n / 7.0 * interval '1 second' AS at FROM generate_series(%(orders)s, 1, -1) AS n) numbered
 """
 
@@ -190,8 +190,14 @@ FILL: dict[str, tuple[str, ...]] = {
 }
 
 
-def gather(orders: int, *, services: Iterable[str] = FILL, tables: Container[str] | None = None) -> None:
-    """Fill the databases of services, or these tables of them, with what so many orders would have left there."""
+def gather(
+    orders: int, *, services: Iterable[str] = FILL, tables: Container[str] | None = None, unfinished: int = 40
+) -> None:
+    """
+    Fill the databases of services, or these tables of them, with what so many orders would have left there.
+
+    :param unfinished: how many of them, the newest, have not come to their end
+    """
     for service in services:
         statements = {statement: INTO.findall(statement)[0] for statement in (*FILL[service], *MAILBOX)}
         filled = {sql: table for sql, table in statements.items() if tables is None or table in tables}
@@ -199,7 +205,7 @@ def gather(orders: int, *, services: Iterable[str] = FILL, tables: Container[str
             continue
         with connections[service].cursor() as cursor:
             cursor.execute(UUID7)
-            cursor.execute(ROWS, {"orders": orders})
+            cursor.execute(ROWS, {"orders": orders, "unfinished": unfinished})
             for statement in filled:
                 cursor.execute(statement)
             cursor.execute("DROP TABLE crowd")

@@ -5,8 +5,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from benchmarks.limit import copy_tables, limit
 from benchmarks.load import PRODUCTS, USERS
-from benchmarks.orders import SEED, copy_tables, limit
+from benchmarks.measurement import SEED
 
 
 @pytest.mark.processes

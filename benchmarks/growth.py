@@ -1,0 +1,50 @@
+"""What old orders in the tables cost a new one: `--growth N`."""
+
+from typing import Any
+
+from benchmarks.measurement import measure
+from orders_project.tests.running_system import RunningSystem
+
+# Rows for each old order, as an order that is paid from an account leaves them; the mailboxes' are those of the
+# busiest service. One event instead of several: the rows that are made up have one.
+ROWS = {
+    "orders_order": 1, "orders_orderline": 1, "orders_orderevent": 1, "payments_account": 1, "payments_payment": 1,
+    "payments_entry": 1, "processing_product": 1, "processing_hold": 1, "processing_holdline": 1,
+    "processing_stockmovement": 2, "processing_processing": 1, "outbox_outgoingmessage": 4, "outbox_incomingmessage": 4,
+}  # fmt: skip
+GATHER = """
+from orders_project.tests.many_rows import gather
+rows = {rows}
+gather({orders}, tables=[table for table, times in rows.items() if times == 1], unfinished=0)
+for table, times in rows.items():
+    if times > 1:
+        gather(times * {orders}, tables=[table], unfinished=0)
+"""
+
+
+def fill(system: RunningSystem, *, orders: int) -> None:
+    """Store what so many finished orders would have left."""
+    system.manage("shell", "-v", "0", "-c", GATHER.format(rows=ROWS, orders=orders))
+    for service in ("orders", "payments", "processing"):
+        system.query(service, "VACUUM ANALYZE")
+
+
+def compare(system: RunningSystem, empty: dict[str, Any], *, orders: int, rate: float, seconds: int) -> dict[str, Any]:
+    """Measure the same load as `empty` once more, with so many old orders in the tables."""
+    fill(system, orders=orders)
+    full = measure(system, rate=rate, seconds=seconds)
+    return {"orders": orders, "empty": empty, "full": full, "ratio": cpu(full) / cpu(empty)}
+
+
+def cpu(load: dict[str, Any]) -> float:
+    return sum(load["cpu_per_order"].values())
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """These figures as text."""
+    empty, full = 1000 * cpu(found["empty"]), 1000 * cpu(found["full"])
+    rates = [found[which]["finished_per_second"] for which in ("full", "empty")]
+    return [
+        f"with {found['orders']:,} old orders: {full:.1f} ms of CPU an order ÷ {empty:.1f} ms without"
+        f" = {found['ratio']:.2f}; {rates[0]:.0f} ÷ {rates[1]:.0f} finished a second"
+    ]

@@ -1,0 +1,79 @@
+"""More orders than the system can take, for minutes: `--overload MINUTES`."""
+
+from collections import Counter
+from typing import Any
+
+from benchmarks.measurement import count_orders, finish, load
+from orders_project.tests.running_system import RunningSystem
+
+TIMES = 3  # the capacity
+STEP = 5  # seconds; each of them is a point of the timeline
+ENDED = "status IN ('done', 'failed', 'canceled')"
+
+
+def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[str, Any]:
+    """Place three times as many orders as can be finished, and see what becomes of those accepted."""
+    ((began,),) = system.query("orders", "SELECT clock_timestamp()")
+    sent = load(system, rate=TIMES * capacity, seconds=60 * minutes)
+    waiting = count_orders(system, f"NOT {ENDED}")
+    ((sent_until,),) = system.query("orders", "SELECT extract(epoch FROM clock_timestamp() - %s)::float8", began)
+    finish(system, timeout=600 + 60 * minutes * 2 * TIMES)
+    ((newest, took, drained),) = system.query(
+        "orders",
+        "SELECT status, extract(epoch FROM updated_at - created_at)::float8,"
+        " (SELECT extract(epoch FROM max(updated_at) - %s)::float8 FROM orders_order)"
+        " FROM orders_order ORDER BY created_at DESC LIMIT 1",
+        began,
+    )
+    ends = system.query("orders", "SELECT status, count(*) FROM orders_order WHERE created_at >= %s GROUP BY 1", began)
+    said, code = system.ask("audit", "--grace", "0")
+    return {
+        "capacity": capacity,
+        "minutes": minutes,
+        "sent": sent,
+        "sent_until": sent_until,
+        "ends": dict(ends),
+        "open_at_the_end": waiting,
+        "drained_after": max(0.0, drained - sent_until),
+        "newest": {"status": newest, "seconds": took},
+        "timeline": {
+            "finished": _by_step(system, began, "updated_at", f"AND {ENDED}"),
+            "accepted": _by_step(system, began, "created_at"),
+            "refused": _steps(Counter(second // STEP for second in sent["refused_at"])),
+        },
+        "audit": {"passed": code == 0, "said": said},
+    }
+
+
+def _by_step(system: RunningSystem, began: object, column: str, condition: str = "") -> list[tuple[int, float]]:
+    return _steps(
+        dict(
+            system.query(
+                "orders",
+                f"SELECT (extract(epoch FROM {column} - %s) / {STEP})::float8::int, count(*) FROM orders_order"  # noqa: S608
+                f" WHERE created_at >= %s {condition} GROUP BY 1",
+                began,
+                began,
+            )
+        )
+    )
+
+
+def _steps(counts: dict[int, int]) -> list[tuple[int, float]]:
+    """Second and number a second, also where there were none."""
+    return [(step * STEP, counts.get(step, 0) / STEP) for step in range(max(counts, default=0) + 1)]
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """These figures as text."""
+    sent, newest = found["sent"], found["newest"]
+    during = [value for second, value in found["timeline"]["finished"] if second < found["sent_until"]]
+    ends = ", ".join(f"{count} {status}" for status, count in sorted(found["ends"].items()))
+    return [
+        f"{TIMES} × capacity for {found['minutes']:g} min: {sent['sent']} sent, {sent['accepted']} accepted,"
+        f" {sent['refused']} refused (503), {sent['failed']} failed",
+        f"    finished meanwhile {sum(during) / max(1, len(during)):.0f} orders/s, capacity {found['capacity']:.0f}",
+        f"    {found['open_at_the_end']} open when the load ended; drained {found['drained_after']:.0f} s after it",
+        f"    the newest accepted order: {newest['status']} after {newest['seconds']:.1f} s; all: {ends}",
+        f"    audit: {'clean' if found['audit']['passed'] else found['audit']['said']}",
+    ]

@@ -1,0 +1,52 @@
+"""What `make bench` makes of what it has measured."""
+
+from typing import Any
+from xml.etree import ElementTree
+
+from benchmarks import baseline, chart, footprint
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def told(cpu: dict[str, float], *, finished: float, **more: Any) -> dict[str, Any]:
+    """What a revision writes, and `more` that only a newer one does."""
+    full = {"finished_per_second": finished, "cpu_per_order": cpu}
+    gentle = {"accepted_to_done": [0.04, 0.08, 0.2]}
+    return {"limit": [300.0, 500.0], "ratio": finished / 400, "full": full, "gentle": gentle} | more
+
+
+def test_two_revisions_are_compared_by_medians_whatever_their_processes_are_called() -> None:
+    before = [told({"web": 0.01, "bell": ms / 1000}, finished=20) for ms in (10, 900, 30)]
+    now = [told({"web": 0.01, "beat": 0.01}, finished=80, footprint={"bytes": 1}) for _ in range(3)]
+    found = baseline.compare(before, now)
+    assert {name: round(value, 3) for name, value in found["CPU an order, ms"].items()} == {
+        "before": 40, "now": 20, "ratio": 0.5,
+    }  # fmt: skip
+    assert found["finished ÷ limit"] == {"before": 0.05, "now": 0.2, "ratio": 4}
+    assert baseline.cpu_by_process(before) == {"bell": 30, "web": 10}
+    assert len(baseline.lines({"revision": "a" * 40, "figures": found})) == 1 + len(baseline.FIGURES)
+
+
+def test_what_retention_deletes_does_not_stay_for_ever() -> None:
+    names = ("orders.orders_order", "payments.outbox_outgoingmessage", "payments.payments_idempotencykey")
+    before, after = (
+        {"sizes": dict.fromkeys(names, size), "before": counted, "after": counted}
+        for size, counted in ((8192, dict.fromkeys(footprint.MOVED, 10)), (16384, dict.fromkeys(footprint.MOVED, 70)))
+    )
+    found = footprint.per_order(before, after, orders=4)
+    assert (found["bytes"], found["lasting_bytes"], found["commits"]) == (3 * 2048, 2048, 15)
+
+
+def test_bars_are_as_long_as_their_values() -> None:
+    bars = {"before": {"web & all": 30.0, "relay": 10.0}, "now": {"web & all": 10.0}}
+    picture = ElementTree.fromstring(chart.stacked_bars("CPU", bars, unit="ms", how="here"))  # noqa: S314 (our own)
+    widths = [float(rect.attrib["width"]) for rect in picture.iter(f"{SVG}rect") if rect.attrib["height"] == "24"]
+    assert [round(width / widths[1], 1) for width in widths] == [3, 1, 1]
+    assert "40.0 ms" in [text.text for text in picture.iter(f"{SVG}text")]
+
+
+def test_lines_go_from_the_beginning_to_the_end() -> None:
+    series = {"finished": [(0, 0.0), (5, 100.0)], "refused": []}
+    picture = ElementTree.fromstring(chart.over_time("Load", series, unit="a second", how="", marks={"end": 5}))  # noqa: S314 (our own)
+    drawn = [line.attrib["points"].split() for line in picture.iter(f"{SVG}polyline")]
+    assert drawn == [["60.0,326.0", f"{chart.WIDTH - chart.MARGIN:.1f},86.0"], []]
