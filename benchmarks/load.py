@@ -1,13 +1,17 @@
 """
 An open-loop load from a process of its own: orders arrive at their rate, whether or not the system keeps up.
 
-    python -m benchmarks.load URL RATE SECONDS
+    python -m benchmarks.load URL RATE SECONDS [PATIENCE]
 
-Prints one JSON line: how many were sent, accepted, refused (503: the system is busy) and answered in any other way or
-not at all, how late the answers came, and the CPU-seconds that sending took.
+As many orders as there are clients wait for an answer at the same time. An order that has waited for a free client for
+more than PATIENCE seconds is given up, as a customer would; without that, all of them are sent in the end.
+
+Prints one JSON line: how many were sent, accepted, refused (503: the system is busy), given up, and answered in any
+other way or not at all; how late the answers came, and the CPU-seconds that sending took.
 """
 
 import json
+import math
 import random
 import sys
 import threading
@@ -19,6 +23,7 @@ from urllib.parse import urlsplit
 
 USERS, PRODUCTS = 100, 50
 CLIENTS = 64  # that wait for an answer at the same time
+GIVEN_UP = -1
 _local = threading.local()
 
 
@@ -31,8 +36,10 @@ def order() -> dict[str, Any]:
     }
 
 
-def send(host: str, body: bytes) -> tuple[int, float, float]:
-    """The status of the answer, the seconds that it took, and when it came."""
+def send(host: str, body: bytes, *, before: float) -> tuple[int, float, float]:
+    """The status of the answer (or GIVEN_UP), the seconds that it took, and when it came."""
+    if time.perf_counter() > before:
+        return GIVEN_UP, 0.0, time.perf_counter()
     connection: HTTPConnection | None = getattr(_local, "connection", None)
     if connection is None:
         connection = _local.connection = HTTPConnection(host, timeout=30)
@@ -48,7 +55,7 @@ def send(host: str, body: bytes) -> tuple[int, float, float]:
     return answer.status, time.perf_counter() - began, time.perf_counter()
 
 
-def main(url: str, rate: float, seconds: float) -> None:
+def main(url: str, rate: float, seconds: float, patience: float = math.inf) -> None:
     host = urlsplit(url).netloc
     count = int(rate * seconds)
     bodies = [json.dumps(order()).encode() for _ in range(count)]
@@ -57,10 +64,11 @@ def main(url: str, rate: float, seconds: float) -> None:
         waiting = []
         for number, body in enumerate(bodies):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
-            waiting.append(pool.submit(send, host, body))
+            waiting.append(pool.submit(send, host, body, before=began + number / rate + patience))
         answers = [one.result() for one in waiting]
     took = time.perf_counter() - began
     accepted = sorted(latency for status, latency, _at in answers if status == 201)
+    given_up = sum(status == GIVEN_UP for status, _latency, _at in answers)
     refused = [int(at - began) for status, _latency, at in answers if status == 503]
     print(
         json.dumps(
@@ -69,7 +77,8 @@ def main(url: str, rate: float, seconds: float) -> None:
                 "accepted": len(accepted),
                 "refused": len(refused),
                 "refused_at": refused,
-                "failed": count - len(accepted) - len(refused),
+                "given_up": given_up,
+                "failed": count - len(accepted) - len(refused) - given_up,
                 "seconds": took,
                 "cpu": time.process_time(),
                 "post_p50": accepted[len(accepted) // 2] if accepted else None,
@@ -80,4 +89,4 @@ def main(url: str, rate: float, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
+    main(sys.argv[1], *map(float, sys.argv[2:]))

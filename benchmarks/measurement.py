@@ -1,6 +1,7 @@
 """One load on the running system: what came through, how fast, and what it cost."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -55,9 +56,9 @@ def cpu_by_group(system: RunningSystem) -> dict[str, float]:
     return totals
 
 
-def load(system: RunningSystem, *, rate: float, seconds: float) -> dict[str, Any]:
-    """Place orders at this rate, by a process of its own; what it says of them."""
-    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds)]
+def load(system: RunningSystem, *, rate: float, seconds: float, patience: float = math.inf) -> dict[str, Any]:
+    """Place orders at this rate, by a process of its own (see load.py); what it says of them."""
+    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds), str(patience)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     sent = dict(json.loads(done.stdout))
     # Of all processors of this machine, which the load generator shares with what it measures.

@@ -9,6 +9,7 @@ machine to machine; the ratios are what to compare.
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,18 +25,12 @@ GENTLE = 10
 
 def main() -> None:
     arguments = parse()
-    asks_for_more = arguments.peer or arguments.overload or arguments.growth
     result: dict[str, Any] = {}
-    if arguments.baseline:
-        result["baseline"] = baseline.in_turn(
-            arguments.baseline, turns=arguments.turns, seconds=arguments.seconds, rate=arguments.rate
-        )
-    if asks_for_more or not arguments.baseline:
-        with RunningSystem(for_tests=False) as system:
-            result |= measure_all(system, arguments)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2))
-    print("\n".join(lines(result)))
+    for part in measure_parts(arguments):
+        result |= part
+        print("\n".join(lines(part)), flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(result, indent=2))
     if arguments.images:
         draw(result, arguments.images, seconds=arguments.seconds)
 
@@ -54,9 +49,30 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure_all(system: RunningSystem, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is measured on one system, one part after the other."""
-    seconds = arguments.seconds
+def measure_parts(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The parts of the result, each when it has been measured."""
+    seconds, rate = arguments.seconds, arguments.rate
+    if arguments.baseline:
+        yield {"baseline": baseline.in_turn(arguments.baseline, turns=arguments.turns, seconds=seconds, rate=rate)}
+    more = arguments.peer or arguments.overload or arguments.growth
+    if arguments.baseline and not more:
+        return
+    with RunningSystem(for_tests=False) as system:
+        result = measure_itself(system, seconds=seconds, rate=rate)
+        yield result
+        if arguments.peer:
+            yield {"peer": peer.measure(system, arguments.peer, seconds=seconds)}
+        if arguments.overload or arguments.growth:
+            system.start_all()
+        if arguments.overload:
+            capacity = result["full"]["finished_per_second"]
+            yield {"overload": overload.measure(system, capacity=capacity, minutes=arguments.overload)}
+        if arguments.growth:
+            yield {"growth": growth.measure(system, orders=arguments.growth, rate=rate, seconds=seconds)}
+
+
+def measure_itself(system: RunningSystem, *, seconds: int, rate: float) -> dict[str, Any]:
+    """What is measured of every revision."""
     system.manage("shell", "-c", SEED.format(users=USERS, products=PRODUCTS))
     # A machine shared with others drifts within minutes: the limit is taken before and after.
     tables, half = copy_tables(system), ("-T", str(max(1, seconds // 2)))
@@ -66,26 +82,14 @@ def measure_all(system: RunningSystem, arguments: argparse.Namespace) -> dict[st
     finish(system)
     gentle = measure_latency(system, rate=GENTLE, seconds=seconds)
     before = footprint.measure(system)
-    full = measure(system, rate=arguments.rate, seconds=seconds)
+    full = measure(system, rate=rate, seconds=seconds)
     left = footprint.per_order(before, footprint.measure(system), orders=full["finished"])
     capacity = full["finished_per_second"]
     result: dict[str, Any] = {"gentle": gentle, "full": full, "footprint": left}
     result["half"] = measure_latency(system, rate=capacity / 2, seconds=seconds)
     system.stop_all()
     bare.append(limit(system, tables, how_long=half))
-    result |= {"limit": bare, "ratio": capacity / fmean(bare)}
-    if arguments.peer:
-        result["peer"] = peer.measure(system, arguments.peer, seconds=seconds)
-    if arguments.overload or arguments.growth:
-        system.start_all()
-    if arguments.overload:
-        result["overload"] = overload.measure(system, capacity=capacity, minutes=arguments.overload)
-    if arguments.growth:
-        # Not the load of before: these processes have just started, and those had run for a while.
-        again = {"rate": arguments.rate, "seconds": seconds}
-        empty = measure(system, **again)
-        result["growth"] = growth.compare(system, empty, orders=arguments.growth, **again)
-    return result
+    return result | {"limit": bare, "ratio": capacity / fmean(bare)}
 
 
 def measure_latency(system: RunningSystem, *, rate: float, seconds: float) -> dict[str, Any]:

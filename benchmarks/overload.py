@@ -7,6 +7,7 @@ from benchmarks.measurement import count_orders, finish, load
 from orders_project.tests.running_system import RunningSystem
 
 TIMES = 3  # the capacity
+PATIENCE = 5  # seconds that a customer waits for a free client
 STEP = 5  # seconds; each of them is a point of the timeline
 ENDED = "status IN ('done', 'failed', 'canceled')"
 
@@ -14,7 +15,7 @@ ENDED = "status IN ('done', 'failed', 'canceled')"
 def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[str, Any]:
     """Place three times as many orders as can be finished, and see what becomes of those accepted."""
     ((began,),) = system.query("orders", "SELECT clock_timestamp()")
-    sent = load(system, rate=TIMES * capacity, seconds=60 * minutes)
+    sent = load(system, rate=TIMES * capacity, seconds=60 * minutes, patience=PATIENCE)
     waiting = count_orders(system, f"NOT {ENDED}")
     ((sent_until,),) = system.query("orders", "SELECT extract(epoch FROM clock_timestamp() - %s)::float8", began)
     finish(system, timeout=600 + 60 * minutes * 2 * TIMES)
@@ -71,7 +72,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     ends = ", ".join(f"{count} {status}" for status, count in sorted(found["ends"].items()))
     return [
         f"{TIMES} × capacity for {found['minutes']:g} min: {sent['sent']} sent, {sent['accepted']} accepted,"
-        f" {sent['refused']} refused (503), {sent['failed']} failed",
+        f" {sent['refused']} refused (503), {sent['given_up']} given up, {sent['failed']} failed",
         f"    finished meanwhile {sum(during) / max(1, len(during)):.0f} orders/s, capacity {found['capacity']:.0f}",
         f"    {found['open_at_the_end']} open when the load ended; drained {found['drained_after']:.0f} s after it",
         f"    the newest accepted order: {newest['status']} after {newest['seconds']:.1f} s; all: {ends}",
