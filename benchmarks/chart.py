@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 WIDTH, MARGIN = 720, 16
 # Told apart also by those who see few colors, and about equally far from black and from white.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#8c6bb1", "#808080")
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#8c6bb1", "#808080", "#a0522d")
 STYLE = """<style>
 text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 .title { font-weight: 600; font-size: 15px }
@@ -27,8 +27,9 @@ def stacked_bars(title: str, bars: Mapping[str, Mapping[str, float]], *, unit: s
     for row, (name, bar) in enumerate(bars.items()):
         y = top + row * step
         drawn.append(_text(left - 10, y + 17, name, anchor="end"))
-        ends = list(accumulate(bar.values()))
-        for (part, value), end in zip(bar.items(), ends, strict=True):
+        here = [(part, bar[part]) for part in parts if part in bar]
+        ends = list(accumulate(value for _part, value in here))
+        for (part, value), end in zip(here, ends, strict=True):
             drawn.append(
                 f'<rect x="{left + (end - value) * scale:.1f}" y="{y}" width="{value * scale:.1f}" height="24"'
                 f' fill="{colors[part]}"><title>{escape(part)}: {value:.1f} {escape(unit)}</title></rect>'
@@ -65,7 +66,7 @@ def over_time(
         drawn.append(_text(x, bottom + 18, f"{share * latest:.0f} s", anchor="end" if share else "start", kind="faint"))
     for name, second in marks.items():
         x = left + second / latest * (right - left)
-        drawn += [_line(x, top, x, bottom), _text(x - 4, top + 12, name, anchor="end", kind="faint")]
+        drawn += [_line(x, top, x, bottom), _text(x, top - 10, name, anchor="end", kind="faint")]
     drawn.append(_text(MARGIN, top - 10, unit, kind="faint"))
     x = left + 120.0
     for number, (name, line) in enumerate(series.items()):

@@ -140,7 +140,7 @@ def draw(result: dict[str, Any], folder: Path, *, seconds: int) -> None:
             found["revision"][:10]: baseline.cpu_by_process(found["before"]),
             "now": baseline.cpu_by_process(found["now"]),
         }
-        how = f"In turn, medians of {len(found['now'])}, {seconds} s a part"
+        how = f"Measured in turn, {len(found['now'])} × {seconds} s: medians"
         picture = chart.stacked_bars("CPU an order, by process", bars, unit="ms", how=how)
         (folder / "bench-baseline.svg").write_text(picture)
     if "peer" in result:
