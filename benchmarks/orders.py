@@ -63,7 +63,7 @@ def measure_parts(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         if arguments.peer:
             yield {"peer": peer.measure(system, arguments.peer, seconds=seconds)}
         if arguments.overload or arguments.growth:
-            system.start_all()
+            start(system)
         if arguments.overload:
             capacity = result["full"]["finished_per_second"]
             yield {"overload": overload.measure(system, capacity=capacity, minutes=arguments.overload)}
@@ -77,9 +77,7 @@ def measure_itself(system: RunningSystem, *, seconds: int, rate: float) -> dict[
     # A machine shared with others drifts within minutes: the limit is taken before and after.
     tables, half = copy_tables(system), ("-T", str(max(1, seconds // 2)))
     bare = [limit(system, tables, how_long=half)]
-    system.start_all()
-    load(system, rate=GENTLE, seconds=3)
-    finish(system)
+    start(system)
     gentle = measure_latency(system, rate=GENTLE, seconds=seconds)
     before = footprint.measure(system)
     full = measure(system, rate=rate, seconds=seconds)
@@ -90,6 +88,13 @@ def measure_itself(system: RunningSystem, *, seconds: int, rate: float) -> dict[
     system.stop_all()
     bare.append(limit(system, tables, how_long=half))
     return result | {"limit": bare, "ratio": capacity / fmean(bare)}
+
+
+def start(system: RunningSystem) -> None:
+    """Start all processes, and give them some orders: the first ones of a process cost it more than those after."""
+    system.start_all()
+    load(system, rate=GENTLE, seconds=3)
+    finish(system)
 
 
 def measure_latency(system: RunningSystem, *, rate: float, seconds: float) -> dict[str, Any]:
