@@ -77,8 +77,9 @@ def _bodies(message: amqp.Message) -> list[bytes]:
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     with contextlib.suppress(ValueError, RecursionError, Unreadable):
         match json.loads(body):
-            case [[_, _, *_] as arguments, dict() as named, dict() as follows] if len(arguments) <= MAX_IN_A_BATCH:
-                return [strict_json.write([[one], named, follows]) for one in arguments]
+            case [[{}, {}, *_] as arguments, {} as named, {} as follows] if len(arguments) <= MAX_IN_A_BATCH:
+                if all(isinstance(one, dict) for one in arguments):
+                    return [strict_json.write([[one], named, follows]) for one in arguments]
     return [body]
 
 

@@ -290,9 +290,10 @@ class TestADeadBatch:
         assert found.keys() == {*(one.id for one in envelopes), "None"}
         assert [found[one.id].envelope() for one in envelopes] == envelopes
 
-    def test_is_kept_whole_if_no_relay_made_it(self, put: Any, batch: Any) -> None:
+    @pytest.mark.parametrize("others", [[{}] * MAX_IN_A_BATCH, [{}, 17], [["celery.map"]]], ids=["many", "n", "list"])
+    def test_is_kept_whole_if_no_relay_made_it(self, put: Any, batch: Any, others: list[Any]) -> None:
         (one,) = batch("")
-        put([one.as_dict()] * (MAX_IN_A_BATCH + 1), reason="rejected")
+        put([one.as_dict(), *others], reason="rejected")
         assert collect(SERVICE) == 1
         dead = DeadLetter.objects.get()
         assert (dead.message_id, dead.reason, Outgoing.objects.count()) == (None, "malformed", 0)
