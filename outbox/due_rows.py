@@ -19,8 +19,11 @@ from .models import OutgoingMessage
 from .services import database_of, model_of
 from .store import Rows
 
+# Note [Due by the database's own clock]: what a process computes of it (see clock.py) is early by what its comparison
+# took, some milliseconds. A relay that was just woken would find that what it was woken for is due only in a moment.
 CLAIM = (
-    "WHERE published_at IS NULL AND due_at >= %s AND due_at <= %s ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED"
+    "WHERE published_at IS NULL AND due_at >= %s AND due_at <= greatest(%s, statement_timestamp() - %s)"
+    " ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED"
 )
 NEXT = "WHERE published_at IS NULL AND due_at >= %s ORDER BY due_at LIMIT 1"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,10 +40,10 @@ class DueRows:
     _begin: datetime = BEGINNING
     _everywhere_at: float = 0.0
 
-    def claim(self, *, until: datetime, limit: int) -> Sequence[OutgoingMessage]:
-        """Lock the rows that are due until then, the oldest first, and return them."""
-        rows = self._look(CLAIM, until, limit)
-        self._begin = (rows[0].due_at if rows else until) - SLOWEST
+    def claim(self, *, now: datetime, limit: int, overdue: timedelta = timedelta(0)) -> Sequence[OutgoingMessage]:
+        """Lock the rows that have been due for this long, the oldest first, and return them."""
+        rows = self._look(CLAIM, now - overdue, overdue, limit)
+        self._begin = (rows[0].due_at if rows else now - overdue) - SLOWEST
         return rows
 
     def next_due(self) -> datetime | None:

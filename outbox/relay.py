@@ -85,10 +85,10 @@ class Relay:
         if free <= 0:
             return 0
         with transaction.atomic(using=self.database):
-            rows = self._due.claim(until=now - overdue, limit=free)
+            rows = self._due.claim(now=now, overdue=overdue, limit=free)
             if not rows:
                 return 0
-            lag = now - rows[0].due_at
+            lag = max(now - rows[0].due_at, timedelta(0))
             with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
                 packed = batches.packed(rows)
                 outcome = self.publisher.publish([([row.envelope() for row in some], some[0].to) for some in packed])

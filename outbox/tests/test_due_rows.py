@@ -25,7 +25,7 @@ def post(number: int = 1, *, ago: timedelta = timedelta(0)) -> list[Any]:
 
 def claimed(due: DueRows) -> set[Any]:
     with transaction.atomic(using=SERVICE):
-        return {row.pk for row in due.claim(until=timezone.now(), limit=200)}
+        return {row.pk for row in due.claim(now=timezone.now(), limit=200)}
 
 
 @pytest.mark.django_db
@@ -39,6 +39,15 @@ def test_a_row_that_appears_before_the_others_is_found_by_looking_everywhere(mon
     assert claimed(due) == {late.pk}
     due._everywhere_at = 0
     assert claimed(due) == {very_late.pk, late.pk}
+
+
+@pytest.mark.django_db
+def test_what_is_due_by_the_clock_of_the_database_is_due_though_this_process_is_early() -> None:
+    (row,) = post()
+    early = timezone.now() - timedelta(seconds=1)
+    with transaction.atomic(using=SERVICE):
+        assert [one.pk for one in DueRows(SERVICE).claim(now=early, limit=200)] == [row.pk]
+        assert not DueRows(SERVICE).claim(now=early, overdue=timedelta(minutes=1), limit=200)
 
 
 @pytest.mark.django_db(transaction=True)
@@ -71,7 +80,7 @@ def pages_read(begin: Any) -> int:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox_outgoingmessage {CLAIM}",
-            [begin, timezone.now(), 200],
+            [begin, timezone.now(), timedelta(0), 200],
         )
         ((plan,),) = cursor.fetchall()
     top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
