@@ -80,7 +80,7 @@ def pages_read(begin: Any) -> int:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(
             f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox_outgoingmessage {CLAIM}",
-            [begin, timezone.now(), timedelta(0), 200],
+            [begin, timezone.now(), "0 s", 200],
         )
         ((plan,),) = cursor.fetchall()
     top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
