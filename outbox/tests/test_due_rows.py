@@ -78,9 +78,9 @@ def pages_read(begin: Any) -> int:
     """How many pages a claim looks at that begins here."""
     with transaction.atomic(using=SERVICE), connections[SERVICE].cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
+        parameters: list[Any] = [begin, timezone.now(), timedelta(0), 200]
         cursor.execute(
-            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox_outgoingmessage {CLAIM}",
-            [begin, timezone.now(), "0 s", 200],
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT * FROM outbox_outgoingmessage {CLAIM}", parameters
         )
         ((plan,),) = cursor.fetchall()
     top = (json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]
