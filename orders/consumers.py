@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from common.authority import SYSTEM, Authority, NeedsSecondPerson
 from outbox import clock, context
-from outbox.batches import Arrived
+from outbox.arrivals import Arrived
 from outbox.consumers import consumes
 from outbox.errors import Undeliverable
 from outbox.message import Message

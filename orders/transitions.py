@@ -13,7 +13,7 @@ from common import money
 from common.authority import SYSTEM, Authority
 from common.errors import Refusal
 from outbox import clock, context
-from outbox.batches import Arrived
+from outbox.arrivals import Arrived
 from outbox.errors import Undeliverable
 from outbox.message import Message
 from outbox.store import Batch, Statement

@@ -13,20 +13,20 @@ Messages of one type that travel and are handled together.
 # dead letter, and its own row that says that handling it was begun. So is what the broker gives up: see collector.py.
 """
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from . import clock, conf, context, metrics, strict_json, tracing
+from . import clock, conf, context, metrics, strict_json
+from .arrivals import Arrived, log_handled, read
 from .conflicts import retry_on_conflict
-from .envelope import MAX_ENVELOPE_BYTES, Envelope
 from .errors import CodedError
-from .message import MAX_BYTES, REGISTRY
+from .message import REGISTRY
 from .retention import remembers
 
 if TYPE_CHECKING:
@@ -80,22 +80,6 @@ def _may_travel(row: "OutgoingMessage") -> bool:
 # Handling -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Arrived:
-    """A message of a batch, and what was called before the transaction has returned."""
-
-    envelope: Envelope
-    message: Any
-    answer: Any = None
-
-    @contextlib.contextmanager
-    def acting(self, **attributes: Any) -> Iterator[Any]:
-        """Run a block in its context, and as its span: what is posted there continues its trace."""
-        told = {"messaging__destination__name": self.message.to, "attempt": self.envelope.attempt} | attributes
-        with context.acting(self.envelope.context), tracing.span(self.envelope.type, kind="consumer", **told):
-            yield self.message
-
-
 def handled_together(consumer: "Consumer", raws: Sequence[object]) -> bool:
     """
     Handle these messages of one batch in as few transactions as can be; return false if that is not possible.
@@ -121,11 +105,9 @@ def _read(consumer: "Consumer", raw: object) -> Arrived:
 
     :raises CodedError: if it is not one that is handled now
     """
-    envelope = Envelope.parse(raw)
+    envelope = read(raw)
     if envelope.type != consumer.message.name or not remembers(consumer.service, envelope):
         raise CodedError("not_in_a_batch", "It is of another type, or older than the inbox remembers.")
-    if len(strict_json.write(raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
-        raise CodedError("not_in_a_batch", "It is too large.")
     return Arrived(envelope, envelope.message())
 
 
@@ -141,14 +123,17 @@ def _handle(consumer: "Consumer", arrived: Sequence[Arrived]) -> list[Arrived]:
         if consumer.first is not None and one.envelope.id not in seen:
             with context.acting(one.envelope.context):
                 answer = consumer.first(one.message)
-        asked.append(Arrived(one.envelope, one.message, answer))
+        asked.append(replace(one, answer=answer))
     new = _commit(consumer, asked, received_at=received_at)
-    _log(consumer, asked, new=new, seconds=time.monotonic() - began)
+    metrics.BATCH_SIZE.labels(consumer.service).observe(len(asked))
+    share = (time.monotonic() - began) / len(asked)
+    for one in asked:
+        log_handled(consumer.service, one.envelope, is_new=one.envelope.id in new, seconds=share)
     return list(arrived[len(asked) :])
 
 
 @retry_on_conflict
-def _commit(consumer: "Consumer", arrived: Sequence[Arrived], *, received_at: Any) -> set[str]:
+def _commit(consumer: "Consumer", arrived: Sequence[Arrived], *, received_at: datetime) -> set[str]:
     """Handle those of these messages that are new, and return their ids: inbox rows, effects and replies in one."""
     assert consumer.together is not None
     with transaction.atomic(using=consumer.database):
@@ -158,16 +143,3 @@ def _commit(consumer: "Consumer", arrived: Sequence[Arrived], *, received_at: An
         if unique:
             consumer.together(list(unique.values()))
         return new
-
-
-def _log(consumer: "Consumer", arrived: Iterable[Arrived], *, new: set[str], seconds: float) -> None:
-    arrived = list(arrived)
-    metrics.BATCH_SIZE.labels(consumer.service).observe(len(arrived))
-    for one in arrived:
-        is_new = one.envelope.id in new
-        metrics.CONSUMER_SECONDS.labels(one.envelope.type).observe(seconds / len(arrived))
-        if not is_new:
-            metrics.INBOX_DUPLICATES.labels(consumer.service).inc()
-        with context.acting(one.envelope.context):
-            outcome = "handled" if is_new else "was handled before"
-            logger.info("%s %s", one.envelope.type, outcome, extra={"seconds": round(seconds / len(arrived), 4)})

@@ -22,14 +22,14 @@ from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
 
-from . import batches, clock, context, metrics, strict_json, tracing, unknown
+from . import arrivals, batches, clock, context, metrics, strict_json, unknown
+from .arrivals import Arrived
 from .attempts import ATTEMPTS, backoff, last_attempt
-from .batches import Arrived
 from .conflicts import retry_on_conflict
 from .deliveries import Delivery, StartedMessage, WorkerLost
-from .envelope import MAX_ENVELOPE_BYTES, Envelope
+from .envelope import Envelope
 from .errors import CodedError, NotKnownYet, Unreadable
-from .message import EVENTS, MAX_BYTES, REGISTRY, Message
+from .message import EVENTS, REGISTRY, Message
 from .models import FORGOTTEN, DeadLetter, IncomingMessage
 from .results import REQUEST, Dead, Result
 from .retention import remembers
@@ -150,9 +150,7 @@ def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str, 
 def _receive(delivery: Delivery) -> Result:
     envelope, service = None, delivery.service
     try:
-        if len(strict_json.write(delivery.raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
-            raise Unreadable("too_large", "The message is larger than a message may be.")
-        envelope = Envelope.parse(delivery.raw)
+        envelope = arrivals.read(delivery.raw)
         if not remembers(service, envelope):
             raise Unreadable(FORGOTTEN, "The message is older than the inbox remembers: it may have been handled.")
         consumer, message = CONSUMERS.get(envelope.type), envelope.message()
@@ -161,7 +159,7 @@ def _receive(delivery: Delivery) -> Result:
         delivery.begin(envelope)
         began = time.monotonic()
         is_new = deliver(consumer, envelope, message, delivery)
-        _log_handled(service, envelope, is_new=is_new, seconds=time.monotonic() - began)
+        arrivals.log_handled(service, envelope, is_new=is_new, seconds=time.monotonic() - began)
         return Result()
     except NotKnownYet as refusal:
         assert envelope is not None, "only a message can be unknown"
@@ -179,15 +177,6 @@ def _receive(delivery: Delivery) -> Result:
             return _fail(delivery, envelope, error)
 
 
-def _log_handled(service: str, envelope: Envelope, *, is_new: bool, seconds: float) -> None:
-    metrics.CONSUMER_SECONDS.labels(envelope.type).observe(seconds)
-    if not is_new:
-        metrics.INBOX_DUPLICATES.labels(service).inc()
-    with context.acting(envelope.context):
-        outcome = "handled" if is_new else "was handled before"
-        logger.info("%s %s", envelope.type, outcome, extra={"seconds": round(seconds, 4)})
-
-
 def deliver(consumer: Consumer, envelope: Envelope, message: Message, delivery: Delivery) -> bool:
     """
     Handle a message unless it was handled before: inbox row, effects and replies in one commit.
@@ -195,8 +184,7 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message, delivery: 
     Returns whether it was handled now.
     """
     received_at = clock.now(consumer.database)
-    attributes: dict[str, Any] = {"messaging__destination__name": consumer.service, "attempt": envelope.attempt}
-    with context.acting(envelope.context), tracing.span(envelope.type, kind="consumer", **attributes):
+    with Arrived(envelope, message).acting():
         answer: tuple[Any, ...] = ()
         if consumer.first is not None and not consumer.incoming.seen(envelope):
             answer = (consumer.first(message),)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from outbox import clock
-from outbox.batches import Arrived
+from outbox.arrivals import Arrived
 from outbox.consumers import consumes
 
 from . import decisions, gateway_calls, messages, receipts, refunds, services

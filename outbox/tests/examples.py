@@ -9,7 +9,7 @@ from typing import Any
 from django.db import connections
 
 from outbox import context
-from outbox.batches import Arrived
+from outbox.arrivals import Arrived
 from outbox.consumers import consumes
 from outbox.message import Message
 from outbox.services import model_of

@@ -11,8 +11,9 @@ from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from outbox import batches, checks, context
+from outbox.arrivals import Arrived
 from outbox.attempts import LAST_ATTEMPT
-from outbox.batches import MAX_MESSAGES, Arrived, packed
+from outbox.batches import MAX_MESSAGES, packed
 from outbox.collector import MAX_IN_A_BATCH, collect
 from outbox.consumers import CONSUMERS, receive_all
 from outbox.envelope import Envelope
