@@ -10,8 +10,8 @@ from outbox.store import Batch
 
 from . import ledger, messages
 from .gateways.base import RefundAnswer
-from .ledger import CASH, system_account
-from .models import Account, Outgoing, Payment
+from .ledger import CASH, InsufficientFunds, system_account
+from .models import Outgoing, Payment
 
 Status = Payment.Status
 
@@ -32,16 +32,18 @@ CAPTURE_REFUSED = "capture_refused"  # why a payment is voided that orders wants
 @dataclass(frozen=True, kw_only=True)
 class Details:
     """
-    What else is known of an event: its time, the account to charge, how much was captured, the refund that it is about,
-    and why charging the account, or returning the money, is refused.
+    What else is known of an event: its time, how much was captured, the refund that it is about, whether the account
+    that is charged has too little money, and why charging it, or returning the money, is refused. What is announced is
+    stored at once, or with a `batch`.
     """
 
     now: datetime
     reason: str = ""
     refusal: str = ""
-    source: Account | None = None
+    is_short: bool = False
     captured: int | None = None
     refund: RefundAnswer | None = None
+    batch: Batch | None = None
 
 
 Effect = Callable[[Payment, Details], None]
@@ -49,12 +51,12 @@ Effect = Callable[[Payment, Details], None]
 
 def charge_account(payment: Payment, details: Details) -> None:
     """
-    Move the money from the customer's account.
+    Go on if the customer's account had the money, which has moved with that of others: see `ledger.capture_all`.
 
-    :raises InsufficientFunds: if the account has less than that
+    :raises InsufficientFunds: if it has less than that
     """
-    assert details.source is not None
-    ledger.capture(payment, source=details.source, amount=payment.amount, now=details.now)
+    if details.is_short:
+        raise InsufficientFunds.of(payment.user_id)
 
 
 def record_capture(payment: Payment, details: Details) -> None:
@@ -124,10 +126,10 @@ ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
 }
 
 
-def announce(payment: Payment, details: Details, *, batch: Batch | None = None) -> None:
+def announce(payment: Payment, details: Details) -> None:
     """Announce the status of the payment to orders. Nothing is announced while the payment is being withdrawn."""
     if (announcement := ANNOUNCEMENTS.get(Status(payment.status))) is not None:
-        Outgoing.post(announcement(payment), batch=batch)
+        Outgoing.post(announcement(payment), batch=details.batch)
 
 
 def announce_undone(payment: Payment, details: Details) -> None:

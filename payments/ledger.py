@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 from django.db import connections
@@ -29,6 +29,10 @@ class InsufficientFunds(Refusal):
     """The account has less money than is to be taken from it."""
 
     code = "insufficient_funds"
+
+    @classmethod
+    def of(cls, user_id: str) -> Self:
+        return cls(_g("The account of %(user)s has less money than that.") % {"user": user_id})
 
 
 def system_account(name: str, *, currency: str) -> Account:
@@ -78,7 +82,7 @@ def move(
     else:
         stored = ROWS.insert(entry)
     if ROWS.run(stored) != [1]:
-        raise InsufficientFunds(_g("The account of %(user)s has less money than that.") % {"user": source.user_id})
+        raise InsufficientFunds.of(source.user_id)
     return entry
 
 

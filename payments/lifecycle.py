@@ -7,8 +7,8 @@ decided: it is a step, or one of the other decisions.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -307,70 +307,64 @@ def otherwise(status: Status, event: Event) -> Otherwise:
     return next(decision for decision, statuses in OTHERWISE[event].items() if status in statuses)
 
 
-def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", source: Account | None = None) -> Payment:
-    """
-    Store the payment of an order, with what follows, and return it.
-
-    If the order has a payment already, that one is returned, and its status is announced again. Call it in a
-    transaction of payments.
-    """
-    step, details = STEPS[NEW, event], Details(now=now, reason=reason, source=source)
-    _become(payment, step, details)
-    stored = payment.put()
-    if stored is not payment:
-        return advance(stored, event, now=now)
-    try:
-        _do(payment, step, details)
-    except InsufficientFunds:  # raised before any money moved
-        _refuse(payment, now=now)
-    return payment
-
-
-@dataclass(frozen=True)
-class FromAccount:
-    """A payment to be begun, the account that it comes from, and the context in which its status is announced."""
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """A new payment, what happens to it first, and the context in which its status is announced."""
 
     payment: Payment
-    source: Account
-    acting: Callable[[], AbstractContextManager[Any]]
+    event: Event
+    reason: str = ""
+    source: Account | None = None
+    acting: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def charge_accounts(charges: Sequence[FromAccount], *, now: datetime) -> dict[str, Payment]:
+def begin(payment: Payment, event: Event, *, now: datetime, reason: str = "", source: Account | None = None) -> Payment:
+    """Store the payment of an order, with what follows, and return it: see `begin_all`."""
+    beginning = Beginning(payment=payment, event=event, reason=reason, source=source)
+    return begin_all([beginning], now=now)[payment.order_id]
+
+
+def begin_all(beginnings: Sequence[Beginning], *, now: datetime) -> dict[str, Payment]:
     """
-    Begin these payments, as `begin` does with one, and return them by order. Call it in a transaction of payments.
+    Store the payments of orders, of each order one, with what follows, and return them by order.
 
-    It is the step of the table for a new payment that an account is charged for, with the money moved all at once.
+    If an order has a payment already, that one is returned, and its status is announced again. Call it in a transaction
+    of payments.
     """
-    if not charges:
+    if not beginnings:
         return {}
-    step, details = STEPS[NEW, Event.CHARGE_ACCOUNT], Details(now=now)
-    for charge in charges:
-        _become(charge.payment, step, details)
-    new = set(ROWS.insert_new(*(charge.payment for charge in charges)))
-    sources = [(charge.payment, charge.source) for charge in charges if charge.payment.order_id in new]
-    lacking = ledger.capture_all(sources, now=now)
+    for one in beginnings:
+        _become(one.payment, STEPS[NEW, one.event], Details(now=now, reason=one.reason))
+    new = set(ROWS.insert_new(*(one.payment for one in beginnings)))
+    charges = [
+        (one.payment, one.source)
+        for one in beginnings
+        if one.payment.order_id in new and charge_account in STEPS[NEW, one.event].does and one.source is not None
+    ]
+    short = ledger.capture_all(charges, now=now)
     payments: dict[str, Payment] = {}
     with ROWS.batch() as batch:
-        for charge in charges:
-            payment = charge.payment
-            with charge.acting():
+        for one in beginnings:
+            payment, step = one.payment, STEPS[NEW, one.event]
+            details = Details(now=now, reason=one.reason, is_short=payment.order_id in short, batch=batch)
+            with one.acting():
                 if payment.order_id not in new:
-                    stored = Payment.objects.select_for_update().get(pk=payment.order_id)
-                    payment = advance(stored, Event.CHARGE_ACCOUNT, now=now)
-                elif payment.order_id in lacking:
-                    _refuse(payment, now=now)
+                    payment = advance(Payment.objects.select_for_update().get(pk=payment.order_id), one.event, now=now)
                 else:
-                    announce(payment, details, batch=batch)
+                    _carry_out(payment, step, details)
             payments[payment.order_id] = payment
     return payments
 
 
-def _refuse(payment: Payment, *, now: datetime) -> None:
-    """Let a payment that has just begun have failed, as the account has less than that: no money has moved."""
-    step, details = STEPS[NEW, Event.ACCOUNT_REFUSED], Details(now=now, reason=InsufficientFunds.code)
-    _become(payment, step, details)
-    payment.save(update_fields=["status", "fail_reason", "updated_at"])
-    _do(payment, step, details)
+def _carry_out(payment: Payment, step: Step, details: Details) -> None:
+    """Do what the first step of a payment does, or let it have failed if its account has less money than that."""
+    try:
+        _do(payment, step, details)
+    except InsufficientFunds as refusal:  # raised before anything else was done
+        step, details = STEPS[NEW, Event.ACCOUNT_REFUSED], replace(details, reason=refusal.code)
+        _become(payment, step, details)
+        payment.save(update_fields=["status", "fail_reason", "updated_at"])
+        _do(payment, step, details)
 
 
 def advance(

@@ -268,12 +268,6 @@ class Payment(models.Model):
         """The order as the gateway knows it."""
         return reference(self.order_id, installation=self.installation)
 
-    def put(self) -> "Payment":
-        """Store this payment unless its order has one, and return the stored one, locked."""
-        if ROWS.run(ROWS.insert(self, or_nothing=True)) == [1]:
-            return self
-        return Payment.objects.select_for_update().get(pk=self.order_id)
-
     @classmethod
     def lock(cls, order_id: str) -> "Payment | None":
         """Return the payment of an order, locked. Callers wait for each other even where there is no payment yet."""

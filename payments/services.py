@@ -1,9 +1,10 @@
 """What can be done with the money on accounts, and with the payment of an order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -30,7 +31,7 @@ from .accounts import (
 )
 from .ledger import InsufficientFunds
 from .lifecycle import Event
-from .models import Payment
+from .models import Account, Payment
 
 __all__ = [
     "AccountTaken", "BalanceTooLarge", "CurrencyMismatch", "InsufficientFunds", "Money", "NoAccount", "ReasonMissing",
@@ -77,25 +78,26 @@ class AccountCharge:
 def charge_accounts(charges: Sequence[AccountCharge], *, now: datetime) -> dict[str, Payment]:
     """Do what `charge_account` does for several orders, each named once; return the payments by order."""
     known = accounts_of([(charge.user_id, charge.principal) for charge in charges])
-    payments: dict[str, Payment] = {}
-    from_accounts = []
-    for charge in sorted(charges, key=lambda one: one.order_id):
-        money, user = charge.money, charge.user_id
-        payment = Payment(
-            order_id=charge.order_id, method="account", user_id=user, amount=money.amount, currency=money.currency
-        )
-        with charge.acting():
-            if charge.deadline is not None and charge.deadline <= now:
-                payments[charge.order_id] = lifecycle.begin(payment, Event.TOO_LATE, now=now)
-                continue
-            try:
-                source = pick(known.get((user, charge.principal), ()), user_id=user, currency=money.currency)
-            except Refusal as refusal:
-                begun = lifecycle.begin(payment, Event.ACCOUNT_REFUSED, now=now, reason=refusal.code)
-                payments[charge.order_id] = begun
-                continue
-        from_accounts.append(lifecycle.FromAccount(payment, source, charge.acting))
-    return payments | lifecycle.charge_accounts(from_accounts, now=now)
+    in_order = sorted(charges, key=lambda charge: charge.order_id)
+    return lifecycle.begin_all([_beginning(charge, known, now=now) for charge in in_order], now=now)
+
+
+def _beginning(
+    charge: AccountCharge, known: Mapping[tuple[str, str], Sequence[Account]], *, now: datetime
+) -> lifecycle.Beginning:
+    """Return the payment that begins with a charge, and the event that depends on what the account says."""
+    money, user = charge.money, charge.user_id
+    payment = Payment(
+        order_id=charge.order_id, method="account", user_id=user, amount=money.amount, currency=money.currency
+    )
+    begins = partial(lifecycle.Beginning, payment=payment, acting=charge.acting)
+    if charge.deadline is not None and charge.deadline <= now:
+        return begins(event=Event.TOO_LATE)
+    try:
+        source = pick(known.get((user, charge.principal), ()), user_id=user, currency=money.currency)
+    except Refusal as refusal:
+        return begins(event=Event.ACCOUNT_REFUSED, reason=refusal.code)
+    return begins(event=Event.CHARGE_ACCOUNT, source=source)
 
 
 @transaction.atomic(using="payments")
