@@ -239,7 +239,7 @@ class ToProcess:
 def process_all(orders: Sequence[ToProcess], *, now: datetime) -> dict[str, Processing]:
     """Do the same for several orders, each named once; return the verdicts by order."""
     asked = {one.order_id: one for one in orders}
-    held = {str(one.hold_id): one for one in _open_holds([one.hold_id for one in orders if one.hold_id])}
+    held = {str(one.hold_id): one for one in _open_holds("hold_id", [one.hold_id for one in orders if one.hold_id])}
     verdicts: dict[str, Processing] = {}
     for order_id, one in sorted(asked.items()):
         refusal = one.refusal or (HOLD_LOST if one.hold_id is not None and one.hold_id not in held else None)
@@ -256,12 +256,6 @@ def process_all(orders: Sequence[ToProcess], *, now: datetime) -> dict[str, Proc
     if known := verdicts.keys() - new:
         verdicts |= {one.order_id: one for one in ROWS.select(Processing, "WHERE order_id = ANY(%s)", sorted(known))}
     return verdicts
-
-
-def _open_holds(hold_ids: Sequence[str]) -> list[Hold]:
-    """Return those of these holds that are open, locked and with their quantities."""
-    where = f"WHERE hold_id = ANY(%s::uuid[]) AND status = '{Hold.Status.HELD}' ORDER BY hold_id FOR UPDATE"
-    return ROWS.select(Hold, where, list(hold_ids), quantities=QUANTITIES) if hold_ids else []
 
 
 @transaction.atomic(using="processing", savepoint=False)
@@ -305,18 +299,22 @@ def give_back(*, hold_id: str, now: datetime) -> None:
 
 def _first(verdict: Processing) -> Processing | None:
     """Store this verdict and return None, or return the one that is there. A second caller waits for the first."""
-    if ROWS.run(ROWS.insert(verdict, or_nothing=True)) == [1]:
+    if ROWS.insert_new(verdict):
         return None
     return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
     """Return the hold of this id or of this order if it is open, locked and with its quantities."""
-    if value is None:
-        return None
-    return ROWS.first(
-        Hold, f"WHERE {by} = %s AND status = '{Hold.Status.HELD}' FOR UPDATE", value, quantities=QUANTITIES
-    )
+    found = [] if value is None else _open_holds(by, [value])
+    return found[0] if found else None
+
+
+def _open_holds(by: Literal["hold_id", "order_id"], values: Sequence[str]) -> list[Hold]:
+    """Return the holds of these ids or of these orders that are open, locked and with their quantities."""
+    kind = "uuid" if by == "hold_id" else "text"
+    where = f"WHERE {by} = ANY(%s::{kind}[]) AND status = '{Hold.Status.HELD}' ORDER BY hold_id FOR UPDATE"
+    return ROWS.select(Hold, where, list(values), quantities=QUANTITIES) if values else []
 
 
 ASK_AGAIN_AFTER = timedelta(minutes=1)
