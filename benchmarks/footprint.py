@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from benchmarks.measurement import SERVICES
 from orders_project.tests.running_system import RunningSystem
 
-SERVICES = ("orders", "payments", "processing")
 # What retention deletes in time; of all other rows nothing is ever deleted, unless orders are archived.
 PASSING = (
     "outbox_outgoingmessage", "outbox_incomingmessage", "outbox_startedmessage", "outbox_deadletter",

@@ -5,8 +5,9 @@ from typing import Any
 from benchmarks import measurement
 from orders_project.tests.running_system import RunningSystem
 
-# Rows for each old order, as an order that is paid from an account leaves them; the mailboxes' are those of the
-# busiest service. One event and one movement of stock instead of several: each needs an order or a hold of its own.
+# Rows for each old order, as an order that is paid from an account leaves them; those of outbox and inbox are as many
+# as in the busiest service. One event and one movement of stock instead of several: each needs an order or a hold of
+# its own.
 ROWS = {
     "orders_order": 1, "orders_orderline": 1, "orders_orderevent": 1, "payments_account": 1, "payments_payment": 1,
     "payments_entry": 1, "processing_product": 1, "processing_hold": 1, "processing_holdline": 1,
@@ -25,7 +26,7 @@ for table, times in rows.items():
 def fill(system: RunningSystem, *, orders: int) -> None:
     """Store what so many finished orders would have left."""
     system.manage("shell", "-v", "0", "-c", GATHER.format(rows=ROWS, orders=orders))
-    for service in ("orders", "payments", "processing"):
+    for service in measurement.SERVICES:
         system.query(service, "VACUUM ANALYZE")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.measurement import SERVICES
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
 UUIDV7_SINCE = 18
@@ -26,7 +27,7 @@ def copy_tables(system: RunningSystem) -> str:
     assert postgres is not None
     url = postgres.url("limit")
     postgres.create_database("limit")
-    for service in ("orders", "payments", "processing"):
+    for service in SERVICES:
         dump = run_tool(system, "pg_dump", system.env[f"DATABASE_URL_{service.upper()}"])
         # The outbox tables are the same in every service: the second and third time they exist already.
         run_tool(system, "psql", "-q", url, given=dump)

@@ -1,10 +1,10 @@
 """
 An open-loop load from a process of its own: orders arrive at their rate, whether or not the system keeps up.
 
-    python -m benchmarks.load URL RATE SECONDS [PATIENCE]
+    python -m benchmarks.load URL RATE SECONDS [LONGEST_WAIT]
 
 As many orders as there are clients wait for an answer at the same time. An order that has waited for a free client for
-more than PATIENCE seconds is given up, as a customer would; without that, all of them are sent in the end.
+more than LONGEST_WAIT seconds is given up; without that, all of them are sent in the end.
 
 Prints one JSON line: how many were sent, accepted, refused (503: the system is busy), given up, and answered in any
 other way or not at all; how late the answers came, and the CPU-seconds that sending took.
@@ -55,7 +55,7 @@ def send(host: str, body: bytes, *, before: float) -> tuple[int, float, float]:
     return answer.status, time.perf_counter() - began, time.perf_counter()
 
 
-def main(url: str, rate: float, seconds: float, patience: float = math.inf) -> None:
+def main(url: str, rate: float, seconds: float, longest_wait: float = math.inf) -> None:
     host = urlsplit(url).netloc
     count = int(rate * seconds)
     bodies = [json.dumps(order()).encode() for _ in range(count)]
@@ -64,7 +64,7 @@ def main(url: str, rate: float, seconds: float, patience: float = math.inf) -> N
         waiting = []
         for number, body in enumerate(bodies):
             time.sleep(max(0.0, began + number / rate - time.perf_counter()))
-            waiting.append(pool.submit(send, host, body, before=began + number / rate + patience))
+            waiting.append(pool.submit(send, host, body, before=began + number / rate + longest_wait))
         answers = [one.result() for one in waiting]
     took = time.perf_counter() - began
     accepted = sorted(latency for status, latency, _at in answers if status == 201)

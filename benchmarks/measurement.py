@@ -13,6 +13,8 @@ from orders_project.tests.running_system import PROJECT, RunningSystem
 
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = os.cpu_count() or 1
+SERVICES = ("orders", "payments", "processing")
+ENDED = "status IN ('done', 'failed', 'canceled')"
 SEED = """
 from django.utils import timezone
 from payments import ledger, services as money
@@ -56,9 +58,9 @@ def cpu_by_group(system: RunningSystem) -> dict[str, float]:
     return totals
 
 
-def load(system: RunningSystem, *, rate: float, seconds: float, patience: float = math.inf) -> dict[str, Any]:
+def load(system: RunningSystem, *, rate: float, seconds: float, longest_wait: float = math.inf) -> dict[str, Any]:
     """Place orders at this rate, by a process of its own (see load.py); what it says of them."""
-    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds), str(patience)]
+    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds), str(longest_wait)]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     sent = dict(json.loads(done.stdout))
     # Of all processors of this machine, which the load generator shares with what it measures.
@@ -70,16 +72,9 @@ def count_orders(system: RunningSystem, condition: str) -> int:
     return int(count)
 
 
-def open_orders(system: RunningSystem) -> int:
-    ((count,),) = system.query(
-        "orders", "SELECT count(*) FROM orders_order WHERE status NOT IN ('done','failed','canceled')"
-    )
-    return int(count)
-
-
 def finish(system: RunningSystem, *, timeout: float = 300) -> None:
     """Wait until no order is open."""
-    system.until(lambda: open_orders(system) == 0, timeout=timeout)
+    system.until(lambda: count_orders(system, f"NOT {ENDED}") == 0, timeout=timeout)
 
 
 def latency(system: RunningSystem, *, last: int) -> tuple[float, ...]:

@@ -3,19 +3,18 @@
 from collections import Counter
 from typing import Any
 
-from benchmarks.measurement import count_orders, finish, load
+from benchmarks.measurement import ENDED, count_orders, finish, load
 from orders_project.tests.running_system import RunningSystem
 
 TIMES = 3  # the capacity
-PATIENCE = 5  # seconds that a customer waits for a free client
+LONGEST_WAIT = 5  # seconds that an order waits for a free client
 STEP = 5  # seconds; each of them is a point of the timeline
-ENDED = "status IN ('done', 'failed', 'canceled')"
 
 
 def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[str, Any]:
     """Place three times as many orders as can be finished, and see what becomes of those accepted."""
     ((began,),) = system.query("orders", "SELECT clock_timestamp()")
-    sent = load(system, rate=TIMES * capacity, seconds=60 * minutes, patience=PATIENCE)
+    sent = load(system, rate=TIMES * capacity, seconds=60 * minutes, longest_wait=LONGEST_WAIT)
     waiting = count_orders(system, f"NOT {ENDED}")
     ((sent_until,),) = system.query("orders", "SELECT extract(epoch FROM clock_timestamp() - %s)::float8", began)
     finish(system, timeout=600 + 60 * minutes * 2 * TIMES)

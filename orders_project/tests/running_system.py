@@ -110,13 +110,19 @@ class RunningSystem:
             errors.seek(0)
             return (output.read() + (errors.read() if code else b"")).decode(), code
 
-    def start(self, *names: str, env: Mapping[str, str] | None = None, command: list[str] | None = None) -> None:
-        """Start processes by name; each name once at a time. `command` starts another one under a name of its own."""
+    def start(
+        self, *names: str, env: Mapping[str, str] | None = None, command: list[str] | None = None, wait: bool = True
+    ) -> None:
+        """
+        Start processes by name; each name once at a time. `command` starts another one under a name of its own.
+
+        Waits until the web process answers, unless told not to.
+        """
         for name in names:
             assert name not in self.running, f"{name} is running already"
             with self.log(name).open("ab") as log:
                 self.running[name] = self._spawn(command or self.commands[name], output=log, env=env)
-        if "web" in names:
+        if wait and "web" in names:
             self.until(self._web_answers)
 
     def _spawn(

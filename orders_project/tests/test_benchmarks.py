@@ -16,14 +16,14 @@ def told(cpu: dict[str, float], *, finished: float, **more: Any) -> dict[str, An
 
 
 def test_two_revisions_are_compared_by_medians_whatever_their_processes_are_called() -> None:
-    before = [told({"web": 0.01, "bell": ms / 1000}, finished=20) for ms in (10, 900, 30)]
+    before = [told({"web": 0.01, "notifier": ms / 1000}, finished=20) for ms in (10, 900, 30)]
     now = [told({"web": 0.01, "beat": 0.01}, finished=80, footprint={"bytes": 1}) for _ in range(3)]
     found = baseline.compare(before, now)
     assert {name: round(value, 3) for name, value in found["CPU an order, ms"].items()} == {
         "before": 40, "now": 20, "ratio": 0.5,
     }  # fmt: skip
     assert found["finished ÷ limit"] == {"before": 0.05, "now": 0.2, "ratio": 4}
-    assert baseline.cpu_by_process(before) == {"bell": 30, "web": 10}
+    assert baseline.cpu_by_process(before) == {"notifier": 30, "web": 10}
     assert len(baseline.lines({"revision": "a" * 40, "figures": found})) == 1 + len(baseline.FIGURES)
 
 

@@ -12,7 +12,8 @@ from django.conf import settings
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from orders_project.embedded import CannotRun, debian
+from orders_project.embedded import CannotRun
+from orders_project.tests import wrong_clock
 from outbox.gauges import readings_of
 from outbox.relay import Relay
 from outbox.services import model_of
@@ -54,20 +55,16 @@ print((datetime.now(timezone.utc) - clock.now("{service}")).total_seconds())
 @pytest.fixture
 def run_at() -> Callable[[timedelta], str]:
     """Run the script in a process whose clock is wrong by this much; what it printed."""
-    try:
-        root = debian.unpack("libfaketime")
-    except CannotRun as error:
-        pytest.skip(str(error))
-    (library,) = root.glob("usr/lib/*/faketime/libfaketime.so.1")
 
     def run(wrong_by: timedelta) -> str:
+        try:
+            wrong = wrong_clock.environment(wrong_by)
+        except CannotRun as error:
+            pytest.skip(str(error))
         database = connections[SERVICE].settings_dict["NAME"]
         name = f"DATABASE_URL_{SERVICE.upper()}"
         url = os.environ[name].rpartition("/")[0] + f"/{database}"
-        env = os.environ | {
-            name: url, "DJANGO_SETTINGS_MODULE": "orders_project.settings", "LD_PRELOAD": str(library),
-            "FAKETIME": f"{wrong_by.total_seconds():+.0f}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }  # fmt: skip
+        env = os.environ | wrong | {name: url, "DJANGO_SETTINGS_MODULE": "orders_project.settings"}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT.format(service=SERVICE)],
             env=env, cwd=Path(settings.BASE_DIR), capture_output=True, text=True, timeout=300, check=False,

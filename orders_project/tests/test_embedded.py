@@ -24,6 +24,7 @@ from orders_project.embedded.postgres_sources import PROGRAMS, copy_of
 from orders_project.embedded.rabbitmq import RabbitMQ
 from orders_project.embedded.services import DATABASES, provide, variable
 from orders_project.embedded.supervisor import Program, SetupFailed, Supervisor
+from orders_project.tests.process_tree import family
 
 pytestmark = pytest.mark.processes
 
@@ -82,18 +83,6 @@ def lives(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with MAY_BE_GONE:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    found = [pid]
-    for member in found:
-        found += [child for child, parent in parents.items() if parent == member]
-    return found
 
 
 def listening_on(pid: int) -> set[str]:

@@ -92,6 +92,12 @@ def is_personal(name: str) -> bool:
     return name in {"number", "hold_id", "delivery_id"} or name.endswith(("_at", "_since", "deadline", "until"))
 
 
+def of_orders(model: Any, name: str) -> dict[str, str]:
+    """This field of each of the orders that were handled together, or of what belongs to it, by name."""
+    found = model.objects.filter(order_id__startswith="a-").values_list("order_id", name)
+    return {order_id.removeprefix("a-"): value for order_id, value in found}
+
+
 @pytest.fixture
 def in_both_ways(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Have the same messages handled together and one by one, see that nothing differs, and return the effects."""
@@ -152,8 +158,7 @@ class TestCharges:
 
         in_both_ways("orders", make)
         # ann has 250: 50 were taken before; two of the three charges of 100 are paid
-        statuses = dict(Payment.objects.filter(order_id__startswith="a-").values_list("order_id", "status"))
-        assert {name.removeprefix("a-"): status for name, status in statuses.items()} == {
+        assert of_orders(Payment, "status") == {
             "1": "succeeded",
             "2": "succeeded",
             "too-much": "failed",
@@ -194,8 +199,7 @@ class TestProcessing:
             return [*messages, messages[0]]
 
         in_both_ways("orders", make)
-        verdicts = dict(Processing.objects.filter(order_id__startswith="a-").values_list("order_id", "verdict"))
-        assert {name.removeprefix("a-"): verdict for name, verdict in verdicts.items()} == {
+        assert of_orders(Processing, "verdict") == {
             "1": "accepted",
             "2": "accepted",
             "lost": "refused",
@@ -227,8 +231,7 @@ class TestTheSaga:
             return [*messages, messages[1]]
 
         in_both_ways("payments", make)
-        statuses = dict(Order.objects.filter(order_id__startswith="a-").values_list("order_id", "status"))
-        assert {name.removeprefix("a-"): status for name, status in statuses.items()} == {
+        assert of_orders(Order, "status") == {
             "1": "paid",
             "2": "paid",
             "pending": "paid",
@@ -262,8 +265,7 @@ class TestTheSaga:
             return [Overdue(order_id=ids[name]) for name in ("late", "twice", "early", "done", "twice")]
 
         in_both_ways("orders", make)
-        statuses = dict(Order.objects.filter(order_id__startswith="a-").values_list("order_id", "status"))
-        assert {name.removeprefix("a-"): status for name, status in statuses.items()} == {
+        assert of_orders(Order, "status") == {
             "late": "voiding",
             "twice": "voiding",
             "early": "pending",

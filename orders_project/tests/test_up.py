@@ -18,7 +18,8 @@ import requests
 
 from orders_project.embedded import places, processes
 
-from .test_embedded import family, lives
+from .process_tree import family
+from .test_embedded import lives
 
 GIVEN = ("PATH", "HOME", "LANG", "ORDERS_CACHE")
 

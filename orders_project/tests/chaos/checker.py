@@ -16,15 +16,15 @@ import psycopg
 import requests
 
 from .customers import DEPOSIT, FEW, PRODUCTS, STOCK, Memory
+from .schedule import SERVICES
 
 ENDS = ("done", "failed", "canceled")
 RANKS = {
     "pending": 0, "reserved": 1, "payment_pending": 2, "authorized": 3, "paid": 4, "capturing": 4,
     "voiding": 5, "refunding": 5, "releasing": 5, "done": 6, "failed": 6, "canceled": 6,
 }  # fmt: skip
-SERVICES = ("orders", "payments", "processing")
 WITHIN = 60.0  # seconds from the last repair until every accepted order has ended
-CHECKS: dict[str, Callable[["Truth"], Iterator[str]]] = {}
+CHECKS: dict[str, Callable[["Records"], Iterator[str]]] = {}
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class Finding:
         return f"{self.check}: {self.what}"
 
 
-class Truth:
+class Records:
     """What databases and gateway say."""
 
-    def __init__(self, urls: Mapping[str, str], *, bank: str, memory: Memory, log: Path | None = None) -> None:
+    def __init__(self, urls: Mapping[str, str], *, gateway: str, memory: Memory, log: Path | None = None) -> None:
         """:param log: of PostgreSQL, where nobody else uses the server"""
-        self._urls, self._bank, self.memory, self.log = urls, bank, memory, log
+        self._urls, self._gateway, self.memory, self.log = urls, gateway, memory, log
 
     def ask(self, service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with psycopg.connect(self._urls[service], autocommit=True, connect_timeout=10) as connection:
@@ -52,7 +52,7 @@ class Truth:
     def booked(self) -> list[dict[str, Any]]:
         """What the gateway has booked."""
         window = {"since": "0", "until": str(time.time() + 7200)}
-        answer = requests.get(f"{self._bank}/transactions", params=window, timeout=60)
+        answer = requests.get(f"{self._gateway}/transactions", params=window, timeout=60)
         return list(answer.json()["transactions"])
 
     def open_orders(self) -> list[tuple[str, str]]:
@@ -72,12 +72,12 @@ class Truth:
         return not any(self.ask(service, sql) for service, sql in [*asked, ("orders", open_orders)])
 
 
-def check(truth: Truth) -> list[Finding]:
+def check(records: Records) -> list[Finding]:
     """Everything that is wrong."""
-    return [Finding(name, what) for name, find in CHECKS.items() for what in find(truth)]
+    return [Finding(name, what) for name, find in CHECKS.items() for what in find(records)]
 
 
-def _check(find: Callable[[Truth], Iterator[str]]) -> Callable[[Truth], Iterator[str]]:
+def _check(find: Callable[[Records], Iterator[str]]) -> Callable[[Records], Iterator[str]]:
     CHECKS[find.__name__] = find
     return find
 
@@ -86,18 +86,18 @@ def _check(find: Callable[[Truth], Iterator[str]]) -> Callable[[Truth], Iterator
 
 
 @_check
-def no_accepted_order_is_unknown(truth: Truth) -> Iterator[str]:
-    known = {order for (order,) in truth.ask("orders", "SELECT order_id FROM orders_order")}
-    for order in sorted(truth.memory.accepted.keys() - known):
+def no_accepted_order_is_unknown(records: Records) -> Iterator[str]:
+    known = {order for (order,) in records.ask("orders", "SELECT order_id FROM orders_order")}
+    for order in sorted(records.memory.accepted.keys() - known):
         yield f"order {order} was accepted and is not there"
-    for order in truth.memory.forgotten:
+    for order in records.memory.forgotten:
         yield f"order {order} was accepted, and unknown when it was read"
 
 
 @_check
-def what_was_read_stays_true(truth: Truth) -> Iterator[str]:
+def what_was_read_stays_true(records: Records) -> Iterator[str]:
     """Of two reads, one after the other, the later one never tells of an earlier state."""
-    for order, seen in truth.memory.seen.items():
+    for order, seen in records.memory.seen.items():
         for before, after in pairwise(sorted(seen, key=lambda one: one.asked)):
             if after.asked < before.answered:
                 continue
@@ -107,44 +107,44 @@ def what_was_read_stays_true(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def each_key_is_one_order(truth: Truth) -> Iterator[str]:
-    for key, orders in truth.memory.by_key.items():
+def each_key_is_one_order(records: Records) -> Iterator[str]:
+    for key, orders in records.memory.by_key.items():
         if len(orders) > 1:
             yield f"{key} was answered by {sorted(orders)}"
     twice = "SELECT description, count(*) FROM orders_order GROUP BY description HAVING count(*) > 1"
-    for description, number in truth.ask("orders", twice):
+    for description, number in records.ask("orders", twice):
         yield f"{description} became {number} orders"
 
 
 @_check
-def no_answer_is_odd(truth: Truth) -> Iterator[str]:
-    yield from truth.memory.odd
+def no_answer_is_odd(records: Records) -> Iterator[str]:
+    yield from records.memory.odd
 
 
 # Orders -------------------------------------------------------------------------------------------------------------
 
 
 @_check
-def every_order_ends(truth: Truth) -> Iterator[str]:
-    for order, status in truth.open_orders():
+def every_order_ends(records: Records) -> Iterator[str]:
+    for order, status in records.open_orders():
         yield f"order {order} is still {status}"
 
 
 @_check
-def history_has_each_version_once(truth: Truth) -> Iterator[str]:
+def history_has_each_version_once(records: Records) -> Iterator[str]:
     sql = """
     SELECT o.order_id, o.version, count(e.version), max(e.version)
     FROM orders_order o LEFT JOIN orders_orderevent e USING (order_id) GROUP BY o.order_id
     HAVING count(e.version) <> o.version OR max(e.version) <> o.version
     """
-    for order, version, number, last in truth.ask("orders", sql):
+    for order, version, number, last in records.ask("orders", sql):
         yield f"order {order} has version {version}, {number} events, the last of version {last}"
 
 
 @_check
-def done_orders_are_those_accepted_for_processing(truth: Truth) -> Iterator[str]:
-    verdicts = dict(truth.ask("processing", "SELECT order_id, verdict FROM processing_processing"))
-    for order, status in truth.ask("orders", "SELECT order_id, status FROM orders_order"):
+def done_orders_are_those_accepted_for_processing(records: Records) -> Iterator[str]:
+    verdicts = dict(records.ask("processing", "SELECT order_id, verdict FROM processing_processing"))
+    for order, status in records.ask("orders", "SELECT order_id, status FROM orders_order"):
         if status in ENDS and (status == "done") != (verdicts.get(order) == "accepted"):
             yield f"order {order} is {status}, its processing {verdicts.get(order)}"
 
@@ -159,14 +159,14 @@ FROM payments_entry e JOIN payments_payment p USING (order_id) GROUP BY e.order_
 
 
 @_check
-def gateway_ledger_and_orders_agree(truth: Truth) -> Iterator[str]:
+def gateway_ledger_and_orders_agree(records: Records) -> Iterator[str]:
     """Captured less refunded at the gateway is what the ledger says, and what done orders cost."""
     there: Counter[str] = Counter()
-    for entry in truth.booked():
+    for entry in records.booked():
         sign = {"charge": 1, "refund": -1, "refund_failed": 1}.get(entry["kind"], 0)
         there[entry["order_id"]] += sign * round(entry["amount"] * 100)
-    ledger = {order: (method, charges, int(net)) for order, method, charges, net in truth.ask("payments", LEDGER)}
-    orders = truth.ask("orders", "SELECT order_id, status, total, refunded, payment_method FROM orders_order")
+    ledger = {order: (method, charges, int(net)) for order, method, charges, net in records.ask("payments", LEDGER)}
+    orders = records.ask("orders", "SELECT order_id, status, total, refunded, payment_method FROM orders_order")
     for order, status, total, refunded, method in orders:
         _, charges, net = ledger.pop(order, (method, 0, 0))
         if charges > 1:
@@ -182,23 +182,23 @@ def gateway_ledger_and_orders_agree(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def no_webhook_is_believed_that_differs(truth: Truth) -> Iterator[str]:
+def no_webhook_is_believed_that_differs(records: Records) -> Iterator[str]:
     sql = """
     SELECT r.order_id, r.amount, p.amount FROM payments_webhookreceipt r JOIN payments_payment p USING (order_id)
     WHERE r.status = 'applied' AND r.about = 'payment' AND (r.amount, r.currency) <> (p.amount, p.currency)
     """
-    for order, told, amount in truth.ask("payments", sql):
+    for order, told, amount in records.ask("payments", sql):
         yield f"a webhook of {told} was applied to order {order} of {amount}"
 
 
 @_check
-def balances_are_what_was_moved(truth: Truth) -> Iterator[str]:
+def balances_are_what_was_moved(records: Records) -> Iterator[str]:
     sql = """
     SELECT a.user_id, a.balance, coalesce(sum(CASE WHEN e.target_id = a.id THEN e.amount ELSE -e.amount END), 0)
     FROM payments_account a LEFT JOIN payments_entry e ON a.id IN (e.target_id, e.source_id)
     WHERE a.kind = 'customer' GROUP BY a.id
     """
-    for user, balance, moved in truth.ask("payments", sql):
+    for user, balance, moved in records.ask("payments", sql):
         if balance != moved or not 0 <= balance <= DEPOSIT:
             yield f"account {user} has {balance}, its entries sum to {moved}"
 
@@ -207,7 +207,7 @@ def balances_are_what_was_moved(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def stock_is_its_movements(truth: Truth) -> Iterator[str]:
+def stock_is_its_movements(records: Records) -> Iterator[str]:
     sql = """
     SELECT p.name, p.available, p.held, p.sold, p.received,
         coalesce(sum(m.quantity) FILTER (WHERE m.kind IN ('received', 'corrected')), 0),
@@ -216,7 +216,7 @@ def stock_is_its_movements(truth: Truth) -> Iterator[str]:
         coalesce(sum(CASE m.kind WHEN 'sold' THEN m.quantity WHEN 'returned' THEN -m.quantity ELSE 0 END), 0)
     FROM processing_product p LEFT JOIN processing_stockmovement m USING (product_id) GROUP BY p.product_id
     """
-    for name, available, held, sold, received, got, keeps, gone in truth.ask("processing", sql):
+    for name, available, held, sold, received, got, keeps, gone in records.ask("processing", sql):
         if (received, held, sold, available) != (got, keeps, gone, got - keeps - gone) or min(available, held) < 0:
             yield f"{name} counts {available} + {held} + {sold}, its movements say {got}, {keeps} held, {gone} sold"
         if name in {f"p{number}" for number in range(PRODUCTS + 1)} and got not in (STOCK, FEW):
@@ -224,30 +224,31 @@ def stock_is_its_movements(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def stock_sold_is_that_of_done_orders(truth: Truth) -> Iterator[str]:
+def stock_sold_is_that_of_done_orders(records: Records) -> Iterator[str]:
     sql = """
     SELECT line.product_id::text, sum(line.quantity) FROM orders_orderline line JOIN orders_order o USING (order_id)
     WHERE o.status = 'done' AND line.product_id IS NOT NULL GROUP BY 1
     """
-    done = {product: int(number) for product, number in truth.ask("orders", sql)}
-    for product, name, sold in truth.ask("processing", "SELECT product_id::text, name, sold FROM processing_product"):
+    done = {product: int(number) for product, number in records.ask("orders", sql)}
+    for product, name, sold in records.ask("processing", "SELECT product_id::text, name, sold FROM processing_product"):
         if sold != done.get(product, 0):
             yield f"{sold} of {name} are sold, done orders have {done.get(product, 0)}"
 
 
 @_check
-def no_stock_stays_held(truth: Truth) -> Iterator[str]:
-    for order, since in truth.ask("processing", "SELECT order_id, created_at FROM processing_hold WHERE status='held'"):
+def no_stock_stays_held(records: Records) -> Iterator[str]:
+    held = "SELECT order_id, created_at FROM processing_hold WHERE status = 'held'"
+    for order, since in records.ask("processing", held):
         yield f"stock is held for order {order} since {since}"
 
 
 @_check
-def no_movement_twice(truth: Truth) -> Iterator[str]:
+def no_movement_twice(records: Records) -> Iterator[str]:
     sql = """
     SELECT hold_id, kind, count(*) FROM processing_stockmovement
     WHERE hold_id IS NOT NULL AND kind <> 'returned' GROUP BY hold_id, product_id, kind HAVING count(*) > 1
     """
-    for hold, kind, number in truth.ask("processing", sql):
+    for hold, kind, number in records.ask("processing", sql):
         yield f"hold {hold} was {kind} {number} times"
 
 
@@ -255,19 +256,19 @@ def no_movement_twice(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def every_message_has_its_effect_once(truth: Truth) -> Iterator[str]:
+def every_message_has_its_effect_once(records: Records) -> Iterator[str]:
     """What was committed to be sent was handled, and nothing was handled that nobody has committed to send."""
     committed: dict[str, dict[str, str]] = {service: {} for service in SERVICES}
     sql = """SELECT message_id::text, type, "to", due_at < now() - interval '5 s' FROM outbox_outgoingmessage"""
     everything = set()
     for service in SERVICES:
-        for message, kind, to, is_due in truth.ask(service, sql):
+        for message, kind, to, is_due in records.ask(service, sql):
             everything.add(message)
             if is_due and to in committed:
                 committed[to][message] = kind
     for service in SERVICES:
-        handled = dict(truth.ask(service, "SELECT message_id::text, type FROM outbox_incomingmessage"))
-        dead = {message for (message,) in truth.ask(service, "SELECT message_id::text FROM outbox_deadletter")}
+        handled = dict(records.ask(service, "SELECT message_id::text, type FROM outbox_incomingmessage"))
+        dead = {message for (message,) in records.ask(service, "SELECT message_id::text FROM outbox_deadletter")}
         for message in committed[service].keys() - handled.keys() - dead:
             yield f"{committed[service][message]} {message} was sent to {service} and had no effect"
         for message in handled.keys() - everything:
@@ -275,16 +276,16 @@ def every_message_has_its_effect_once(truth: Truth) -> Iterator[str]:
 
 
 @_check
-def no_dead_letter(truth: Truth) -> Iterator[str]:
+def no_dead_letter(records: Records) -> Iterator[str]:
     for service in SERVICES:
         sql = "SELECT type, subject, reason, error FROM outbox_deadletter WHERE status = 'dead'"
-        for kind, subject, reason, error in truth.ask(service, sql):
+        for kind, subject, reason, error in records.ask(service, sql):
             yield f"{kind} of {subject} in {service}: {reason}, {error[:200]}"
 
 
 @_check
-def no_deadlock(truth: Truth) -> Iterator[str]:
-    if truth.log is not None:
-        found = truth.log.read_text(errors="replace").count("deadlock detected")
+def no_deadlock(records: Records) -> Iterator[str]:
+    if records.log is not None:
+        found = records.log.read_text(errors="replace").count("deadlock detected")
         if found:
             yield f"PostgreSQL has ended {found} deadlocks"

@@ -62,7 +62,7 @@ class Customers:
         self._thread = threading.Thread(target=self._come, name="customers", daemon=True)
         self.products: list[str] = []
 
-    def furnish(self) -> None:
+    def prepare(self) -> None:
         """Make products and accounts; nothing is broken yet."""
         admin = {"X-Admin-Secret": "dev-admin-secret"}
         for number in range(PRODUCTS + 1):
@@ -98,7 +98,7 @@ class Customers:
     def _buy(self, number: int, chance: random.Random) -> None:
         key = f"key-{number}"
         order = self._order(number, chance)
-        if chance.random() < 0.15:  # sent twice at once, as by a proxy that loses patience
+        if chance.random() < 0.15:  # sent twice at once, as by a proxy whose timeout is short
             with suppress(RuntimeError):  # the last ones come alone
                 self._pool.submit(self._place, key, order)
         order_id = self._place(key, order)

@@ -6,20 +6,21 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from pathlib import Path
+from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import requests
 
-from orders_project.embedded import debian, places, processes, variable
+from orders_project.embedded import places, processes, variable
 from orders_project.embedded.services import DATABASES, Services, begin
+from orders_project.tests import wrong_clock
+from orders_project.tests.process_tree import family
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
 from .proxy import Proxies
-from .schedule import DATABASES as LATE
-from .schedule import Fault
+from .schedule import SERVICES, Fault
 
 SHORT = {
     "HOLD_TTL_SECONDS": "45", "PAYMENT_TIMEOUT_SECONDS": "40", "PROCESSING_TIMEOUT_SECONDS": "20",
@@ -44,8 +45,11 @@ CREATE TRIGGER chaos_late BEFORE INSERT ON outbox_outgoingmessage FOR EACH ROW E
 """  # so that messages overtake each other
 
 
-class Patient:
-    """The system that suffers. Everything runs on entering; the addresses of the servers are those of the proxies."""
+class FaultySystem:
+    """
+    The system that faults are injected into. Everything runs on entering; the addresses of the servers are those of the
+    proxies.
+    """
 
     def __init__(self, *, given: Services | None = None) -> None:
         """:param given: servers and migrated databases that others use as well: they are not hit themselves"""
@@ -65,23 +69,23 @@ class Patient:
                 self.servers.await_ready()
             self.urls = {name: self.servers.env[variable(name)] for name in DATABASES}
             broker = self.servers.env["AMQP_URL"]
-            self.bank_port = processes.free_port()
+            self.gateway_port = processes.free_port()
             targets = {name: (lambda url=url: _port(url)) for name, url in self.urls.items()}
             self.proxies = undo.enter_context(
-                Proxies(**targets, broker=lambda: _port(broker), gateway=lambda: self.bank_port)
+                Proxies(**targets, broker=lambda: _port(broker), gateway=lambda: self.gateway_port)
             )
             env = {variable(name): self._through(name, url) for name, url in self.urls.items()}
             env["AMQP_URL"] = self._through("broker", broker)
             migrated = self.servers.postgres if is_given else None
             environment = SHORT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{self.proxies.links['gateway'].port}"}
             self.system = undo.enter_context(RunningSystem(environment, given=Services(env=env, postgres=migrated)))
-            state = ["--port", str(self.bank_port), "--state", str(self.home / "bank.jsonl")]
+            state = ["--port", str(self.gateway_port), "--state", str(self.home / "gateway.jsonl")]
             self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
-            for service in LATE:
+            for service in SERVICES:
                 self.system.query(service, LATENESS)
-            self.bank = f"http://127.0.0.1:{self.bank_port}"
+            self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
             self.system.start_all()
-            self.system.until(lambda: processes.answers(self.bank_port))
+            self.system.until(lambda: processes.answers(self.gateway_port))
             self._end = undo.pop_all()
         self._slow: set[str] = set()
         self._frozen: set[str] = set()
@@ -125,7 +129,7 @@ class Patient:
     def repair(self) -> None:
         """Mend also what could not be mended when its fault was over, because another one was not."""
         self._behave({})
-        for service in LATE:
+        for service in SERVICES:
             with psycopg.connect(self.urls[service], connect_timeout=60) as connection:
                 connection.execute("DELETE FROM chaos_late")
         if self._had_alarm:
@@ -137,9 +141,9 @@ class Patient:
         self._down.add(fault.target)
         if fault.target in SERVERS:
             server = self._server(fault.target)
-            family = _family(server.process.pid) if server.is_running else []
+            members = family(server.process.pid) if server.is_running else []
             server.kill()
-            for pid in family:  # backends that outlive their server would keep the next one from starting
+            for pid in members:  # backends that outlive their server would keep the next one from starting
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         elif fault.target in self.system.running:
@@ -216,7 +220,7 @@ class Patient:
 
     def _behave(self, how: dict[str, Any]) -> None:
         with contextlib.suppress(requests.RequestException):  # it may be down or frozen
-            requests.post(f"{self.bank}/behaviour", json=how, timeout=2)
+            requests.post(f"{self.gateway_url}/behaviour", json=how, timeout=2)
 
     def _begin_clock(self, fault: Fault) -> None:
         self._again(fault.target, wrong_by=fault.how["wrong_by"])
@@ -270,53 +274,29 @@ class Patient:
         if name in self.system.running:
             return
         if not wrong_by:
-            with self.system.log(name).open("ab") as log:
-                command = self.system.commands[name]
-                self.system.running[name] = self.system._spawn(command, output=log, env=None)
+            self.system.start(name, wait=False)
             return
-        env = self.system.env | {
-            "LD_PRELOAD": str(faketime()), "FAKETIME": f"{wrong_by:+d}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DJANGO_SETTINGS_MODULE": "orders_project.settings",
-        }  # fmt: skip
+        env = self.system.env | wrong_clock.environment(timedelta(seconds=wrong_by))
         with self.system.log(name).open("ab") as log:
             self.system.running[name] = processes.spawn(
-                [sys.executable, *self.system.commands[name]], env=env, output=log, cwd=PROJECT
+                [sys.executable, *self.system.commands[name]],
+                env=env | {"DJANGO_SETTINGS_MODULE": "orders_project.settings"},
+                output=log,
+                cwd=PROJECT,
             )
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to all processes of a role or a server, as far as it has any."""
         if name in SERVERS:
             process = self._server(name).process
-            family = _family(process.pid) if process is not None else []
+            members = family(process.pid) if process is not None else []
         elif name in self.system.running:
-            family = _family(self.system.running[name].pid)
+            members = family(self.system.running[name].pid)
         else:
             return
-        for pid in family:
+        for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-
-def faketime() -> Path:
-    """
-    The library that makes clocks wrong.
-
-    :raises CannotRun: if it cannot be had here
-    """
-    (library,) = debian.unpack("libfaketime").glob("usr/lib/*/faketime/libfaketime.so.1")
-    return library
-
-
-def _family(pid: int) -> list[int]:
-    """A process and what has come from it."""
-    parents: dict[int, int] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-    family = [pid]
-    for one in family:
-        family += [child for child, parent in parents.items() if parent == one]
-    return family
 
 
 def _port(url: str) -> int:

@@ -11,9 +11,9 @@ from typing import IO
 from orders_project.embedded.services import Services
 
 from . import checker
-from .checker import WITHIN, Finding, Truth
+from .checker import WITHIN, Finding, Records
 from .customers import Customers, Memory
-from .faults import Patient
+from .faults import FaultySystem
 from .schedule import Fault
 
 RESTS = 120.0  # seconds until nothing is on its way: stock that is held for nobody is given back after a minute or so
@@ -59,48 +59,50 @@ def run(
 ) -> Report:
     """Let the schedule happen to a system of its own, or one of given servers, and say what is found."""
     report = Report()
-    with path.open("w") as file, Patient(given=given) as patient:
-        customers = Customers(patient.system, seed=seed, rate=rate)
-        customers.furnish()
+    with path.open("w") as file, FaultySystem(given=given) as faulty:
+        customers = Customers(faulty.system, seed=seed, rate=rate)
+        customers.prepare()
         timeline = Timeline(file)
         timeline.say(f"seed {seed}, {seconds:g} s, {rate:g} orders a second, {len(schedule)} faults")
         customers.start()
-        _suffer(patient, schedule, timeline, report, seconds=seconds)
+        _inject(faulty, schedule, timeline, report, seconds=seconds)
         repaired_at = time.time()
         timeline.say("all is mended; no more customers come")
         customers.stop()
-        log = patient.servers.postgres.log if given is None and patient.servers.postgres else None
-        truth = Truth(patient.urls, bank=patient.bank, memory=customers.memory, log=log)
-        _judge(patient, truth, timeline, report, repaired_at=repaired_at)
+        log = faulty.servers.postgres.log if given is None and faulty.servers.postgres else None
+        records = Records(faulty.urls, gateway=faulty.gateway_url, memory=customers.memory, log=log)
+        _judge(faulty, records, timeline, report, repaired_at=repaired_at)
     return report
 
 
-def _suffer(patient: Patient, schedule: Sequence[Fault], timeline: Timeline, report: Report, *, seconds: float) -> None:
+def _inject(
+    faulty: FaultySystem, schedule: Sequence[Fault], timeline: Timeline, report: Report, *, seconds: float
+) -> None:
     """Begin and mend each fault at its time; at the end all are mended."""
     coming, going = list(schedule), dict[Fault, float]()  # with the time when it is over
     while timeline.now < seconds or going:
         for fault in [one for one, until in going.items() if until <= timeline.now]:
-            patient.mend(fault)
+            faulty.mend(fault)
             del going[fault]
             timeline.say(f"{fault} is over")
         while coming and coming[0].at <= timeline.now:
             fault = coming.pop(0)
             timeline.say(f"{fault} begins")
-            patient.begin(fault)
+            faulty.begin(fault)
             report.faults[fault.kind] += 1
             going[fault] = timeline.now + fault.lasts
-        for ended in patient.tick():
+        for ended in faulty.tick():
             report.ended_by_themselves += 1
             timeline.say(ended)
         time.sleep(STEP)
-    patient.repair()
+    faulty.repair()
 
 
-def _judge(patient: Patient, truth: Truth, timeline: Timeline, report: Report, *, repaired_at: float) -> None:
-    report.memory = truth.memory
-    last = max([repaired_at, *truth.memory.accepted.values()])
-    while (still_open := truth.open_orders()) and time.time() < last + WITHIN:
-        patient.tick()
+def _judge(faulty: FaultySystem, records: Records, timeline: Timeline, report: Report, *, repaired_at: float) -> None:
+    report.memory = records.memory
+    last = max([repaired_at, *records.memory.accepted.values()])
+    while (still_open := records.open_orders()) and time.time() < last + WITHIN:
+        faulty.tick()
         time.sleep(0.25)
     report.findings += [
         Finding("ended_within_a_minute", f"order {order} is {status} {WITHIN:g} s after the last repair")
@@ -108,18 +110,18 @@ def _judge(patient: Patient, truth: Truth, timeline: Timeline, report: Report, *
     ]
     timeline.say(f"{len(still_open)} accepted orders are open")
     until = time.monotonic() + (RESTS / 6 if still_open else RESTS)
-    while not truth.is_quiet() and time.monotonic() < until:
-        patient.tick()
+    while not records.is_quiet() and time.monotonic() < until:
+        faulty.tick()
         time.sleep(0.5)
     time.sleep(1)  # for a second effect, if there were one
-    timeline.say("quiet" if truth.is_quiet() else "not quiet")
-    report.findings += checker.check(truth)
-    ((ended_at,),) = truth.ask("orders", "SELECT max(extract(epoch FROM status_since))::float FROM orders_order")
+    timeline.say("quiet" if records.is_quiet() else "not quiet")
+    report.findings += checker.check(records)
+    ((ended_at,),) = records.ask("orders", "SELECT max(extract(epoch FROM status_since))::float FROM orders_order")
     report.ended_after = max(0.0, (ended_at or 0.0) - repaired_at)
-    report.statuses = Counter(dict(truth.ask("orders", "SELECT status, count(*) FROM orders_order GROUP BY 1")))
+    report.statuses = Counter(dict(records.ask("orders", "SELECT status, count(*) FROM orders_order GROUP BY 1")))
     for finding in report.findings:
         timeline.say(f"FOUND {finding}")
     if report.findings:
-        for name in patient.system.running:
-            kept = patient.system.log(name)
+        for name in faulty.system.running:
+            kept = faulty.system.log(name)
             timeline.say(f"the log of {name}:\n{kept.read_text(errors='replace')[-20_000:]}")

@@ -7,8 +7,8 @@ from typing import Any
 
 ROLES = ("web", "relay", "beat", "orders", "payments", "processing")
 SERVERS = ("postgresql", "rabbitmq")
-DATABASES = ("orders", "payments", "processing")
-LINKS = (*DATABASES, "broker", "gateway")
+SERVICES = ("orders", "payments", "processing")
+LINKS = (*SERVICES, "broker", "gateway")
 QUIET = 15.0  # seconds without a new fault at the end, at most
 MISDEEDS: tuple[dict[str, Any], ...] = (
     {"errors": 2}, {"lost_answers": 1}, {"hang": 12.0}, {"duplicates": 3},
@@ -48,8 +48,8 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "delay": (LINKS, (4.0, 15.0), 2),
     "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
-    "copies": (tuple(f"outbox of {name}" for name in DATABASES), (0.1, 0.2), 3),
-    "late": (tuple(f"outbox of {name}" for name in DATABASES), (4.0, 15.0), 2),
+    "copies": (tuple(f"outbox of {name}" for name in SERVICES), (0.1, 0.2), 3),
+    "late": (tuple(f"outbox of {name}" for name in SERVICES), (4.0, 15.0), 2),
     "alarm": (("broker's disk",), (4.0, 20.0), 1),
 }
 
