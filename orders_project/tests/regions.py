@@ -1,0 +1,136 @@
+"""Two regions on one machine: a whole system under load, and a second one that waits to take over."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+
+from orders_project.embedded import places, processes, variable
+from orders_project.embedded.postgres import Postgres
+from orders_project.embedded.rabbitmq import RabbitMQ
+from orders_project.embedded.services import DATABASES
+
+from .chaos.checker import Records
+from .chaos.customers import Customers
+from .chaos.proxy import Proxies
+from .process_tree import family
+from .running_system import RunningSystem
+from .standbys import Streaming
+
+ENVIRONMENT = {
+    "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "FAKE_PAYMENT_SUCCESS_RATE": "0.9", "PROCESSING_SUCCESS_RATE": "0.9",
+    "REFUND_APPROVAL_ABOVE": "100000",
+}  # fmt: skip
+ROLES = ("web", "relay", "beat", "orders", "payments", "processing")
+IS_SYNCHRONOUS = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+
+
+class Regions:
+    """
+    The first region runs as `system`; its address for clients is that of whichever region runs. The gateway is
+    somebody else's and outlives both.
+    """
+
+    def __init__(self, system: RunningSystem, standby: Streaming, broker: RabbitMQ, proxies: Proxies) -> None:
+        self.system, self.standby, self.broker, self._proxies = system, standby, broker, proxies
+        self.second = {variable(name): standby.server.url(name) for name in DATABASES}
+        self.second |= {
+            "AMQP_URL": broker.url("/"),
+            "OTHER_REGION_DATABASE_URLS": ",".join(system.env[variable(name)] for name in DATABASES),
+        }
+        self.customers = Customers(system, seed=20, rate=3)
+
+    @property
+    def first_server(self) -> Postgres:
+        server = self.system.services.postgres
+        assert server is not None
+        return server
+
+    def make_synchronous(self) -> None:
+        """From now on no commit of the first region is answered before the standby has it on its disk."""
+        for statement in ("ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"):
+            self.tell_first(statement)
+        self.system.until(lambda: self.tell_first(IS_SYNCHRONOUS) == [(1,)])
+
+    def hold_replication(self) -> None:
+        """From now on the standby gets nothing, and the first region does not wait for it."""
+        self._proxies.hold("replication")
+
+    def tell_first(self, statement: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(self.first_server.url("postgres"), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, int]:
+        """What `manage.py region …` says in the second region, and its exit code."""
+        return self.system.ask("region", *arguments, env=self.second | dict(env or {}))
+
+    def lose_processes(self) -> float:
+        """kill -9 of every process of the first region but its servers; the time when the first of them died."""
+        at = time.time()
+        for name in ROLES:
+            if name in self.system.running:
+                self.system.kill(name)
+        return at
+
+    def lose_servers(self) -> None:
+        """kill -9 of its PostgreSQL and its RabbitMQ; what they had sent and nobody has received is gone."""
+        for server in (self.first_server, self.system.services.rabbitmq):
+            assert server is not None
+            assert server.process is not None
+            members = family(server.process.pid)
+            server.kill()
+            for pid in members:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._proxies.reset("replication")
+
+    def start_second(self) -> None:
+        """Start the processes of the second region where clients look for them."""
+        self.system.env |= self.second
+        self.system.start(*ROLES, env=self.second)
+
+    def records(self) -> Records:
+        """What the databases of the second region and the gateway say."""
+        urls = {name: self.second[variable(name)] for name in DATABASES}
+        return Records(urls, gateway=self.system.env["FAKE_GATEWAY_URL"], memory=self.customers.memory)
+
+
+@contextmanager
+def two_regions() -> Iterator[Regions]:
+    """The first region runs and has products and accounts; the second one has all of it."""
+    with ExitStack() as undo:
+        home = places.scratch("region")
+        undo.callback(places.forget, home)
+        broker = RabbitMQ(home / "rabbitmq")
+        undo.callback(broker.stop)
+        broker.launch()
+        port = processes.free_port()
+        system = RunningSystem(ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"})
+        undo.enter_context(system)
+        system.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
+        assert system.services.postgres is not None
+        primary = system.services.postgres
+        proxies = undo.enter_context(Proxies(replication=lambda: primary.port))
+        standby = Streaming(primary, home / "postgres")
+        undo.callback(standby.server.stop)
+        follow(standby, port=proxies.links["replication"].port)
+        broker.await_ready()
+        system.start_all()
+        system.until(lambda: processes.answers(port))
+        regions = Regions(system, standby, broker, proxies)
+        regions.customers.prepare()
+        yield regions
+
+
+def follow(standby: Streaming, *, port: int) -> None:
+    """Have a standby follow its primary at another port."""
+    with psycopg.connect(standby.server.url("postgres"), autocommit=True) as connection:
+        ((address,),) = connection.execute("SHOW primary_conninfo").fetchall()
+        moved = address.replace(f"port={standby.primary.port}", f"port={port}").replace("'", "''")
+        connection.execute(f"ALTER SYSTEM SET primary_conninfo = '{moved}'")
+        connection.execute("SELECT pg_reload_conf()")
