@@ -6,13 +6,14 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import psycopg
 
 from orders_project.embedded import places, processes, variable
-from orders_project.embedded.postgres import Postgres
+from orders_project.embedded.postgres import FOR_TESTS, Postgres
 from orders_project.embedded.rabbitmq import RabbitMQ
-from orders_project.embedded.services import DATABASES
+from orders_project.embedded.services import DATABASES, Services
 
 from .chaos.checker import Records
 from .chaos.customers import Customers
@@ -35,9 +36,13 @@ class Regions:
     somebody else's and outlives both.
     """
 
-    def __init__(self, system: RunningSystem, standby: Streaming, broker: RabbitMQ, proxies: Proxies) -> None:
-        self.system, self.standby, self.broker, self._proxies = system, standby, broker, proxies
-        self.second = {variable(name): standby.server.url(name) for name in DATABASES}
+    def __init__(
+        self, system: RunningSystem, standbys: Mapping[str, Streaming], broker: RabbitMQ, proxies: Proxies
+    ) -> None:
+        """:param standbys: by the name of their link; `payments` has one of its own if its database has"""
+        self.system, self.standbys, self._proxies = system, standbys, proxies
+        of = {name: standbys.get(name, standbys["all"]) for name in DATABASES}
+        self.second = {variable(name): of[name].server.url(name) for name in DATABASES}
         self.second |= {
             "AMQP_URL": broker.url("/"),
             "OTHER_REGION_DATABASE_URLS": ",".join(system.env[variable(name)] for name in DATABASES),
@@ -46,9 +51,7 @@ class Regions:
 
     @property
     def first_server(self) -> Postgres:
-        server = self.system.services.postgres
-        assert server is not None
-        return server
+        return self.standbys["all"].primary
 
     def make_synchronous(self) -> None:
         """From now on no commit of the first region is answered before the standby has it on its disk."""
@@ -56,11 +59,11 @@ class Regions:
             self.tell_first(statement)
         self.system.until(lambda: self.tell_first(IS_SYNCHRONOUS) == [(1,)])
 
-    def hold_replication(self) -> None:
-        """From now on the standby gets nothing, and the first region does not wait for it."""
-        self._proxies.hold("replication")
+    def hold_replication(self, name: str = "all") -> None:
+        """From now on this standby gets nothing, and the first region does not wait for it."""
+        self._proxies.hold(name)
 
-    def tell_first(self, statement: str) -> list[tuple[object, ...]]:
+    def tell_first(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.first_server.url("postgres"), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
@@ -79,7 +82,7 @@ class Regions:
 
     def lose_servers(self) -> None:
         """kill -9 of its PostgreSQL and its RabbitMQ; what they had sent and nobody has received is gone."""
-        for server in (self.first_server, self.system.services.rabbitmq):
+        for server in (*(one.primary for one in self.standbys.values()), self.system.services.rabbitmq):
             assert server is not None
             assert server.process is not None
             members = family(server.process.pid)
@@ -87,7 +90,8 @@ class Regions:
             for pid in members:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        self._proxies.reset("replication")
+        for name in self.standbys:
+            self._proxies.reset(name)
 
     def start_second(self) -> None:
         """Start the processes of the second region where clients look for them."""
@@ -101,8 +105,12 @@ class Regions:
 
 
 @contextmanager
-def two_regions() -> Iterator[Regions]:
-    """The first region runs and has products and accounts; the second one has all of it."""
+def two_regions(*, payments_apart: bool = False) -> Iterator[Regions]:
+    """
+    The first region runs and has products and accounts; the second one has all of it.
+
+    :param payments_apart: whether the database of payments has a server of its own
+    """
     with ExitStack() as undo:
         home = places.scratch("region")
         undo.callback(places.forget, home)
@@ -110,19 +118,28 @@ def two_regions() -> Iterator[Regions]:
         undo.callback(broker.stop)
         broker.launch()
         port = processes.free_port()
-        system = RunningSystem(ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"})
-        undo.enter_context(system)
+        given, primaries = Services(), dict[str, Postgres]()
+        if payments_apart:
+            primaries["payments"] = Postgres(home / "first-payments", settings=FOR_TESTS)
+            undo.callback(primaries["payments"].stop)
+            primaries["payments"].start()
+            primaries["payments"].create_database("payments")
+            given.env[variable("payments")] = primaries["payments"].url("payments")
+        environment = ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}
+        system = undo.enter_context(RunningSystem(environment, given=given))
         system.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         assert system.services.postgres is not None
-        primary = system.services.postgres
-        proxies = undo.enter_context(Proxies(replication=lambda: primary.port))
-        standby = Streaming(primary, home / "postgres")
-        undo.callback(standby.server.stop)
-        follow(standby, port=proxies.links["replication"].port)
+        primaries["all"] = system.services.postgres
+        ports = {name: (lambda server=server: server.port) for name, server in primaries.items()}
+        proxies = undo.enter_context(Proxies(**ports))
+        standbys = {name: Streaming(server, home / f"second-{name}") for name, server in primaries.items()}
+        for name, standby in standbys.items():
+            undo.callback(standby.server.stop)
+            follow(standby, port=proxies.links[name].port)
         broker.await_ready()
         system.start_all()
         system.until(lambda: processes.answers(port))
-        regions = Regions(system, standby, broker, proxies)
+        regions = Regions(system, standbys, broker, proxies)
         regions.customers.prepare()
         yield regions
 
