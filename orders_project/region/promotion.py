@@ -69,7 +69,7 @@ def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say
         say(f"other region: up, {'; '.join(up)}; promoted all the same")
     elif elsewhere:
         names = ", ".join(f"{one.name} {'takes no writes' if one.answers else 'does not answer'}" for one in elsewhere)
-        say(f"other region: {names}. From here: whether others still reach it cannot be known here")
+        say(f"other region: {names}; whether others can reach it is not known here")
     else:
         say("other region: not known, OTHER_REGION_DATABASE_URLS is not set; nothing is received from it")
 

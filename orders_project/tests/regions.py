@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -30,6 +31,16 @@ ROLES = ("web", "relay", "beat", "orders", "payments", "processing")
 IS_SYNCHRONOUS = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
 
 
+class Second(Streaming):
+    """A standby in the second region."""
+
+    def tell(self, statement: str) -> Any:
+        """Have its server do something; the first thing that it answers."""
+        with psycopg.connect(self.server.url("postgres"), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall()[0][0] if cursor.description else None
+
+
 class Regions:
     """
     The first region runs as `system`; its address for clients is that of whichever region runs. The gateway is
@@ -37,7 +48,7 @@ class Regions:
     """
 
     def __init__(
-        self, system: RunningSystem, standbys: Mapping[str, Streaming], broker: RabbitMQ, proxies: Proxies
+        self, system: RunningSystem, standbys: Mapping[str, Second], broker: RabbitMQ, proxies: Proxies
     ) -> None:
         """:param standbys: by the name of their link; `payments` has one of its own if its database has"""
         self.system, self.standbys, self._proxies = system, standbys, proxies
@@ -67,6 +78,10 @@ class Regions:
         with psycopg.connect(self.first_server.url("postgres"), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def orders_of_first(self) -> dict[str, datetime]:
+        """The orders that the first region knows, and when each of them changed."""
+        return dict(self.system.query("orders", "SELECT order_id, updated_at FROM orders_order"))
 
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, int]:
         """What `manage.py region …` says in the second region, and its exit code."""
@@ -132,7 +147,7 @@ def two_regions(*, payments_apart: bool = False) -> Iterator[Regions]:
         primaries["all"] = system.services.postgres
         ports = {name: (lambda server=server: server.port) for name, server in primaries.items()}
         proxies = undo.enter_context(Proxies(**ports))
-        standbys = {name: Streaming(server, home / f"second-{name}") for name, server in primaries.items()}
+        standbys = {name: Second(server, home / f"second-{name}") for name, server in primaries.items()}
         for name, standby in standbys.items():
             undo.callback(standby.server.stop)
             follow(standby, port=proxies.links[name].port)
@@ -144,10 +159,9 @@ def two_regions(*, payments_apart: bool = False) -> Iterator[Regions]:
         yield regions
 
 
-def follow(standby: Streaming, *, port: int) -> None:
+def follow(standby: Second, *, port: int) -> None:
     """Have a standby follow its primary at another port."""
-    with psycopg.connect(standby.server.url("postgres"), autocommit=True) as connection:
-        ((address,),) = connection.execute("SHOW primary_conninfo").fetchall()
-        moved = address.replace(f"port={standby.primary.port}", f"port={port}").replace("'", "''")
-        connection.execute(f"ALTER SYSTEM SET primary_conninfo = '{moved}'")
-        connection.execute("SELECT pg_reload_conf()")
+    address = standby.tell("SHOW primary_conninfo")
+    moved = address.replace(f"port={standby.primary.port}", f"port={port}").replace("'", "''")
+    standby.tell(f"ALTER SYSTEM SET primary_conninfo = '{moved}'")
+    standby.tell("SELECT pg_reload_conf()")
