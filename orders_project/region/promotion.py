@@ -58,7 +58,7 @@ def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say
     :raises NotPossible: if it is up and that matters
     """
     elsewhere = of_the_other()
-    up = [f"{one.name} answers and can be written to" for one in elsewhere if one.is_writable]
+    up = [f"{one.name} {one.state}" for one in elsewhere if one.is_up]
     up += [f"{one.alias} receives from a server there" for one in databases if one.is_standby and one.receives]
     if up and not even_if_it_is_up:
         raise NotPossible(
@@ -68,7 +68,7 @@ def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say
     if up:
         say(f"other region: up, {'; '.join(up)}; promoted all the same")
     elif elsewhere:
-        names = ", ".join(f"{one.name} {'takes no writes' if one.answers else 'does not answer'}" for one in elsewhere)
+        names = ", ".join(f"{one.name} {one.state}" for one in elsewhere)
         say(f"other region: {names}; whether others can reach it is not known here")
     else:
         say("other region: not known, OTHER_REGION_DATABASE_URLS is not set; nothing is received from it")

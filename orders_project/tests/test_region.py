@@ -110,10 +110,12 @@ def test_a_region_that_is_a_primary_could_not_take_over() -> None:
 
 @pytest.mark.django_db
 def test_nothing_is_done_while_the_other_region_can_be_written_to(settings: Any) -> None:
-    settings.OTHER_REGION_DATABASE_URLS = [os.environ["DATABASE_URL_ORDERS"], "postgres://127.0.0.1:1/nowhere"]
+    url = os.environ["DATABASE_URL_ORDERS"]
     said = StringIO()
-    with pytest.raises(CommandError, match=r"/orders answers and can be written to\. Two regions"):
-        call_command("region", "promote", stdout=said)
+    for other, state in ((url, "can be written to"), (re.sub("//.*@", "//app:wrong@", url), "is there and refuses us")):
+        settings.OTHER_REGION_DATABASE_URLS = [other, "postgres://127.0.0.1:1/nowhere"]
+        with pytest.raises(CommandError, match=f"the other region is up: [0-9.:]+/orders {state}"):
+            call_command("region", "promote", stdout=said)
     assert said.getvalue() == ""
     settings.SERVICES_HERE = ("orders", "processing")
     with pytest.raises(CommandError, match="payments is not here"):
