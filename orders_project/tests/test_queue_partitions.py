@@ -162,7 +162,8 @@ def standing(given: Callable[[str], Services]) -> Iterator[Partitioned]:
 
 @pytest.fixture
 def system(standing: Partitioned) -> Iterator[Partitioned]:
-    """The system with its web alone; whatever else a test starts ends with it."""
+    """The system with its web alone, and its queues; whatever a test starts besides ends with it."""
+    standing.manage("declare_topology")
     yield standing
     for name in set(standing.running) - {"web"}:
         standing.stop(name)
@@ -282,7 +283,6 @@ def test_what_the_broker_loses_with_a_queue_is_sent_again(system: Partitioned) -
     orders = system.place(20)
     lost, others = of_queue(orders, 2), of_queue(orders, 0, 1, 3)
     assert lost
-    system.manage("declare_topology")
     system.start("relay")
     system.until(lambda: all(system.depth(name) for name in partitions.names("payments", QUEUES)))
     system.until(lambda: system.sent_all("orders"))
