@@ -197,6 +197,25 @@ def test_all_queues_are_consumed_and_sent_to_unless_told_otherwise(
     assert (settings["OUTBOX_QUEUES"], settings["WORKER_QUEUES"]) == (sent_to, consumed)
 
 
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("given", "each"),
+    [
+        ({}, 8),
+        ({"ORDERS_QUEUES": "4"}, 2),
+        ({"ORDERS_QUEUES": "4", "WORKER_QUEUES": "3"}, 8),
+        ({"ORDERS_QUEUES": "64"}, 1),
+    ],
+)
+def test_a_worker_of_several_queues_fetches_no_more_than_of_one(
+    production: dict[str, str], given: dict[str, str], each: int
+) -> None:
+    done = run(
+        production | given, "-c", "from orders_project.celery import app; print(app.conf.worker_prefetch_multiplier)"
+    )
+    assert done.stdout.split() == [str(each)], done.stderr
+
+
 class TestWhatIsDeployed:
     """Every process of compose.yaml and of Kubernetes starts with what it is given there."""
 
