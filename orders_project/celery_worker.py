@@ -19,6 +19,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from outbox import broker, conf
 from outbox.consumers import CONSUMERS
 
+from .celery import consume_left_over
 from .celery_inspect import ANSWERED
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ class CarefulConsumer(Consumer):
         default_steps = [Connection, Events, Heart, OurTasks, Answers, Evloop]
 
     def connect(self) -> Any:
-        """Connect, and declare the queues if they may be declared by this user: they may have been deleted."""
+        """
+        Connect, and declare the queues if they may be declared by this user: they may have been deleted. Find out about
+        those that are left over.
+        """
         connected = super().connect()
         try:
             conf.call("BROKER_TOPOLOGY")
@@ -82,6 +86,7 @@ class CarefulConsumer(Consumer):
             logger.debug("This user of the broker may not declare queues: the deployment does.")
         except broker.LOST as error:
             logger.warning("The queues could not be declared: %s", error)
+        consume_left_over(connected, self.app.amqp.queues)
         return connected
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:

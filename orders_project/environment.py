@@ -120,6 +120,10 @@ class Environment:
             self.problems.append(f"{name}: there is no {', '.join(sorted(unknown))}; there are {', '.join(of)}.")
         return tuple(dict.fromkeys(word for word in words if word in of))
 
+    def numbers(self, name: str, *, below: int) -> tuple[int, ...]:
+        """The whole numbers below this one that are named, each once; by default all of them."""
+        return tuple(map(int, self.several(name, of=tuple(map(str, range(below)))))) or tuple(range(below))
+
     def whole_numbers(self, name: str, *, of: tuple[str, ...]) -> dict[str, int]:
         """Whole numbers that are given for some of the known words: `word=number`, separated by commas."""
         given = self.pairs(name)

@@ -83,6 +83,9 @@ WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py w
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_EXCHANGE = "messages"
+# How many queues each service has, and which of them a worker of it consumes: by their numbers, by default all.
+ORDERS_QUEUES = env.whole("ORDERS_QUEUES", default=1, min_value=1, max_value=64)
+WORKER_QUEUES = env.numbers("WORKER_QUEUES", below=ORDERS_QUEUES)
 OUTBOX_SUBJECT_FIELD = "order_id"
 OUTBOX_SEQUENCE_FIELD = "version"
 EVENTS_STREAM = "events.stream"
@@ -101,6 +104,7 @@ REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://u
 # Whether processes of the release before run, or may be started again: then nothing is written that they can't read.
 UPGRADING = env.flag("UPGRADING", default=False)
 OUTBOX_WITHHOLDS = UPGRADING
+OUTBOX_QUEUES = 1 if UPGRADING else ORDERS_QUEUES  # workers of the release before consume one
 
 # How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as
 # its inbox row may be gone.

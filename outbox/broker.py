@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 import amqp
 from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotFound
 
-from . import conf, strict_json
+from . import conf, partitions, strict_json
 from .envelope import Envelope
-from .message import EVENTS, REGISTRY
+from .message import EVENTS
 
 CONNECT_TIMEOUT = 3.0
 CONFIRM_TIMEOUT = 3.0
@@ -121,7 +121,7 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     """
     Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world.
 
-    :param others: messages of the same type that travel with this one to a service: see batches.py
+    :param others: messages of the same type that travel with this one to the same queue: see batches.py
     """
     common = {
         "content_encoding": "utf-8",
@@ -133,7 +133,6 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     if to == EVENTS:
         message = amqp.Message(envelope.encode(), content_type="application/cloudevents+json", **common)
         return EVENTS, envelope.type, message
-    kind = REGISTRY.get(envelope.type)
     headers = {
         "lang": "py",
         "task": envelope.type,
@@ -147,7 +146,7 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     }
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     body = strict_json.write([[one.as_dict() for one in (envelope, *others)], {}, options])
-    queue = kind.queue if kind is not None and kind.to == to else to
+    queue = partitions.queue_of(envelope.type, to=to, subject=envelope.subject, id=envelope.id)
     return *address(queue, envelope.type), amqp.Message(
         body, content_type="application/json", application_headers=headers, **common
     )

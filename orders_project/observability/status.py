@@ -11,7 +11,7 @@ from common import money
 from outbox import broker
 from payments.books.reconcile import LATE as OVERDUE
 
-from ..celery import SERVICES, UNROUTED_QUEUE, WORK
+from ..celery import SERVICES, UNROUTED_QUEUE, WORK, is_work_queue, left_over
 from . import concerns
 from .health import LATE
 from .metrics import Stored, readings
@@ -118,12 +118,13 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
 
 def _queues() -> tuple[list[Queue], str]:
     kept = (UNROUTED_QUEUE.name, settings.EVENTS_STREAM)
-    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), *kept]
+    others = [*(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), *kept]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
         return [], type(error).__name__
     with connection:
+        names = (*WORK, *(name for service in SERVICES for name in left_over(connection, service)), *others)
         return [_queue(connection, name) for name in names], ""
 
 
@@ -158,7 +159,7 @@ def _troubles(status: Status) -> Iterator[str]:
     for queue in status.queues:
         if queue.waiting is None and queue.name != settings.EVENTS_STREAM:  # some brokers have no streams
             yield f"the queue {queue.name} does not exist: manage.py declare_topology"
-        elif queue.name in WORK and not queue.consumers:
+        elif is_work_queue(queue.name) and not queue.consumers:
             yield f"no worker consumes the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
             yield f"{queue.waiting} messages in {queue.name} are not collected yet"

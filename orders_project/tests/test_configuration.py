@@ -125,6 +125,11 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("WEBHOOKS_ALLOW_LOOPBACK", "true", "lets customers reach"),
         ("CURRENCIES", "USD,XXX", "there is no XXX"),
         ("REFUND_APPROVAL_LIMITS", "JPY=many", "JPY has no whole number"),
+        ("ORDERS_QUEUES", "0", "'0' is not a whole number from 1 to 64"),
+        ("ORDERS_QUEUES", "65", "'65' is not a whole number from 1 to 64"),
+        ("ORDERS_QUEUES", "two", "'two' is not a whole number from 1 to 64"),
+        ("WORKER_QUEUES", "0,1", "there is no 1; there are 0."),
+        ("WORKER_QUEUES", "orders.1", "there is no orders.1"),
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
@@ -173,6 +178,42 @@ def test_the_first_currency_is_the_default(
     settings = runpy.run_path(str(PROJECT / "orders_project" / "settings.py"), run_name="orders_project.settings_anew")
     assert (settings["CURRENCY"], settings["CURRENCIES"]) == (default, all_of_them)
     assert settings["REFUND_APPROVAL_LIMITS"] == {"JPY": 150_000, "KWD": 300}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent_to", "consumed"),
+    [
+        ({}, 1, (0,)),
+        ({"ORDERS_QUEUES": "3"}, 3, (0, 1, 2)),
+        ({"ORDERS_QUEUES": "3", "WORKER_QUEUES": "2, 0, 2"}, 3, (2, 0)),
+        ({"ORDERS_QUEUES": "3", "UPGRADING": "true"}, 1, (0, 1, 2)),  # workers of the release before consume one
+    ],
+)
+def test_all_queues_are_consumed_and_sent_to_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], sent_to: int, consumed: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ) | given)
+    settings = runpy.run_path(str(PROJECT / "orders_project" / "settings.py"), run_name="orders_project.settings_anew")
+    assert (settings["OUTBOX_QUEUES"], settings["WORKER_QUEUES"]) == (sent_to, consumed)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("given", "each"),
+    [
+        ({}, 8),
+        ({"ORDERS_QUEUES": "4"}, 2),
+        ({"ORDERS_QUEUES": "4", "WORKER_QUEUES": "3"}, 8),
+        ({"ORDERS_QUEUES": "64"}, 1),
+    ],
+)
+def test_a_worker_of_several_queues_fetches_no_more_than_of_one(
+    production: dict[str, str], given: dict[str, str], each: int
+) -> None:
+    done = run(
+        production | given, "-c", "from orders_project.celery import app; print(app.conf.worker_prefetch_multiplier)"
+    )
+    assert done.stdout.split() == [str(each)], done.stderr
 
 
 class TestWhatIsDeployed:
