@@ -101,10 +101,10 @@ class Orders(WithForm):
     def place(self, request: Request, *, principal: str) -> Response:
         asked = self.asked = NewOrderSerializer(data=request.data, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
-        new = asked.new_order(principal=principal)
+        new, key, now = asked.new_order(principal=principal), request.headers.get(HEADER), clock.now("orders")
+        services.admit(new=new, now=now, key=key)
         self.limits = count_order(email=new.user_email, principal=principal)
-        key = request.headers.get(HEADER)
-        order, is_new = services.place_order(new=new, now=clock.now("orders"), actor=principal, key=key)
+        order, is_new = services.place_order(new=new, now=now, actor=principal, key=key)
         self.stored_id = order.order_id
         location = {"Location": reverse("order", args=[order.shown_id])}
         return response(order, status.HTTP_201_CREATED if is_new else status.HTTP_200_OK, headers=location)

@@ -22,7 +22,7 @@ from outbox.store import Statement
 from processing import services as stock
 from processing.messages import GiveBack
 
-from . import archive, repair, saga, transitions
+from . import archive, repair, saga, shedding, transitions
 from .models import LOADED_LINES, ROWS, Order, OrderLine, Outgoing, Status, new_order_id
 from .new_order import NewOrder
 from .pricing import Line, price
@@ -51,6 +51,18 @@ class CaptureExceedsAuthorized(Refusal):
 
 
 # Placing ------------------------------------------------------------------------------------------------------------
+
+
+def admit(*, new: NewOrder, now: datetime, key: str | None = None) -> None:
+    """
+    Let a request for an order pass that can be finished in time, or that was placed already under the same id or key.
+
+    Each endpoint that places orders calls this first. Nothing is stored.
+
+    :raises shedding.Overloaded: if others that wait have to be finished before
+    """
+    if shedding.is_shed() and _stored(new, key=key, now=now) is None:
+        raise shedding.refusal()
 
 
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:

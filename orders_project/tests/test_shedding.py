@@ -1,0 +1,296 @@
+"""A system that is late accepts no more orders than it finishes, tells clients when to come again, and recovers."""
+
+import contextlib
+import itertools
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import grpc
+import pytest
+import requests
+from django.core.management import call_command
+from django.test import Client
+from django.utils import timezone
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from orders import shedding
+from orders.models import IdempotencyKey, Order, new_number
+from orders.protos import order_service_pb2 as pb
+from orders.protos.order_service_pb2_grpc import OrderServiceStub
+from orders_project.backoffice import dashboard, readings
+from orders_project.embedded.services import Services
+from orders_project.observability import metrics
+from orders_project.tests.fill import fill
+from orders_project.tests.running_system import RunningSystem
+
+ABOVE = 30
+NUMBERS = itertools.count(1)
+ORDER = {"user_id": "ann", "amount": 5, "description": "a lamp"}
+
+
+def orders(count: int, *, seconds_ago: float, status: str = "reserved", method: str = "account") -> None:
+    """Store orders that were accepted so long ago."""
+    at = timezone.now() - timedelta(seconds=seconds_ago)
+    for _ in range(count):
+        row = fill(Order, f"late-{next(NUMBERS)}")
+        Order.objects.filter(pk=row.pk).update(
+            number=new_number(),
+            currency="USD",
+            status=status,
+            payment_method=method,
+            created_at=at,
+            updated_at=at,
+            status_since=at,
+        )
+
+
+@pytest.fixture
+def switched_on(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.SHED_ABOVE = ABOVE
+    monkeypatch.setattr(shedding, "_measured", None)
+    readings.DASHBOARD._taken.clear()
+    metrics.STORED._taken.clear()
+
+
+@pytest.fixture
+def late(switched_on: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it, and the system is late: all orders that are new are refused, for nothing depends on luck here."""
+    monkeypatch.setattr(shedding, "LARGEST_SHARE", 1.0)
+
+    def be_late() -> None:
+        orders(20, seconds_ago=ABOVE)
+        monkeypatch.setattr(shedding, "_measured", None)
+
+    return be_late
+
+
+class TestTheMeasure:
+    """Without processes: what is stored says how late the system is."""
+
+    pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("switched_on")]
+
+    def test_an_idle_system_is_not_late(self) -> None:
+        assert shedding.measure() == shedding.Backlog(waiting=0, late=0, wait=0, share=0)
+
+    def test_orders_that_came_a_moment_ago_are_no_reason(self) -> None:
+        orders(200, seconds_ago=ABOVE / 3)
+        found = shedding.measure()
+        assert (found.waiting, found.share) == (200, 0)
+        assert ABOVE / 3 <= found.late < ABOVE / 2
+
+    def test_the_wait_is_the_line_divided_by_what_ended(self) -> None:
+        orders(60, seconds_ago=1, status="done")  # two a second
+        orders(90, seconds_ago=ABOVE * 0.75)
+        found = shedding.measure()
+        assert found.waiting == 90
+        assert found.wait == pytest.approx(45)
+        assert found.share == pytest.approx(0.5)
+
+    def test_nearly_all_are_refused_where_nothing_ends(self) -> None:
+        orders(20, seconds_ago=ABOVE)
+        assert shedding.measure().share == shedding.LARGEST_SHARE < 1
+
+    @pytest.mark.parametrize(
+        "harmless",
+        [
+            pytest.param({"count": shedding.FEW}, id="a few that are stuck"),
+            pytest.param({"count": 20, "method": "gateway"}, id="whose gateway has not answered"),
+            pytest.param({"count": 20, "method": "gateway", "status": "payment_pending"}, id="whose customer pays"),
+            pytest.param({"count": 20, "method": "gateway", "status": "authorized"}, id="to be captured"),
+        ],
+    )
+    def test_orders_that_wait_for_somebody_else_do_not_count(self, harmless: dict[str, Any]) -> None:
+        orders(**harmless, seconds_ago=10 * ABOVE)
+        assert shedding.measure().share == 0
+
+    def test_nor_do_those_that_others_have_overtaken(self) -> None:
+        orders(50, seconds_ago=10 * ABOVE)
+        orders(1, seconds_ago=1, status="failed")
+        assert shedding.measure() == shedding.Backlog(waiting=0, late=0, wait=0, share=0)
+
+    def test_what_is_paid_waits_for_us(self) -> None:
+        orders(20, seconds_ago=ABOVE, method="gateway", status="paid")
+        assert shedding.measure().share > 0
+
+    def test_zero_switches_it_off(self, settings: Any) -> None:
+        settings.SHED_ABOVE = 0
+        orders(20, seconds_ago=10 * ABOVE)
+        assert not shedding.is_shed()
+        found = shedding.measure()
+        assert (found.waiting, found.share) == (20, 0)
+        assert found.late >= 10 * ABOVE
+
+
+def place(client: Client, key: str = "", **order: Any) -> Any:
+    headers = {"Idempotency-Key": key} if key else {}
+    return client.post("/orders", ORDER | order, "application/json", headers=headers)
+
+
+class TestTheEndpoints:
+    """In this process: what is refused, how, and what is not."""
+
+    pytestmark = pytest.mark.django_db(transaction=True)
+
+    def test_a_new_order_is_refused_and_nothing_is_stored(self, late: Callable[[], None], client: Client) -> None:
+        late()
+        before = Order.objects.count()
+        answer = place(client, key="new")
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert 1 <= int(answer["Retry-After"]) <= 90
+        assert answer.json()["retry_after"] == int(answer["Retry-After"])
+        assert Order.objects.count() == before
+        assert not IdempotencyKey.objects.exists()
+
+    def test_what_is_not_valid_is_told_so(self, late: Callable[[], None], client: Client) -> None:
+        late()
+        assert place(client, amount=-1).status_code == 400
+
+    def test_an_attempt_that_is_refused_counts_against_no_limit_of_its_email(
+        self, late: Callable[[], None], client: Client, settings: Any
+    ) -> None:
+        late()
+        refused = settings.RATE_LIMIT_ORDERS_PER_MINUTE + 1
+        answers = {place(client, user_email="ann@shop.example").status_code for _ in range(refused)}
+        assert answers == {503}
+
+    def test_what_was_accepted_is_answered_as_ever(self, late: Callable[[], None], client: Client) -> None:
+        by_key, by_id = place(client, key="known"), place(client, order_id="mine")
+        late()
+        again = place(client, key="known")
+        assert (again.status_code, again.json()) == (201, by_key.json())
+        assert again["Idempotency-Replayed"] == "true"
+        assert place(client, key="known", amount=6).json()["code"] == "idempotency_key_reused"
+        again = place(client, order_id="mine")
+        assert (again.status_code, again.json()) == (200, by_id.json())
+        assert place(client, order_id="mine", amount=6).json()["code"] == "order_exists"
+
+    def test_everything_else_goes_on(self, late: Callable[[], None], client: Client) -> None:
+        path = f"/orders/{place(client).json()['order_id']}"
+        late()
+        assert client.get(path).status_code == client.get("/orders").status_code == 200
+        assert client.get(f"{path}/payment").status_code == 200
+        assert client.post("/accounts?user_id=bob").status_code == 201
+        assert client.post(f"{path}/cancel").status_code == 202
+
+    def test_over_grpc_as_well(self, late: Callable[[], None], client: Client, grpc_channel: grpc.Channel) -> None:
+        service, asked = OrderServiceStub(grpc_channel), pb.CreateOrderRequest(**ORDER)
+        known = service.CreateOrder(asked, metadata=[("idempotency-key", "known")])
+        late()
+        with pytest.raises(grpc.RpcError) as refusal:
+            service.CreateOrder(asked)
+        assert refusal.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        status, info, retry = rpc_status.from_call(refusal.value), error_details_pb2.ErrorInfo(), None
+        assert status is not None
+        for detail in status.details:
+            detail.Unpack(info)
+            retry = error_details_pb2.RetryInfo() if retry is None else retry
+            detail.Unpack(retry)
+        assert info.reason == "OVERLOADED"
+        assert retry is not None
+        assert 1 <= retry.retry_delay.seconds <= 90
+        assert service.CreateOrder(asked, metadata=[("idempotency-key", "known")]) == known
+        assert place(client, key="known").status_code == 200  # whose answer was never stored
+        assert service.GetOrder(pb.GetOrderRequest(order_id=known.order_id)) == known
+
+    def test_the_measure_is_taken_once_a_second(
+        self, late: Callable[[], None], client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken, measure = [], shedding.measure
+        monkeypatch.setattr(shedding, "measure", lambda: taken.append(1) or measure())
+        late()
+        monkeypatch.setattr(shedding.clock, "ticks", lambda: 100.0)
+        for _ in range(3):
+            place(client)
+        assert len(taken) == 1
+        monkeypatch.setattr(shedding.clock, "ticks", lambda: 101.5)
+        place(client)
+        assert len(taken) == 2
+
+    def test_operators_see_it(self, late: Callable[[], None], client: Client) -> None:
+        assert "New orders refused" not in [tile.label for tile in dashboard.sections()[0].tiles]
+        late()
+        readings.DASHBOARD._taken.clear()
+        metrics.STORED._taken.clear()
+        (tile,) = [tile for tile in dashboard.sections()[0].tiles if tile.label == "New orders refused"]
+        assert (tile.value, tile.mood) == ("100%", "bad")
+        shown = StringIO()
+        with contextlib.suppress(SystemExit):
+            call_command("status", stdout=shown, no_color=True)
+        assert "! 100% of new orders are refused: one would have to wait for 3600 s" in shown.getvalue()
+        place(client)
+        exported = client.get("/metrics").content.decode()
+        assert "orders_shed_share 1.0" in exported
+        assert "orders_shed_total" in exported
+
+
+@pytest.fixture(scope="module")
+def system(given: Callable[[str], Services]) -> Iterator[RunningSystem]:
+    with RunningSystem({"SHED_ABOVE": "2"}, given=given("shedding")) as standing:
+        standing.start("web", "relay", "orders", "payments", "processing")
+        yield standing
+
+
+@contextlib.contextmanager
+def frozen(system: RunningSystem, name: str) -> Iterator[None]:
+    """A process and its children stand still."""
+    os.killpg(system.running[name].pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(system.running[name].pid, signal.SIGCONT)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("part", ["relay", "orders", "payments", "processing"])
+def test_a_part_that_stands_still(system: RunningSystem, part: str) -> None:
+    """Orders that would be late are refused, those that were accepted are known, and afterwards all of them end."""
+    keys = (f"{part}-{number}" for number in itertools.count())
+    accepted: dict[str, Any] = {}
+    refused: list[str] = []
+
+    def post(key: str) -> requests.Response:
+        order = {"customer_id": "ann", "amount": 5, "description": "a lamp", "payment_method": "account"}
+        headers = {"Idempotency-Key": key}
+        return requests.post(system.url("/orders"), json=order | {"user_id": "ann"}, headers=headers, timeout=60)
+
+    def is_refused() -> bool:
+        answer = post(key := next(keys))
+        if answer.status_code == 201:
+            accepted[key] = answer.json()
+            return False
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert int(answer.headers["Retry-After"]) >= 1
+        refused.append(key)
+        return True
+
+    requests.post(system.url("/accounts?user_id=ann"), timeout=60)
+    requests.post(system.url("/accounts/ann/deposit"), json={"amount": 100_000}, timeout=60)
+    with frozen(system, part):
+        system.until(is_refused)
+        assert len(accepted) > shedding.FEW
+        for key, order in accepted.items():
+            again = post(key)
+            assert (again.status_code, again.json()) == (201, order)
+        order = next(iter(accepted.values()))
+        path = system.url(f"/orders/{order['order_id']}")
+        assert requests.get(path, timeout=60).status_code == 200
+        assert requests.get(system.url("/orders"), timeout=60).status_code == 200
+        assert "of new orders are refused" in system.ask("status")[0]
+        assert "orders_shed_total" in requests.get(system.url("/metrics"), timeout=60).text
+
+    def ended() -> bool:
+        ((count,),) = system.query(
+            "orders", "SELECT count(*) FROM orders_order WHERE status NOT IN ('done', 'failed', 'canceled')"
+        )
+        return bool(count == 0)
+
+    system.until(ended)
+    system.until(lambda: not is_refused())
+    assert post(refused[0]).status_code == 201  # nothing was stored under its key
+    system.until(ended)
+    system.manage("audit", "--grace", "0")  # finds nothing
