@@ -178,7 +178,10 @@ class TestTheEndpoints:
         assert client.post(f"{path}/cancel").status_code == 202
 
     def test_over_grpc_as_well(self, late: Callable[[], None], client: Client, grpc_channel: grpc.Channel) -> None:
-        service, asked = OrderServiceStub(grpc_channel), pb.CreateOrderRequest(**ORDER)
+        service, asked = (
+            OrderServiceStub(grpc_channel),
+            pb.CreateOrderRequest(user_id="ann", amount=5, description="a lamp"),
+        )
         known = service.CreateOrder(asked, metadata=[("idempotency-key", "known")])
         late()
         with pytest.raises(grpc.RpcError) as refusal:
@@ -201,7 +204,12 @@ class TestTheEndpoints:
         self, late: Callable[[], None], client: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         taken, measure = [], shedding.measure
-        monkeypatch.setattr(shedding, "measure", lambda: taken.append(1) or measure())
+
+        def counted() -> shedding.Backlog:
+            taken.append(measure())
+            return taken[-1]
+
+        monkeypatch.setattr(shedding, "measure", counted)
         late()
         monkeypatch.setattr(shedding.clock, "ticks", lambda: 100.0)
         for _ in range(3):
