@@ -55,14 +55,13 @@ class CaptureExceedsAuthorized(Refusal):
 
 def admit(*, new: NewOrder, now: datetime, key: str | None = None) -> None:
     """
-    Let a request for an order pass that can be finished in time, or that was placed already under the same id or key.
+    Let an order pass that can be finished in time, or that was placed before under the same id or key.
 
-    Each endpoint that places orders calls this first. Nothing is stored.
+    Each endpoint calls this before it does anything else with an order.
 
-    :raises shedding.Overloaded: if others that wait have to be finished before
+    :raises shedding.Overloaded: if it is to be refused
     """
-    if shedding.is_shed() and _stored(new, key=key, now=now) is None:
-        raise shedding.refusal()
+    shedding.admit(lambda: _stored(new, key=key, now=now) is not None)
 
 
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:

@@ -12,6 +12,9 @@ Whether a new order can still be finished in time; if not, it is refused before 
 # whose gateway has not said that the money is there. What remains is a few if the system keeps up, and the oldest of
 # them is a moment old.
 
+# Where the web itself cannot keep up, requests wait there, before they are orders: then those that have waited for long
+# are refused, before their clients give up.
+
 # Note [A few are always accepted]: the share that is refused rises with the wait, so that all processes, each of which
 # draws lots for itself, accept about as many orders as are finished. It never is one: the orders that are accepted
 # show that the system has recovered, even if those that wait never end.
@@ -19,6 +22,7 @@ Whether a new order can still be finished in time; if not, it is refused before 
 
 import random
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +31,7 @@ from django.db import connections
 from django.utils.translation import gettext as _g
 
 from common.errors import Refusal
+from common.queue_time import waited
 from outbox import clock
 
 from .metrics import ORDERS_SHED
@@ -37,6 +42,10 @@ FEW = 10  # orders that may wait however long: more may be stuck than these befo
 LARGEST_SHARE = 0.98  # that is refused
 MOST = 20_000  # orders that are counted
 HALF_A_MINUTE = 30  # is as good as anything to measure by where nothing is refused
+QUEUE = (
+    1.0,
+    5.0,
+)  # seconds that a request waits for a thread of the web: when the first are refused, and when nearly all
 RETRY_AFTER = (1, 60)  # seconds
 SPREAD = 1.5  # between the shortest and the longest time that clients are asked to wait, so that they come apart
 OURS = (Status.PAID, Status.RELEASING)  # statuses in which an order that is paid through a gateway waits for us
@@ -136,12 +145,22 @@ def backlog() -> Backlog:
     return _measured[1]
 
 
-def is_shed() -> bool:
-    """Whether a new order is to be refused: drawn by lot, with the share that is refused at this moment."""
-    return bool(settings.SHED_ABOVE) and random.random() < backlog().share
+def share() -> float:
+    """The share of new orders that is refused at this moment, in the process that asks."""
+    if not settings.SHED_ABOVE:
+        return 0.0
+    soon, late = QUEUE
+    return max(backlog().share, min(LARGEST_SHARE, (waited.get() - soon) / (late - soon)))
 
 
-def refusal() -> Overloaded:
-    """What a new order is refused with, counted."""
-    ORDERS_SHED.inc()
-    return Overloaded(backlog().wait - settings.SHED_ABOVE)
+def admit(is_known: Callable[[], bool] = lambda: False) -> None:
+    """
+    Let a request for an order pass, unless the lot falls on it to be refused.
+
+    :param is_known: whether the order was accepted before, which is asked only where a new one would be refused
+
+    :raises Overloaded: if so; nothing is stored
+    """
+    if random.random() < share() and not is_known():
+        ORDERS_SHED.inc()
+        raise Overloaded(max(backlog().wait - settings.SHED_ABOVE, waited.get()))

@@ -4,12 +4,16 @@ import contextlib
 import itertools
 import os
 import signal
+import socket
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 import requests
 from django.core.management import call_command
@@ -18,11 +22,13 @@ from django.utils import timezone
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from common.queue_time import waited
 from orders import shedding
 from orders.models import IdempotencyKey, Order, new_number
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.backoffice import dashboard, readings
+from orders_project.embedded import variable
 from orders_project.embedded.services import Services
 from orders_project.observability import metrics
 from orders_project.tests.fill import fill
@@ -120,7 +126,7 @@ class TestTheMeasure:
     def test_zero_switches_it_off(self, settings: Any) -> None:
         settings.SHED_ABOVE = 0
         orders(20, seconds_ago=10 * ABOVE)
-        assert not shedding.is_shed()
+        assert shedding.share() == 0
         found = shedding.measure()
         assert (found.waiting, found.share) == (20, 0)
         assert found.late >= 10 * ABOVE
@@ -146,9 +152,28 @@ class TestTheEndpoints:
         assert Order.objects.count() == before
         assert not IdempotencyKey.objects.exists()
 
-    def test_what_is_not_valid_is_told_so(self, late: Callable[[], None], client: Client) -> None:
+    def test_what_may_have_been_placed_is_looked_at_first(self, late: Callable[[], None], client: Client) -> None:
         late()
-        assert place(client, amount=-1).status_code == 400
+        assert place(client, amount=-1).status_code == 503
+        assert place(client, amount=-1, key="new").status_code == 400
+        assert place(client, amount=-1, order_id="new").status_code == 400
+        assert place(client, order_id=None).status_code == 503
+
+    def test_so_is_what_has_waited_for_a_thread_for_long(
+        self, switched_on: None, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(shedding, "LARGEST_SHARE", 1.0)
+        soon, late = shedding.QUEUE
+        shares = []
+        for seconds in (0, soon, (soon + late) / 2, late, 100):
+            before = waited.set(seconds)
+            shares.append(shedding.share())
+            if seconds == 100:
+                assert (place(client).status_code, client.get("/orders").status_code) == (503, 200)
+                settings.SHED_ABOVE = 0
+                assert place(client).status_code == 201
+            waited.reset(before)
+        assert shares == [0, 0, 0.5, 1, 1]
 
     def test_an_attempt_that_is_refused_counts_against_no_limit_of_its_email(
         self, late: Callable[[], None], client: Client, settings: Any
@@ -302,3 +327,31 @@ def test_a_part_that_stands_still(system: RunningSystem, part: str) -> None:
     assert post(refused[0]).status_code == 201  # nothing was stored under its key
     system.until(ended)
     system.manage("audit", "--grace", "0")  # finds nothing
+
+
+@pytest.mark.processes
+def test_a_web_that_is_busy(system: RunningSystem) -> None:
+    """Whoever has waited for a thread for long is refused, and nothing is done for a client that has gone."""
+
+    def post(number: int) -> int:
+        order = {"user_id": "ann", "amount": 5, "description": f"number {number}"}
+        return requests.post(system.url("/orders"), json=order, timeout=60).status_code
+
+    gone = b'{"order_id": "gone", "user_id": "ann", "amount": 5, "description": "a lamp"}'
+    length = f"Content-Length: {len(gone)}\r\n\r\n"
+    head = f"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{length}"
+    with ThreadPoolExecutor(20) as clients, psycopg.connect(system.env[variable("orders")]) as lock:
+        lock.execute("LOCK TABLE orders_order IN SHARE ROW EXCLUSIVE MODE")
+        running = [clients.submit(post, number) for number in range(4)]  # as many as there are threads
+        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'orders_order'::regclass"
+        system.until(lambda: system.query("orders", blocked) == [(4,)])
+        waiting = [clients.submit(post, number) for number in range(4, 14)]
+        reading = clients.submit(requests.get, system.url("/orders"), timeout=60)
+        with socket.create_connection(("127.0.0.1", system.port)) as leaving:
+            leaving.sendall(head.encode() + gone)
+        time.sleep(shedding.QUEUE[1] + 1)  # this is what is tested: time that passes
+        lock.commit()
+        assert [one.result() for one in running] == [201] * 4
+        assert [one.result() for one in waiting].count(503) > 5  # few are lucky
+        assert reading.result().status_code == 200
+    assert requests.get(system.url("/orders/gone"), timeout=60).status_code == 404
