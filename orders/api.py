@@ -86,7 +86,7 @@ class Orders(WithForm):
     @retry_on_conflict
     def post(self, request: Request) -> HttpResponse:
         """Place an order."""
-        if shedding.share() and HEADER not in request.headers and "order_id" not in request.data:
+        if shedding.is_late() and HEADER not in request.headers and "order_id" not in request.data:
             shedding.admit()  # to refuse what cannot have been placed before costs a fraction of looking at it
             self.is_admitted = True
         principal = principal_of(request).name

@@ -24,20 +24,21 @@ import random
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from django.conf import settings
 from django.db import connections
 from django.utils.translation import gettext as _g
 
+from common.admission import lot, waited
 from common.errors import Refusal
-from common.queue_time import waited
 from outbox import clock
 
 from .metrics import ORDERS_SHED
 from .models import ENDS, Status
 
 EVERY = 1.0  # seconds for which a measurement is used
+AT_MOST = 5.0  # seconds for which it is where none can be made
 FEW = 10  # orders that may wait however long: more may be stuck than these before others are refused for it
 LARGEST_SHARE = 0.98  # that is refused
 MOST = 20_000  # orders that are counted
@@ -93,6 +94,11 @@ class Overloaded(Refusal):
         after = min(longest, max(shortest, wait)) * random.uniform(1, SPREAD)
         super().__init__(_g("Too many orders wait at this moment. Try again later."), extra={"retry_after": int(after)})
 
+    def counted(self) -> Self:
+        """Count it: it is what the client is told."""
+        ORDERS_SHED.inc()
+        return self
+
 
 @dataclass(frozen=True)
 class Backlog:
@@ -102,6 +108,9 @@ class Backlog:
     late: float  # the one that has waited longest
     wait: float  # that a new one has to expect
     share: float  # of new orders that are refused
+
+
+NOTHING = Backlog(waiting=0, late=0.0, wait=0.0, share=0.0)
 
 
 def parameters() -> dict[str, Any]:
@@ -145,12 +154,21 @@ def backlog() -> Backlog:
     return _measured[1]
 
 
-def share() -> float:
-    """The share of new orders that is refused at this moment, in the process that asks."""
-    if not settings.SHED_ABOVE:
-        return 0.0
+def last_backlog() -> Backlog:
+    """What was measured last, without measuring anew."""
+    known = _measured
+    return known[1] if known is not None and clock.ticks() - known[0] < AT_MOST else NOTHING
+
+
+def share(backlog: Backlog) -> float:
+    """The share of new orders that is refused: by what waits behind the web, and how long this request has waited."""
     soon, late = QUEUE
-    return max(backlog().share, min(LARGEST_SHARE, (waited.get() - soon) / (late - soon)))
+    return max(backlog.share, min(LARGEST_SHARE, (waited.get() - soon) / (late - soon)))
+
+
+def is_late() -> bool:
+    """Whether some new orders are refused at this moment."""
+    return bool(settings.SHED_ABOVE) and share(backlog()) > 0
 
 
 def admit(is_known: Callable[[], bool] = lambda: False) -> None:
@@ -161,6 +179,13 @@ def admit(is_known: Callable[[], bool] = lambda: False) -> None:
 
     :raises Overloaded: if so; nothing is stored
     """
-    if random.random() < share() and not is_known():
-        ORDERS_SHED.inc()
-        raise Overloaded(max(backlog().wait - settings.SHED_ABOVE, waited.get()))
+    if is_late() and (refusal := draw(backlog())) and not is_known():
+        raise refusal.counted()
+
+
+def draw(backlog: Backlog) -> Overloaded | None:
+    """What a new order is refused with, if the lot falls on it. Where the web server has drawn it, that is the lot."""
+    drawn = lot.get()
+    if (random.random() if drawn is None else drawn) >= share(backlog):
+        return None
+    return Overloaded(max(backlog.wait - settings.SHED_ABOVE, waited.get()))

@@ -1,5 +1,6 @@
 """gunicorn's worker, with a timeout for slow clients, and problem documents for requests that never reach Django."""
 
+import random
 import select
 import socket
 import struct
@@ -9,7 +10,7 @@ from typing import Any
 from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
-from common.queue_time import waited
+from common.admission import lot, waited
 from outbox import context
 
 READ_TIMEOUT = 10  # seconds for the next byte of a request, after which a silent client loses its thread
@@ -34,11 +35,28 @@ class Worker(ThreadWorker):
         """
         seconds = time.monotonic() - conn.came_at
         waited.set(seconds)
+        lot.set(random.random())
         if seconds > LONG and _has_gone(conn.sock):
+            return False
+        try:
+            if self._is_refused(conn):
+                return True
+        except OSError:
             return False
         # Not settimeout(): gunicorn makes the socket blocking just before it reads.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)
         return super().handle(conn)
+
+    def _is_refused(self, conn: Any) -> bool:
+        """Whether the next request was a new order, and is refused and answered; the connection is kept."""
+        from .http import unread_orders  # needs the settings, which the parent process does not read
+
+        if conn.parser is not None and conn.parser.unreader.buf.getvalue():
+            return False  # a part of it has been read already
+        if not self.alive or not unread_orders.refuse(conn.sock):
+            return False
+        conn.init()  # as for every connection that is kept
+        return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Answer for a request that fails outside of Django, under the id in its headers if they could be read."""

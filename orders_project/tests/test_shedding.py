@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import signal
 import socket
@@ -22,37 +23,28 @@ from django.utils import timezone
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from common.queue_time import waited
+from common.admission import waited
 from orders import shedding
-from orders.models import IdempotencyKey, Order, new_number
+from orders.models import IdempotencyKey, Order
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.backoffice import dashboard, readings
 from orders_project.embedded import variable
 from orders_project.embedded.services import Services
+from orders_project.http import unread_orders
 from orders_project.observability import metrics
-from orders_project.tests.fill import fill
 from orders_project.tests.running_system import RunningSystem
 
 ABOVE = 30
-NUMBERS = itertools.count(1)
 ORDER = {"user_id": "ann", "amount": 5, "description": "a lamp"}
 
 
 def orders(count: int, *, seconds_ago: float, status: str = "reserved", method: str = "account") -> None:
     """Store orders that were accepted so long ago."""
     at = timezone.now() - timedelta(seconds=seconds_ago)
-    for _ in range(count):
-        row = fill(Order, f"late-{next(NUMBERS)}")
-        Order.objects.filter(pk=row.pk).update(
-            number=new_number(),
-            currency="USD",
-            status=status,
-            payment_method=method,
-            created_at=at,
-            updated_at=at,
-            status_since=at,
-        )
+    when = {"created_at": at, "updated_at": at, "status_since": at}
+    what = {"status": status, "payment_method": method, "total": 5, "currency": "USD"}
+    Order.objects.bulk_create([Order(**what, **when) for _ in range(count)])
 
 
 @pytest.fixture
@@ -84,10 +76,10 @@ class TestTheMeasure:
         assert shedding.measure() == shedding.Backlog(waiting=0, late=0, wait=0, share=0)
 
     def test_orders_that_came_a_moment_ago_are_no_reason(self) -> None:
-        orders(200, seconds_ago=ABOVE / 3)
+        orders(200, seconds_ago=1)
         found = shedding.measure()
         assert (found.waiting, found.share) == (200, 0)
-        assert ABOVE / 3 <= found.late < ABOVE / 2
+        assert 1 <= found.late == found.wait < ABOVE / 2
 
     def test_the_wait_is_the_line_divided_by_what_ended(self) -> None:
         orders(60, seconds_ago=1, status="done")  # two a second
@@ -126,7 +118,7 @@ class TestTheMeasure:
     def test_zero_switches_it_off(self, settings: Any) -> None:
         settings.SHED_ABOVE = 0
         orders(20, seconds_ago=10 * ABOVE)
-        assert shedding.share() == 0
+        assert not shedding.is_late()
         found = shedding.measure()
         assert (found.waiting, found.share) == (20, 0)
         assert found.late >= 10 * ABOVE
@@ -167,7 +159,7 @@ class TestTheEndpoints:
         shares = []
         for seconds in (0, soon, (soon + late) / 2, late, 100):
             before = waited.set(seconds)
-            shares.append(shedding.share())
+            shares.append(shedding.share(shedding.backlog()))
             if seconds == 100:
                 assert (place(client).status_code, client.get("/orders").status_code) == (503, 200)
                 settings.SHED_ABOVE = 0
@@ -259,6 +251,93 @@ class TestTheEndpoints:
         exported = client.get("/metrics").content.decode()
         assert "orders_shed_share 1.0" in exported
         assert "orders_shed_total" in exported
+
+
+PLAIN = b'{"user_id": "ann", "amount": 5, "description": "a lamp"}'
+NAMED = b'{"user_id": "ann", "amount": 5, "order_id": "mine"}'
+ESCAPED = NAMED.replace(b"order_id", rb"\u006frder_id")
+
+
+def asked(first: str, body: bytes, *more: str, missing: int = 0) -> bytes:
+    lines = [f"{first} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body) + missing}", *more, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+@pytest.mark.usefixtures("switched_on")
+class TestWhatIsNotReadFirst:
+    """The plainest requests are refused straight from their socket, and no others."""
+
+    @pytest.fixture(autouse=True)
+    def _busy(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.setattr(shedding, "LARGEST_SHARE", 1.0)
+        before = waited.set(100)
+        yield
+        waited.reset(before)
+
+    @pytest.fixture
+    def line(self) -> Iterator[tuple[socket.socket, socket.socket]]:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            yield ours, theirs
+
+    @pytest.mark.parametrize(
+        "request_",
+        [asked("POST /orders", PLAIN), asked("POST /orders/", PLAIN, "X-Request-ID: mine", "connection: Keep-Alive")],
+    )
+    def test_a_plain_order_is_answered_like_by_everybody_else(self, line: Any, request_: bytes) -> None:
+        ours, theirs = line
+        theirs.sendall(request_)
+        assert unread_orders.refuse(ours)
+        head, _, answer = theirs.recv(65536).partition(b"\r\n\r\n")
+        first, *rest = head.decode().split("\r\n")
+        sent = dict(one.split(": ", 1) for one in rest)
+        assert first == "HTTP/1.1 503 Service Unavailable"
+        assert int(sent["Content-Length"]) == len(answer)
+        assert sent["Content-Type"] == "application/problem+json"
+        assert sent["X-Correlation-ID"] == sent["X-Request-ID"] == json.loads(answer)["correlation_id"]
+        assert (sent["X-Request-ID"] == "mine") == (b"mine" in request_)
+        assert (json.loads(answer)["code"], sent["Retry-After"]) == (
+            "overloaded",
+            str(json.loads(answer)["retry_after"]),
+        )
+        assert sent["API-Version"]
+        with pytest.raises(BlockingIOError):  # all of it has been read, so that the connection can be used again
+            ours.recv(1, socket.MSG_DONTWAIT)
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            pytest.param(b"", id="nothing yet"),
+            pytest.param(asked("POST /orders", PLAIN, missing=1), id="a part"),
+            pytest.param(asked("POST /orders", PLAIN) + b"GET", id="more than one"),
+            pytest.param(asked("GET /orders", b""), id="a list"),
+            pytest.param(asked("POST /orders/mine/cancel", b"{}"), id="a cancellation"),
+            pytest.param(asked("POST /accounts", b"{}"), id="an account"),
+            pytest.param(asked("POST /orders", PLAIN, "IDEMPOTENCY-KEY: mine"), id="a key"),
+            pytest.param(asked("POST /orders", NAMED), id="an order id"),
+            pytest.param(asked("POST /orders", ESCAPED), id="an order id in disguise"),
+            pytest.param(asked("POST /orders", PLAIN, "Transfer-Encoding: chunked"), id="chunks"),
+            pytest.param(asked("POST /orders", PLAIN, "Connection: close"), id="the last"),
+            pytest.param(asked("POST /orders", PLAIN, "Content-Length: 1"), id="two lengths"),
+        ],
+    )
+    def test_every_other_request_goes_on_as_it_came(self, line: Any, request_: bytes) -> None:
+        ours, theirs = line
+        theirs.sendall(request_)
+        assert not unread_orders.refuse(ours)
+        if request_:
+            assert ours.recv(65536) == request_
+
+    def test_nothing_is_refused_where_nobody_waits(self, line: Any, settings: Any) -> None:
+        ours, theirs = line
+        theirs.sendall(asked("POST /orders", PLAIN))
+        waited.set(0)
+        assert not unread_orders.refuse(ours)
+        waited.set(100)
+        settings.SHED_ABOVE = 0
+        assert not unread_orders.refuse(ours)
+        settings.SHED_ABOVE, settings.SERVICES_HERE = ABOVE, ("payments",)
+        assert not unread_orders.refuse(ours)
 
 
 @pytest.fixture(scope="module")
