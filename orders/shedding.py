@@ -47,11 +47,12 @@ QUEUE = (
     1.0,
     5.0,
 )  # seconds that a request waits for a thread of the web: when the first are refused, and when nearly all
-RETRY_AFTER = (1, 60)  # seconds
+RETRY_AFTER = 60  # seconds, if all were refused
 SPREAD = 1.5  # between the shortest and the longest time that clients are asked to wait, so that they come apart
 OURS = (Status.PAID, Status.RELEASING)  # statuses in which an order that is paid through a gateway waits for us
 
-# Note [Ordered and limited]: so that the planner, which cannot know how many orders follow a number, takes the index.
+# Note [Ordered and limited]: so that the planner, which cannot know how many orders follow a number, takes the index;
+# OFFSET keeps it from counting what has ended once for each time that the wait is named, or where it does not matter.
 MEASURE = """
 SELECT line.orders_waiting, line.orders_late_seconds, expected.orders_wait_seconds,
        CASE WHEN line.orders_waiting <= %(few)s OR NOT %(is_on)s THEN 0
@@ -80,6 +81,7 @@ CROSS JOIN LATERAL (
                    LIMIT %(most)s
                ) ended
            ))) END::float8 AS orders_wait_seconds
+    OFFSET 0
 ) expected
 """
 
@@ -89,10 +91,10 @@ class Overloaded(Refusal):
 
     code = "overloaded"
 
-    def __init__(self, wait: float) -> None:
-        shortest, longest = RETRY_AFTER
-        after = min(longest, max(shortest, wait)) * random.uniform(1, SPREAD)
-        super().__init__(_g("Too many orders wait at this moment. Try again later."), extra={"retry_after": int(after)})
+    def __init__(self, share: float) -> None:
+        # Note [The more are refused, the later they come back]: or else those that obey come faster than they go.
+        after = max(1, round(share * RETRY_AFTER * random.uniform(1, SPREAD)))
+        super().__init__(_g("Too many orders wait at this moment. Try again later."), extra={"retry_after": after})
 
     def counted(self) -> Self:
         """Count it: it is what the client is told."""
@@ -160,10 +162,10 @@ def last_backlog() -> Backlog:
     return known[1] if known is not None and clock.ticks() - known[0] < AT_MOST else NOTHING
 
 
-def share(backlog: Backlog) -> float:
+def share(found: Backlog) -> float:
     """The share of new orders that is refused: by what waits behind the web, and how long this request has waited."""
     soon, late = QUEUE
-    return max(backlog.share, min(LARGEST_SHARE, (waited.get() - soon) / (late - soon)))
+    return max(found.share, min(LARGEST_SHARE, (waited.get() - soon) / (late - soon)))
 
 
 def is_late() -> bool:
@@ -183,9 +185,7 @@ def admit(is_known: Callable[[], bool] = lambda: False) -> None:
         raise refusal.counted()
 
 
-def draw(backlog: Backlog) -> Overloaded | None:
+def draw(found: Backlog) -> Overloaded | None:
     """What a new order is refused with, if the lot falls on it. Where the web server has drawn it, that is the lot."""
-    drawn = lot.get()
-    if (random.random() if drawn is None else drawn) >= share(backlog):
-        return None
-    return Overloaded(max(backlog.wait - settings.SHED_ABOVE, waited.get()))
+    drawn, refused = lot.get(), share(found)
+    return Overloaded(refused) if (random.random() if drawn is None else drawn) < refused else None
