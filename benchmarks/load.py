@@ -31,6 +31,7 @@ from urllib.parse import urlsplit
 USERS, PRODUCTS = 100, 50
 CLIENTS = 64  # that wait for an answer at the same time
 TIMEOUT = 30  # seconds
+IDLE = 1.0  # seconds for which a connection is kept that nobody uses: less than the server keeps it
 GIVEN_UP = -1
 _local = threading.local()
 
@@ -70,7 +71,9 @@ def send(host: str, attempt: Attempt, *, began: float, longest_wait: float) -> A
     if sent_at - began > attempt.at + longest_wait:
         return Answer(attempt, GIVEN_UP, 0.0, sent_at - began)
     connection: HTTPConnection | None = getattr(_local, "connection", None)
-    if connection is None:
+    if connection is None or sent_at - _local.used_at > IDLE:
+        if connection is not None:
+            connection.close()
         connection = _local.connection = HTTPConnection(host, timeout=TIMEOUT)
     status = retry_after = 0
     try:
@@ -81,7 +84,7 @@ def send(host: str, attempt: Attempt, *, began: float, longest_wait: float) -> A
     except (OSError, HTTPException):
         connection.close()
         _local.connection = None
-    now = time.perf_counter()
+    _local.used_at = now = time.perf_counter()
     return Answer(attempt, status, now - sent_at, now - began, retry_after)
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from benchmarks.measurement import ENDED, SERVICES, count_orders, finish, load
+from benchmarks.measurement import ENDED, SERVICES, count_orders, cpu_by_group, finish, load
 from benchmarks.measurement import measure as measure_load
 from orders_project.tests.running_system import RunningSystem
 
@@ -18,6 +18,7 @@ AFTERWARDS = 10  # seconds of half of the capacity, once all is done
 def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[str, Any]:
     """Place three times as many orders as can be finished, and see what becomes of those accepted."""
     ((began,),) = system.query("orders", "SELECT clock_timestamp()")
+    cpu = cpu_by_group(system)
     sent = load(
         system,
         rate=TIMES * capacity,
@@ -26,6 +27,7 @@ def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[s
         clients=MANY,
         obedient=OBEDIENT,
     )
+    spent = {name: value - cpu[name] for name, value in cpu_by_group(system).items()}
     waiting = count_orders(system, f"NOT {ENDED}")
     ((sent_until,),) = system.query("orders", "SELECT extract(epoch FROM clock_timestamp() - %s)::float8", began)
     finish(system, timeout=600 + 60 * minutes * 2 * TIMES)
@@ -45,6 +47,7 @@ def measure(system: RunningSystem, *, capacity: float, minutes: float) -> dict[s
         "minutes": minutes,
         "sent": sent,
         "sent_until": sent_until,
+        "cpu_per_accepted": {name: seconds / max(1, sent["accepted"]) for name, seconds in spent.items()},
         "ends": dict(ends),
         "open_at_the_end": waiting,
         "drained_after": max(0.0, drained - sent_until),
@@ -90,6 +93,7 @@ def lines(found: dict[str, Any]) -> list[str]:
     during = [value for second, value in found["timeline"]["finished"] if second + STEP <= found["sent_until"]]
     goodput = sum(during) / max(1, len(during))
     ends = ", ".join(f"{count} {status}" for status, count in sorted(found["ends"].items()))
+    cpu = {name: 1000 * seconds for name, seconds in found["cpu_per_accepted"].items()}
     return [
         f"{TIMES} × capacity for {found['minutes']:g} min: {sent['sent']} sent, {sent['accepted']} accepted,"
         f" {sent['refused']} refused (503, {sent['refusals']} times), {sent['given_up']} given up,"
@@ -97,6 +101,7 @@ def lines(found: dict[str, Any]) -> list[str]:
         f"    answers: p50 {sent['post_p50'] or 0:.2f} s, p95 {sent['post_p95'] or 0:.2f} s where accepted",
         f"    done a second: before {capacity:.0f}, meanwhile {goodput:.0f} = {goodput / capacity:.2f},"
         f" afterwards {afterwards['finished_per_second']:.0f} of {capacity / 2:.0f} ({afterwards['refused']} refused)",
+        f"    CPU an accepted order: {sum(cpu.values()):.1f} ms, of which the web {cpu['web']:.1f} ms",
         f"    {found['open_at_the_end']} open when the load ended; drained {found['drained_after']:.0f} s after it",
         f"    the newest accepted order: {newest['status']} after {newest['seconds']:.1f} s; all: {ends}",
         f"    audit: {'clean' if found['audit']['passed'] else found['audit']['said']};"
