@@ -59,6 +59,7 @@ class OrderService(stubs.OrderServiceServicer):
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
+        services.admit(new=new, now=now, key=key)
         by_key = key if new.order_id is None else None
         if by_key is None or services.placed_under(by_key, principal=principal, now=now) is None:
             for name, value in limits.count_order(email=new.user_email, principal=principal).items():

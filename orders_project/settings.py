@@ -130,6 +130,7 @@ PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", defau
 CAPTURE_AFTER_PROCESSING = env.flag("CAPTURE_AFTER_PROCESSING", default=False)
 AUTHORIZATION_TTL = timedelta(hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1))
 PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
+SHED_ABOVE = env.whole("SHED_ABOVE", default=30, max_value=3600)  # seconds; 0: no order is refused for being late
 HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))
 REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of whichever currency
 REFUND_APPROVAL_LIMITS = env.whole_numbers("REFUND_APPROVAL_LIMITS", of=KNOWN_CURRENCIES)

@@ -64,7 +64,7 @@ HOURLY = Reading("orders", PER_HOUR, {"orders": ""}, _a_day, every=10.0)
 DURATION = Reading("orders", LATENCY, {"orders": ""}, _an_hour, every=10.0)
 TURNOVER = Reading("payments", MONEY, {"amount": ""}, _a_day, every=10.0)
 DASHBOARD = Stored((HOURLY, DURATION, TURNOVER))
-SHOWN = frozenset({"orders_open", "outbox_service_pending", "dead_letters"}) | concerns.GAUGES
+SHOWN = frozenset({"orders_open", "outbox_service_pending", "dead_letters", "orders_shed_share"}) | concerns.GAUGES
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class Status:
     webhooks_late: int | None = None
     webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
+    orders_wait_seconds: float | None = None  # for a new order
+    orders_shed_share: float | None = None
     ledger_imbalance: dict[str, int] = field(default_factory=dict)  # minor units by currency; empty if not known
     gateway_differences: dict[str, int] = field(default_factory=dict)
     reconciled_seconds_ago: float | None = None
@@ -108,6 +110,8 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.webhooks_late = int(number)
         case {"stock_holds_late": number}:
             status.holds_late = int(number)
+        case {"orders_wait_seconds": seconds, "orders_shed_share": share}:
+            status.orders_wait_seconds, status.orders_shed_share = round(seconds, 1), round(share, 2)
         case {"currency": currency, "ledger_imbalance": number}:
             status.ledger_imbalance[currency] = int(number)
         case {"kind": kind, "gateway_differences": number}:
@@ -163,6 +167,9 @@ def _troubles(status: Status) -> Iterator[str]:
             yield f"no worker consumes the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
             yield f"{queue.waiting} messages in {queue.name} are not collected yet"
+    if status.orders_shed_share:
+        wait = f"{status.orders_wait_seconds:.0f} s"
+        yield f"{status.orders_shed_share:.0%} of new orders are refused: one would have to wait for {wait}"
     for currency, minor in status.ledger_imbalance.items():
         if minor:
             yield f"the ledger is out of balance by {money.text(minor, currency=currency)}"
