@@ -1,9 +1,9 @@
 """
 Reads that may lag: lists, exports, reports and the audit, which a standby can answer.
 
-Nothing is read from a standby unless it is declared here: a read that a decision follows, or that a lock guards, never
-is. Where a service has no standby, where it lags too far or does not answer, where the caller's own latest write has not
-come there, and within a transaction of the primary, the primary is read from.
+Nothing is read from a standby unless it is declared by this module: a read that a decision follows, or that a lock
+guards, never is. The primary is read from where a service has no standby, where that lags too far or does not answer,
+where the caller's own latest write has not come there, and within a transaction of the primary.
 
 # Note [Whose write]: after a request that writes, its client's name is stored in the primary with the place that its
 log has come to. Whoever lists something asks the primary for that place, by a primary key, and reads from the standby

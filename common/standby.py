@@ -1,10 +1,10 @@
 """
 A standby of a database: how far it is behind the primary, measured about once a second while somebody reads from it.
 
-# Note [Complete until]: a standby answers with what it has replayed, and it cannot know what the primary has written
-meanwhile. So the primary is asked first how far its log goes, and then the standby how far it has come. Once it has come
-that far, it has everything that was committed before the primary was asked. No clocks of two hosts are compared, and a
-primary that writes nothing makes nobody late, as it does where the lag is the age of the last transaction.
+# Note [Complete until]: a standby answers with what it has replayed, and cannot know what the primary has written since.
+So the primary is asked first how far its log goes, and then the standby how far it has come. Once it has come that far,
+it has everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that
+writes nothing makes no standby late, as it would if the lag were the age of the last transaction.
 
 # Note [A thread measures]: whoever reads from a server that is frozen waits, and can measure nothing. The thread finds
 out, and ends the connections of those who wait: they read from the primary then.
@@ -64,8 +64,8 @@ class Standby:
     """
     The standby of a service's database, as this process sees it.
 
-    `trouble` says why it cannot be read from, `replayed` how far it has come in the primary's log, and `bytes_behind` how
-    much of that it had not replayed when it was last asked.
+    `trouble` says why it cannot be read from, `replayed` how far it has come in the primary's log, and `bytes_behind`
+    how much of that it had not replayed when it was last asked.
     """
 
     def __init__(self, database: str, alias: str) -> None:
@@ -75,7 +75,7 @@ class Standby:
         self.complete_until: float | None = None  # by `ticks`
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
         self._readers: dict[int, Any] = {}  # connections, by their threads
-        self._ended = threading.Event()
+        self._measured, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._starts = threading.Lock()
 
@@ -89,12 +89,19 @@ class Standby:
         """Whether it may be further behind than is allowed."""
         return self.lag is None or self.lag > settings.READ_LAG_MAX_SECONDS
 
+    def in_words(self) -> str:
+        """Return why it is not read from, after its name; nothing if it is."""
+        if self.trouble or not self.is_late:
+            return self.trouble
+        return "is not known to be complete" if self.lag is None else f"is {self.lag:.0f} s behind"
+
     def watch(self) -> None:
-        """Have it measured from now on by a thread of this process."""
+        """Have it measured from now on by a thread of this process; wait for the first time, for a moment."""
         with self._starts:
             if self._thread is None or not self._thread.is_alive():  # also in the child of a process that measured
                 self._thread = threading.Thread(target=self._measure, name=f"standby-{self.database}", daemon=True)
                 self._thread.start()
+        self._measured.wait(TIMEOUT)
 
     @contextmanager
     def reader(self) -> Iterator[None]:
@@ -138,6 +145,7 @@ class Standby:
             if self.trouble:
                 logger.info("The standby of %s answers.", self.database)
             self.trouble = ""
+        self._measured.set()
         UP.labels(self.database).set(not self.trouble)
         if self.lag is not None:
             LAG.labels(self.database).set(self.lag)
