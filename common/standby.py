@@ -1,10 +1,10 @@
 """
 A standby of a database: how far it is behind the primary, measured about once a second while somebody reads from it.
 
-# Note [Complete until]: a standby answers with what it has replayed, and cannot know what the primary has written since.
-So the primary is asked first how far its log goes, and then the standby how far it has come. Once it has come that far,
-it has everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that
-writes nothing makes no standby late, as it would if the lag were the age of the last transaction.
+# Note [Complete until]: a standby answers with what it has replayed, and cannot know what was written since. So the
+primary is asked first how far its log goes, and then the standby how far it has come. Once it has come that far, it has
+everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that writes
+nothing makes no standby late, as it would if the lag were the age of the last transaction.
 
 # Note [A thread measures]: whoever reads from a server that is frozen waits, and can measure nothing. The thread finds
 out, and ends the connections of those who wait: they read from the primary then.
@@ -30,7 +30,7 @@ from outbox.metrics import gauge
 logger = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds
-TIMEOUT = 2.0  # seconds for each answer
+TIMEOUT = 2  # seconds for each answer
 MARKS = 600  # places in the primary's log that are remembered until the standby has come there
 
 LAG = gauge(

@@ -109,7 +109,8 @@ class OwnWrites:
 
     @staticmethod
     def _may_have_written(request: HttpRequest, response: HttpResponse) -> bool:
-        return request.method not in SAFE_METHODS and not 400 <= response.status_code < 500
+        is_file = response.streaming  # such as an export, whose form is sent by POST
+        return request.method not in SAFE_METHODS and not 400 <= response.status_code < 500 and not is_file
 
 
 class BodyLimit:
