@@ -31,9 +31,7 @@ class Streaming:
         if (owner := places.server_user()) is not None:
             os.chown(data, owner.pw_uid, owner.pw_gid)
         user = f"postgres://{USER}:{primary.password}@127.0.0.1:{primary.port}/postgres"
-        done = primary.installation.run(
-            "pg_basebackup", "-d", user, "-D", data, "--checkpoint=fast", "-R"
-        )
+        done = primary.installation.run("pg_basebackup", "-d", user, "-D", data, "--checkpoint=fast", "-R")
         assert done.returncode == 0, done.stderr
         self.server.start()
 
@@ -41,9 +39,7 @@ class Streaming:
         """Let it replay nothing more, after all that is committed by now."""
         self.catch_up()
         self._tell("SELECT pg_wal_replay_pause()")
-        processes.wait_until(
-            lambda: self._tell("SELECT pg_get_wal_replay_pause_state()") == "paused", timeout=60
-        )
+        processes.wait_until(lambda: self._tell("SELECT pg_get_wal_replay_pause_state()") == "paused", timeout=60)
 
     def go_on(self) -> None:
         self._tell("SELECT pg_wal_replay_resume()")
@@ -52,9 +48,7 @@ class Streaming:
         """Wait until it has all that is committed by now."""
         with psycopg.connect(self.primary.url("postgres")) as connection:
             ((place,),) = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchall()
-        processes.wait_until(
-            lambda: bool(self._tell(f"SELECT pg_last_wal_replay_lsn() >= '{place}'")), timeout=60
-        )
+        processes.wait_until(lambda: bool(self._tell(f"SELECT pg_last_wal_replay_lsn() >= '{place}'")), timeout=60)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from orders import factories, services
 from orders.grpc import Call, OrderService
 from orders.models import LatestWrite, Order
 from orders_project.audit import audit
-from orders_project.backoffice import readings
+from orders_project.backoffice import readings, system_health
 from orders_project.embedded import processes
 from orders_project.embedded.postgres import Postgres
 from orders_project.grpc.deadlines import statements_end_in
@@ -54,6 +54,8 @@ def standby(streams: Streaming, settings: Any, monkeypatch: pytest.MonkeyPatch) 
     """A standby that has come as far as its primary, and that every process here knows."""
     settings.STANDBYS = {service: f"{service}_read" for service in settings.SERVICES}
     settings.READ_LAG_MAX_SECONDS = 600
+    for alias in settings.STANDBYS.values():
+        reconnect(alias)
     monkeypatch.setattr(measuring, "EVERY", 0.05)
     monkeypatch.setattr(measuring, "TIMEOUT", 10)
     known: dict[str, measuring.Standby] = {}
@@ -370,6 +372,9 @@ class TestTheStandby:
         assert [(one["name"], one["trouble"]) for one in shown] == [
             (service, "") for service in ("orders", "payments", "processing")
         ]
+        (part,) = [part for part in system_health.parts() if str(part.name) == "standby orders"]
+        assert part.mood == "good"
+        assert "behind" in str(part.state)
 
 
 class TestWithoutOne:
