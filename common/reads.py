@@ -151,7 +151,7 @@ def note_write(who: str) -> None:
 def _usable(database: str, who: str | None) -> Standby | None:
     """The standby of a database if it may be read from now."""
     standby = standby_of(database)
-    if standby is None:
+    if standby is None or connections[database].in_atomic_block:
         return None
     standby.watch()
     if standby.trouble:

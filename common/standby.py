@@ -3,8 +3,8 @@ A standby of a database: how far it is behind the primary, measured about once a
 
 # Note [Complete until]: a standby answers with what it has replayed, and cannot know what was written since. So the
 primary is asked first how far its log goes, and then the standby how far it has come. Once it has come that far, it has
-everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that writes
-nothing makes no standby late, as it would if the lag were the age of the last transaction.
+everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that
+writes nothing makes no standby late, as it would if the lag were the age of the last transaction.
 
 # Note [A thread measures]: whoever reads from a server that is frozen waits, and can measure nothing. The thread finds
 out, and ends the connections of those who wait: they read from the primary then.
@@ -152,7 +152,10 @@ class Standby:
 
     def _compare(self, asked: "_Connections") -> None:
         at = ticks()
-        *of_primary, flushed, now = asked.rows(self.database, OF_PRIMARY)
+        try:
+            *of_primary, flushed, now = asked.rows(self.database, OF_PRIMARY)
+        except (psycopg.Error, OSError) as error:
+            raise NoStandby("cannot be compared with its primary") from error
         *of_standby, replayed, last, recovering = asked.rows(self.alias, OF_STANDBY)
         if of_primary != of_standby:
             raise NoStandby("is one of another database")

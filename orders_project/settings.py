@@ -81,6 +81,7 @@ for database in filter(None, DATABASES.values()):
         database["CONN_HEALTH_CHECKS"] = False
 for alias, standby in ((alias, DATABASES[standby]) for alias, standby in STANDBYS.items()):
     standby["OPTIONS"]["options"] += " -c default_transaction_read_only=on"  # whatever it is that the URL names
+    standby["OPTIONS"]["connect_timeout"] = 2  # the primary is there as well
     if DATABASE_POOL:
         standby["OPTIONS"]["pool"] |= {"timeout": 2}
     standby["TEST"] = {"MIRROR": alias}

@@ -129,6 +129,8 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
+        ("DATABASE_URL_ORDERS_READ", "standby.example", "is not a URL"),
+        ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
     ],
 )
 def test_a_dangerous_value_ends_the_start(
@@ -228,6 +230,27 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return capsys.readouterr().err.splitlines()
 
     return read
+
+
+def test_a_standby_is_read_only_mirrors_its_database_and_is_not_migrated(
+    production: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(PROJECT / "orders_project" / "settings.py")
+    monkeypatch.setattr(os, "environ", production)
+    without = runpy.run_path(path, run_name="orders_project.settings_anew")
+    standby = {"DATABASE_URL_ORDERS_READ": "postgres://app@standby.example/orders", "SERVICES": "orders,payments"}
+    monkeypatch.setattr(os, "environ", production | standby)
+    found = runpy.run_path(path, run_name="orders_project.settings_anew")
+    assert without["STANDBYS"] == {}
+    assert found["STANDBYS"] == {"orders": "orders_read"}
+    assert "orders_read" not in found["DATABASES_HERE"]
+    there, own = found["DATABASES"]["orders_read"], found["DATABASES"]["orders"]
+    assert there["HOST"] == "standby.example"
+    assert there["TEST"] == {"MIRROR": "orders"}
+    assert there["OPTIONS"]["options"] == f"{own['OPTIONS']['options']} -c default_transaction_read_only=on"
+    assert own == without["DATABASES"]["orders"]
+    monkeypatch.setattr(os, "environ", production | standby | {"SERVICES": "payments"})
+    assert runpy.run_path(path, run_name="orders_project.settings_anew")["STANDBYS"] == {}
 
 
 @pytest.mark.processes

@@ -11,17 +11,20 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import Error, connections, transaction
+from django.db.models import F
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 from google.protobuf.empty_pb2 import Empty
 
 from common import reads
 from common import standby as measuring
+from common.audit import Scope
 from common.principal import Principal
 from orders import factories, services
 from orders.grpc import Call, OrderService
 from orders.models import LatestWrite, Order
-from orders_project.audit import audit
+from orders_project.audit import CHECKS, audit
 from orders_project.backoffice import readings, system_health
 from orders_project.embedded import processes
 from orders_project.embedded.postgres import Postgres
@@ -29,6 +32,8 @@ from orders_project.grpc.deadlines import statements_end_in
 from orders_project.observability import metrics, status
 from payments.books.trial_balance import trial_balances
 from payments.models import Account
+from processing import services as stock
+from processing.models import Product
 
 from .callers import bearer, new_key
 from .conftest import HOME
@@ -276,10 +281,10 @@ class TestOwnWrites:
         boss, other = client_of("manager", "boss"), client_of("manager", "other")
         standby.hold()
         assert do(boss, order, "cancel", reason="asked").status_code == 302
-        assert "voiding" in seen_by(boss)
-        assert "voiding" not in seen_by(other)
+        assert 'status-voiding"' in seen_by(boss)
+        assert 'status-voiding"' not in seen_by(other)
 
-    def test_through_grpc_are_seen_too(self, standby: Streaming) -> None:
+    def test_are_noted_by_place_and_by_name(self, standby: Streaming) -> None:
         reads.note_write("ann")
         assert {*LatestWrite.objects.values_list("principal", flat=True)} == {"ann"}
         position = LatestWrite.objects.get().position
@@ -289,22 +294,32 @@ class TestOwnWrites:
 
 
 class TestTheAudit:
+    def miscount(self, by: int) -> None:
+        """Let the counters of a product say other than its movements."""
+        Product.objects.update(available=F("available") + by, received=F("received") + by)
+
+    @pytest.fixture(autouse=True)
+    def lamp(self) -> None:
+        stock.make_product(name="Lamp", sku="lamp", price=1200, stock=10, actor="test", now=timezone.now())
+
     def test_looks_at_the_standby_and_believes_the_primary(self, standby: Streaming) -> None:
-        order = factories.order()
-        Order.objects.filter(pk=order.pk).update(total=1)
+        self.miscount(1)
         standby.hold()
-        Order.objects.filter(pk=order.pk).update(total=order.total)
-        before = answered("standby")
+        self.miscount(-1)
+        before = answered("standby", database="processing")
+        suspected = reads.may_lag(
+            lambda: list(CHECKS["counters"].check(Scope(timezone.now(), NOTHING, NOTHING))), "processing"
+        )
+        assert [finding.subject for finding in suspected] == ["lamp"]
         assert audit(grace=NOTHING, settle=NOTHING).findings == []
-        assert answered("standby") > before
+        assert answered("standby", database="processing") > before + 1
 
     def test_finds_what_is_wrong(self, standby: Streaming) -> None:
-        order = factories.order()
-        Order.objects.filter(pk=order.pk).update(total=1)
+        self.miscount(1)
         standby.catch_up()
         for standbys in (True, False):
             found = audit(grace=NOTHING, settle=NOTHING, standbys=standbys).findings
-            assert order.pk in {finding.subject for finding in found}
+            assert [finding.subject for finding in found] == ["lamp"]
 
 
 class TestTheStandby:
