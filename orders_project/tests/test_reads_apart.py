@@ -1,12 +1,15 @@
 """Lists, exports, reports and the audit are read from a standby that streams, as long as nobody can tell."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import grpc
 import psycopg
 import pytest
 from django.core.management import call_command
@@ -19,14 +22,17 @@ from google.protobuf.empty_pb2 import Empty
 
 from common import reads
 from common import standby as measuring
+from common.admin import bulk_runs
 from common.audit import Scope
 from common.principal import Principal
 from orders import factories, services
 from orders.grpc import Call, OrderService
 from orders.models import LatestWrite, Order
+from orders.protos import order_service_pb2 as pb
+from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.audit import CHECKS, audit
 from orders_project.backoffice import readings, system_health
-from orders_project.embedded import processes
+from orders_project.embedded import processes, variable
 from orders_project.embedded.postgres import Postgres
 from orders_project.grpc.deadlines import statements_end_in
 from orders_project.observability import metrics, status
@@ -35,14 +41,17 @@ from payments.models import Account
 from processing import services as stock
 from processing.models import Product
 
+from . import databases, forked
 from .callers import bearer, new_key
 from .conftest import HOME
 from .standbys import Streaming, read_settings, streaming
 from .test_admin_actions import client_of, do
+from .test_bulk_runs import confirm
 
 pytestmark = [pytest.mark.processes, pytest.mark.django_db(transaction=True)]
 
 NOTHING = timedelta(0)
+HERE = ("default", "orders", "payments", "processing")
 SCOPES = ("orders:read", "orders:write", "accounts:read", "accounts:write")
 
 
@@ -284,6 +293,26 @@ class TestOwnWrites:
         assert 'status-voiding"' in seen_by(boss)
         assert 'status-voiding"' not in seen_by(other)
 
+    def test_through_grpc_are_seen_at_once(
+        self, standby: Streaming, grpc_channel: grpc.Channel, tokens: Callable[[str], dict[str, str]]
+    ) -> None:
+        orders = OrderServiceStub(grpc_channel)
+        ann, bob = ([("authorization", tokens(name)["Authorization"])] for name in ("ann", "bob"))
+        standby.hold()
+        made = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=5), metadata=ann)
+        assert [order.order_id for order in orders.ListOrders(Empty(), metadata=ann).orders] == [made.order_id]
+        assert answered("primary", "own_write") >= 1
+        before = answered("standby")
+        assert not orders.FindOrders(pb.FindOrdersRequest(), metadata=bob).orders
+        assert answered("standby") == before + 1
+
+    def test_of_a_bulk_action_are_noted_for_whoever_began_it(self, standby: Streaming) -> None:
+        factories.order()
+        confirm(client_of("manager", "boss"), "/admin/orders/order/all/cancel/?standing=open")
+        LatestWrite.objects.all().delete()
+        bulk_runs.work_off(uuid4())
+        assert [note.principal for note in LatestWrite.objects.all()] == ["staff:boss"]
+
     def test_are_noted_by_place_and_by_name(self, standby: Streaming) -> None:
         reads.note_write("ann")
         assert {*LatestWrite.objects.values_list("principal", flat=True)} == {"ann"}
@@ -363,6 +392,15 @@ class TestTheStandby:
             with connections["orders"].cursor() as cursor:
                 cursor.execute("DROP OWNED BY only_reads")
                 cursor.execute("DROP ROLE only_reads")
+
+    def test_is_known_to_a_process_by_its_environment(self, standby: Streaming) -> None:
+        own = {variable(alias): standby.primary.url(databases.name(alias, of=databases.WORKER)) for alias in HERE}
+        there = {"DATABASE_URL_ORDERS_READ": standby.server.url(databases.name("orders", of=databases.WORKER))}
+        environment = {**os.environ, **own, **there}
+        for command in (["migrate_all"], ["status", "--json"]):
+            done = forked.run(["python", "manage.py", *command], env=environment)
+        (seen,) = json.loads(done.stdout)["standbys"]
+        assert (seen["name"], seen["trouble"]) == ("orders", ""), done.stderr
 
     def test_is_not_late_because_nobody_writes(self, standby: Streaming, settings: Any) -> None:
         settings.READ_LAG_MAX_SECONDS = 5
