@@ -129,7 +129,7 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
-        ("DATABASE_URL_ORDERS_READ", "standby.example", "is not a URL"),
+        ("DATABASE_URL_ORDERS_READ", "mysql://standby.example/orders", "is not a URL"),
         ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
     ],
 )
