@@ -49,7 +49,7 @@ INSERT INTO {table} (principal, position, at)
 SELECT %s, pg_current_wal_insert_lsn() - '0/0', clock_timestamp() FROM set_config('synchronous_commit', 'off', true)
 ON CONFLICT (principal) DO UPDATE SET position = excluded.position, at = excluded.at
 """
-# What is older has come to every standby that is read from.
+# What is older than twice the lag that is allowed has come to every standby that is read from.
 NOTED = "SELECT position FROM {table} WHERE principal = %s AND at > clock_timestamp() - make_interval(secs => %s)"
 
 _declared: ContextVar[frozenset[str]] = ContextVar("reads_may_lag", default=frozenset())
@@ -169,7 +169,7 @@ def _usable(database: str, who: str | None) -> Standby | None:
 def _has_come(standby: Standby, who: str) -> bool:
     """Whether a standby has what somebody has last written."""
     with connections[standby.database].cursor() as cursor:
-        cursor.execute(NOTED.format(table=_table(standby.database)), [who, settings.READ_LAG_MAX_SECONDS])
+        cursor.execute(NOTED.format(table=_table(standby.database)), [who, 2 * settings.READ_LAG_MAX_SECONDS])
         noted = cursor.fetchone()
     return noted is None or noted[0] <= standby.replayed
 
