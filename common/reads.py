@@ -7,14 +7,14 @@ where the caller's own latest write has not come there, and within a transaction
 
 # Note [Whose write]: after a request that writes, its client's name is stored in the primary with the place that its
 log has come to. Whoever lists something asks the primary for that place, by a primary key, and reads from the standby
-once it has replayed the log up to there. All processes know it, no client has to send anything back, and no clock is
+if that has replayed the log up to there. All processes know it, no client has to send anything back, and no clock is
 compared. It is stored after the commit, in a transaction of its own that waits for no disk: in the same one, the
 requests of a busy client would wait for each other.
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, TypeVar
@@ -51,6 +51,9 @@ ON CONFLICT (principal) DO UPDATE SET position = excluded.position, at = exclude
 """
 # What is older than twice the lag that is allowed has come to every standby that is read from.
 NOTED = "SELECT position FROM {table} WHERE principal = %s AND at > clock_timestamp() - make_interval(secs => %s)"
+
+# How far it has come, if it is a standby.
+REPLAYED = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() - '0/0' END"
 
 _declared: ContextVar[frozenset[str]] = ContextVar("reads_may_lag", default=frozenset())
 
@@ -92,23 +95,26 @@ def may_lag(read: Callable[[], T], *databases: str, who: str | None = None) -> T
     :param databases: that it may read from their standbys
     :param who: has asked, and sees what it has written itself; None if that is nobody who writes
     """
-    usable = [one for database in databases if (one := _usable(database, who)) is not None]
-    if not usable:
+    standbys = list(filter(None, map(_standby, databases)))
+    if not standbys:
         return read()
     try:
-        with _reading(usable):
-            found = read()
+        with ExitStack() as stack:
+            for standby in standbys:
+                stack.enter_context(standby.reader())
+            usable = [standby for standby in standbys if _has_come(standby, who)]
+            if usable:
+                found = _read_from(usable, read)
     except Error as error:
         if sqlstate_of(error) == CANCELED:
             raise
         logger.warning("A standby failed, and the primary is read from: %s", error)
+        for standby in standbys:
+            READS.labels(standby.database, "primary", "failed").inc()
+            connections[standby.alias].close()
     else:
-        for standby in usable:
-            READS.labels(standby.database, "standby", "").inc()
-        return found
-    for standby in usable:
-        READS.labels(standby.database, "primary", "failed").inc()
-        connections[standby.alias].close()
+        if usable:
+            return found
     return read()
 
 
@@ -148,43 +154,51 @@ def note_write(who: str) -> None:
             logger.warning("A write could not be noted in %s: lists may not show it at once: %s", database, error)
 
 
-def _usable(database: str, who: str | None) -> Standby | None:
-    """The standby of a database if it may be read from now."""
+def _standby(database: str) -> Standby | None:
+    """The standby of a database if it may be asked now."""
     standby = standby_of(database)
     if standby is None or connections[database].in_atomic_block:
         return None
     standby.watch()
     if standby.trouble:
-        reason = "trouble"
-    elif standby.is_late:
+        READS.labels(database, "primary", "trouble").inc()
+        return None
+    return standby
+
+
+def _has_come(standby: Standby, who: str | None) -> bool:
+    """Whether a standby has what is older than the lag that is allowed, and what somebody has last written."""
+    replayed, allowed = _number(standby.alias, REPLAYED), standby.position
+    reason = ""
+    if allowed is None or replayed is None or replayed < allowed:
         reason = "late"
-    elif who is not None and not _has_come(standby, who):
-        reason = "own_write"
-    else:
-        return standby
-    READS.labels(database, "primary", reason).inc()
-    return None
+    elif who is not None:
+        noted = NOTED.format(table=_table(standby.database))
+        if replayed < (_number(standby.database, noted, who, 2 * settings.READ_LAG_MAX_SECONDS) or 0):
+            reason = "own_write"
+    if reason:
+        READS.labels(standby.database, "primary", reason).inc()
+    return not reason
 
 
-def _has_come(standby: Standby, who: str) -> bool:
-    """Whether a standby has what somebody has last written."""
-    with connections[standby.database].cursor() as cursor:
-        cursor.execute(NOTED.format(table=_table(standby.database)), [who, 2 * settings.READ_LAG_MAX_SECONDS])
-        noted = cursor.fetchone()
-    return noted is None or noted[0] <= standby.replayed
+def _number(alias: str, query: str, *parameters: Any) -> int | None:
+    """The one number of a query's answer, if there is one."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query, parameters or None)
+        found = cursor.fetchone()
+    return None if found is None or found[0] is None else int(found[0])
+
+
+def _read_from(standbys: list[Standby], read: Callable[[], T]) -> T:
+    before = _declared.set(_declared.get() | {standby.database for standby in standbys})
+    try:
+        found = read()
+    finally:
+        _declared.reset(before)
+    for standby in standbys:
+        READS.labels(standby.database, "standby", "").inc()
+    return found
 
 
 def _table(database: str) -> str:
     return apps.get_model(database, "LatestWrite")._meta.db_table
-
-
-@contextmanager
-def _reading(standbys: list[Standby]) -> Iterator[None]:
-    before = _declared.set(_declared.get() | {standby.database for standby in standbys})
-    try:
-        with ExitStack() as stack:
-            for standby in standbys:
-                stack.enter_context(standby.reader())
-            yield
-    finally:
-        _declared.reset(before)

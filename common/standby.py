@@ -6,6 +6,9 @@ primary is asked first how far its log goes, and then the standby how far it has
 everything that was committed before the primary was asked. No clocks of two hosts are compared, and a primary that
 writes nothing makes no standby late, as it would if the lag were the age of the last transaction.
 
+# Note [Each connection is asked]: an address may stand for several standbys, and what was measured is a second old. So
+before something is read, the connection that it is read by is asked how far its server has come.
+
 # Note [A thread measures]: whoever reads from a server that is frozen waits, and can measure nothing. The thread finds
 out, and ends the connections of those who wait: they read from the primary then.
 """
@@ -31,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 EVERY = 1.0  # seconds
 TIMEOUT = 2  # seconds for each answer
-MARKS = 600  # places in the primary's log that are remembered until the standby has come there
+MARKS = 600  # places in the primary's log that are remembered at least
 
 LAG = gauge(
     "database_standby_lag_seconds",
@@ -64,16 +67,16 @@ class Standby:
     """
     The standby of a service's database, as this process sees it.
 
-    `trouble` says why it cannot be read from, `replayed` how far it has come in the primary's log, and `bytes_behind`
-    how much of that it had not replayed when it was last asked.
+    `trouble` says why it cannot be read from, and `bytes_behind` how much of the primary's log it had not replayed when
+    it was last asked.
     """
 
     def __init__(self, database: str, alias: str) -> None:
         self.database, self.alias = database, alias
         self.trouble = "is not measured yet"
-        self.replayed = self.bytes_behind = 0
+        self.bytes_behind = 0
         self.complete_until: float | None = None  # by `ticks`
-        self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
+        self._marks: deque[tuple[float, int]] = deque()  # how far the primary's log went, and when
         self._readers: dict[int, Any] = {}  # connections, by their threads
         self._measured, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -88,6 +91,12 @@ class Standby:
     def is_late(self) -> bool:
         """Whether it may be further behind than is allowed."""
         return self.lag is None or self.lag > settings.READ_LAG_MAX_SECONDS
+
+    @property
+    def position(self) -> int | None:
+        """How far a standby has to have come to be no further behind than is allowed; None if that is not known."""
+        since = ticks() - settings.READ_LAG_MAX_SECONDS
+        return next((position for at, position in list(self._marks) if at >= since), None)
 
     def in_words(self) -> str:
         """Return why it is not read from, after its name; nothing if it is."""
@@ -161,11 +170,13 @@ class Standby:
             raise NoStandby("is one of another database")
         if recovering != "t":
             raise NoStandby("is a primary")
-        self.replayed = int(replayed)
-        self.bytes_behind = max(0, int(flushed) - self.replayed)
+        self.bytes_behind = max(0, int(flushed) - int(replayed))
         self._marks.append((at, int(flushed)))
-        while self._marks and self._marks[0][1] <= self.replayed:
-            self.complete_until = self._marks.popleft()[0]
+        self.complete_until = max(
+            (at for at, position in self._marks if position <= int(replayed)), default=self.complete_until
+        )
+        while len(self._marks) > MARKS and self._marks[0][0] < at - settings.READ_LAG_MAX_SECONDS:
+            self._marks.popleft()
         if self.complete_until is None and last:  # both by the primary's clock
             self.complete_until = at - max(0.0, float(now) - float(last))
 

@@ -78,6 +78,11 @@ def standby(streams: Streaming, settings: Any, monkeypatch: pytest.MonkeyPatch) 
         streams.server.start()
     streams.go_on()
     streams.catch_up()
+    for service in settings.SERVICES:  # whose places in the log are known from before a test holds the replay
+        one = measuring.standby_of(service)
+        assert one is not None
+        one.watch()
+    streams.catch_up()
     yield streams
     for one in known.values():
         one.end()
