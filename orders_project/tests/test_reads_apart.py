@@ -44,7 +44,7 @@ from processing.models import Product
 from . import databases, forked
 from .callers import bearer, new_key
 from .conftest import HOME
-from .standbys import Streaming, read_settings, streaming
+from .standbys import Streaming, aliases, read_settings, streaming
 from .test_admin_actions import client_of, do
 from .test_bulk_runs import confirm
 
@@ -59,7 +59,7 @@ SCOPES = ("orders:read", "orders:write", "accounts:read", "accounts:write")
 def streams(django_db_setup: None, django_db_blocker: Any) -> Iterator[Streaming]:
     if not (HOME / "postgres").exists():
         pytest.skip("the server is not ours")
-    with django_db_blocker.unblock(), streaming(Postgres.attached(HOME / "postgres")) as standby:
+    with django_db_blocker.unblock(), streaming(Postgres.attached(HOME / "postgres")) as standby, aliases(standby):
         yield standby
 
 
@@ -202,6 +202,26 @@ class TestFromThePrimary:
         (trouble,) = [line for line in seen.troubles if "standby of orders" in line]
         assert "behind" in trouble or "not known" in trouble
         assert {one.name: one.bytes_behind > 0 for one in seen.standbys}["orders"]
+
+    def test_comes_what_one_of_several_standbys_is_too_late_for(
+        self, standby: Streaming, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An address may stand for several: another one is measured than the one that this thread reads from."""
+        settings.READ_LAG_MAX_SECONDS = 5
+        with streaming(standby.primary) as other:
+            with monkeypatch.context() as there:
+                there.setitem(connections.settings, "orders_read", read_settings("orders", port=other.server.port))
+                reconnect("orders_read")
+                connections["orders_read"].ensure_connection()
+            other.hold()
+            new = factories.order()
+            late = answered("primary", "late")
+            processes.wait_until(lambda: listed(client) == {new.pk}, timeout=60)
+            assert answered("primary", "late") > late
+            one = measuring.standby_of("orders")
+            assert one is not None
+            processes.wait_until(lambda: one.in_words() == "", timeout=60)
+            reconnect("orders_read")
 
     def test_comes_all_while_the_standby_is_dead(self, standby: Streaming, client: Client) -> None:
         order = factories.order()
