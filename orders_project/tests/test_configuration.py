@@ -248,7 +248,11 @@ def test_a_standby_is_read_only_mirrors_its_database_and_is_not_migrated(
     assert there["HOST"] == "standby.example"
     assert there["TEST"] == {"MIRROR": "orders"}
     assert there["OPTIONS"]["options"] == f"{own['OPTIONS']['options']} -c default_transaction_read_only=on"
+    assert there["OPTIONS"]["connect_timeout"] < own["OPTIONS"]["connect_timeout"]
     assert own == without["DATABASES"]["orders"]
+    monkeypatch.setattr(os, "environ", production | standby | {"DATABASE_POOL": "8"})
+    pooled = runpy.run_path(path, run_name="orders_project.settings_anew")["DATABASES"]
+    assert [pooled[alias]["OPTIONS"]["pool"]["timeout"] for alias in ("orders", "orders_read")] == [10, 2]
     monkeypatch.setattr(os, "environ", production | standby | {"SERVICES": "payments"})
     assert runpy.run_path(path, run_name="orders_project.settings_anew")["STANDBYS"] == {}
 

@@ -15,8 +15,10 @@ import pytest
 from django.core.management import call_command
 from django.db import Error, connections, transaction
 from django.db.models import F
-from django.test import Client
+from django.http import HttpResponse
+from django.test import Client, RequestFactory
 from django.test.utils import CaptureQueriesContext
+from django.urls import resolve
 from django.utils import timezone
 from google.protobuf.empty_pb2 import Empty
 
@@ -35,7 +37,9 @@ from orders_project.backoffice import readings, system_health
 from orders_project.embedded import processes, variable
 from orders_project.embedded.postgres import Postgres
 from orders_project.grpc.deadlines import statements_end_in
-from orders_project.observability import metrics, status
+from orders_project.http.middleware import OwnWrites
+from orders_project.observability import metrics
+from orders_project.observability.status import look
 from payments.books.trial_balance import trial_balances
 from payments.models import Account
 from processing import services as stock
@@ -161,6 +165,9 @@ class TestFromTheStandby:
         call = Call(principal=Principal(sees_all=True))
         with statements_end_in(60), CaptureQueriesContext(connections["orders_read"]) as asked:
             found = OrderService().ListOrders(Empty(), call).orders
+            with connections["orders_read"].cursor() as cursor:
+                cursor.execute("SELECT setting::int FROM pg_settings WHERE name = 'statement_timeout'")
+                assert cursor.fetchone()[0] <= 60_000
         assert [order.order_id for order in found] == [old.pk]
         assert asked.captured_queries
 
@@ -198,7 +205,7 @@ class TestFromThePrimary:
         new = factories.order()
         processes.wait_until(lambda: listed(client) == {new.pk}, timeout=60)
         assert answered("primary", "late") >= 1
-        seen = status.look()
+        seen = look()
         (trouble,) = [line for line in seen.troubles if "standby of orders" in line]
         assert "behind" in trouble or "not known" in trouble
         assert {one.name: one.bytes_behind > 0 for one in seen.standbys}["orders"]
@@ -339,6 +346,19 @@ class TestOwnWrites:
         LatestWrite.objects.all().delete()
         bulk_runs.work_off(uuid4())
         assert [note.principal for note in LatestWrite.objects.all()] == ["staff:boss"]
+
+    @pytest.mark.parametrize(
+        ("path", "status", "noted"),
+        [("/orders", 201, ["ann"]), ("/orders", 500, ["ann"]), ("/orders", 409, []), ("/webhooks/payments", 202, [])],
+    )
+    def test_are_noted_for_who_reads_lists_and_may_have_written(
+        self, standby: Streaming, rf: RequestFactory, path: str, status: int, noted: list[str]
+    ) -> None:
+        request = rf.post(path)
+        request.user = Principal(name="ann")  # type: ignore[assignment]
+        request.resolver_match = resolve(path)
+        OwnWrites(lambda _request: HttpResponse(status=status))(request)
+        assert [note.principal for note in LatestWrite.objects.all()] == noted
 
     def test_are_noted_by_place_and_by_name(self, standby: Streaming) -> None:
         reads.note_write("ann")
