@@ -53,13 +53,6 @@ for service in SERVICES:
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
 # Orders only shows what payments says: while its database is not available, the rest goes on.
 DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments" or alias in SERVICES_HERE)
-# Standbys of these databases, which lists, exports, reports and the audit are read from: see docs/reads.md.
-STANDBYS: dict[str, str] = {}
-for service in SERVICES_HERE:
-    if env.text(f"DATABASE_URL_{service.upper()}_READ"):
-        STANDBYS[service] = f"{service}_read"
-        DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
-READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
 DATABASE_LIMITS = Limits(
@@ -71,6 +64,13 @@ DATABASE_LIMITS = Limits(
 # How long a migration that makes others wait may wait for a lock, and how long any of them tries: see migrate_all.
 MIGRATION_LOCK_TIMEOUT = env.seconds("MIGRATION_LOCK_TIMEOUT", default=1)
 MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
+# Standbys of these databases, which lists, exports, reports and the audit are read from: see docs/reads.md.
+STANDBYS: dict[str, str] = {}
+for service in SERVICES_HERE:
+    if env.text(f"DATABASE_URL_{service.upper()}_READ"):
+        STANDBYS[service] = f"{service}_read"
+        DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
+READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
 for database in filter(None, DATABASES.values()):
     given = database.get("OPTIONS", {})
     database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
