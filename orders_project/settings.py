@@ -64,7 +64,14 @@ DATABASE_LIMITS = Limits(
 # How long a migration that makes others wait may wait for a lock, and how long any of them tries: see migrate_all.
 MIGRATION_LOCK_TIMEOUT = env.seconds("MIGRATION_LOCK_TIMEOUT", default=1)
 MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
-for database in (DATABASES[alias] for alias in DATABASES_HERE):
+# Standbys of these databases, which lists, exports, reports and the audit are read from: see docs/reads.md.
+STANDBYS: dict[str, str] = {}
+for service in SERVICES_HERE:
+    if env.text(f"DATABASE_URL_{service.upper()}_READ"):
+        STANDBYS[service] = f"{service}_read"
+        DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
+READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
+for database in filter(None, DATABASES.values()):
     given = database.get("OPTIONS", {})
     database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
     if DATABASE_POOL:
@@ -72,6 +79,12 @@ for database in (DATABASES[alias] for alias in DATABASES_HERE):
     else:
         database["CONN_MAX_AGE"] = CONNECTION_AGE
         database["CONN_HEALTH_CHECKS"] = False
+for alias, standby in ((alias, DATABASES[standby]) for alias, standby in STANDBYS.items()):
+    standby["OPTIONS"]["options"] += " -c default_transaction_read_only=on"  # whatever it is that the URL names
+    standby["OPTIONS"]["connect_timeout"] = 2  # the primary is there as well
+    if DATABASE_POOL:
+        standby["OPTIONS"]["pool"] |= {"timeout": 2}
+    standby["TEST"] = {"MIRROR": alias}
 DATABASE_ROUTERS = ["orders_project.routers.Services"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -236,6 +249,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django_otp.middleware.OTPMiddleware",
+    "orders_project.http.middleware.OwnWrites",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "orders_project.backoffice.middleware.ViewersZone",

@@ -46,7 +46,8 @@ def documented() -> dict[str, str]:
 
 def test_every_variable_is_documented_and_nothing_else() -> None:
     source = (PROJECT / "orders_project" / "settings.py").read_text()
-    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) | {f"DATABASE_URL_{service}" for service in SERVICES}
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source))
+    read |= {f"DATABASE_URL_{service}{what}" for service in SERVICES for what in ("", "_READ")}
     assert documented().keys() == read | NOT_IN_SETTINGS
 
 
@@ -133,6 +134,8 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
+        ("DATABASE_URL_ORDERS_READ", "mysql://standby.example/orders", "is not a URL"),
+        ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
     ],
 )
 def test_a_dangerous_value_ends_the_start(
@@ -268,6 +271,31 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return capsys.readouterr().err.splitlines()
 
     return read
+
+
+def test_a_standby_is_read_only_mirrors_its_database_and_is_not_migrated(
+    production: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(PROJECT / "orders_project" / "settings.py")
+    monkeypatch.setattr(os, "environ", production)
+    without = runpy.run_path(path, run_name="orders_project.settings_anew")
+    standby = {"DATABASE_URL_ORDERS_READ": "postgres://app@standby.example/orders", "SERVICES": "orders,payments"}
+    monkeypatch.setattr(os, "environ", production | standby)
+    found = runpy.run_path(path, run_name="orders_project.settings_anew")
+    assert without["STANDBYS"] == {}
+    assert found["STANDBYS"] == {"orders": "orders_read"}
+    assert "orders_read" not in found["DATABASES_HERE"]
+    there, own = found["DATABASES"]["orders_read"], found["DATABASES"]["orders"]
+    assert there["HOST"] == "standby.example"
+    assert there["TEST"] == {"MIRROR": "orders"}
+    assert there["OPTIONS"]["options"] == f"{own['OPTIONS']['options']} -c default_transaction_read_only=on"
+    assert there["OPTIONS"]["connect_timeout"] < own["OPTIONS"]["connect_timeout"]
+    assert own == without["DATABASES"]["orders"]
+    monkeypatch.setattr(os, "environ", production | standby | {"DATABASE_POOL": "8"})
+    pooled = runpy.run_path(path, run_name="orders_project.settings_anew")["DATABASES"]
+    assert [pooled[alias]["OPTIONS"]["pool"]["timeout"] for alias in ("orders", "orders_read")] == [10, 2]
+    monkeypatch.setattr(os, "environ", production | standby | {"SERVICES": "payments"})
+    assert runpy.run_path(path, run_name="orders_project.settings_anew")["STANDBYS"] == {}
 
 
 @pytest.mark.processes
