@@ -65,8 +65,12 @@ DATABASE_LIMITS = Limits(
 MIGRATION_LOCK_TIMEOUT = env.seconds("MIGRATION_LOCK_TIMEOUT", default=1)
 MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
 for database in (DATABASES[alias] for alias in DATABASES_HERE):
-    given = database.get("OPTIONS", {})
-    database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
+    for each in (database, *filter(None, [database.get("DIRECT")])):
+        given = each.get("OPTIONS", {})
+        each["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
+    if "DIRECT" in database:  # PgBouncer in transaction mode: see outbox/sessions.py
+        del database["OPTIONS"]["options"]  # which it takes not; the defaults of the database hold
+        database["DISABLE_SERVER_SIDE_CURSORS"] = True
     if DATABASE_POOL:
         database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:
