@@ -39,7 +39,7 @@ class Listener:
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(sessions.of_its_own(self.database).get_connection_params())  # type: ignore[attr-defined]
+        parameters = dict(sessions.of_its_own(self.database).get_connection_params())
         for of_django in ("cursor_factory", "context", "prepare_threshold"):
             parameters.pop(of_django, None)
         connection = psycopg.connect(**parameters, autocommit=True)

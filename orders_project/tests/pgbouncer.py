@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 

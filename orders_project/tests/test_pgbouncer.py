@@ -106,9 +106,7 @@ def test_what_takes_long_has_a_session_without_a_limit(behind: None, pooled: dic
         assert cursor.fetchone() == ("50000",)
 
 
-def test_databases_are_migrated_past_it(
-    behind: None, pooled: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_databases_are_migrated_past_it(behind: None, pooled: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     held = []
 
     def look(*_: Any) -> None:
