@@ -5,7 +5,8 @@ set -eu
 umask 077
 cd "$1"
 
-until pg_isready -q; do sleep 2; done
+# One that recovers is not what it is going to be: a backup of it would belong to the time before the restore.
+until [ "$(psql -d postgres -Atwc 'SELECT pg_is_in_recovery()' 2>&1)" = f ]; do sleep 1; done
 while :; do
     if [ "${3:-}" = once ] || [ -e base/wanted ] || ! find base -maxdepth 1 -name '*Z' -mmin -1440 | grep -q .; then
         rm -rf base/unfinished

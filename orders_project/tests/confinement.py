@@ -7,7 +7,7 @@ from orders_project.privileges import broker, database
 
 UNSUPPORTED = re.compile(r"^(redis|rabbitmq:(3|4\.[01])\b|jaegertracing/all-in-one|grafana/grafana-oss)")
 EXACT = re.compile(r":v?\d+\.\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?$")
-OF_TWO_NUMBERS = re.compile(r"^postgres:\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?$")
+OF_TWO_NUMBERS = re.compile(r"(^|/)postgres(ql)?:\d+\.\d+(-\d{12})?(-[a-z]+)*(@sha256:[0-9a-f]{64})?$")
 SECRET_WORD = re.compile(r"\$\$?\{?[A-Z_]*(PASSWORD|SECRET|TOKEN)")
 
 

@@ -74,6 +74,7 @@ class Deployed:
         done = self.restore(*moment)
         assert done.returncode == 0, done.stderr
         self.server.start()
+        processes.wait_until(lambda: self.ask("SELECT pg_is_in_recovery()") == [(False,)], timeout=120)
         return self.numbers()
 
     def ask(self, statement: str) -> list[tuple[Any, ...]]:
