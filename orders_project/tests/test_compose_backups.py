@@ -46,7 +46,9 @@ class Deployed:
         return word.replace("/backups", str(self.folder)).replace("/scripts", str(self.scripts))
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        user = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []} if self.user else {}
+        user: dict[str, Any] = (
+            {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []} if self.user else {}
+        )
         path = f"{self.server.installation.programs}{os.pathsep}{os.environ['PATH']}"
         environment = {**self.server.installation.env, "PATH": path, **(env or {})}
         return subprocess.run(
