@@ -24,9 +24,9 @@ COUNTED = """
 SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
        (SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables),
        (SELECT coalesce(sum(n_tup_upd), 0)::bigint FROM pg_stat_user_tables),
-       (SELECT coalesce(sum(n_tup_del), 0)::bigint FROM pg_stat_user_tables)
+       (SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables WHERE relname = ANY(%s))
 """
-WHAT = ("commits", "inserted", "updated", "deleted")
+WHAT = ("commits", "inserted", "updated", "passing")  # passing: inserted rows that retention deletes
 
 
 def counted(system: RunningSystem) -> dict[str, float]:
@@ -34,7 +34,7 @@ def counted(system: RunningSystem) -> dict[str, float]:
     found: dict[str, float] = {f"cpu {name}": value for name, value in cpu_by_group(system).items()}
     found |= {f"cpu PostgreSQL {name}": value for name, value in cpu_by_database(system).items()}
     for service in SERVICES:
-        (row,) = system.query(service, COUNTED)
+        (row,) = system.query(service, COUNTED, [*footprint.PASSING])
         found |= {f"{what} {service}": float(value) for what, value in zip(WHAT, row, strict=True)}
     found |= {what: float(value) for what, value in footprint.counted(system).items()}
     return found
@@ -90,6 +90,7 @@ def needed(costs: dict[str, float], *, rate: float) -> dict[str, float]:
         "messages/s": rate * costs["messages"],
         "WAL MB/s": rate * costs["wal_bytes"] / 1e6,
         "rows/s": rate * costs["rows"],
+        "rows/s to purge, at most": rate * max(costs[f"passing {service}"] for service in SERVICES),
         "GB a day": rate * DAY * costs["bytes"] / 1e9,
         "GB a day that stay": rate * DAY * costs["lasting_bytes"] / 1e9,
     }

@@ -3,7 +3,9 @@
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks import baseline, chart, footprint
+import pytest
+
+from benchmarks import baseline, cells, chart, footprint, scaling
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -50,3 +52,21 @@ def test_lines_go_from_the_beginning_to_the_end() -> None:
     picture = ElementTree.fromstring(chart.over_time("Load", series, unit="a second", how="", marks={"end": 5}))  # noqa: S314 (our own)
     drawn = [line.attrib["points"].split() for line in picture.iter(f"{SVG}polyline")]
     assert drawn == [["60.0,326.0", f"{chart.WIDTH - chart.MARGIN:.1f},86.0"], []]
+
+
+def test_cells_are_as_full_as_their_largest_clients_make_them() -> None:
+    alike, skewed = cells.shares(1000, skew=0), cells.shares(1000, skew=1)
+    assert (round(sum(skewed), 6), skewed[0] > 0.1) == (1, True)
+    assert cells.fullest(alike, cells=10, placed=1000, seed=1) == pytest.approx(1)
+    assert 1 < cells.fullest(alike, cells=10, placed=0, seed=1) < 1.5
+    assert cells.fullest(skewed, cells=10, placed=100, seed=1) < cells.fullest(skewed, cells=10, placed=0, seed=1)
+    assert cells.fullest(skewed, cells=100, placed=1000, seed=1) == pytest.approx(100 * skewed[0])
+
+
+def test_what_rates_take_is_what_an_order_costs_as_often() -> None:
+    costs = {f"cpu {name}": 0.001 for name in ("web", "relay", "RabbitMQ", "PostgreSQL", *scaling.SERVICES)}
+    costs |= {f"{what} {service}": 2.0 for what in scaling.WHAT for service in scaling.SERVICES}
+    costs |= dict.fromkeys((*footprint.MOVED, "bytes", "lasting_bytes"), 1000.0)
+    found = scaling.needed(costs, rate=1000)
+    assert (found["cores of web"], found["cores of workers"], found["commits/s of orders"]) == (1, 3, 2000)
+    assert (found["WAL MB/s"], found["rows/s to purge, at most"], found["GB a day"]) == (1, 2000, 86.4)
