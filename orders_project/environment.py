@@ -160,6 +160,17 @@ class Environment:
         return value
 
     def database(self, name: str, *, database: str) -> dict[str, Any]:
+        """A database; with `DIRECT`, the same one past PgBouncer, if there is an address of it."""
+        found, direct = self._database(name, database), f"{name}_DIRECT"
+        if self.text(direct):
+            found["DIRECT"] = self._database(direct, database)
+            if all(found["DIRECT"][part] == found[part] for part in ("HOST", "PORT")):
+                self.problems.append(
+                    f"{direct} leads to the same server as {name}, which has to lead through PgBouncer if both are set."
+                )
+        return found
+
+    def _database(self, name: str, database: str) -> dict[str, Any]:
         default = f"postgres://localhost/{database}" if self.debug else None
         url = self.url(name, schemes=("postgres", "postgresql"), default=default)
         return dict(environ.Env.db_url_config(url))

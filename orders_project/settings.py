@@ -70,10 +70,15 @@ for service in SERVICES_HERE:
     if env.text(f"DATABASE_URL_{service.upper()}_READ"):
         STANDBYS[service] = f"{service}_read"
         DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
+        DATABASES[STANDBYS[service]].pop("DIRECT", None)  # nothing that is read from it outlives a transaction
 READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
 for database in filter(None, DATABASES.values()):
-    given = database.get("OPTIONS", {})
-    database["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
+    for each in (database, *filter(None, [database.get("DIRECT")])):
+        given = each.get("OPTIONS", {})
+        each["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
+    if "DIRECT" in database:  # PgBouncer in transaction mode: see outbox/sessions.py
+        del database["OPTIONS"]["options"]  # which it takes not; the defaults of the database hold
+        database["DISABLE_SERVER_SIDE_CURSORS"] = True
     if DATABASE_POOL:
         database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:

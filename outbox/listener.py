@@ -3,13 +3,14 @@
 from typing import Any, Self
 
 import psycopg
-from django.db import OperationalError, connections
+from django.db import OperationalError
 
+from . import sessions
 from .models import CHANNEL
 
 
 class Listener:
-    """Waits for the NOTIFY of a database. Where none arrives (behind PgBouncer, say) it only waits: the relay polls."""
+    """Waits for the NOTIFY of a database. Where none arrives it only waits: the relay polls."""
 
     def __init__(self, database: str) -> None:
         self.database = database
@@ -38,7 +39,7 @@ class Listener:
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(connections[self.database].get_connection_params())
+        parameters = dict(sessions.of_its_own(self.database).get_connection_params())
         for of_django in ("cursor_factory", "context", "prepare_threshold"):
             parameters.pop(of_django, None)
         connection = psycopg.connect(**parameters, autocommit=True)
