@@ -100,10 +100,10 @@ def beat_queue(service: str) -> Queue:
     )
 
 
-UNROUTED_QUEUE = Queue(
+UNROUTED_QUEUE = StandingQueue(
     "events.unheard",
     UNROUTED,
-    queue_arguments={"x-queue-type": "classic", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
+    queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
 )
 
 
@@ -152,8 +152,15 @@ app.conf.update(
     broker_url=settings.AMQP_URL,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"confirm_publish": True, "max_retries": 3, "interval_step": 0.2},
-    broker_heartbeat=30,
+    # Who waits for an answer of a node that stands still gives it up after the same time as who has nothing to ask.
+    broker_transport_options={
+        "confirm_publish": True,
+        "max_retries": 3,
+        "interval_step": 0.2,
+        "read_timeout": 2 * settings.AMQP_HEARTBEAT,
+        "write_timeout": 2 * settings.AMQP_HEARTBEAT,
+    },
+    broker_heartbeat=settings.AMQP_HEARTBEAT,
     task_default_queue="orders",
     task_default_exchange=TASKS.name,
     task_default_exchange_type=TASKS.type,

@@ -155,6 +155,25 @@ class Environment:
             self.problems.append(f"{name} is not a URL of the form {schemes[0]}://user:password@host/name.")
         return value
 
+    def urls(self, name: str, *, schemes: tuple[str, ...], default: str | None = None) -> str:
+        """One URL, or those of the nodes of a cluster separated by `;`, which differ in their hosts alone."""
+        value = self.text(name)
+        if ";" not in value:
+            return self.url(name, schemes=schemes, default=default)
+        nodes = [urlsplit(node.strip()) for node in value.split(";")]
+        try:
+            usable = all(node.scheme in schemes and node.hostname and node.port != 0 for node in nodes)
+        except ValueError:
+            usable = False
+        if not usable:
+            form = f"{schemes[0]}://user:password@host/name"
+            self.problems.append(f"{name}: each node needs a URL of the form {form}, and a ; only between two of them.")
+        elif len({(node.scheme, node.username, node.path) for node in nodes}) > 1:
+            self.problems.append(f"{name}: the nodes of a cluster have the same scheme, user and name at the end.")
+        elif len({(node.hostname, node.port) for node in nodes}) < len(nodes):
+            self.problems.append(f"{name} names a node twice.")
+        return ";".join(node.geturl() for node in nodes)
+
     def database(self, name: str, *, database: str) -> dict[str, Any]:
         default = f"postgres://localhost/{database}" if self.debug else None
         url = self.url(name, schemes=("postgres", "postgresql"), default=default)

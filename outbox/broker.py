@@ -5,6 +5,7 @@ Publishing with confirmation: confirms are pipelined over a batch, and messages 
 # any confirm for the one it waits for, and doesn't notice returned messages, which the broker confirms as well.
 """
 
+import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,14 +20,15 @@ from . import conf, strict_json
 from .envelope import Envelope
 from .message import EVENTS, REGISTRY
 
+logger = logging.getLogger(__name__)
+
 CONNECT_TIMEOUT = 3.0
 CONFIRM_TIMEOUT = 3.0
-HEARTBEAT = 30  # seconds; a broker that is silent for two of them is lost
 WINDOW = 256 * 1024  # bytes that are sent ahead of the answers
 OLDEST_BROKER = (3, 10)
 Encoded = tuple[str, str, amqp.Message]  # exchange, routing key, message
 LOST = (OSError, AMQPError)  # amqp raises these when the connection or the channel is gone
-
+_preferred: dict[str, str] = {}  # of the nodes in this setting: the one that is tried first
 
 NO_EXCHANGE = "refused: there is no exchange {}"
 UNREADABLE_HEADERS = "unreadable-headers"  # the one header of a message whose properties cannot be read: why
@@ -65,13 +67,39 @@ class Outcome:
     cut_off: str = ""  # why these will not be answered any more
 
 
+def nodes(url: str) -> list[str]:
+    """Return the address of each node that a setting names."""
+    return [node.strip() for node in url.split(";")]
+
+
 def connect(url: str | None = None, *, heartbeat: int = 0) -> amqp.Connection:
     """
-    Return an open connection to the broker.
+    Return an open connection to the broker: to the first of its nodes that answers.
 
+    # Note [A node that is frozen]: it takes connections and answers none, which costs a timeout. So the next one to
+    # connect begins with the node that has answered last, and not with the same one again.
+
+    :raises OSError, AMQPError: what the last node has answered, if none can be used
     :raises BrokerTooOld: below 3.10
     """
-    parts = urlsplit(url or conf.AMQP_URL)
+    url = url or conf.AMQP_URL
+    known = nodes(url)
+    first = known.index(_preferred.get(url, known[0]))
+    *others, last = known[first:] + known[:first]
+    for node in others:
+        try:
+            connection = _connect(node, heartbeat=heartbeat)
+        except LOST as error:
+            logger.warning("A node of the broker can't be reached, trying the next one: %s", error)
+        else:
+            _preferred[url] = node
+            return connection
+    _preferred[url] = last
+    return _connect(last, heartbeat=heartbeat)
+
+
+def _connect(url: str, *, heartbeat: int) -> amqp.Connection:
+    parts = urlsplit(url)
     tls: Any = {"context": ssl.create_default_context()} if parts.scheme == "amqps" else False
     connection = amqp.Connection(
         host=f"{parts.hostname}:{parts.port or (5671 if tls else 5672)}",
@@ -243,7 +271,7 @@ class Publisher:
         """
         if self._connection is None or not self._connection.connected:
             self.close()
-            self._connection = connect(self._url, heartbeat=HEARTBEAT)
+            self._connection = connect(self._url, heartbeat=conf.AMQP_HEARTBEAT)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
