@@ -79,7 +79,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 AMQP_URL = env.urls(
     "AMQP_URL", schemes=("amqp", "amqps"), default="amqp://guest:guest@localhost:5672//" if DEBUG else None
 )
-AMQP_HEARTBEAT = env.whole("AMQP_HEARTBEAT", default=10, min_value=2, max_value=60)
+AMQP_HEARTBEAT = env.whole("AMQP_HEARTBEAT", default=5, min_value=2, max_value=60)
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE

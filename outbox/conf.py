@@ -29,7 +29,7 @@ from django.utils.module_loading import import_string
 
 DEFAULTS: dict[str, Any] = {
     "AMQP_URL": "amqp://guest:guest@localhost:5672//",
-    "AMQP_HEARTBEAT": 10,
+    "AMQP_HEARTBEAT": 5,
     "OUTBOX_SERVICES": None,
     "OUTBOX_EXCHANGE": "",
     "OUTBOX_SUBJECT_FIELD": "",
