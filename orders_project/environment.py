@@ -176,8 +176,25 @@ class Environment:
 
     def database(self, name: str, *, database: str) -> dict[str, Any]:
         default = f"postgres://localhost/{database}" if self.debug else None
-        url = self.url(name, schemes=("postgres", "postgresql"), default=default)
-        return dict(environ.Env.db_url_config(url))
+        url, schemes = os.environ.get(name, "").strip(), ("postgres", "postgresql")
+        credentials, _, hosts = urlsplit(url).netloc.rpartition("@")
+        if "," not in hosts:
+            return dict(environ.Env.db_url_config(self.url(name, schemes=schemes, default=default)))
+        # libpq tries one after the other, until one of them takes writes.
+        several = [urlsplit(f"//{host}") for host in hosts.split(",")]
+        try:
+            ports = [host.port or 5432 for host in several]
+            usable = urlsplit(url).scheme in schemes and all(host.hostname for host in several)
+        except ValueError:
+            usable = False
+        if not usable:
+            self.problems.append(f"{name} is not a URL of the form postgres://user:password@host:port,host:port/name.")
+            return {}
+        one = urlsplit(url)._replace(netloc=f"{credentials}@{hosts.partition(',')[0]}".removeprefix("@")).geturl()
+        found = dict(environ.Env.db_url_config(one))
+        options = {"target_session_attrs": "read-write"} | found.get("OPTIONS", {})
+        names = ",".join(str(host.hostname) for host in several)
+        return found | {"HOST": names, "PORT": ",".join(map(str, ports)), "OPTIONS": options}
 
     def secrets(
         self, name: str, *, development: str = "", min_length: int = MIN_SECRET_LENGTH, needed: bool = True

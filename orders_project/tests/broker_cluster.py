@@ -16,6 +16,7 @@ from orders_project.embedded import places, processes, rabbitmq
 from .process_tree import family
 
 PASSWORD = secrets.token_hex(16)
+GRACE = 20  # seconds
 TICK = 10  # seconds in which a node notices that another one is silent
 CONFIGURATION = f"""
 default_user = app
@@ -70,10 +71,10 @@ class Node:
         self.await_ready()
 
     def stop(self) -> None:
-        """End it in good order."""
+        """End it in good order; one that leads streams may not come to an end (3.10), and is killed as by systemd."""
         if self._process is not None:
             self.thaw()
-            processes.end(self._process, grace=120)
+            processes.end(self._process, grace=GRACE)
             self._process = None
 
     def kill(self) -> None:
@@ -98,8 +99,13 @@ class Node:
         self.control("eval", f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- [{others}]].")
 
     def await_replicas(self) -> None:
-        """Wait until each queue has a majority without this node, as before every restart of one."""
+        """Wait until each queue has a majority without this node."""
         self.control("await_online_quorum_plus_one", tool="rabbitmq-upgrade")
+
+    def drain(self) -> None:
+        """Have it lead nothing and serve nobody any more, as before every restart."""
+        self.await_replicas()
+        self.control("drain", tool="rabbitmq-upgrade")
 
     def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
         """Run rabbitmqctl; what it says."""

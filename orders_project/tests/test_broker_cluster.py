@@ -90,8 +90,8 @@ def test_all_restart_one_after_the_other(shop: Shop) -> None:
     publisher = broker.Publisher(shop.cluster.url, exchanges=[""])
     rest = [("", "payments", amqp.Message(f"rubbish {number}", delivery_mode=2)) for number in range(RUBBISH)]
     for node in shop.cluster.nodes:
-        node.await_replicas()
         began = time.monotonic()
+        node.drain()
         node.stop()
         rest = publish(publisher, rest, until=len(rest) - RUBBISH // 3)
         shop.serves_soon_after(began, "restarting")
