@@ -26,7 +26,7 @@ from django.conf import settings
 from kombu import Connection, Exchange, Queue
 
 from outbox import stream
-from outbox.broker import binding
+from outbox.broker import answering_first, binding
 
 logger = logging.getLogger(__name__)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
@@ -211,8 +211,9 @@ def consume_beat_queues(sender: str, instance: Any, **kwargs: Any) -> None:
 
 def declare_topology() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
+    url = answering_first(settings.AMQP_URL)
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS, QUESTIONS, ANSWERS):
             exchange(channel).declare()
         for queue in queues:
@@ -222,7 +223,7 @@ def declare_topology() -> list[str]:
         logger.warning("%s", why)
         return names
     streams = inspection()
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for queue in streams:
             queue(channel).declare()
     return [*names, settings.EVENTS_STREAM, *(queue.name for queue in streams)]

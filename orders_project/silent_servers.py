@@ -6,6 +6,8 @@ acknowledges what arrives, and libpq waits for an answer without an end. Whether
 statement is seen by asking it for another connection: one that lives answers that, or refuses it.
 """
 
+import socket
+import struct
 from collections.abc import Callable, Generator
 from functools import partial
 from time import monotonic
@@ -13,11 +15,10 @@ from typing import Any
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg.conninfo import make_conninfo
-from psycopg.pq import PGconn, Ping
 
 SILENCE = 5.0  # seconds without an answer, after which the server is asked whether it is there
-ANSWER_TIMEOUT = 3  # seconds
+ANSWER_TIMEOUT = 3.0  # seconds
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # every server answers it by one letter, whether it has TLS or not
 
 
 def watch(sender: object, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
@@ -54,7 +55,16 @@ def _watched(session: Any, work: Generator[Any, Any, Any]) -> Generator[Any, Any
 
 def _make_sure_of(session: Any) -> None:
     server = session.pgconn
-    where = make_conninfo(host=server.host.decode(), port=server.port.decode(), connect_timeout=ANSWER_TIMEOUT)
-    if PGconn.ping(where.encode()) == Ping.NO_RESPONSE:
+    if not _answers(server.host.decode(), int(server.port)):
         server.finish()
         raise psycopg.OperationalError(f"the server has not answered for {SILENCE:g} s, and takes no connection")
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a server answers who asks for another connection. libpq's own PQping would keep all other threads."""
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER_TIMEOUT) as connection:
+            connection.sendall(SSL_REQUEST)
+            return bool(connection.recv(1))
+    except OSError:
+        return False

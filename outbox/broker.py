@@ -5,6 +5,7 @@ Publishing with confirmation: confirms are pipelined over a batch, and messages 
 # any confirm for the one it waits for, and doesn't notice returned messages, which the broker confirms as well.
 """
 
+import contextlib
 import logging
 import ssl
 import time
@@ -83,9 +84,7 @@ def connect(url: str | None = None, *, heartbeat: int = 0) -> amqp.Connection:
     :raises BrokerTooOld: below 3.10
     """
     url = url or conf.AMQP_URL
-    known = nodes(url)
-    first = known.index(_preferred.get(url, known[0]))
-    *others, last = known[first:] + known[:first]
+    *others, last = _in_order(url)
     for node in others:
         try:
             connection = _connect(node, heartbeat=heartbeat)
@@ -96,6 +95,20 @@ def connect(url: str | None = None, *, heartbeat: int = 0) -> amqp.Connection:
             return connection
     _preferred[url] = last
     return _connect(last, heartbeat=heartbeat)
+
+
+def answering_first(url: str) -> str:
+    """Return a setting with the same nodes, of which the first one has just answered, if one does."""
+    if len(nodes(url)) > 1:
+        with contextlib.suppress(*LOST):
+            connect(url).close()
+    return ";".join(_in_order(url))
+
+
+def _in_order(url: str) -> list[str]:
+    known = nodes(url)
+    first = known.index(_preferred.get(url, known[0]))
+    return known[first:] + known[:first]
 
 
 def _connect(url: str, *, heartbeat: int) -> amqp.Connection:

@@ -16,7 +16,9 @@ from .chaos.checker import Finding, Records
 from .chaos.customers import Customers
 from .running_system import RunningSystem
 
-PATIENCE = 240.0  # seconds; a test waits so long for what should come in 30
+SOON = 30.0  # seconds from a fault until orders are done again, on a machine that has nothing else to do
+SLOW = 4  # times as long where it has
+PATIENCE = 2 * SOON * SLOW
 SETTINGS = {
     "HOLD_TTL_SECONDS": "45", "PAYMENT_TIMEOUT_SECONDS": "40", "PROCESSING_TIMEOUT_SECONDS": "20",
     "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "GATEWAY_READ_TIMEOUT": "5", "REFUND_APPROVAL_ABOVE": "100000",
@@ -56,12 +58,11 @@ class UnderLoad:
     def __exit__(self, *exception: object) -> None:
         self._end.close()
 
-    def serves_after(self, fault: float) -> float:
+    def serves_soon_after(self, fault: float, name: str) -> None:
         """
-        Place an order and wait until it is done.
+        Place an order, wait until it is done, and say how many seconds that was after the fault, which still lasts.
 
-        :param fault: when the fault began, in seconds of `time.monotonic()`
-        :return: how many seconds after that an order was done that was placed after it
+        :param fault: when it began, in seconds of `time.monotonic()`
         """
         key, found = str(uuid4()), {"order_id": "", "status": ""}
         order = {"user_id": "u0", "amount": 1, "description": f"order-of-{key}", "payment_method": "account"}
@@ -80,7 +81,9 @@ class UnderLoad:
             return found["status"] == "done"
 
         self.system.until(is_done, timeout=PATIENCE)
-        return time.monotonic() - fault
+        took = time.monotonic() - fault
+        print(f"{name}: an order that was placed afterwards was done after {took:.1f} s")
+        assert took < SOON * SLOW
 
     def findings(self) -> list[Finding]:
         """Let the last customers be answered, wait until nothing is on its way, and say what is wrong."""
