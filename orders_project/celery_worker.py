@@ -97,8 +97,8 @@ class CarefulConsumer(Consumer):
         """
         Return the connection for Celery's own events.
 
-        # Note [Nobody waits for a confirmation]: the loop of the worker sends them, every few seconds. While it waits for
-        a node that stands still, it does not notice that the node it consumes from does.
+        # Note [Nobody waits for a confirmation]: the loop of the worker sends them, every few seconds. While it waits
+        for a node that stands still, it does not notice that the node it consumes from does.
         """
         return self._connected(heartbeat=heartbeat, transport_options={"confirm_publish": False})
 

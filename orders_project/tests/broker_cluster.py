@@ -1,6 +1,5 @@
-"""Three nodes of RabbitMQ on this machine that are one cluster: each can be killed, frozen, cut off and started again."""
+"""Three nodes of RabbitMQ on this machine that are one cluster: each can be killed, frozen, cut off and restarted."""
 
-import os
 import secrets
 import shutil
 import signal
@@ -13,7 +12,7 @@ from typing import Self
 
 from orders_project.embedded import places, processes, rabbitmq
 
-from .process_tree import family
+from .process_tree import signal_family
 
 PASSWORD = secrets.token_hex(16)
 GRACE = 20  # seconds
@@ -118,8 +117,7 @@ class Node:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        for pid in family(self._process.pid):
-            os.kill(pid, number)
+        signal_family(self._process.pid, number)
 
     def _environment(self) -> dict[str, str]:
         home = self.home

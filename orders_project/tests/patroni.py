@@ -24,7 +24,7 @@ from orders_project.embedded import debian, places, postgres_sources, processes
 from orders_project.embedded.postgres import FOR_TESTS, USER
 from orders_project.embedded.services import DATABASES
 
-from .process_tree import family
+from .process_tree import signal_family
 
 PASSWORD = secrets.token_hex(16)
 TTL = 15  # seconds after which a primary that does not renew its lease is replaced
@@ -107,15 +107,15 @@ class Member:
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        members = family(self._process.pid)
+        signal_family(self._process.pid, number)
         with contextlib.suppress(FileNotFoundError):  # PostgreSQL is no child of Patroni, so that it may outlive it
-            members += family(int((self._data / "postmaster.pid").read_text().split()[0]))
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+            signal_family(int((self._data / "postmaster.pid").read_text().split()[0]), number)
 
     def _configuration(self) -> dict[str, Any]:
-        hba = [f"host all all 127.0.0.1/32 {self._cluster.way}", f"host replication all 127.0.0.1/32 {self._cluster.way}"]
+        hba = [
+            f"host all all 127.0.0.1/32 {self._cluster.way}",
+            f"host replication all 127.0.0.1/32 {self._cluster.way}",
+        ]
         return {
             "scope": "orders",
             "name": self.name,
@@ -157,10 +157,12 @@ class Databases:
         if not all((self.installation.programs / name).exists() for name in ("pg_basebackup", "pg_rewind")):
             raise NoPatroni(f"there is no pg_basebackup or no pg_rewind in {self.installation.programs}")
         root = debian.unpack("patroni", user=self.user, called="Patroni")
-        self._etcd, self._haproxy = debian.unpack("etcd-server", called="etcd"), debian.unpack("haproxy", called="haproxy")
-        self.python = next((path for path in (root / "usr/bin/python3", Path("/usr/bin/python3")) if path.exists()), None)
-        if self.python is None:
-            raise NoPatroni("there is no Python of Debian, which its Patroni needs")
+        self._etcd, self._haproxy = (
+            debian.unpack("etcd-server", called="etcd"),
+            debian.unpack("haproxy", called="haproxy"),
+        )
+        pythons = (root / "usr/bin/python3", Path("/usr/bin/python3"))  # of Debian, as its Patroni needs
+        self.python = next(filter(Path.exists, pythons))
         server = postgres_sources.environment(self.installation.env)
         libraries = [debian.environment(root)["LD_LIBRARY_PATH"], server.get("LD_LIBRARY_PATH", "")]
         self.environment = server | {
@@ -201,7 +203,9 @@ class Databases:
 
     def primary(self) -> Member | None:
         """The member that takes writes, if one does."""
-        return next((member for member in self.members if self._ask(member, "SHOW transaction_read_only") == "off"), None)
+        return next(
+            (member for member in self.members if self._ask(member, "SHOW transaction_read_only") == "off"), None
+        )
 
     def other(self, member: Member) -> Member:
         return next(one for one in self.members if one is not member)

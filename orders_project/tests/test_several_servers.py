@@ -3,14 +3,17 @@
 import socket
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+from uuid import uuid4
 
+import amqp
 import psycopg
 import pytest
 from django.conf import settings
 from django.db import connections
-from django.test import override_settings
 
 from orders_project import silent_servers
+from orders_project.celery import declare_topology
 from orders_project.environment import Environment
 from orders_project.privileges.broker import vhost_of
 from orders_project.tests.chaos.proxy import Proxies
@@ -74,33 +77,44 @@ class TestNodesOfTheBroker:
             broker.connect(f"amqp://a:b@127.0.0.1:{dead_end}//;amqp://a:b@127.0.0.1:1//")
 
 
-def test_a_reader_of_the_stream_goes_on_at_another_node() -> None:
-    port = broker.urlsplit(settings.AMQP_URL).port or 5672
-    publisher = broker.Publisher(exchanges=[""])
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A stream of its own."""
+    declare_topology()
+    name = f"tests.events.{uuid4()}"
+    monkeypatch.setattr(settings, "EVENTS_STREAM", name)
+    assert not stream.declare()
+    yield name
+    with broker.connect() as connection:
+        connection.channel().queue_delete(name)
+
+
+def test_a_reader_of_the_stream_goes_on_at_another_node(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher, node = broker.Publisher(exchanges=[""]), urlsplit(settings.AMQP_URL)
+    publisher.open()
 
     def tell(*bodies: str) -> None:
-        messages = [("", settings.EVENTS_STREAM, broker.amqp.Message(body, delivery_mode=2)) for body in bodies]
-        assert len(publisher.send(messages).confirmed) == len(messages)
+        outcome = publisher.send([("", events, amqp.Message(body, delivery_mode=2)) for body in bodies])
+        assert len(outcome.confirmed) == len(bodies)
 
-    with Proxies(first=lambda: port) as proxies, broker.connect() as connection:
-        assert not stream.declare()
-        parts = broker.urlsplit(settings.AMQP_URL)
-        credentials = parts.netloc.rpartition("@")[0]
-        first = parts._replace(netloc=f"{credentials}@127.0.0.1:{proxies.links['first'].port}").geturl()
-        with override_settings(AMQP_URL=f"{first};{settings.AMQP_URL}", AMQP_HEARTBEAT=1):
-            with stream.Reader("next") as reader:
-                tell("one", "two")
-                found = [kept.message.body for kept in reader.read(wait=60)]
-                while len(found) < 2:
-                    found += [kept.message.body for kept in reader.read(wait=60)]
-                proxies.hold("first")  # it is silent from now on, and refuses nobody
-                tell("three")
-                until = time.monotonic() + 120
-                while len(found) < 3 and time.monotonic() < until:
-                    found += [kept.message.body for kept in reader.read(wait=1)]
-        assert found == ["one", "two", "three"]
-        proxies.let_pass("first")
-        connection.channel().queue_delete(settings.EVENTS_STREAM)
+    def read(reader: stream.Reader, number: int) -> list[str]:
+        found: list[str] = []
+        until = time.monotonic() + 120
+        while len(found) < number and time.monotonic() < until:
+            found += [kept.message.body for kept in reader.read(wait=1)]
+        return found
+
+    with Proxies(first=lambda: node.port or 5672) as proxies:
+        credentials = node.netloc.rpartition("@")[0]
+        first = node._replace(netloc=f"{credentials}@127.0.0.1:{proxies.links['first'].port}").geturl()
+        monkeypatch.setattr(settings, "AMQP_URL", f"{first};{settings.AMQP_URL}")
+        monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 1)
+        with stream.Reader("next") as reader:
+            tell("one", "two")
+            assert read(reader, 2) == ["one", "two"]
+            proxies.hold("first")  # it is silent from now on, and refuses nobody
+            tell("three")
+            assert read(reader, 1) == ["three"]
     publisher.close()
 
 
@@ -109,7 +123,12 @@ class TestHostsOfADatabase:
         url = "postgres://app:p%40@one:5433,two/shop?sslmode=require"
         env = read(monkeypatch, tmp_path, DATABASE_URL_ORDERS=url)
         found = env.database("DATABASE_URL_ORDERS", database="orders")
-        assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == ("one,two", "5433,5432", "shop", "p@")
+        assert (found["HOST"], found["PORT"], found["NAME"], found["PASSWORD"]) == (
+            "one,two",
+            "5433,5432",
+            "shop",
+            "p@",
+        )
         assert found["OPTIONS"] == {"sslmode": "require", "target_session_attrs": "read-write"}
         assert env.problems == []
 

@@ -28,7 +28,9 @@ SETTINGS = {
 class UnderLoad:
     """The processes run and customers come on entering; `findings` sends them away and says what is wrong."""
 
-    def __init__(self, given: Services, *, rate: float, seed: int = 1, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, given: Services, *, rate: float, seed: int = 1, settings: Mapping[str, str] | None = None
+    ) -> None:
         """
         :param given: the servers that will fail
         :param rate: orders a second, whether or not the system keeps up
