@@ -236,6 +236,8 @@ class Relay:
                     else:
                         raise
                     connections[self.database].close()
+                    if isinstance(error, Error):
+                        listener.close()  # a server that is frozen, or a standby by now, notifies nobody either
                     stop.wait(pause)
         self.publisher.close()
         connections[self.database].close()

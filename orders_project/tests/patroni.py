@@ -222,6 +222,19 @@ class Databases:
                 return [one["role"] for one in found if one["state"] in ("running", "streaming")]
         return []
 
+    def set_read_only(self, value: bool) -> None:
+        """Have the primary refuse writes, or take them again."""
+        for one in self.members:
+            if self._ask(one, "SELECT pg_is_in_recovery()") is False:
+                self._ask(one, f"ALTER SYSTEM SET default_transaction_read_only = {'on' if value else 'off'}")
+                self._ask(one, "SELECT pg_reload_conf()")
+
+    def listeners(self, database: str) -> int:
+        """How many sessions of a database wait for notifications, as the primary says."""
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE 'LISTEN %'"
+        found = self.primary()
+        return int(self._ask(found, query) or 0) if found else 0
+
     def until(self, done: Any, *, timeout: float = 240) -> None:
         deadline = time.monotonic() + timeout
         while not done():
@@ -232,7 +245,8 @@ class Databases:
     def _ask(self, member: Member, query: str) -> Any:
         try:
             with psycopg.connect(self._url("postgres", member.port), connect_timeout=2, autocommit=True) as connection:
-                row = connection.execute(query).fetchone()
+                cursor = connection.execute(query)
+                row = cursor.fetchone() if cursor.description else None
         except psycopg.OperationalError:
             return None
         return row and row[0]

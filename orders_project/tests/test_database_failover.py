@@ -7,8 +7,10 @@ Orders and payments are told both servers (`target_session_attrs`), processing a
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from uuid import uuid4
 
 import pytest
+import requests
 
 from orders_project.embedded import CannotRun, variable
 from orders_project.embedded.services import DATABASES, Services
@@ -26,6 +28,12 @@ class Shop(UnderLoad):
     def __init__(self, given: Services, databases: Databases) -> None:
         super().__init__(given, rate=1)
         self.databases = databases
+
+    def places(self) -> int:
+        """The status with which an order is answered."""
+        order = {"user_id": "u1", "amount": 1, "description": f"order-{uuid4()}"}
+        headers = {"Idempotency-Key": str(uuid4())}
+        return requests.post(self.system.url("/orders"), json=order, headers=headers, timeout=60).status_code
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +71,22 @@ def test_the_primary_is_frozen(shop: Shop) -> None:
     primary.freeze()
     try:
         shop.serves_soon_after(began, "frozen")
+        shop.databases.until(lambda: shop.databases.listeners("orders") == 1)  # the relay is told by the new one
     finally:
         primary.thaw()
     shop.databases.until_synchronous()
     assert shop.databases.primary() is not primary
+
+
+def test_the_primary_takes_no_writes_for_a_while(shop: Shop) -> None:
+    """As when a provider has run out of disk: nobody is to blame, and nothing is given up."""
+    shop.databases.set_read_only(True)
+    try:
+        shop.system.until(lambda: shop.places() >= 500)
+    finally:
+        began = time.monotonic()
+        shop.databases.set_read_only(False)
+    shop.serves_soon_after(began, "read-only, until")
 
 
 def test_nothing_was_lost_or_done_twice(shop: Shop) -> None:
