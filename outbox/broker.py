@@ -59,10 +59,11 @@ amqp.Message._load_properties = _read_properties
 
 @dataclass
 class Outcome:
-    """What the broker answered to a batch, by index: which messages it has, and which it refused and why."""
+    """What the broker answered to a batch, by index: which messages it has, and which it has not and why."""
 
     confirmed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
+    declined: dict[int, str] = field(default_factory=dict)  # not taken now, whatever the message is
     waiting: set[int] = field(default_factory=set)  # sent, and not answered yet
     suspected: dict[int, str] = field(default_factory=dict)  # sent with one that this user may not send
     cut_off: str = ""  # why these will not be answered any more
@@ -210,6 +211,7 @@ class _Lane:
     def __init__(self, connection: amqp.Connection, exchange: str) -> None:
         self.exchange = exchange
         self.waiting: dict[int, _Sent] = {}  # by delivery tag
+        self.has_declined = False
         self._tag = 0
         self._channel = connection.channel()
         self._channel.confirm_select()
@@ -224,8 +226,8 @@ class _Lane:
         self.waiting[self._tag] = sent
         sent.outcome.waiting.add(sent.index)
 
-    def close(self, *, error: ChannelError) -> None:
-        """Close the channel after this error, which concerns what waits for an answer."""
+    def close(self, *, error: ChannelError | None = None) -> None:
+        """Close the channel, perhaps after an error, which concerns what waits for an answer."""
         for sent in self.waiting.values():
             sent.outcome.waiting.discard(sent.index)
             if isinstance(error, NotFound):
@@ -248,7 +250,8 @@ class _Lane:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for sent in self._answered(tag, multiple):
-            sent.outcome.refused[sent.index] = "nack: the broker did not accept it"
+            sent.outcome.declined[sent.index] = "nack: the broker did not accept it"
+            self.has_declined = True
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         for sent in self.waiting.values():
@@ -280,12 +283,19 @@ class Publisher:
         """
         Make sure that there is a connection.
 
+        # Note [A channel that declines]: while a node is lost, a channel may take it for the leader of a queue, and go
+        on doing so (RabbitMQ 3.10): it declines every message to that queue, while any other channel may send to it.
+        So none is used any more after it has declined one.
+
         :raises OSError, AMQPError: if none can be made
         """
         if self._connection is None or not self._connection.connected:
             self.close()
             self._connection = connect(self._url, heartbeat=conf.AMQP_HEARTBEAT)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
+            if (lane := self._lanes.get(exchange)) and lane.has_declined and not lane.waiting:
+                del self._lanes[exchange]
+                lane.close()
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
 

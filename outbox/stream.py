@@ -312,7 +312,7 @@ def _publish(publisher: Publisher, queue: str, events: list[Kept]) -> None:
         outcome, until = publisher.send(rest), monotonic() + SILENCE
         while outcome.waiting and not outcome.cut_off and monotonic() < until:
             publisher.read_answers()
-        if why := outcome.cut_off or next(iter((outcome.refused | outcome.suspected).values()), ""):
+        if why := outcome.cut_off or next(iter((outcome.refused | outcome.declined | outcome.suspected).values()), ""):
             raise StreamError(f"{queue} has not taken all of them: {why}")
         if not outcome.confirmed:
             raise StreamError(f"The broker has not answered for {SILENCE + CONFIRM_TIMEOUT:g} s.")
