@@ -97,19 +97,10 @@ class Node:
         others = ", ".join(f"'{node.full_name}'" for node in self.cluster.nodes if node is not self)
         self.control("eval", f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- [{others}]].")
 
-    def await_replicas(self) -> None:
-        """Wait until each queue has a majority without this node."""
-        self.control("await_online_quorum_plus_one", tool="rabbitmq-upgrade")
-
-    def drain(self) -> None:
-        """Have it lead nothing and serve nobody any more, as before every restart."""
-        self.await_replicas()
-        self.control("drain", tool="rabbitmq-upgrade")
-
-    def control(self, *arguments: str, tool: str = "rabbitmqctl") -> str:
+    def control(self, *arguments: str) -> str:
         """Run rabbitmqctl; what it says."""
         done = subprocess.run(
-            [self.cluster.sbin / tool, "-q", *arguments],
+            [self.cluster.sbin / "rabbitmqctl", "-q", *arguments],
             env=self._environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -173,6 +164,15 @@ class Cluster:
         """The node that leads this queue, as the first node says."""
         lines = self.nodes[0].control("list_queues", "--no-table-headers", "name", "leader").splitlines()
         return self._named(dict(line.split() for line in lines if len(line.split()) == 2)[queue])
+
+    def is_whole(self) -> bool:
+        """Whether each quorum queue has all of its members, so that another node may be lost."""
+        lines = self.nodes[0].control("list_queues", "--no-table-headers", "type", "members", "online").splitlines()
+        queues = [line.split("\t") for line in lines if line.startswith("quorum\t")]
+        return bool(queues) and all(
+            all(node.full_name in members and node.full_name in online for node in self.nodes)
+            for _, members, online in queues
+        )
 
     def busiest(self) -> Node:
         """The node that most clients are connected to, as the first node says."""

@@ -32,7 +32,7 @@ class Shop(UnderLoad):
     def until_all_are_members(self) -> None:
         for node in self.cluster.nodes:
             node.await_ready()
-            node.await_replicas()
+        self.system.until(self.cluster.is_whole, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_all_restart_one_after_the_other(shop: Shop) -> None:
     publisher = broker.Publisher(shop.cluster.url, exchanges=[""])
     rest = [("", "payments", amqp.Message(f"rubbish {number}", delivery_mode=2)) for number in range(RUBBISH)]
     for node in shop.cluster.nodes:
+        shop.until_all_are_members()
         began = time.monotonic()
-        node.drain()
         node.stop()
         rest = publish(publisher, rest, until=len(rest) - RUBBISH // 3)
         shop.serves_soon_after(began, "restarting")
