@@ -28,6 +28,10 @@ cluster_formation.peer_discovery_backend = classic_config
 """
 
 
+class Refused(RuntimeError):
+    """What rabbitmqctl says if it cannot do something."""
+
+
 class Node:
     """One node; its data stay when it ends."""
 
@@ -98,12 +102,17 @@ class Node:
         self.control("eval", f"[erlang:set_cookie(N, erlang:get_cookie()) || N <- [{others}]].")
 
     def control(self, *arguments: str) -> str:
-        """Run rabbitmqctl; what it says."""
+        """
+        Run rabbitmqctl; what it says.
+
+        :raises Refused: if the node is not there, or is starting
+        """
         done = subprocess.run(
             [self.cluster.sbin / "rabbitmqctl", "-q", *arguments],
             env=self._environment(), capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=180,
         )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        if done.returncode:
+            raise Refused(done.stdout + done.stderr)
         return done.stdout
 
     def _signal(self, number: signal.Signals) -> None:
@@ -167,7 +176,11 @@ class Cluster:
 
     def is_whole(self) -> bool:
         """Whether each quorum queue has all of its members, so that another node may be lost."""
-        lines = self.nodes[0].control("list_queues", "--no-table-headers", "type", "members", "online").splitlines()
+        try:
+            said = self.nodes[0].control("list_queues", "--no-table-headers", "type", "members", "online")
+        except Refused:  # it was frozen or cut off, and starts anew
+            return False
+        lines = said.splitlines()
         queues = [line.split("\t") for line in lines if line.startswith("quorum\t")]
         return bool(queues) and all(
             all(node.full_name in members and node.full_name in online for node in self.nodes)
