@@ -94,9 +94,10 @@ DATABASE_ROUTERS = ["orders_project.routers.Services"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # The broker.
-AMQP_URL = env.url(
+AMQP_URL = env.urls(
     "AMQP_URL", schemes=("amqp", "amqps"), default="amqp://guest:guest@localhost:5672//" if DEBUG else None
 )
+AMQP_HEARTBEAT = env.whole("AMQP_HEARTBEAT", default=5, min_value=2, max_value=60)
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
