@@ -9,6 +9,7 @@ after all, because its receiver is set back as well, it would be a dead letter, 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from django.db import connections, transaction
@@ -84,7 +85,7 @@ def _row(outgoing: type[OutgoingMessage], one: Handled) -> OutgoingMessage:
     )
 
 
-def _rows(service: str, sql: str, *parameters: object) -> list[tuple[object, ...]]:
+def _rows(service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
     with connections[database_of(service)].cursor() as cursor:
         cursor.execute(sql, parameters)
         return list(cursor.fetchall())

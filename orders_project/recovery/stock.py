@@ -42,7 +42,7 @@ def _lost_holds(since: datetime) -> set[str]:
     with_holds = Order.objects.filter(created_at__gte=since, hold_id__isnull=False).order_by("created_at", "order_id")
     lost: set[str] = set()
     for batch in in_batches(with_holds.values_list("hold_id", "order_id").iterator()):
-        order_of = dict(batch)
+        order_of = {hold_id: order_id for hold_id, order_id in batch if hold_id is not None}
         lost |= {order_of[hold_id] for hold_id in rebuilding.lost_holds(order_of.keys())}
     return lost
 
