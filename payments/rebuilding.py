@@ -180,10 +180,12 @@ def _adopt(told: Told, answer: Answer, *, now: datetime) -> None:
     payment = Payment.lock(told.order_id)
     if payment is None:
         payment = lifecycle.begin(_new(told), Event.CHARGE_GATEWAY, now=now)
-        # The gateway has had it since then; no deadline counts for it any more.
-        Payment.objects.filter(pk=payment.pk).update(created_at=told.placed_at, tried_at=now)
+        # The gateway has had it since then.
+        Payment.objects.filter(pk=payment.pk).update(created_at=told.placed_at, tried_at=told.placed_at)
     if payment.status not in ASKED:
         return
+    if told.is_over and not told.came_in and not told.reason:
+        payment = services.give_back(order_id=told.order_id, now=now)  # it was, or is being, withdrawn
     reply = gateway_calls.GatewayReply(Status(payment.status), answer=answer)
     gateway_calls.record(order_id=told.order_id, reply=reply, now=now)
     settled = Payment.objects.get(pk=told.order_id)

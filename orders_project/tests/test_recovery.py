@@ -1,0 +1,235 @@
+"""
+One service goes on after its database alone was set back: nothing is done twice, and what is lost is named.
+
+Here a database is set back by rolling back one of the transactions around a test; with real servers and processes, see
+test_recovery_run.py.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+import time_machine
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from django.utils import timezone
+
+from orders.models import ENDS, Order
+from orders.models import Refund as OrderRefund
+from orders_project import recovery
+from orders_project.audit import audit
+from orders_project.recovery import AGAIN, REMEMBERED, recover, stock
+from orders_project.tests.invariants import broken
+from orders_project.tests.test_money_of_orders import Shopper
+from orders_project.tests.test_money_of_orders import gateway as gateway
+from orders_project.tests.test_money_of_orders import shopper as shopper
+from orders_project.tests.test_money_of_orders import unlimited as unlimited
+from outbox.services import model_of
+from payments import services as money
+from payments.gateways.base import Status as AtGateway
+from payments.models import Account, Entry, Payment
+from payments.models import Refund as PaymentRefund
+from payments.tests.model_gateway import ModelGateway
+from processing import services as goods
+from processing.models import Hold, Processing, Product, StockMovement
+from processing.tasks import expire_holds
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
+
+PRICE = 20_00
+
+
+class Shop:
+    """Orders of every kind, at a gateway and from an account, and what becomes of them."""
+
+    def __init__(self, shopper: Shopper, gateway: ModelGateway) -> None:
+        self.shopper, self.gateway = shopper, gateway
+        money.open_account(user_id="ann", principal="shop")
+        money.deposit(user_id="ann", principal="shop", amount=500_00, now=timezone.now())
+        goods.make_product(name="Lamp", sku="lamp", price=PRICE, stock=100, actor="x", now=timezone.now())
+
+    def place(self, name: str, *, quantity: int = 2, run: bool = True, sku: str = "lamp", **body: Any) -> None:
+        items = [{"sku": sku, "quantity": quantity, "price": PRICE / 100}]
+        answer = self.shopper.post("/orders", {"order_id": name, "items": items} | body)
+        assert answer.status_code == 201, answer.content
+        if run:
+            self.shopper.carrier.run()
+
+    def by_account(self, name: str, **body: Any) -> None:
+        self.place(name, user_id="ann", **body)
+
+    def by_gateway(self, name: str, **body: Any) -> None:
+        self.place(name, user_email="ann@example.com", **body)
+
+    def payment(self, name: str) -> str:
+        """Its payment at the gateway."""
+        stored = Order.objects.get(reference=name).pk
+        return next(key for key, held in self.gateway.payments.items() if held.answer.order_id.endswith(stored))
+
+    def pays(self, name: str) -> None:
+        self.gateway.pays(self.payment(name))
+        self.shopper.hears(self.gateway)
+
+    def asks(self, name: str, what: str, **body: Any) -> None:
+        answer = self.shopper.post(f"/orders/{name}/{what}", body)
+        assert answer.status_code == 202, answer.content
+        self.shopper.carrier.run()
+        self.shopper.hears(self.gateway)
+
+    def status(self, name: str) -> str:
+        return str(self.shopper.order(name)["status"])
+
+    def before(self) -> None:
+        """What is there at the moment to which a database is set back: some are in the middle of things."""
+        self.by_account("a-done")
+        self.by_account("a-to-refund")
+        self.by_gateway("g-done")
+        self.pays("g-done")
+        for name in ("g-to-pay", "g-to-decline", "g-to-cancel"):
+            self.by_gateway(name)
+        self.by_gateway("g-to-capture", capture="manual")
+        self.by_gateway("g-to-void", capture="manual")
+        self.pays("g-to-capture")
+        self.pays("g-to-void")
+        self.place("i-done", customer_id="c")
+
+    def since(self) -> None:
+        """What happens after that moment."""
+        lines = [{"position": 1, "quantity": 1}]
+        self.asks("a-to-refund", "refunds", lines=lines, restock=True)
+        self.asks("g-done", "refunds", amount=5)
+        self.gateway.refunded(self.payment("g-done"), amount=3_00)  # by hand
+        self.pays("g-to-pay")
+        self.gateway.change(self.payment("g-to-decline"), status=AtGateway.FAILED)
+        self.shopper.hears(self.gateway)
+        self.asks("g-to-cancel", "cancel")
+        self.asks("g-to-capture", "capture", amount=30)
+        self.asks("g-to-void", "cancel")
+
+        self.by_account("a-new")
+        self.asks("a-new", "refunds", amount=1)
+        self.asks("a-new", "refunds", amount=2)
+        self.by_account("a-poor", quantity=40)
+        self.by_account("a-canceled", run=False)
+        self.asks("a-canceled", "cancel")
+        self.by_gateway("g-new")
+        self.pays("g-new")
+        self.asks("g-new", "refunds", lines=lines, restock=True)
+        self.by_gateway("g-waiting")
+        self.by_gateway("g-reserved", capture="manual")
+        self.pays("g-reserved")
+        self.by_gateway("g-declined")
+        self.gateway.change(self.payment("g-declined"), status=AtGateway.FAILED)
+        self.shopper.hears(self.gateway)
+        self.by_gateway("g-canceled")
+        self.asks("g-canceled", "cancel")
+        self.by_gateway("g-paid-and-canceled", run=False)
+        self.asks("g-paid-and-canceled", "cancel")
+        self.place("i-new", customer_id="c")
+        self.by_account("a-on-its-way", run=False)
+        self.by_gateway("g-on-its-way", run=False)
+
+
+@pytest.fixture
+def shop(shopper: Shopper, gateway: ModelGateway) -> Shop:
+    return Shop(shopper, gateway)
+
+
+@contextmanager
+def set_back(service: str) -> Iterator[datetime]:
+    """Let the database of this service forget what happens in the block; the moment before it."""
+    with transaction.atomic(using=service):
+        yield timezone.now()
+        transaction.set_rollback(True, using=service)
+
+
+def ended() -> list[str]:
+    return list(Order.objects.filter(status__in=ENDS).values_list("pk", flat=True))
+
+
+def picture(order_ids: list[str]) -> dict[str, list[Any]]:
+    """What all services say of these orders, without times and ids that are given anew."""
+    of = {"order_id__in": order_ids}
+    rows = {
+        "orders": Order.objects.filter(pk__in=order_ids).values_list("pk", "status", "captured", "refunded", "blocked"),
+        "refunds": OrderRefund.objects.filter(**of).values_list("pk", "status", "amount", "restock", "fail_code"),
+        "payments": Payment.objects.filter(pk__in=order_ids).values_list(
+            "pk", "status", "amount", "method", "gateway_payment_id"
+        ),
+        "entries": Entry.objects.filter(**of).values_list("order_id", "kind", "amount", "source", "target"),
+        "parts": PaymentRefund.objects.filter(payment__in=order_ids).values_list(
+            "pk", "status", "amount", "gateway_refund_id", "is_foreign"
+        ),
+        "accounts": Account.objects.filter(kind="customer").values_list("user_id", "balance"),
+        "holds": Hold.objects.filter(**of).values_list("pk", "order_id", "status"),
+        "verdicts": Processing.objects.filter(**of).values_list("pk", "verdict"),
+        "movements": StockMovement.objects.filter(hold__order_id__in=order_ids).values_list(
+            "hold", "kind", "product", "quantity"
+        ),
+    }
+    return {name: sorted(map(str, found)) for name, found in rows.items()}
+
+
+def dead_letters() -> list[str]:
+    services = ("orders", "payments", "processing")
+    return [f"{one} {one.error}" for name in services for one in model_of(name, "DeadLetter").objects.all()]
+
+
+def assert_all_is_well() -> None:
+    assert dead_letters() == []
+    assert broken() == []
+    findings = audit(grace=timedelta(0), settle=timedelta(0)).findings
+    assert [finding for finding in findings if finding.check != "unsent"] == []
+
+
+def comes_to_rest(shop: Shop, clock: Any) -> None:
+    """Let what waits time out."""
+    shop.asks("g-reserved", "capture")
+    for _ in range(4):
+        expire_holds()
+        shop.shopper.carrier.run()
+        shop.shopper.hears(shop.gateway)
+        clock.shift(timedelta(hours=1))
+    shop.shopper.carrier.run()
+
+
+@pytest.mark.parametrize("service", ["payments", "processing"])
+def test_everything_is_as_it_was_and_goes_on(shop: Shop, service: str, settings: Any) -> None:
+    with time_machine.travel(timezone.now(), tick=True) as clock:
+        shop.before()
+        clock.shift(timedelta(seconds=10))
+        with set_back(service) as moment:
+            shop.since()
+            expected, orders = picture(ended()), ended()
+            assert {order.status for order in Order.objects.filter(pk__in=orders)} == ENDS
+            at_gateway = {key: (held.answer, held.refunds) for key, held in shop.gateway.payments.items()}
+            clock.shift(timedelta(hours=2))  # every deadline is over, and so is every hold
+        settings.PROCESSING_SUCCESS_RATE = 0.0  # whoever is asked again is refused
+        assert picture(orders) != expected
+
+        counted = recover(service, since=moment, dry_run=True)
+        assert picture(orders) != expected
+        report = recover(service, since=moment)
+        assert report.decisions == []
+        assert {what: number for what, number in counted.done.items() if number} == dict(
+            (what, number) for what, number in report.done.items() if number
+        )
+        assert report.done[AGAIN]
+        assert report.done[REMEMBERED]
+        shop.shopper.carrier.run()
+        assert picture(orders) == expected
+        assert dead_letters() == []
+
+        settings.PROCESSING_SUCCESS_RATE = 1.0
+        again = recover(service, since=moment)
+        assert (again.decisions, again.done[AGAIN], again.done[REMEMBERED]) == ([], 0, 0)
+        comes_to_rest(shop, clock)
+        assert set(ended()) == set(Order.objects.values_list("pk", flat=True))
+        assert_all_is_well()
+        now = {key: (held.answer, held.refunds) for key, held in shop.gateway.payments.items()}
+        assert {key: now[key] for key in at_gateway if at_gateway[key][0].status == AtGateway.SUCCEEDED} == {
+            key: value for key, value in at_gateway.items() if value[0].status == AtGateway.SUCCEEDED
+        }
