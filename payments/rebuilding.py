@@ -117,12 +117,9 @@ def _source(told: Told) -> Account:
 def close(told: Told, now: datetime) -> None:
     """Store that no money came in for an order, and that none ever will."""
     with transaction.atomic(using="payments"):
-        if Payment.lock(told.order_id) is not None:
-            return
-        if told.reason:
-            lifecycle.begin(_new(told), Event.TOO_LATE, now=now, reason=told.reason)
-        else:
-            services.give_back(order_id=told.order_id, now=now)
+        if Payment.lock(told.order_id) is None:
+            event = Event.TOO_LATE if told.reason else Event.WITHDRAW_HERE
+            lifecycle.begin(_new(told), event, now=now, reason=told.reason)
 
 
 def give_back(told: Told, now: datetime) -> None:
