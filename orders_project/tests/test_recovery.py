@@ -246,7 +246,7 @@ def test_a_recovery_that_was_interrupted_is_begun_again(shop: Shop, monkeypatch:
         for name in ("one", "two", "three"):
             shop.by_account(name)
         expected = picture(ended())
-    made = []
+    made: list[Told] = []
 
     def dies_at_the_second(told: Told, now: datetime) -> None:
         if made:
