@@ -6,6 +6,7 @@ recover` puts things right. What is checked afterwards is what `make chaos` chec
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -82,7 +83,6 @@ def system(given: Callable[..., Services], request: pytest.FixtureRequest) -> It
 def test_a_service_goes_back_under_load_and_everything_ends_well(system: RunningSystem, service: str) -> None:
     customers = Customers(system, seed=19, rate=3)
     customers.prepare()
-    requests.post(system.url("/orders"), json={"customer_id": "c", "amount": 1}, timeout=60).raise_for_status()
     records = Records(
         {name: system.env[variable(name)] for name in DATABASES},
         gateway=system.env["FAKE_GATEWAY_URL"],
@@ -91,8 +91,10 @@ def test_a_service_goes_back_under_load_and_everything_ends_well(system: Running
     database = Database(system.env[variable(service)])
     customers.start()
     system.until(lambda: len(customers.memory.accepted) >= SOME)
+    reserved = [order_with_reserved_money(system)]
     moment = database.back_up()
     system.until(lambda: len(customers.memory.accepted) >= 2 * SOME)
+    reserved.append(order_with_reserved_money(system))
     customers.stop()
     system.stop("web")
     system.kill(service)
@@ -106,11 +108,26 @@ def test_a_service_goes_back_under_load_and_everything_ends_well(system: Running
     assert "messages sent again" in said
     assert "messages that it had sent are known to it again" in said
     system.start_all()
+    for order_id in reserved:
+        requests.post(system.url(f"/orders/{order_id}/capture"), timeout=60).raise_for_status()
     system.until(lambda: records.is_quiet() and all_is_handled(records, SERVICES, SERVICES))
     again = system.manage("recover", "--service", service, "--since", moment.isoformat())
     assert again == f"{service} has nothing to recover.\n"
     assert checker.check(records) == []
     system.manage("audit", "--grace", "0", "--settle", "2")
+
+
+def order_with_reserved_money(system: RunningSystem) -> str:
+    """Place an order whose money is taken later, and wait until it is reserved."""
+    order_id = str(uuid4())
+    behaviour = {"order_id": order_id, "outcome": "success"}
+    requests.post(f"{system.env['FAKE_GATEWAY_URL']}/behaviour", json=behaviour, timeout=60).raise_for_status()
+    order = {"order_id": order_id, "user_id": "u0", "payment_method": "gateway", "amount": 10, "capture": "manual"}
+    order["description"] = order_id
+    requests.post(system.url("/orders"), json=order, timeout=60).raise_for_status()
+    status = "SELECT status FROM orders_order WHERE order_id = %s"
+    system.until(lambda: system.query("orders", status, order_id) == [("authorized",)])
+    return order_id
 
 
 def all_is_handled(records: Records, senders: Collection[str], receivers: Collection[str]) -> bool:
