@@ -79,7 +79,7 @@ def needed(told: Told) -> "Step | None":
 
 def charge_again(told: Told, now: datetime) -> None:
     """
-    Take the money of an order from its account, after its deadline as well; give it back if it went back.
+    Take the money of an order from its account, after its deadline as well.
 
     :raises NotRebuilt: if there is no such account, or it has less money than that
     """
@@ -91,8 +91,6 @@ def charge_again(told: Told, now: datetime) -> None:
             lifecycle.begin(payment, Event.NOTHING_TO_PAY, now=now)
         else:
             lifecycle.begin(payment, Event.CHARGE_ACCOUNT, now=now, source=_source(told))
-        if told.went_back:
-            services.give_back(order_id=told.order_id, now=now)
 
 
 def _source(told: Told) -> Account:
@@ -123,8 +121,11 @@ def close(told: Told, now: datetime) -> None:
 
 
 def give_back(told: Told, now: datetime) -> None:
-    """Give the money of an order back that went back before."""
-    services.give_back(order_id=told.order_id, now=now)
+    """Give all the money of an order that is left back, as it went back before."""
+    with transaction.atomic(using="payments"):
+        payment = Payment.lock(told.order_id)
+        if payment is not None and payment.status == Status.SUCCEEDED:
+            services.give_back(order_id=told.order_id, now=now)
 
 
 def ask_gateway(told: Told, now: datetime) -> None:
@@ -185,9 +186,6 @@ def _adopt(told: Told, answer: Answer, *, now: datetime) -> None:
         payment = services.give_back(order_id=told.order_id, now=now)  # it was, or is being, withdrawn
     reply = gateway_calls.GatewayReply(Status(payment.status), answer=answer)
     gateway_calls.record(order_id=told.order_id, reply=reply, now=now)
-    settled = Payment.objects.get(pk=told.order_id)
-    if told.went_back and settled.status == Status.SUCCEEDED:
-        services.give_back(order_id=told.order_id, now=now)
 
 
 def _new(told: Told) -> Payment:

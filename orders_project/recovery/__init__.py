@@ -41,6 +41,8 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
     """
     now = clock.now(service)
     oldest = now - conf.OUTBOX_RETENTION
+    if settings.UPGRADING:
+        raise NotPossible("Finish the upgrade first (UPGRADING).")
     if since > now:
         raise NotPossible(f"{since.isoformat()} is in the future.")
     if since < oldest:

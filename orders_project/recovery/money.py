@@ -31,20 +31,26 @@ def settle(order_ids: Collection[str], *, since: datetime, dry_run: bool, report
     found = [one for batch in known(ids) for one in batch if one.order.payment_method != Order.Method.INVOICE]
     orders = sorted(found, key=lambda one: "payment.refunded" not in one.heard)
     for one in orders:
-        told = told_of(one)
-        step = rebuilding.needed(told)
-        if step is None:
-            continue
         try:
-            if not dry_run:
-                step(told, clock.now("payments"))
+            _settle(one, dry_run=dry_run, report=report)
         except NotRebuilt as refusal:
-            report.leave(told.order_id, refusal)
-        else:
-            report.done[STEPS[step]] += 1
-    for one in orders:
-        if one.order.order_id not in report.held_back:
-            _settle_refunds(one, dry_run=dry_run, report=report)
+            report.leave(one.order.order_id, refusal)
+
+
+def _settle(one: Known, *, dry_run: bool, report: Report) -> None:
+    """Make the payment of an order again, then refunds of its parts, then have the rest go back if it did."""
+    told = told_of(one)
+    step = rebuilding.needed(told)
+    if step is not None:
+        if not dry_run and step is not rebuilding.give_back:
+            step(told, clock.now("payments"))
+        report.done[STEPS[step]] += 1
+    for refund in lost_refunds(one):
+        if not dry_run:
+            rebuilding.rebuild_refund(refund, now=clock.now("payments"))
+        report.done[REFUNDS] += 1
+    if told.went_back and not dry_run:
+        rebuilding.give_back(told, clock.now("payments"))
 
 
 def told_of(one: Known) -> Told:
@@ -65,9 +71,10 @@ def told_of(one: Known) -> Told:
     )
 
 
-def _settle_refunds(one: Known, *, dry_run: bool, report: Report) -> None:
-    for refund in one.refunds:
-        told = ToldRefund(
+def lost_refunds(one: Known) -> list[ToldRefund]:
+    """Return what orders was told of refunds that payments does not know. Pending ones are asked for again."""
+    told = [
+        ToldRefund(
             order_id=refund.order_id,
             refund_id=refund.refund_id,
             money=Money(refund.amount, refund.currency),
@@ -75,12 +82,7 @@ def _settle_refunds(one: Known, *, dry_run: bool, report: Report) -> None:
             fail_code=refund.fail_code,
             is_foreign=refund.refund_id not in one.refunds_asked_for,
         )
-        if refund.status == Refund.Status.PENDING or not rebuilding.is_lost(told):
-            continue  # it is asked for again, or known
-        try:
-            if not dry_run:
-                rebuilding.rebuild_refund(told, now=clock.now("payments"))
-        except NotRebuilt as refusal:
-            report.leave(told.order_id, refusal)
-        else:
-            report.done[REFUNDS] += 1
+        for refund in one.refunds
+        if refund.status != Refund.Status.PENDING
+    ]
+    return [refund for refund in told if rebuilding.is_lost(refund)]

@@ -5,7 +5,7 @@ Here a database is set back by rolling back one of the transactions around a tes
 test_recovery_run.py.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from io import StringIO
@@ -15,6 +15,7 @@ import pytest
 import time_machine
 from django.core.management import CommandError, call_command
 from django.db import transaction
+from django.test import override_settings
 from django.utils import timezone
 
 from orders.models import ENDS, Order
@@ -80,8 +81,27 @@ class Shop:
         self.shopper.carrier.run()
         self.shopper.hears(self.gateway)
 
-    def status(self, name: str) -> str:
-        return str(self.shopper.order(name)["status"])
+    def cancels_at_once(self, name: str, **body: Any) -> None:
+        self.place(name, run=False, **body)
+        self.asks(name, "cancel")
+
+    def declines(self, name: str) -> None:
+        self.gateway.change(self.payment(name), status=AtGateway.FAILED)
+        self.shopper.hears(self.gateway)
+
+    def refunds_by_hand(self, name: str) -> None:
+        self.gateway.refunded(self.payment(name), amount=3_00)
+        self.shopper.hears(self.gateway)
+
+    def refuses(self, name: str, method: str) -> None:
+        """The processor refuses an order that is paid, whose money goes back."""
+        with override_settings(PROCESSING_SUCCESS_RATE=0.0):
+            if method == "account":
+                self.by_account(name)
+            else:
+                self.by_gateway(name)
+                self.pays(name)
+                self.shopper.hears(self.gateway)
 
     def before(self) -> None:
         """What is there at the moment to which a database is set back: some are in the middle of things."""
@@ -97,41 +117,40 @@ class Shop:
         self.pays("g-to-void")
         self.place("i-done", customer_id="c")
 
-    def since(self) -> None:
+    def steps(self) -> list[Callable[[], None]]:
         """What happens after that moment."""
         lines = [{"position": 1, "quantity": 1}]
-        self.asks("a-to-refund", "refunds", lines=lines, restock=True)
-        self.asks("g-done", "refunds", amount=5)
-        self.gateway.refunded(self.payment("g-done"), amount=3_00)  # by hand
-        self.pays("g-to-pay")
-        self.gateway.change(self.payment("g-to-decline"), status=AtGateway.FAILED)
-        self.shopper.hears(self.gateway)
-        self.asks("g-to-cancel", "cancel")
-        self.asks("g-to-capture", "capture", amount=30)
-        self.asks("g-to-void", "cancel")
-
-        self.by_account("a-new")
-        self.asks("a-new", "refunds", amount=1)
-        self.asks("a-new", "refunds", amount=2)
-        self.by_account("a-poor", quantity=40)
-        self.by_account("a-canceled", run=False)
-        self.asks("a-canceled", "cancel")
-        self.by_gateway("g-new")
-        self.pays("g-new")
-        self.asks("g-new", "refunds", lines=lines, restock=True)
-        self.by_gateway("g-waiting")
-        self.by_gateway("g-reserved", capture="manual")
-        self.pays("g-reserved")
-        self.by_gateway("g-declined")
-        self.gateway.change(self.payment("g-declined"), status=AtGateway.FAILED)
-        self.shopper.hears(self.gateway)
-        self.by_gateway("g-canceled")
-        self.asks("g-canceled", "cancel")
-        self.by_gateway("g-paid-and-canceled", run=False)
-        self.asks("g-paid-and-canceled", "cancel")
-        self.place("i-new", customer_id="c")
-        self.by_account("a-on-its-way", run=False)
-        self.by_gateway("g-on-its-way", run=False)
+        return [
+            lambda: self.asks("a-to-refund", "refunds", lines=lines, restock=True),
+            lambda: self.asks("g-done", "refunds", amount=5),
+            lambda: self.refunds_by_hand("g-done"),
+            lambda: self.pays("g-to-pay"),
+            lambda: self.declines("g-to-decline"),
+            lambda: self.asks("g-to-cancel", "cancel"),
+            lambda: self.asks("g-to-capture", "capture", amount=30),
+            lambda: self.asks("g-to-void", "cancel"),
+            lambda: self.by_account("a-new"),
+            lambda: self.asks("a-new", "refunds", amount=1),
+            lambda: self.cancels_at_once("a-canceled", user_id="ann"),
+            lambda: self.asks("a-new", "refunds", amount=2),
+            lambda: self.by_account("a-poor", quantity=40),
+            lambda: self.by_gateway("g-new"),
+            lambda: self.pays("g-new"),
+            lambda: self.by_gateway("g-waiting"),
+            lambda: self.by_gateway("g-reserved", capture="manual"),
+            lambda: self.by_gateway("g-declined"),
+            lambda: self.by_gateway("g-canceled"),
+            lambda: self.asks("g-new", "refunds", lines=lines, restock=True),
+            lambda: self.pays("g-reserved"),
+            lambda: self.declines("g-declined"),
+            lambda: self.cancels_at_once("g-canceled-at-once", user_email="ann@example.com"),
+            lambda: self.asks("g-canceled", "cancel"),
+            lambda: self.place("i-new", customer_id="c"),
+            lambda: self.refuses("r-refused", "account"),
+            lambda: self.refuses("r-refused-at-gateway", "gateway"),
+            lambda: self.by_account("a-on-its-way", run=False),
+            lambda: self.by_gateway("g-on-its-way", run=False),
+        ]
 
 
 @pytest.fixture
@@ -202,13 +221,22 @@ def comes_to_rest(shop: Shop, clock: Any) -> None:
     shop.shopper.carrier.run()
 
 
+# After so many of the steps the copy is made.
+MOMENTS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 9, 13, 17, 21, 25))]
+
+
 @pytest.mark.parametrize("service", ["payments", "processing"])
-def test_everything_is_as_it_was_and_goes_on(shop: Shop, service: str, settings: Any) -> None:
+@pytest.mark.parametrize("copied_after", MOMENTS)
+def test_everything_is_as_it_was_and_goes_on(shop: Shop, service: str, copied_after: int, settings: Any) -> None:
     with time_machine.travel(timezone.now(), tick=True) as clock:
         shop.before()
+        steps = shop.steps()
+        for step in steps[:copied_after]:
+            step()
         clock.shift(timedelta(seconds=10))
         with set_back(service) as moment:
-            shop.since()
+            for step in steps[copied_after:]:
+                step()
             expected, orders = picture(ended()), ended()
             assert {order.status for order in Order.objects.filter(pk__in=orders)} == ENDS
             at_gateway = {key: (held.answer, held.refunds) for key, held in shop.gateway.payments.items()}
@@ -356,6 +384,12 @@ def test_what_cannot_be_had_is_refused_in_one_line(service: str, since: timedelt
 def test_it_runs_where_all_services_are(settings: Any) -> None:
     settings.SERVICES_HERE = ("payments",)
     with pytest.raises(CommandError, match="Run it where all services are: orders, processing is not here"):
+        command(timezone.now())
+
+
+def test_an_upgrade_is_finished_first(settings: Any) -> None:
+    settings.UPGRADING = True
+    with pytest.raises(CommandError, match="Finish the upgrade first"):
         command(timezone.now())
 
 
