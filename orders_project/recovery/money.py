@@ -28,13 +28,14 @@ def settle(order_ids: Collection[str], *, since: datetime, dry_run: bool, report
     ids = {*order_ids, *Payment.objects.filter(status__in=rebuilding.ASKED).values_list("pk", flat=True)}
     ids |= set(Refund.objects.filter(updated_at__gte=since).values_list("order_id", flat=True))
     # Money that goes back comes first, so that an account which had enough for everything has it again.
-    found = [one for batch in known(ids) for one in batch if one.order.payment_method != Order.Method.INVOICE]
-    orders = sorted(found, key=lambda one: "payment.refunded" not in one.heard)
-    for one in orders:
-        try:
-            _settle(one, dry_run=dry_run, report=report)
-        except NotRebuilt as refusal:
-            report.leave(one.order.order_id, refusal)
+    for goes_back in (True, False):
+        for one in (one for batch in known(ids) for one in batch):
+            if one.order.payment_method == Order.Method.INVOICE or told_of(one).went_back != goes_back:
+                continue
+            try:
+                _settle(one, dry_run=dry_run, report=report)
+            except NotRebuilt as refusal:
+                report.leave(one.order.order_id, refusal)
 
 
 def _settle(one: Known, *, dry_run: bool, report: Report) -> None:
@@ -80,7 +81,8 @@ def lost_refunds(one: Known) -> list[ToldRefund]:
             money=Money(refund.amount, refund.currency),
             reason=refund.reason,
             fail_code=refund.fail_code,
-            is_foreign=refund.refund_id not in one.refunds_asked_for,
+            is_foreign=one.order.payment_method == Order.Method.GATEWAY
+            and refund.refund_id not in one.refunds_asked_for,
         )
         for refund in one.refunds
         if refund.status != Refund.Status.PENDING

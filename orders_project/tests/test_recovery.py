@@ -85,6 +85,21 @@ class Shop:
         self.place(name, run=False, **body)
         self.asks(name, "cancel")
 
+    def release_overtakes(self, name: str) -> None:
+        """An order that holds nothing is canceled when it is paid, and processing hears of that first."""
+        carrier = self.shopper.carrier
+        answer = self.shopper.post("/orders", {"order_id": name, "user_id": "ann", "amount": 5})
+        assert answer.status_code == 201, answer.content
+        for _ in ("charge", "succeeded"):
+            for one in carrier.collect():
+                carrier.deliver(*one)
+        assert self.shopper.post(f"/orders/{name}/cancel").status_code == 202
+        process, release = carrier.collect()
+        assert (process[1].type, release[1].type) == ("processing.process", "processing.release")
+        carrier.deliver(*release)
+        carrier.deliver(*process)
+        carrier.run()
+
     def declines(self, name: str) -> None:
         self.gateway.change(self.payment(name), status=AtGateway.FAILED)
         self.shopper.hears(self.gateway)
@@ -146,6 +161,7 @@ class Shop:
             lambda: self.cancels_at_once("g-canceled-at-once", user_email="ann@example.com"),
             lambda: self.asks("g-canceled", "cancel"),
             lambda: self.place("i-new", customer_id="c"),
+            lambda: self.release_overtakes("a-overtaken"),
             lambda: self.refuses("r-refused", "account"),
             lambda: self.refuses("r-refused-at-gateway", "gateway"),
             lambda: self.by_account("a-on-its-way", run=False),
