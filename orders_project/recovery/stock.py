@@ -64,7 +64,7 @@ def told_of(one: Known) -> Told:
     order, quantities = one.order, Counter[UUID]()
     for product_id, line in one.goods:
         quantities[product_id] += line.quantity
-    refusal = PROCESSING_TIMEOUT if order.fail_reason == PROCESSING_TIMEOUT else "refused"
+    refusal = PROCESSING_TIMEOUT if order.fail_reason == PROCESSING_TIMEOUT else "processing_refused"
     return Told(
         order_id=order.order_id,
         hold_id=order.hold_id,
