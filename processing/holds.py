@@ -126,11 +126,11 @@ def _hold(*, order_id: str, quantities: dict[str, int], known: Hold | None, now:
             known.expires_at = max(known.expires_at, expires_at)
             ROWS.run(ROWS.update(known, "expires_at"))
             return known.hold_id
-        _lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
+        lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
         _end(known, status=Hold.Status.RELEASED, now=now)
     new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
     lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
-    moved = ROWS.insert(*_moved(new, quantities, kind=StockMovement.Kind.HELD, now=now))
+    moved = ROWS.insert(*movements(new, quantities, kind=StockMovement.Kind.HELD, now=now))
     # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
     stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
     if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
@@ -140,7 +140,7 @@ def _hold(*, order_id: str, quantities: dict[str, int], known: Hold | None, now:
     return new.hold_id
 
 
-def _lock_products(product_ids: set[UUID]) -> None:
+def lock_products(product_ids: set[UUID]) -> None:
     """Lock the products of two baskets in the order in which everybody locks, so that there is no deadlock."""
     list(Product.objects.select_for_update(no_key=True).filter(pk__in=product_ids).order_by("product_id"))
 
@@ -185,7 +185,7 @@ def _end(*holds: Hold, status: Hold.Status, now: datetime) -> None:
     keys = [held.hold_id for held in holds]
     ROWS.run(
         ROWS.update_all(Hold, keys, status=status.value, ended_at=now),
-        ROWS.insert(*(moved for held in holds for moved in _moved(held, held.quantities, kind=kind, now=now))),
+        ROWS.insert(*(moved for held in holds for moved in movements(held, held.quantities, kind=kind, now=now))),
         Statement(SELL if sold else GIVE_BACK, [keys, now]),
     )
     for held in holds:
@@ -193,7 +193,7 @@ def _end(*holds: Hold, status: Hold.Status, now: datetime) -> None:
         metrics.count_hold(status)
 
 
-def _moved(
+def movements(
     held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime
 ) -> Iterator[StockMovement]:
     for product_id, quantity in quantities.items():
@@ -305,6 +305,11 @@ def _first(verdict: Processing) -> Processing | None:
     if ROWS.insert_new(verdict):
         return None
     return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
+
+
+def open_holds_of(order_id: str) -> list[UUID]:
+    """Return the ids of the open holds of an order, locked; there is at most one."""
+    return [held.hold_id for held in _open_holds("order_id", [order_id])]
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:
