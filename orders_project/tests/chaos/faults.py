@@ -19,6 +19,7 @@ from orders_project.tests import wrong_clock
 from orders_project.tests.process_tree import family
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
+from .message_faults import LATENESS, POISON, MessageFaults
 from .proxy import Proxies
 from .schedule import SERVICES, Fault
 
@@ -29,23 +30,9 @@ SHORT = {
 }  # fmt: skip
 SERVERS = {"postgresql": "postgres", "rabbitmq": "rabbitmq"}
 SLOW = (0.12, 0.03)  # seconds of standing still and of running, in turn
-RESEND = """
-UPDATE outbox_outgoingmessage SET published_at = NULL, due_at = now()
-WHERE published_at > now() - interval '30 seconds' AND "to" IN ('orders', 'payments', 'processing') AND random() < %s
-"""
-LATENESS = """
-CREATE TABLE chaos_late (share float NOT NULL);
-CREATE FUNCTION chaos_late() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.due_at <= clock_timestamp() + interval '1 s' AND random() < (SELECT coalesce(max(share), 0) FROM chaos_late)
-    THEN NEW.due_at := NEW.due_at + random() * interval '8 s'; END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER chaos_late BEFORE INSERT ON outbox_outgoingmessage FOR EACH ROW EXECUTE FUNCTION chaos_late()
-"""  # so that messages overtake each other
 
 
-class FaultySystem:
+class FaultySystem(MessageFaults):
     """
     The system that faults are injected into. Everything runs on entering; the addresses of the servers are those of the
     proxies.
@@ -53,6 +40,7 @@ class FaultySystem:
 
     def __init__(self, *, given: Services | None = None) -> None:
         """:param given: servers and migrated databases that others use as well: they are not hit themselves"""
+        super().__init__()
         self._given = given
         self._end = ExitStack()
 
@@ -83,6 +71,7 @@ class FaultySystem:
             self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
             for service in SERVICES:
                 self.system.query(service, LATENESS)
+                self.system.query(service, POISON)
             self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
             self.system.start_all()
             self.system.until(lambda: processes.answers(self.gateway_port))
@@ -90,6 +79,7 @@ class FaultySystem:
         self._slow: set[str] = set()
         self._frozen: set[str] = set()
         self._down: set[str] = set()
+        self._poisoned.clear()
         self._had_alarm = False
         return self
 
@@ -111,14 +101,18 @@ class FaultySystem:
         getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
 
     def tick(self) -> list[str]:
-        """Let what is slow stand still for a moment; start again what has ended by itself, and say what that was."""
+        """
+        Let what is slow stand still for a moment, and workers die that have taken poison; start again what has ended by
+        itself, and say what that was.
+        """
+        died = [f"{name} died of a message" for name in self._poisoned if self.dies(name)]
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGSTOP)
         if self._slow:
             time.sleep(SLOW[0])
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGCONT)
-        ended = []
+        ended = died
         for name, process in list(self.system.running.items()):
             if name not in self._down and process.poll() is not None:
                 ended.append(f"{name} ended by itself with code {process.returncode}")
@@ -132,6 +126,7 @@ class FaultySystem:
         for service in SERVICES:
             with psycopg.connect(self.urls[service], connect_timeout=60) as connection:
                 connection.execute("DELETE FROM chaos_late")
+                connection.execute("DELETE FROM chaos_poison")
         if self._had_alarm:
             self._control("set_disk_free_limit", "50MB")
         for name in self.system.commands:
@@ -199,8 +194,8 @@ class FaultySystem:
         self.proxies.let_pass(fault.target)
 
     def _begin_reset(self, fault: Fault) -> None:
-        """What is sent from now on is lost with the connections."""
-        self.proxies.hold(fault.target)
+        """What is sent from now on is lost with the connections; or only what is answered."""
+        self.proxies.hold(fault.target, answers_only=fault.how["loses"] == "answers")
 
     def _mend_reset(self, fault: Fault) -> None:
         self.proxies.reset(fault.target)
@@ -227,23 +222,6 @@ class FaultySystem:
 
     def _mend_clock(self, fault: Fault) -> None:
         self._again(fault.target)
-
-    def _begin_copies(self, fault: Fault) -> None:
-        self._change(fault, RESEND)
-
-    def _begin_late(self, fault: Fault) -> None:
-        self._change(fault, "INSERT INTO chaos_late VALUES (%s)")
-
-    def _mend_late(self, fault: Fault) -> None:
-        self._change(fault, "DELETE FROM chaos_late WHERE share = %s")
-
-    def _change(self, fault: Fault, statement: str) -> None:
-        """Change something in the database of an outbox; not if it cannot be reached now."""
-        with contextlib.suppress(psycopg.OperationalError):
-            service = fault.target.rpartition(" ")[2]
-            limits = "-c lock_timeout=1s -c statement_timeout=2s"
-            with psycopg.connect(self.urls[service], connect_timeout=2, options=limits) as connection:
-                connection.execute(statement, [fault.how["share"]])
 
     def _begin_alarm(self, fault: Fault) -> None:
         self._had_alarm = True

@@ -29,6 +29,18 @@ BUGS: dict[str, list[Edit]] = {
             "        if is_new:\n            consumer.handle(message, *answer)\n",
             "        consumer.handle(message, *answer)\n",
         ),
+        (
+            "outbox/batches.py",
+            "        unique = {one.envelope.id: one for one in arrived if one.envelope.id in new}\n",
+            "        unique = {one.envelope.id: one for one in arrived}\n",
+        ),
+    ],
+    "batch-split-skipped": [
+        (
+            "outbox/consumers.py",
+            "    may_be_together = len(raws) > 1 and not Delivery(service, raws, headers, worker).is_repeated\n",
+            "    may_be_together = len(raws) > 1\n",
+        ),
     ],
     "publish-before-commit": [
         (
@@ -127,6 +139,7 @@ BUGS: dict[str, list[Edit]] = {
 # The kinds of faults that each is tried with, where nothing else is asked for: those that such a bug does not survive.
 PROVOKED_BY: dict[str, str] = {
     "inbox-check-dropped": "copies,kill,torn",
+    "batch-split-skipped": "poison,kill",
     "publish-before-commit": "torn,reset",
     "webhook-amount-ignored": "misbehave",
     "locks-unsorted": "slow,reset",

@@ -32,20 +32,24 @@ class Link:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self._asking, self._answering = asyncio.Event(), asyncio.Event()  # whether each direction passes
+        self._asking.set()
+        self._answering.set()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
-    async def hold(self) -> None:
-        """Let nothing pass any more."""
-        self._passing.clear()
+    async def hold(self, *, answers_only: bool = False) -> None:
+        """Let nothing pass any more; or no answers, while what is asked is done."""
+        self._answering.clear()
+        if not answers_only:
+            self._asking.clear()
 
     async def let_pass(self) -> None:
         """Let everything pass, what was held back first."""
         self.delay = 0.0
-        self._passing.set()
+        self._asking.set()
+        self._answering.set()
 
     async def reset(self) -> None:
         """Cut all connections at once."""
@@ -67,12 +71,12 @@ class Link:
         there: asyncio.StreamWriter | None = None
         self._writers.add(writer)
         try:
-            await self._passing.wait()
+            await self._asking.wait()
             answers, there = await asyncio.open_connection("127.0.0.1", self._target())
             self._writers.add(there)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, there))
-                both.create_task(self._pump(answers, writer))
+                both.create_task(self._pump(reader, there, self._asking))
+                both.create_task(self._pump(answers, writer, self._answering))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
@@ -80,14 +84,14 @@ class Link:
                 self._writers.discard(one)
                 _abort(one)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         while data := await reader.read(CHUNK):
-            await self._passing.wait()
+            await passing.wait()
             if self.delay:
                 await asyncio.sleep(self.delay)
             writer.write(data)
             await writer.drain()
-        await self._passing.wait()
+        await passing.wait()
         if writer.can_write_eof():
             writer.write_eof()
 
@@ -122,8 +126,8 @@ class Proxies:
         self._thread.join()
         self._loop.close()
 
-    def hold(self, name: str) -> None:
-        self._do(self.links[name].hold())
+    def hold(self, name: str, *, answers_only: bool = False) -> None:
+        self._do(self.links[name].hold(answers_only=answers_only))
 
     def let_pass(self, name: str) -> None:
         self._do(self.links[name].let_pass())

@@ -50,6 +50,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in SERVICES), (0.1, 0.2), 3),
     "late": (tuple(f"outbox of {name}" for name in SERVICES), (4.0, 15.0), 2),
+    "poison": (tuple(f"inbox of {name}" for name in SERVICES), (5.0, 12.0), 2),
     "alarm": (("broker's disk",), (4.0, 20.0), 1),
 }
 
@@ -96,6 +97,10 @@ def _how(kind: str, chance: random.Random) -> dict[str, Any]:
     match kind:
         case "delay" | "torn":
             return {"by": round(chance.uniform(0.05, 0.4), 2)}
+        case "reset":
+            return {"loses": chance.choice(("all", "answers"))}
+        case "poison":
+            return {"one_in": 12, "salt": chance.randrange(1000)}
         case "clock":
             return {"wrong_by": chance.choice((-300, 300, -90, 45, 3600))}
         case "copies" | "late":
