@@ -118,7 +118,7 @@ class Customers:
             self._ask("POST", f"/orders/{order_id}/cancel")
         for pause in (0.2, 0.5, 1.0, 2.0, 4.0, 8.0):
             status = self._look(order_id)
-            if cancels > 0.9 and status == "paid":  # what follows from it is on its way
+            if cancels > 0.8 and status == "paid":  # what follows from it is on its way
                 self._ask("POST", f"/orders/{order_id}/cancel")
             if status in ("done", "failed", "canceled") or self._end.wait(pause):
                 break

@@ -148,10 +148,10 @@ PROVOKED_BY: dict[str, str] = {
     "holds-never-expire": "torn",
     "confirm-ignored": "reset",
     "stamp-before-confirm": "reset,torn",
-    "withdrawal-forgotten": "late,freeze",
+    "withdrawal-forgotten": "late",
     "timer-not-set-again": "misbehave",
-    "answer-stored-apart": "torn",
-    "refund-under-a-new-key": "reset,kill,torn",
+    "answer-stored-apart": "torn,delay",
+    "refund-under-a-new-key": "reset,torn",
 }
 
 

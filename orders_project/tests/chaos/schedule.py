@@ -104,5 +104,5 @@ def _how(kind: str, chance: random.Random) -> dict[str, Any]:
         case "clock":
             return {"wrong_by": chance.choice((-300, 300, -90, 45, 3600))}
         case "copies" | "late":
-            return {"share": chance.choice((0.2, 0.5, 1.0))}
+            return {"share": chance.choice((0.3, 0.6, 1.0))}
     return {}
