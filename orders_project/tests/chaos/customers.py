@@ -105,7 +105,7 @@ class Customers:
         order = self._order(number, chance)
         if chance.random() < 0.2:
             self._deposit(number, chance)
-        is_patient = chance.random() > 0.15
+        is_patient = chance.random() > 0.25
         if is_patient and chance.random() < 0.15:
             self._beside(self._place, key, order)
         order_id = self._place(key, order, is_patient=is_patient)

@@ -39,7 +39,7 @@ class Fault:
 # Each kind: what it can hit, how long it lasts, and how often it comes beside the others.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "kill": ((*ROLES, "gateway", *SERVERS), (0.3, 5.0), 6),
-    "torn": (("web", "web", "web", "payments", "orders", "processing", "relay"), (0.5, 2.0), 3),
+    "torn": (("web", "web", "web", "payments", "orders", "processing", "relay"), (1.0, 4.0), 3),
     "freeze": ((*ROLES, "gateway", *SERVERS), (3.0, 60.0), 3),
     "slow": ((*ROLES, "gateway", *SERVERS), (4.0, 15.0), 2),
     "restart": ((*ROLES, "gateway", *SERVERS), (0.1, 2.0), 2),
@@ -95,8 +95,10 @@ def make(
 
 def _how(kind: str, chance: random.Random) -> dict[str, Any]:
     match kind:
-        case "delay" | "torn":
+        case "delay":
             return {"by": round(chance.uniform(0.05, 0.4), 2)}
+        case "torn":  # so little that what has begun meanwhile is in the middle of it at the end
+            return {"by": round(chance.uniform(0.02, 0.12), 3)}
         case "reset":
             return {"loses": chance.choice(("all", "answers"))}
         case "poison":
