@@ -4,15 +4,20 @@ import ast
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
+from django.db import connections
+from psycopg.conninfo import make_conninfo
 
 from orders_project.embedded.services import Services
 from orders_project.tests.chaos import planted, schedule
 from orders_project.tests.chaos.checker import no_neighbor_dies_again
 from orders_project.tests.chaos.customers import Memory
+from orders_project.tests.chaos.message_faults import POISON, MessageFaults
 from orders_project.tests.chaos.proxy import Proxies
 from orders_project.tests.chaos.records import Records
 from orders_project.tests.chaos.run import run
@@ -164,6 +169,31 @@ def test_a_reset_cuts_a_connection(link: tuple[Proxies, socket.socket]) -> None:
     proxies.reset("echo")
     with pytest.raises(ConnectionResetError):
         client.recv(1024)
+
+
+@pytest.mark.django_db(transaction=True, databases=["processing"])
+def test_a_worker_that_takes_poison_is_killed() -> None:
+    made = connections["processing"].get_connection_params()
+    url = make_conninfo(**{name: made[name] for name in ("dbname", "host", "port", "user", "password") if name in made})
+    faults, killed = MessageFaults({"processing": url}), list[str]()
+    poison = schedule.Fault(0, "poison", "inbox of processing", 1, {"one_in": 1, "salt": 5})
+    taken = "INSERT INTO outbox_incomingmessage VALUES (gen_random_uuid(), '', '', 0, now(), now())"
+    with psycopg.connect(url, autocommit=True) as connection, ThreadPoolExecutor() as pool:
+        connection.execute(POISON)
+        try:
+            connection.execute(taken)
+            assert not faults.dies("processing", kill=killed.append)
+            faults.begin(poison)
+            handled = pool.submit(psycopg.connect(url).execute, taken)
+            while not faults.dies("processing", kill=killed.append):
+                assert not handled.done()
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                handled.result()
+            assert killed == ["processing"]
+            faults.mend(poison)
+            connection.execute(taken)
+        finally:
+            connection.execute("DROP TABLE chaos_poison; DROP FUNCTION chaos_poison CASCADE")
 
 
 @pytest.mark.processes

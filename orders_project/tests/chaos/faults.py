@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import requests
 
 from orders_project.embedded import places, processes, variable
@@ -19,7 +18,7 @@ from orders_project.tests import wrong_clock
 from orders_project.tests.process_tree import family
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
-from .message_faults import LATENESS, POISON, MessageFaults
+from . import message_faults
 from .proxy import Proxies
 from .schedule import SERVICES, Fault
 
@@ -32,7 +31,7 @@ SERVERS = {"postgresql": "postgres", "rabbitmq": "rabbitmq"}
 SLOW = (0.12, 0.03)  # seconds of standing still and of running, in turn
 
 
-class FaultySystem(MessageFaults):
+class FaultySystem:
     """
     The system that faults are injected into. Everything runs on entering; the addresses of the servers are those of the
     proxies.
@@ -40,7 +39,6 @@ class FaultySystem(MessageFaults):
 
     def __init__(self, *, given: Services | None = None) -> None:
         """:param given: servers and migrated databases that others use as well: they are not hit themselves"""
-        super().__init__()
         self._given = given
         self._end = ExitStack()
 
@@ -69,9 +67,9 @@ class FaultySystem(MessageFaults):
             self.system = undo.enter_context(RunningSystem(environment, given=Services(env=env, postgres=migrated)))
             state = ["--port", str(self.gateway_port), "--state", str(self.home / "gateway.jsonl")]
             self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
+            self.messages = message_faults.MessageFaults(self.urls)
             for service in SERVICES:
-                self.system.query(service, LATENESS)
-                self.system.query(service, POISON)
+                self.messages.prepare(service)
             self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
             self.system.start_all()
             self.system.until(lambda: processes.answers(self.gateway_port))
@@ -79,7 +77,6 @@ class FaultySystem(MessageFaults):
         self._slow: set[str] = set()
         self._frozen: set[str] = set()
         self._down: set[str] = set()
-        self._poisoned.clear()
         self._had_alarm = False
         return self
 
@@ -95,24 +92,33 @@ class FaultySystem(MessageFaults):
 
     def begin(self, fault: Fault) -> None:
         """Do it; what comes back by itself is mended by `mend`."""
-        getattr(self, f"_begin_{fault.kind}")(fault)
+        if fault.kind in message_faults.KINDS:
+            self.messages.begin(fault)
+        else:
+            getattr(self, f"_begin_{fault.kind}")(fault)
 
     def mend(self, fault: Fault) -> None:
-        getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
+        if fault.kind in message_faults.KINDS:
+            self.messages.mend(fault)
+        else:
+            getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
 
     def tick(self) -> list[str]:
         """
         Let what is slow stand still for a moment, and workers die that have taken poison; start again what has ended by
         itself, and say what that was.
         """
-        died = [f"{name} died of a message" for name in self._poisoned if self.dies(name)]
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGSTOP)
         if self._slow:
             time.sleep(SLOW[0])
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGCONT)
-        ended = died
+        ended = []
+        for name in self.messages.poisoned & self.system.running.keys():
+            if self.messages.dies(name, kill=self.system.kill):
+                ended.append(f"{name} died of a message")
+                self._start(name)
         for name, process in list(self.system.running.items()):
             if name not in self._down and process.poll() is not None:
                 ended.append(f"{name} ended by itself with code {process.returncode}")
@@ -123,10 +129,7 @@ class FaultySystem(MessageFaults):
     def repair(self) -> None:
         """Mend also what could not be mended when its fault was over, because another one was not."""
         self._behave({})
-        for service in SERVICES:
-            with psycopg.connect(self.urls[service], connect_timeout=60) as connection:
-                connection.execute("DELETE FROM chaos_late")
-                connection.execute("DELETE FROM chaos_poison")
+        self.messages.repair()
         if self._had_alarm:
             self._control("set_disk_free_limit", "50MB")
         for name in self.system.commands:

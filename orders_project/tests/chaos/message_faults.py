@@ -5,14 +5,12 @@ databases make it so.
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
 
-from orders_project.tests.running_system import RunningSystem
-
-from .schedule import Fault
+from .schedule import SERVICES, Fault
 
 RESEND = """
 UPDATE outbox_outgoingmessage SET published_at = NULL, due_at = now()
@@ -48,51 +46,65 @@ DIES = re.compile(r"chaos: dies with (.*)")
 DYING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 
 
+# Each kind: what is changed when it begins and when it is over, and from what of the fault.
+KINDS: dict[str, tuple[tuple[str, str], tuple[str, ...]]] = {
+    "copies": ((RESEND, ""), ("share",)),
+    "late": (("INSERT INTO chaos_late VALUES (%s)", "DELETE FROM chaos_late WHERE share = %s"), ("share",)),
+    "poison": (
+        ("INSERT INTO chaos_poison VALUES (%s, %s)", "DELETE FROM chaos_poison WHERE (one_in, salt) = (%s, %s)"),
+        ("one_in", "salt"),
+    ),
+}
+
+
 class MessageFaults:
-    """What a faulty system does to messages."""
+    """What is done to messages in the databases of these addresses."""
 
-    urls: Mapping[str, str]
-    system: RunningSystem
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._urls = urls
+        self.poisoned: set[str] = set()  # the services some of whose messages kill
 
-    def __init__(self) -> None:
-        self._poisoned: set[str] = set()
+    def prepare(self, service: str) -> None:
+        with self._database(service) as connection:
+            connection.execute(LATENESS)
+            connection.execute(POISON)
 
-    def _begin_copies(self, fault: Fault) -> None:
-        self._change(fault, RESEND, fault.how["share"])
+    def begin(self, fault: Fault) -> None:
+        if fault.kind == "poison":
+            self.poisoned.add(_service(fault))
+        self._change(fault, KINDS[fault.kind][0][0])
 
-    def _begin_late(self, fault: Fault) -> None:
-        self._change(fault, "INSERT INTO chaos_late VALUES (%s)", fault.how["share"])
+    def mend(self, fault: Fault) -> None:
+        self._change(fault, KINDS[fault.kind][0][1])
+        if fault.kind == "poison":
+            self.poisoned.discard(_service(fault))
 
-    def _mend_late(self, fault: Fault) -> None:
-        self._change(fault, "DELETE FROM chaos_late WHERE share = %s", fault.how["share"])
+    def repair(self) -> None:
+        """Mend also where a database could not be reached."""
+        for service in SERVICES:
+            with psycopg.connect(self._urls[service], connect_timeout=60) as connection:
+                connection.execute("DELETE FROM chaos_late")
+                connection.execute("DELETE FROM chaos_poison")
 
-    def _begin_poison(self, fault: Fault) -> None:
-        self._poisoned.add(_service(fault))
-        self._change(fault, "INSERT INTO chaos_poison VALUES (%s, %s)", fault.how["one_in"], fault.how["salt"])
+    def dies(self, service: str, *, kill: Callable[[str], None]) -> bool:
+        """Kill the worker of a service if it handles poison."""
+        with contextlib.suppress(psycopg.OperationalError), self._database(service) as connection:
+            if dying := connection.execute(DYING).fetchall():
+                kill(service)
+                for (pid,) in dying:  # while it sleeps it does not see that nobody waits for it
+                    connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+                return True
+        return False
 
-    def _mend_poison(self, fault: Fault) -> None:
-        self._change(fault, "DELETE FROM chaos_poison WHERE salt = %s", fault.how["salt"])
-        self._poisoned.discard(_service(fault))
-
-    def _change(self, fault: Fault, statement: str, *parameters: object) -> None:
+    def _change(self, fault: Fault, statement: str) -> None:
         """Change something in the database of an outbox or inbox; not if it cannot be reached now."""
-        with contextlib.suppress(psycopg.OperationalError), self._database(_service(fault)) as connection:
-            connection.execute(statement, parameters)
+        if statement:
+            with contextlib.suppress(psycopg.OperationalError), self._database(_service(fault)) as connection:
+                connection.execute(statement, [fault.how[name] for name in KINDS[fault.kind][1]])
 
     def _database(self, service: str) -> psycopg.Connection[Any]:
         limits = "-c lock_timeout=1s -c statement_timeout=2s"
-        return psycopg.connect(self.urls[service], connect_timeout=2, options=limits)
-
-    def dies(self, name: str) -> bool:
-        """Kill this worker if it handles poison, and start it again."""
-        with contextlib.suppress(psycopg.OperationalError), self._database(name) as connection:
-            if name in self.system.running and (dying := connection.execute(DYING).fetchall()):
-                self.system.kill(name)
-                for (pid,) in dying:  # while it sleeps it does not see that nobody waits for it
-                    connection.execute("SELECT pg_terminate_backend(%s)", [pid])
-                self.system.start(name, wait=False)
-                return True
-        return False
+        return psycopg.connect(self._urls[service], connect_timeout=2, options=limits)
 
 
 def _service(fault: Fault) -> str:
