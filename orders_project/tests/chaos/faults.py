@@ -28,6 +28,7 @@ SHORT = {
     "GATEWAY_READ_TIMEOUT": "5", "REFUND_APPROVAL_ABOVE": "100000",
 }  # fmt: skip
 SERVERS = {"postgresql": "postgres", "rabbitmq": "rabbitmq"}
+THREADS = "12"  # of the web process: so many requests are in the middle of it when it dies
 SLOW = (0.12, 0.03)  # seconds of standing still and of running, in turn
 
 
@@ -65,6 +66,7 @@ class FaultySystem:
             migrated = self.servers.postgres if is_given else None
             environment = SHORT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{self.proxies.links['gateway'].port}"}
             self.system = undo.enter_context(RunningSystem(environment, given=Services(env=env, postgres=migrated)))
+            self.system.commands["web"][-1] = THREADS
             state = ["--port", str(self.gateway_port), "--state", str(self.home / "gateway.jsonl")]
             self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
             self.messages = message_faults.MessageFaults(self.urls)
