@@ -130,6 +130,14 @@ def link() -> Iterator[tuple[Proxies, socket.socket]]:
         thread.join(60)
 
 
+def test_an_answer_is_lost_with_its_connection(link: tuple[Proxies, socket.socket]) -> None:
+    proxies, client = link
+    proxies.links["echo"].loses = 1.0
+    client.sendall(b"one")
+    with pytest.raises(ConnectionResetError):
+        client.recv(1024)
+
+
 def test_answers_alone_can_be_lost() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,

@@ -168,14 +168,14 @@ class FaultySystem:
 
     def _begin_torn(self, fault: Fault) -> None:
         """What it commits to and hears from becomes slow, so that its end falls between two commits."""
-        for name in (*self.urls, "broker"):
-            self.proxies.links[name].delay = fault.how["by"]
+        for link in self.proxies.links.values():
+            link.delay = fault.how["by"]
 
     def _mend_torn(self, fault: Fault) -> None:
         if fault.target in self.system.running:
             self.system.kill(fault.target)
-        for name in (*self.urls, "broker"):
-            self.proxies.links[name].delay = 0.0
+        for link in self.proxies.links.values():
+            link.delay = 0.0
         self._start(fault.target)
 
     def _begin_freeze(self, fault: Fault) -> None:
@@ -211,6 +211,12 @@ class FaultySystem:
 
     def _mend_delay(self, fault: Fault) -> None:
         self.proxies.links[fault.target].delay = 0.0
+
+    def _begin_lossy(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].loses = fault.how["share"]
+
+    def _mend_lossy(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].loses = 0.0
 
     def _begin_misbehave(self, fault: Fault) -> None:
         self._behave(fault.how)

@@ -151,7 +151,7 @@ PROVOKED_BY: dict[str, str] = {
     "withdrawal-forgotten": "late",
     "timer-not-set-again": "misbehave",
     "answer-stored-apart": "torn,delay",
-    "refund-under-a-new-key": "reset,torn",
+    "refund-under-a-new-key": "lossy",
 }
 
 

@@ -7,6 +7,7 @@ A network that comes back delivers, so these do.
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -21,7 +22,8 @@ CHUNK = 64 * 1024
 
 class Link:
     """
-    One address in front of a server. Set `delay` (seconds) at will; see `hold`, `let_pass` and `reset`.
+    One address in front of a server. Set `delay` (seconds) and `loses` (the share of answers that are lost, each
+    with its connection); see `hold`, `let_pass` and `reset`.
 
     # Note [A black hole]: what is sent into one is not lost: TCP would send it again until it comes through. So it is
     held back, in both directions, the news that a peer has gone included.
@@ -29,6 +31,7 @@ class Link:
 
     def __init__(self, name: str, target: Callable[[], int]) -> None:
         self.name, self.port, self.delay = name, processes.free_port(), 0.0
+        self.loses = 0.0
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -47,7 +50,7 @@ class Link:
 
     async def let_pass(self) -> None:
         """Let everything pass, what was held back first."""
-        self.delay = 0.0
+        self.delay = self.loses = 0.0
         self._asking.set()
         self._answering.set()
 
@@ -87,6 +90,8 @@ class Link:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         while data := await reader.read(CHUNK):
             await passing.wait()
+            if passing is self._answering and random.random() < self.loses:
+                raise ConnectionResetError
             if self.delay:
                 await asyncio.sleep(self.delay)
             writer.write(data)

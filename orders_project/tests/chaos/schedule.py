@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "hole": (LINKS, (3.0, 40.0), 3),
     "reset": (LINKS, (0.2, 2.0), 3),
     "delay": (LINKS, (4.0, 15.0), 2),
+    "lossy": (LINKS, (4.0, 15.0), 2),
     "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in SERVICES), (0.1, 0.2), 3),
@@ -85,15 +86,14 @@ def make(
             continue
         if kind == "misbehave":  # each once before one comes again
             misdeeds = misdeeds or chance.sample(MISDEEDS, len(MISDEEDS))
-        fault = Fault(
-            round(at, 2), kind, target, round(lasts, 2), misdeeds.pop() if kind == "misbehave" else _how(kind, chance)
-        )
+        how = misdeeds.pop() if kind == "misbehave" else _how(kind, target, chance)
+        fault = Fault(round(at, 2), kind, target, round(lasts, 2), how)
         busy[target] = fault.until + 0.5
         found.append(fault)
     return found
 
 
-def _how(kind: str, chance: random.Random) -> dict[str, Any]:
+def _how(kind: str, target: str, chance: random.Random) -> dict[str, Any]:
     match kind:
         case "delay":
             return {"by": round(chance.uniform(0.05, 0.4), 2)}
@@ -101,6 +101,8 @@ def _how(kind: str, chance: random.Random) -> dict[str, Any]:
             return {"by": round(chance.uniform(0.02, 0.12), 3)}
         case "reset":
             return {"loses": chance.choice(("all", "answers"))}
+        case "lossy":  # a transaction has many answers, a call one
+            return {"share": 0.3 if target == "gateway" else 0.03}
         case "poison":
             return {"one_in": 12, "salt": chance.randrange(1000)}
         case "clock":
