@@ -113,7 +113,7 @@ class Customers:
             return
         if chance.random() < 0.3:
             self._place(key, order)
-        cancels, refunds = chance.random(), chance.random() < 0.4
+        cancels, refunds = chance.random(), chance.random() < 0.5
         if cancels < 0.08:
             self._ask("POST", f"/orders/{order_id}/cancel")
         for pause in (0.2, 0.5, 1.0, 2.0, 4.0, 8.0):

@@ -46,7 +46,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "hole": (LINKS, (3.0, 40.0), 3),
     "reset": (LINKS, (0.2, 2.0), 3),
     "delay": (LINKS, (4.0, 15.0), 2),
-    "lossy": (LINKS, (4.0, 15.0), 2),
+    "lossy": ((*LINKS, "gateway", "gateway"), (4.0, 15.0), 2),
     "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in SERVICES), (0.1, 0.2), 3),
