@@ -260,6 +260,18 @@ def every_message_has_its_effect_once(records: Records) -> Iterator[str]:
 
 
 @_check
+def no_message_is_answered_twice(records: Records) -> Iterator[str]:
+    """Whoever handles a message says the same once, also where what it does has no effect the second time."""
+    sql = """
+    SELECT causation_id, type, subject, count(DISTINCT message_id) FROM outbox_outgoingmessage
+    WHERE causation_id IS NOT NULL GROUP BY causation_id, type, subject HAVING count(DISTINCT message_id) > 1
+    """
+    for service in SERVICES:
+        for cause, kind, subject, number in records.ask(service, sql):
+            yield f"{service} has answered {cause} with {number} {kind} of {subject}"
+
+
+@_check
 def no_dead_letter(records: Records) -> Iterator[str]:
     for service in SERVICES:
         sql = "SELECT type, subject, reason, error FROM outbox_deadletter WHERE status = 'dead'"

@@ -32,9 +32,19 @@ BUGS: dict[str, list[Edit]] = {
             "        consumer.handle(message, *answer)\n",
         ),
         (
+            "outbox/consumers.py",
+            "        if consumer.first is not None and not consumer.incoming.seen(envelope):\n",
+            "        if consumer.first is not None:\n",
+        ),
+        (
             "outbox/batches.py",
             "        unique = {one.envelope.id: one for one in arrived if one.envelope.id in new}\n",
             "        unique = {one.envelope.id: one for one in arrived}\n",
+        ),
+        (
+            "outbox/batches.py",
+            "        if consumer.first is not None and one.envelope.id not in seen:\n",
+            "        if consumer.first is not None:\n",
         ),
     ],
     "batch-split-skipped": [
@@ -144,7 +154,7 @@ PROVOKED_BY: dict[str, str] = {
     "batch-split-skipped": "poison,kill",
     "publish-before-commit": "torn,reset",
     "webhook-amount-ignored": "misbehave",
-    "locks-unsorted": "slow,reset",
+    "locks-unsorted": "delay,torn",
     "holds-never-expire": "torn",
     "confirm-ignored": "reset",
     "stamp-before-confirm": "reset,torn",
