@@ -150,7 +150,7 @@ BUGS: dict[str, list[Edit]] = {
 
 # The kinds of faults that each is tried with, where nothing else is asked for: those that such a bug does not survive.
 PROVOKED_BY: dict[str, str] = {
-    "inbox-check-dropped": "copies,kill,torn",
+    "inbox-check-dropped": "copies",
     "batch-split-skipped": "poison,kill",
     "publish-before-commit": "torn,reset",
     "webhook-amount-ignored": "misbehave",
