@@ -58,7 +58,7 @@ def tell(report: Report, *, took: float) -> None:
     )
     print(f"the last accepted order ended {report.ended_after:.1f} s after the last repair")
     if report.ended_by_themselves:
-        print(f"{report.ended_by_themselves} processes ended by themselves and were started again")
+        print(f"{report.ended_by_themselves} processes ended by themselves or of a message, and were started again")
     for check, number in Counter(finding.check for finding in report.findings).items():
         example = next(finding.what for finding in report.findings if finding.check == check)
         print(f"FOUND {check} ({number}): {example}")
