@@ -162,7 +162,7 @@ class Customers:
         order["payment_method"] = chance.choice(("account", "gateway"))
         if chance.random() < 0.25:  # for something that is not in the catalogue
             return order | {"amount": PRICE / 100}
-        basket = chance.sample(self.products[:-1], chance.choice((1, 2, 3)))
+        basket = chance.sample(self.products[:-1], chance.choice((1, 2, 3, 4)))
         if chance.random() < 0.05:
             basket = [self.products[-1]]  # there are few
         order["items"] = [{"product_id": product, "quantity": chance.choice((1, 1, 2))} for product in basket]

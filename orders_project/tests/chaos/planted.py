@@ -154,7 +154,7 @@ PROVOKED_BY: dict[str, str] = {
     "batch-split-skipped": "poison,kill",
     "publish-before-commit": "torn,reset",
     "webhook-amount-ignored": "misbehave",
-    "locks-unsorted": "delay,torn",
+    "locks-unsorted": "delay",
     "holds-never-expire": "torn",
     "confirm-ignored": "reset",
     "stamp-before-confirm": "reset,torn",

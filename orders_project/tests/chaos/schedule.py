@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "restart": ((*ROLES, "gateway", *SERVERS), (0.1, 2.0), 2),
     "hole": (LINKS, (3.0, 40.0), 3),
     "reset": (LINKS, (0.2, 2.0), 3),
-    "delay": (LINKS, (4.0, 15.0), 2),
+    "delay": ((*LINKS, "processing", "processing"), (4.0, 15.0), 2),
     "lossy": ((*LINKS, "gateway", "gateway"), (4.0, 15.0), 2),
     "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
