@@ -195,7 +195,7 @@ class Environment:
         credentials, _, hosts = urlsplit(url).netloc.rpartition("@")
         if "," not in hosts:
             return dict(environ.Env.db_url_config(self.url(name, schemes=schemes, default=default)))
-        # libpq tries one after the other, until one of them takes writes.
+        # libpq tries one after the other, until one of them takes writes, or is a standby if that is what is wanted.
         several = [urlsplit(f"//{host}") for host in hosts.split(",")]
         try:
             ports = [host.port or 5432 for host in several]
@@ -207,7 +207,8 @@ class Environment:
             return {}
         one = urlsplit(url)._replace(netloc=f"{credentials}@{hosts.partition(',')[0]}".removeprefix("@")).geturl()
         found = dict(environ.Env.db_url_config(one))
-        options = {"target_session_attrs": "read-write"} | found.get("OPTIONS", {})
+        wanted = "prefer-standby" if name.endswith("_READ") else "read-write"
+        options = {"target_session_attrs": wanted} | found.get("OPTIONS", {})
         names = ",".join(str(host.hostname) for host in several)
         return found | {"HOST": names, "PORT": ",".join(map(str, ports)), "OPTIONS": options}
 
