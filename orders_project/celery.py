@@ -28,7 +28,7 @@ from django.conf import settings
 from kombu import Connection, Exchange, Queue
 
 from outbox import partitions, stream
-from outbox.broker import binding
+from outbox.broker import answering_first, binding
 
 logger = logging.getLogger(__name__)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
@@ -109,10 +109,10 @@ def beat_queue(service: str) -> Queue:
     )
 
 
-UNROUTED_QUEUE = Queue(
+UNROUTED_QUEUE = StandingQueue(
     "events.unheard",
     UNROUTED,
-    queue_arguments={"x-queue-type": "classic", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
+    queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
 )
 
 
@@ -161,8 +161,15 @@ app.conf.update(
     broker_url=settings.AMQP_URL,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"confirm_publish": True, "max_retries": 3, "interval_step": 0.2},
-    broker_heartbeat=30,
+    # Who waits for an answer of a node that stands still gives it up after the same time as who has nothing to ask.
+    broker_transport_options={
+        "confirm_publish": True,
+        "max_retries": 3,
+        "interval_step": 0.2,
+        "read_timeout": 2 * settings.AMQP_HEARTBEAT,
+        "write_timeout": 2 * settings.AMQP_HEARTBEAT,
+    },
+    broker_heartbeat=settings.AMQP_HEARTBEAT,
     task_default_queue="orders",
     task_default_exchange=TASKS.name,
     task_default_exchange_type=TASKS.type,
@@ -244,8 +251,9 @@ def consume_left_over(connection: Any, queues: Any) -> None:
 
 def declare_topology() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
+    url = answering_first(settings.AMQP_URL)
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS, QUESTIONS, ANSWERS):
             exchange(channel).declare()
         for queue in queues:
@@ -255,7 +263,7 @@ def declare_topology() -> list[str]:
         logger.warning("%s", why)
         return names
     streams = inspection()
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for queue in streams:
             queue(channel).declare()
     return [*names, settings.EVENTS_STREAM, *(queue.name for queue in streams)]

@@ -28,7 +28,7 @@ from orders_project.celery import (
     TASKS,
     WORKERS,
 )
-from outbox.broker import address
+from outbox.broker import address, nodes
 from outbox.message import EVENTS as OUTSIDE
 from outbox.message import REGISTRY, Message
 from payments import messages as payments
@@ -139,7 +139,7 @@ USERS: tuple[User, ...] = (
 
 def vhost_of(url: str) -> str:
     """Return the virtual host of an address of the broker."""
-    return unquote(urlsplit(url).path[1:]) or "/"
+    return unquote(urlsplit(nodes(url)[0]).path[1:]) or "/"
 
 
 def definitions(passwords: Mapping[str, str], *, vhost: str = "/") -> dict[str, Any]:

@@ -30,6 +30,7 @@ NOT_IN_SETTINGS = {
     "DATA",
     "BACKUPS",
     "POSTGRES_SOURCE",
+    "RABBITMQ_RELEASE",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
 }
 
@@ -46,7 +47,9 @@ def documented() -> dict[str, str]:
 
 def test_every_variable_is_documented_and_nothing_else() -> None:
     source = (PROJECT / "orders_project" / "settings.py").read_text()
-    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source)) | {f"DATABASE_URL_{service}" for service in SERVICES}
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source))
+    read |= {f"DATABASE_URL_{service}{what}" for service in SERVICES for what in ("", "_READ", "_DIRECT")}
+    read |= {"DATABASE_URL", "DATABASE_URL_DIRECT"}
     assert documented().keys() == read | NOT_IN_SETTINGS
 
 
@@ -133,6 +136,10 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
+        ("DATABASE_URL_ORDERS_READ", "mysql://standby.example/orders", "is not a URL"),
+        ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
+        ("DATABASE_URL_ORDERS_DIRECT", "postgres://app@127.0.0.1:1/orders", "leads to the same server as"),
+        ("DATABASE_URL_DIRECT", "https://127.0.0.1/default", "is not a URL"),
     ],
 )
 def test_a_dangerous_value_ends_the_start(
@@ -158,6 +165,22 @@ def test_a_dangerous_value_ends_the_start(
 )
 def test_what_is_safe_or_intended_starts(production: dict[str, str], settings_of: Any, changes: dict[str, str]) -> None:
     assert settings_of(production | changes) == []
+
+
+def test_a_database_with_a_direct_address_is_used_as_one_behind_pgbouncer(
+    monkeypatch: pytest.MonkeyPatch, production: dict[str, str]
+) -> None:
+    """What PgBouncer in transaction mode cannot give is asked past it alone."""
+    direct = {"DATABASE_URL_PROCESSING_DIRECT": "postgres://app@postgres:5433/stock"}
+    monkeypatch.setattr(os, "environ", production | direct)
+    path = str(PROJECT / "orders_project" / "settings.py")
+    databases = runpy.run_path(path, run_name="orders_project.settings_anew")["DATABASES"]
+    behind, past = databases["processing"], databases["processing"]["DIRECT"]
+    assert behind["DISABLE_SERVER_SIDE_CURSORS"]
+    assert "options" not in behind["OPTIONS"]
+    assert (past["HOST"], past["PORT"], past["NAME"]) == ("postgres", 5433, "stock")
+    assert past["OPTIONS"] == databases["orders"]["OPTIONS"]
+    assert "DIRECT" not in databases["orders"]
 
 
 @pytest.mark.parametrize(
@@ -268,6 +291,31 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return capsys.readouterr().err.splitlines()
 
     return read
+
+
+def test_a_standby_is_read_only_mirrors_its_database_and_is_not_migrated(
+    production: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(PROJECT / "orders_project" / "settings.py")
+    monkeypatch.setattr(os, "environ", production)
+    without = runpy.run_path(path, run_name="orders_project.settings_anew")
+    standby = {"DATABASE_URL_ORDERS_READ": "postgres://app@standby.example/orders", "SERVICES": "orders,payments"}
+    monkeypatch.setattr(os, "environ", production | standby)
+    found = runpy.run_path(path, run_name="orders_project.settings_anew")
+    assert without["STANDBYS"] == {}
+    assert found["STANDBYS"] == {"orders": "orders_read"}
+    assert "orders_read" not in found["DATABASES_HERE"]
+    there, own = found["DATABASES"]["orders_read"], found["DATABASES"]["orders"]
+    assert there["HOST"] == "standby.example"
+    assert there["TEST"] == {"MIRROR": "orders"}
+    assert there["OPTIONS"]["options"] == f"{own['OPTIONS']['options']} -c default_transaction_read_only=on"
+    assert there["OPTIONS"]["connect_timeout"] < own["OPTIONS"]["connect_timeout"]
+    assert own == without["DATABASES"]["orders"]
+    monkeypatch.setattr(os, "environ", production | standby | {"DATABASE_POOL": "8"})
+    pooled = runpy.run_path(path, run_name="orders_project.settings_anew")["DATABASES"]
+    assert [pooled[alias]["OPTIONS"]["pool"]["timeout"] for alias in ("orders", "orders_read")] == [10, 2]
+    monkeypatch.setattr(os, "environ", production | standby | {"SERVICES": "payments"})
+    assert runpy.run_path(path, run_name="orders_project.settings_anew")["STANDBYS"] == {}
 
 
 @pytest.mark.processes
