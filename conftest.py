@@ -35,7 +35,8 @@ gc.set_threshold(20_000, 20, 20)
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 MOST_WORKERS = 8
-SYSTEMS = ("system", "observability", "rolling", "chaos", "shedding")  # running systems on the servers of the run
+# Running systems on the servers of the run.
+SYSTEMS = ("system", "observability", "rolling", "chaos", "queues", "shedding", "failover")
 
 
 def _start_services() -> list[str]:

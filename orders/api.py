@@ -22,6 +22,7 @@ from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.pagination import Filters
 from common.principal import Principal, principal_of
+from common.reads import reads_may_lag
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
@@ -70,6 +71,7 @@ class Orders(WithForm):
     @extend_schema(
         operation_id="list_orders", parameters=[expand(*services.EXPANDABLE)], responses=OrderSerializer(many=True)
     )
+    @reads_may_lag("orders")
     def get(self, request: Request) -> Response:
         """List orders page by page, the newest first unless `sort` says otherwise."""
         more = expanded(request)

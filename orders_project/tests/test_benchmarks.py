@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import baseline, chart, footprint, load
+from benchmarks import baseline, cells, chart, footprint, load, scaling
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -85,3 +85,21 @@ def test_the_load_obeys_retry_after_for_its_share_of_the_orders(monkeypatch: pyt
     assert len(refused) == 100
     assert again == {number: at + 1 for number, at in refused.items() if number < 50 and at + 1 < seconds}
     assert all(answer.at >= answer.attempt.at for answer in answers)
+
+
+def test_cells_are_as_full_as_their_largest_clients_make_them() -> None:
+    alike, skewed = cells.shares(1000, skew=0), cells.shares(1000, skew=1)
+    assert (round(sum(skewed), 6), skewed[0] > 0.1) == (1, True)
+    assert cells.fullest(alike, cells=10, placed=1000, seed=1) == pytest.approx(1)
+    assert 1 < cells.fullest(alike, cells=10, placed=0, seed=1) < 1.5
+    assert cells.fullest(skewed, cells=10, placed=100, seed=1) < cells.fullest(skewed, cells=10, placed=0, seed=1)
+    assert cells.fullest(skewed, cells=100, placed=1000, seed=1) == pytest.approx(100 * skewed[0])
+
+
+def test_what_rates_take_is_what_an_order_costs_as_often() -> None:
+    costs = {f"cpu {name}": 0.001 for name in ("web", "relay", "RabbitMQ", "PostgreSQL", *scaling.SERVICES)}
+    costs |= {f"{what} {service}": 2.0 for what in scaling.WHAT for service in scaling.SERVICES}
+    costs |= dict.fromkeys((*footprint.MOVED, "bytes", "lasting_bytes"), 1000.0)
+    found = scaling.needed(costs, rate=1000)
+    assert (found["cores of web"], found["cores of workers"], found["commits/s of orders"]) == (1, 3, 2000)
+    assert (found["WAL MB/s"], found["rows/s to purge, at most"], found["GB a day"]) == (1, 2000, 86.4)
