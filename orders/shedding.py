@@ -43,10 +43,7 @@ FEW = 10  # orders that may wait however long: more may be stuck than these befo
 LARGEST_SHARE = 0.98  # that is refused
 MOST = 20_000  # orders that are counted
 HALF_A_MINUTE = 30  # is as good as anything to measure by where nothing is refused
-QUEUE = (
-    1.0,
-    5.0,
-)  # seconds that a request waits for a thread of the web: when the first are refused, and when nearly all
+QUEUE = (1.0, 4.0)  # seconds that a request waits for a thread, from which on the first, and nearly all, are refused
 RETRY_AFTER = 60  # seconds, if all were refused
 SPREAD = 1.5  # between the shortest and the longest time that clients are asked to wait, so that they come apart
 OURS = (Status.PAID, Status.RELEASING)  # statuses in which an order that is paid through a gateway waits for us

@@ -4,13 +4,16 @@ import contextlib
 import itertools
 import json
 import os
+import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -22,8 +25,11 @@ from django.test import Client
 from django.utils import timezone
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from common.admission import waited
+from common.admission import lot, waited
 from orders import shedding
 from orders.models import IdempotencyKey, Order
 from orders.protos import order_service_pb2 as pb
@@ -31,6 +37,7 @@ from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.backoffice import dashboard, readings
 from orders_project.embedded import variable
 from orders_project.embedded.services import Services
+from orders_project.gunicorn_worker import Worker
 from orders_project.http import unread_orders
 from orders_project.observability import metrics
 from orders_project.tests.running_system import RunningSystem
@@ -338,6 +345,53 @@ class TestWhatIsNotReadFirst:
         assert not unread_orders.refuse(ours)
         settings.SHED_ABOVE, settings.SERVICES_HERE = ABOVE, ("payments",)
         assert not unread_orders.refuse(ours)
+
+
+@pytest.mark.usefixtures("switched_on")
+class TestTheDoor:
+    """The thread that accepts connections refuses what would have to wait for long, and passes on everything else."""
+
+    @pytest.fixture
+    def worker(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+        monkeypatch.setattr(shedding, "LARGEST_SHARE", 1.0)
+        config = Config()
+        worker = Worker(0, os.getpid(), [], None, 30, config, Logger(config))
+        worker.poller, worker.nr_conns = selectors.DefaultSelector(), 1
+        before = waited.set(0), lot.set(None)
+        with worker.poller, ThreadPoolExecutor(1) as worker.tpool, worker.tmp._tmp:
+            yield worker
+        waited.reset(before[0])
+        lot.reset(before[1])
+
+    @pytest.mark.parametrize(
+        ("queued", "request_", "is_refused"),
+        [
+            (1000, asked("POST /orders", PLAIN), True),
+            (1000, asked("POST /orders", PLAIN, "Idempotency-Key: mine"), False),
+            (1000, asked("GET /orders", b""), False),
+            (0, asked("POST /orders", PLAIN), False),
+        ],
+    )
+    def test_refuses_plain_orders_alone(
+        self, worker: Worker, queued: int, request_: bytes, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        worker.queued, worker.seconds = queued, 0.1
+        handled = threading.Event()
+        monkeypatch.setattr(ThreadWorker, "handle", lambda *_: handled.set())
+        monkeypatch.setattr(worker, "method_queue", SimpleNamespace(defer=lambda *_: None))
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(request_)
+            conn = TConn(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))
+            worker.enqueue_req(conn)
+            worker.tpool.shutdown()
+            assert handled.is_set() != is_refused
+            assert list(worker.keepalived_conns) == [conn] * is_refused
+            assert worker.queued == queued
+            if is_refused:
+                assert theirs.recv(65536).startswith(b"HTTP/1.1 503 ")
+            else:
+                assert ours.recv(65536) == request_
 
 
 @pytest.fixture(scope="module")
