@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 
 from orders_project.database_limits import Limits, make_default, without_limits_of_statements
 from orders_project.embedded import CannotRun
+from orders_project.embedded.up import up
 from orders_project.grpc.deadlines import statements_end_in
 from orders_project.management.commands import migrate_all
 from outbox.listener import Listener
@@ -124,3 +126,8 @@ def test_rows_are_read_in_pieces_without_a_cursor_that_stays(behind: None, poole
     with psycopg.connect(**pooled) as another:  # in the same session
         assert another.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
     assert list(rows)
+
+
+def test_an_address_past_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match="DATABASE_URL_ORDERS_DIRECT is set and DATABASE_URL_ORDERS is not"):
+        up({"DATA": str(tmp_path), "DATABASE_URL_ORDERS_DIRECT": "postgres://elsewhere"})
