@@ -157,7 +157,7 @@ PROVOKED_BY: dict[str, str] = {
     "locks-unsorted": "delay",
     "holds-never-expire": "torn",
     "confirm-ignored": "reset",
-    "stamp-before-confirm": "reset,torn",
+    "stamp-before-confirm": "reset",
     "withdrawal-forgotten": "late",
     "timer-not-set-again": "misbehave",
     "answer-stored-apart": "torn,delay",
