@@ -188,6 +188,7 @@ class TestCollecting:
         assert remaining(channel) == 0
 
 
+@pytest.mark.django_db
 def test_a_broker_that_is_lost_is_no_fault_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """It has another turn in a few seconds; as an error it would be counted, and the alert would wake somebody."""
     monkeypatch.setattr(settings, "AMQP_URL", "amqp://nobody:nothing@127.0.0.1:1//")
