@@ -28,6 +28,21 @@ ENVIRONMENT = {
     "REFUND_APPROVAL_ABOVE": "100000",
 }  # fmt: skip
 ROLES = ("web", "relay", "beat", "orders", "payments", "processing")
+CHARGES = "SELECT message_id FROM outbox_outgoingmessage WHERE type = 'payments.charge' AND published_at IS NOT NULL"
+HANDLED = "SELECT count(*) FROM outbox_incomingmessage WHERE message_id = ANY(%s)"
+KNOWN = "SELECT order_id FROM orders_order"
+DONE_AFTER = """
+SELECT extract(epoch FROM min(status_since))::float FROM orders_order
+WHERE status = 'done' AND status_since > to_timestamp(%s)
+"""
+# The gateway sent its webhook while nobody was there; a hold was committed, and its order was not.
+ASK_NOW = """
+WITH payments AS (UPDATE payments_payment SET ask_at = now() WHERE ask_at > now())
+UPDATE payments_refund SET ask_at = now() WHERE ask_at > now()
+"""
+EXPIRE_NOW = """
+UPDATE processing_hold SET expires_at = now() WHERE status = 'held' AND expires_at > now() AND order_id <> ALL(%s)
+"""
 IS_SYNCHRONOUS = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
 
 
@@ -70,14 +85,32 @@ class Regions:
             self.tell_first(statement)
         self.system.until(lambda: self.tell_first(IS_SYNCHRONOUS) == [(1,)])
 
-    def hold_replication(self, name: str = "all") -> None:
-        """From now on this standby gets nothing, and the first region does not wait for it."""
+    def hold_replication(self, name: str) -> datetime:
+        """From now on this standby gets nothing, and the first region does not wait for it; the time."""
+        ((at,),) = self.tell_first("SELECT clock_timestamp()")
         self._proxies.hold(name)
+        assert isinstance(at, datetime)
+        return at
 
     def tell_first(self, statement: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.first_server.url("postgres"), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def accept(self, number: int) -> None:
+        """Wait until so many more orders are accepted."""
+        target = len(self.customers.memory.accepted) + number
+        self.system.until(lambda: len(self.customers.memory.accepted) >= target)
+
+    def let_messages_wait_in_the_broker(self) -> None:
+        """Payments dies, and messages to it have left the outbox: nobody but the broker has them now."""
+        self.system.kill("payments")
+
+        def waiting() -> bool:
+            sent = [message for (message,) in self.system.query("orders", CHARGES)]
+            return self.system.query("payments", HANDLED, sent) != [(len(sent),)]
+
+        self.system.until(waiting)
 
     def orders_of_first(self) -> dict[str, datetime]:
         """The orders that the first region knows, and when each of them changed."""
@@ -108,10 +141,37 @@ class Regions:
         for name in self.standbys:
             self._proxies.reset(name)
 
-    def start_second(self) -> None:
-        """Start the processes of the second region where clients look for them."""
+    def take_over(self, *, lost_at: float) -> str:
+        """Promote the second region, start it, and wait until it has done an order; what the command said."""
+        said, code = self.command("promote")
+        print(said)
+        assert code == 0, said
+        again, code = self.command("promote")
+        assert code == 0, again
+        assert "a primary already" in again
+        assert "promoted, " not in again
+        begins = time.time()
         self.system.env |= self.second
-        self.system.start(*ROLES, env=self.second)
+        self.system.start(*ROLES, env=self.second)  # where clients look for them
+        memory, system = self.customers.memory, self.system
+        system.until(lambda: any(at > begins for at in list(memory.accepted.values())))
+        system.until(lambda: system.query("orders", DONE_AFTER, begins) != [(None,)])
+        ((done_at,),) = system.query("orders", DONE_AFTER, begins)
+        first = min(at for at in list(memory.accepted.values()) if at > begins)
+        print(f"RTO: {first - lost_at:.1f} s to the first order accepted, {done_at - lost_at:.1f} s to one done")
+        return said
+
+    def end_everything(self) -> None:
+        """No customer comes any more, and what would be done in some minutes is done now."""
+        self.customers.stop()
+        records = self.records()
+
+        def ended() -> bool:
+            self.system.query("payments", ASK_NOW)
+            self.system.query("processing", EXPIRE_NOW, [order for (order,) in self.system.query("orders", KNOWN)])
+            return not records.open_orders() and records.is_quiet()
+
+        self.system.until(ended)
 
     def records(self) -> Records:
         """What the databases of the second region and the gateway say."""
