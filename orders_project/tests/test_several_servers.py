@@ -132,6 +132,13 @@ class TestHostsOfADatabase:
         assert found["OPTIONS"] == {"sslmode": "require", "target_session_attrs": "read-write"}
         assert env.problems == []
 
+    def test_one_that_is_a_standby_is_used_where_one_is_wanted(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+    ) -> None:
+        env = read(monkeypatch, tmp_path, DATABASE_URL_ORDERS_READ="postgres://app@one,two/shop")
+        found = env.database("DATABASE_URL_ORDERS_READ", database="orders")
+        assert found["OPTIONS"] == {"target_session_attrs": "prefer-standby"}
+
     def test_another_choice_stands(self, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
         url = "postgres://app@one,two/shop?target_session_attrs=prefer-standby"
         env = read(monkeypatch, tmp_path, DATABASE_URL_ORDERS=url)
