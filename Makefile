@@ -11,7 +11,7 @@ DATA ?= .data
 WORKERS ?= 4
 ARGS ?=
 
-.PHONY: help run manage test check fuzz chaos bench bench-reconcile bench-relay screenshots translations contracts client lint format types imports advisories locks clean venv protos
+.PHONY: help run manage test check fuzz chaos bench bench-reconcile bench-relay bench-scaling screenshots translations contracts client lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench-reconcile: venv ## measure a comparison of 100,000 transactions of a gatew
 
 bench-relay: venv ## measure the outbox: relay, latency, idle, full tables; ARGS="latency"
 	@exec $(PY) -m benchmarks.relay $(ARGS)
+
+bench-scaling: venv ## count what an order costs each part, and what other rates would take; ARGS="--rates 5 20"
+	@exec $(PY) -m benchmarks.scaling $(ARGS)
 
 screenshots: venv ## take the pictures in docs/images of the running system
 	@exec $(PY) -m orders_project.tests.screenshots $(ARGS)

@@ -22,16 +22,16 @@ def measure(system: RunningSystem) -> dict[str, Any]:
 
     Two of these, taken before and after some orders, are what `per_order` needs.
     """
-    before = _counted(system)
+    before = counted(system)
     sizes: dict[str, int] = {}
     for service in SERVICES:
         system.query(service, "VACUUM")
         rows = system.query(service, "SELECT relname, pg_total_relation_size(relid) FROM pg_stat_user_tables")
         sizes |= {f"{service}.{table}": size for table, size in rows}
-    return {"sizes": sizes, "before": before, "after": _counted(system)}
+    return {"sizes": sizes, "before": before, "after": counted(system)}
 
 
-def _counted(system: RunningSystem) -> dict[str, int]:
+def counted(system: RunningSystem) -> dict[str, int]:
     """What has been written, committed and published since the servers started."""
     ((wal,),) = system.query("orders", "SELECT (pg_current_wal_lsn() - '0/0')::bigint")
     ((commits,),) = system.query(

@@ -28,7 +28,7 @@ def copy_tables(system: RunningSystem) -> str:
     url = postgres.url("limit")
     postgres.create_database("limit")
     for service in SERVICES:
-        dump = run_tool(system, "pg_dump", system.env[f"DATABASE_URL_{service.upper()}"])
+        dump = run_tool(system, "pg_dump", system.direct(service))
         # The outbox tables are the same in every service: the second and third time they exist already.
         run_tool(system, "psql", "-q", url, given=dump)
     with psycopg.connect(url, autocommit=True) as connection:

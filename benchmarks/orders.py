@@ -57,7 +57,7 @@ def measure_parts(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     more = arguments.peer or arguments.overload or arguments.growth
     if arguments.baseline and not more:
         return
-    with RunningSystem(for_tests=False) as system:
+    with RunningSystem(for_tests=False, pooled=()) as system:
         result = measure_itself(system, seconds=seconds, rate=rate)
         yield result
         if arguments.peer:

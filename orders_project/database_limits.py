@@ -3,18 +3,20 @@ How long a session of PostgreSQL may wait, work or do nothing, so that a frozen 
 
 # Note [Two places, one table]: a process names its limits when it connects (`options`, no statement, nothing that stays
 # behind), so each process can have its own. `manage.py migrate_all` makes them the defaults of the database as well:
-# there they hold for every other session, such as those of PgBouncer in transaction mode, which ignores `options`, and
+# there they hold for every other session, such as those of PgBouncer in transaction mode, which takes no `options`, and
 # of an operator's psql.
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections
 from psycopg import sql
+
+from outbox import sessions
 
 CONNECT_SECONDS = 5
 UNLIMITED = " -c statement_timeout=0"
@@ -80,15 +82,11 @@ def make_default(alias: str, limits: Mapping[str, str]) -> bool:
 
 @contextmanager
 def without_limits_of_statements(*aliases: str) -> Iterator[None]:
-    """Where nothing is connected yet, run statements as long as they take: migrations, an audit."""
-    unconnected = [connections[alias] for alias in aliases if connections[alias].connection is None]
-    for connection in unconnected:
-        connection.settings_dict["OPTIONS"]["options"] += UNLIMITED
-    try:
+    """Where nothing is connected yet, run statements as long as they take, in own sessions: migrations, an audit."""
+    with ExitStack() as stack:
+        for alias in aliases:
+            if connections[alias].connection is None:
+                own = sessions.of_its_own(alias)
+                own.settings_dict["OPTIONS"]["options"] += UNLIMITED
+                stack.enter_context(sessions.using(own))
         yield
-    finally:
-        for connection in unconnected:
-            connection.close()
-            # Not what was there before: the settings are those of all threads.
-            options = connection.settings_dict["OPTIONS"]
-            options["options"] = options["options"].removesuffix(UNLIMITED)

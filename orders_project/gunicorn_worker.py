@@ -1,25 +1,105 @@
 """gunicorn's worker, with a timeout for slow clients, and problem documents for requests that never reach Django."""
 
+import random
+import select
 import socket
 import struct
+import threading
+import time
+from concurrent.futures import Future
 from typing import Any
 
 from gunicorn import util
 from gunicorn.workers.gthread import ThreadWorker
 
+from common.admission import lot, waited
 from outbox import context
 
 READ_TIMEOUT = 10  # seconds for the next byte of a request, after which a silent client loses its thread
+AVERAGED = 20  # requests
+LONG = 1.0  # seconds that a request waits for a thread, after which its client may have given up
 RECEIVE_TIMEOUT = struct.pack("ll", READ_TIMEOUT, 0)
 
 
 class Worker(ThreadWorker):
-    """Serves requests in threads."""
+    """
+    Serves requests in threads.
+
+    # Note [Refused at the door]: how long a request will wait for a thread is known when it comes: for as long as those
+    # before it take. So a new order that is to be refused for it is refused at once, by the thread that accepts
+    # connections, and neither waits nor takes a thread. What has not arrived as a whole by then waits like all others,
+    # and is judged by how long it has waited.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counting = threading.Lock()
+        self.queued = 0  # requests that wait for a thread
+        self.seconds = 0.0  # that a request took on the average, lately
+
+    def enqueue_req(self, conn: Any) -> None:
+        conn.came_at, conn.lot = time.monotonic(), random.random()
+        waited.set(self.queued * self.seconds / self.cfg.threads)
+        try:
+            is_refused = self._is_refused(conn)
+        except OSError:  # its client could not be told
+            self.nr_conns -= 1
+            conn.close()
+            return
+        if is_refused:
+            done: Future[bool] = Future()
+            done.set_result(True)
+            self.finish_request(conn, done)
+            return
+        with self.counting:
+            self.queued += 1
+        super().enqueue_req(conn)
 
     def handle(self, conn: Any) -> Any:
+        """
+        Handle the next request of a connection.
+
+        # Note [Clients that have gone]: a client that has waited for too long closes its connection, and often sends
+        # the same again. Working on what nobody waits for would make the next ones wait even longer. Nothing has been
+        # done yet, and whoever repeats the request loses nothing.
+        """
+        with self.counting:
+            self.queued -= 1
+        seconds = time.monotonic() - conn.came_at
+        waited.set(seconds)
+        if seconds > LONG and _has_gone(conn.sock):
+            return False
+        try:
+            if self._is_refused(conn):
+                return True
+        except OSError:
+            return False
         # Not settimeout(): gunicorn makes the socket blocking just before it reads.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)
         return super().handle(conn)
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        began = time.monotonic()
+        try:
+            return super().handle_request(req, conn)
+        finally:
+            self.seconds += (time.monotonic() - began - self.seconds) / AVERAGED
+
+    def _is_refused(self, conn: Any) -> bool:
+        """
+        Whether the next request was a new order, and is refused and answered; the connection is kept.
+
+        :raises OSError: if it could not be answered
+        """
+        from .http import unread_orders  # needs the settings, which the parent process does not read
+
+        lot.set(conn.lot)
+        if conn.parser is not None and conn.parser.unreader.buf.getvalue():
+            return False  # a part of it has been read already
+        if not self.alive or not unread_orders.refuse(conn.sock):
+            return False
+        conn.init()  # as for every connection that is kept
+        return True
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Answer for a request that fails outside of Django, under the id in its headers if they could be read."""
@@ -32,6 +112,13 @@ class Worker(ThreadWorker):
     def init_process(self) -> None:
         util.write_error = write_error
         super().init_process()
+
+
+def _has_gone(sock: socket.socket) -> bool:
+    """Whether the client has closed its connection, also if there is something left to read from it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def write_error(sock: Any, status: int, reason: str, message: str) -> None:

@@ -31,9 +31,10 @@ class Reading:
     parameters: Callable[[], dict[str, Any]] = _nothing
     every: float = 5.0  # seconds for which a result may be used
 
-    def take(self) -> list[dict[str, Any]]:
-        """Run the query and return its rows, as dictionaries by column."""
-        with transaction.atomic(using=self.database), connections[self.database].cursor() as cursor:
+    def take(self, using: str = "") -> list[dict[str, Any]]:
+        """Run the query, of the database or of the alias `using`, and return its rows as dictionaries by column."""
+        using = using or self.database
+        with transaction.atomic(using=using), connections[using].cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
             cursor.execute(self.sql, {"most": LIMIT, **self.parameters()})
             columns = [column.name for column in cursor.description or ()]
@@ -66,6 +67,25 @@ SELECT %(database)s AS database, count(*) AS database_connections,
 FROM pg_stat_activity WHERE datname = current_database()
 """
 
+# A server that writes nothing archives nothing: what has been written since the last file is what counts. The name of a
+# file says where it ends; one of another kind (a history) does not.
+ARCHIVE = """
+SELECT %(database)s AS database,
+       (coalesce(last_failed_time, '-infinity') > coalesce(last_archived_time, '-infinity'))::int AS archive_failing,
+       CASE WHEN pg_current_wal_lsn() - '0/0' - archived.up_to < 8192 THEN 0
+            ELSE extract(epoch FROM clock_timestamp() - coalesce(last_archived_time, stats_reset))
+       END AS archive_late_seconds
+FROM pg_stat_archiver
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN last_archived_wal ~ '^[0-9A-F]{24}'
+           THEN ('x' || substr(last_archived_wal, 9, 8))::bit(32)::bigint * 4294967296
+                + (('x' || substr(last_archived_wal, 17, 8))::bit(32)::bigint + 1)
+                * pg_size_bytes(current_setting('wal_segment_size'))
+           ELSE 0 END AS up_to
+) archived
+WHERE current_setting('archive_mode') <> 'off' AND NOT pg_is_in_recovery()
+"""
+
 
 def readings_of(service: str) -> Iterator[Reading]:
     """Return what can be read of every service's outbox."""
@@ -83,7 +103,12 @@ def readings_of(service: str) -> Iterator[Reading]:
         "database_connections": "Connections to a database.",
         "database_connections_max": "Connections that its server allows in total.",
     }
+    archived = {
+        "archive_failing": "Whether a database server failed to archive its log when it tried last.",
+        "archive_late_seconds": "How long it has archived nothing of what it has written since.",
+    }
     yield Reading(database, PENDING, pending, parameters)
     yield Reading(database, WAITING, waiting, parameters)
     yield Reading(database, DEAD, {"dead_letters": "Open dead letters, of the 20 most frequent failures."}, parameters)
     yield Reading(database, CONNECTIONS, connected, parameters)
+    yield Reading(database, ARCHIVE, archived, parameters)

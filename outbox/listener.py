@@ -3,13 +3,14 @@
 from typing import Any, Self
 
 import psycopg
-from django.db import OperationalError, connections
+from django.db import OperationalError
 
+from . import sessions
 from .models import CHANNEL
 
 
 class Listener:
-    """Waits for the NOTIFY of a database. Where none arrives (behind PgBouncer, say) it only waits: the relay polls."""
+    """Waits for the NOTIFY of a database. Where none arrives it only waits: the relay polls."""
 
     def __init__(self, database: str) -> None:
         self.database = database
@@ -19,9 +20,10 @@ class Listener:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the connection: the next `wait` makes another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -34,11 +36,11 @@ class Listener:
                 return False  # the notifications of earlier commits are lost: look again at once
             return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
-            self._close()
+            self.close()
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(connections[self.database].get_connection_params())
+        parameters = dict(sessions.of_its_own(self.database).get_connection_params())
         for of_django in ("cursor_factory", "context", "prepare_threshold"):
             parameters.pop(of_django, None)
         connection = psycopg.connect(**parameters, autocommit=True)

@@ -38,6 +38,7 @@ def unpack(
     choose: Callable[[list[str]], str] | None = None,
     without: str = "",
     called: str = "",
+    release: str = "",
 ) -> Path:
     """
     The folder that holds this package and everything it needs that the system lacks.
@@ -51,9 +52,11 @@ def unpack(
     :param choose: picks what to fetch from the names that this package, an empty one, depends on
     :param without: a pattern of names of packages that it depends on and that nobody here needs
     :param called: what to call it in the line that says what is being fetched; no line otherwise
+    :param release: another release of Debian, such as trixie, from the system's own mirror; with everything that the
+        package needs, down to the C library (see other_release.py)
     :raises NoPackages: if there is no apt here, or it cannot deliver
     """
-    shelf = _shelf(into, user)
+    shelf = _shelf(into, user, release)
     final = shelf / package
     if final.exists():
         return final
@@ -66,7 +69,7 @@ def unpack(
         shutil.rmtree(scratch, ignore_errors=True)
         try:
             unpacked = scratch / "root"
-            apt = _Apt(shelf, scratch, held=lock.fileno())
+            apt = _Apt(shelf, scratch, held=lock.fileno(), release=release)
             for archive in apt.download(package, choose=choose, without=without, called=called):
                 apt.run("dpkg", "-x", archive, unpacked)
             if settle is not None:
@@ -78,9 +81,9 @@ def unpack(
     return final
 
 
-def is_unpacked(package: str, *, user: pwd.struct_passwd | None = None) -> bool:
+def is_unpacked(package: str, *, user: pwd.struct_passwd | None = None, release: str = "") -> bool:
     """Whether `unpack` would find the package without downloading anything."""
-    return (_shelf(None, user) / package).exists()
+    return (_shelf(None, user, release) / package).exists()
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -93,8 +96,8 @@ def environment(root: Path) -> dict[str, str]:
     }
 
 
-def _shelf(into: Path | None, user: pwd.struct_passwd | None) -> Path:
-    return places.suitable(into or places.cache() / _system(), user=user)
+def _shelf(into: Path | None, user: pwd.struct_passwd | None, release: str) -> Path:
+    return places.suitable((into or places.cache() / _system()) / release, user=user)
 
 
 def _system() -> str:
@@ -108,8 +111,9 @@ def _system() -> str:
 class _Apt:
     """apt with lists of its own, which all packages on one shelf share."""
 
-    def __init__(self, shelf: Path, scratch: Path, *, held: int) -> None:
+    def __init__(self, shelf: Path, scratch: Path, *, held: int, release: str) -> None:
         self._lists = shelf / ".apt"
+        self._bound = () if release else BOUND_TO_THE_SYSTEM
         self._archives = scratch / "archives"
         self._held = [held]
         self._troubles = ""
@@ -129,6 +133,25 @@ class _Apt:
             "Acquire::http::Timeout=20",
         ]
         self._options = [word for option in options for word in ("-o", option)]
+        if release:
+            self._options += [word for option in self._of_release(release) for word in ("-o", option)]
+
+    def _of_release(self, release: str) -> list[str]:
+        """Options by which apt knows another release alone, and nothing of it is installed yet."""
+        if not re.fullmatch(r"[a-z]+", release):
+            raise NoPackages(f"{release!r} is no name of a release of Debian, such as trixie")
+        known = self.run("apt-get", "indextargets", "--format", "$(REPO_URI) $(COMPONENT)", "Created-By: Packages")
+        found = [words[0] for words in map(str.split, known.splitlines()) if words[1:] == ["main"]]
+        mirror = next((uri for uri in found if "security" not in uri), None)
+        if mirror is None:
+            raise NoPackages(f"apt-get knows no mirror of Debian that could have {release}")
+        (self._lists / "sources.list").write_text(f"deb {mirror} {release} main\n")
+        (self._lists / "status").touch()
+        return [
+            f"Dir::Etc::sourcelist={self._lists}/sources.list",
+            "Dir::Etc::sourceparts=/dev/null",
+            f"Dir::State::status={self._lists}/status",
+        ]
 
     def download(
         self, package: str, *, choose: Callable[[list[str]], str] | None, without: str, called: str
@@ -142,7 +165,7 @@ class _Apt:
                 offered = [
                     (each, version, int(size))
                     for each, version, size in OFFERED.findall(plan)
-                    if each not in BOUND_TO_THE_SYSTEM and not (without and re.fullmatch(without, each))
+                    if each not in self._bound and not (without and re.fullmatch(without, each))
                 ]
                 if not offered:
                     raise NoPackages(f"apt-get has no archive of {name}")

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import IO, Protocol
 from urllib.parse import quote
 
-from . import CannotRun, debian, places, processes
+from . import CannotRun, debian, other_release, places, processes
 
 USER = "app"
 PACKAGE = "rabbitmq-server"
 OLDEST = (3, 10)
 IMAGE = "rabbitmq:4"
+RELEASE = "RABBITMQ_RELEASE"  # the variable that names another release of Debian, whose RabbitMQ is used
+UNUSED_THERE = r"(lib)?python3.*|dpkg|tar|passwd|adduser|procps|tzdata|socat"
 LOOPBACK_ONLY = "-kernel inet_dist_use_interface {127,0,0,1}"
 PORT_TRIES = 3
 
@@ -188,7 +190,8 @@ def find_source(home: Path) -> Source:
 
     :raises NoRabbitMQ: if there is none of them
     """
-    installed = _installed()
+    release = os.environ.get(RELEASE, "")
+    installed = None if release else _installed()
     if installed is not None:
         return Programs(home, sbin=installed, env={"PATH": os.environ.get("PATH", os.defpath)})
     try:
@@ -205,7 +208,7 @@ def find_source(home: Path) -> Source:
             f"({refusal})"
         ) from None
     (sbin,) = root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin")
-    env = debian.environment(root)
+    env = {"PATH": os.environ.get("PATH", os.defpath)} if release else debian.environment(root)
     env["PATH"] = f"{root}/usr/lib/erlang/bin:{env['PATH']}"
     return Programs(home, sbin=sbin, env=env)
 
@@ -217,7 +220,8 @@ def data_of(home: Path) -> Path:
 
 def is_to_be_downloaded() -> bool:
     """Whether `find_source` would download Debian's packages."""
-    return _installed() is None and not debian.is_unpacked(PACKAGE)
+    release = os.environ.get(RELEASE, "")
+    return bool(release or _installed() is None) and not debian.is_unpacked(PACKAGE, release=release)
 
 
 def download() -> Path:
@@ -226,6 +230,10 @@ def download() -> Path:
 
     :raises NoPackages: if they are not to be had here
     """
+    if release := os.environ.get(RELEASE, ""):
+        return debian.unpack(
+            PACKAGE, settle=_bring_erlang, called=f"RabbitMQ of {release}", without=UNUSED_THERE, release=release
+        )
     return debian.unpack(PACKAGE, settle=_relocate_erlang, called="RabbitMQ")
 
 
@@ -262,7 +270,7 @@ class Programs:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._home = home
         self.sbin = sbin
-        self._tools = env
+        self.tools = env
         self._env: dict[str, str] = {}
 
     def launch(self, *, port: int, password: str, log: Path) -> None:
@@ -281,7 +289,7 @@ class Programs:
             "log.console = true\n"
             "log.file = false\n"
         )
-        self._env = self._tools | {
+        self._env = self.tools | {
             "HOME": str(place),
             "LANG": "C.UTF-8",
             "ERL_EPMD_PORT": str(epmd_port),
@@ -404,3 +412,9 @@ def _relocate_erlang(unpacked: Path, final: Path) -> None:
             continue
         text = script.read_text()
         script.write_text(text.replace("=/usr/lib/erlang", f"={final}/usr/lib/erlang"))
+
+
+def _bring_erlang(unpacked: Path, final: Path) -> None:
+    """Another release's Erlang needs that release's C library, too."""
+    _relocate_erlang(unpacked, final)
+    other_release.use_own_libraries(unpacked, final, under="usr/lib/erlang")

@@ -70,6 +70,7 @@ def up(given: Mapping[str, str]) -> None:
     :raises CannotRun: if a part cannot be had or does not come up
     """
     _refuse_half_a_backup(given)
+    _refuse_half_an_address(given)
     began = time.monotonic()
     data = places.data_of_run(given)
     with stopping_on_signals(), contextlib.ExitStack() as at_the_end:
@@ -250,6 +251,12 @@ def _refuse_half_a_backup(given: Mapping[str, str]) -> None:
             f"{backup_folder.VARIABLE} is for databases of this run's own, and {', '.join(named)} name others:"
             " unset it, and see docs/backups.md for servers of your own"
         )
+
+
+def _refuse_half_an_address(given: Mapping[str, str]) -> None:
+    for name in map(variable, DATABASES):
+        if given.get(f"{name}_DIRECT") and not given.get(name):
+            raise CannotRun(f"{name}_DIRECT is set and {name} is not: they name one database, by PgBouncer and past it")
 
 
 def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Mapping[str, str]) -> None:

@@ -5,7 +5,9 @@ from urllib.parse import SplitResult
 
 from orders_project.privileges import broker, database
 
-UNSUPPORTED = re.compile(r"^(redis|rabbitmq:(3|4\.[01])\b|jaegertracing/all-in-one)")
+UNSUPPORTED = re.compile(r"^(redis|rabbitmq:(3|4\.[01])\b|jaegertracing/all-in-one|grafana/grafana-oss)")
+EXACT = re.compile(r":v?\d+\.\d+\.\d+(-[a-z]+)*(@sha256:[0-9a-f]{64})?$")
+OF_TWO_NUMBERS = re.compile(r"(^|/)postgres(ql)?:\d+\.\d+(-\d{12})?(-[a-z]+)*(@sha256:[0-9a-f]{64})?$")
 SECRET_WORD = re.compile(r"\$\$?\{?[A-Z_]*(PASSWORD|SECRET|TOKEN)")
 
 
@@ -16,10 +18,9 @@ def shows_no_secret(arguments: list[str]) -> bool:
 
 
 def is_pinned(image: str) -> bool:
+    """Whether an image is ours, or of one release alone that gets its mistakes corrected."""
     ours = image == "orders" or image.startswith("orders:")
-    return ours or (
-        bool(re.search(r":v?\d+(\.\d+)*(-[a-z]+)*(@sha256:[0-9a-f]{64})?$", image)) and not UNSUPPORTED.search(image)
-    )
+    return ours or (bool(EXACT.search(image) or OF_TWO_NUMBERS.search(image)) and not UNSUPPORTED.search(image))
 
 
 def is_address(variable: str) -> bool:

@@ -1,4 +1,4 @@
-"""The manifests in docker/kubernetes: the base with the gateway, and what the overlay `dev` adds."""
+"""The manifests in docker/kubernetes: the base with the gateway, and what the overlays add."""
 
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ def documents(*folders: Path) -> list[Any]:
 
 BASE = documents(DOCKER / "kubernetes" / "base", DOCKER / "nginx")
 DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
+PROD = documents(DOCKER / "kubernetes" / "overlays" / "prod")
 BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
 # What a person or a vault provides: docs/operations.md lists it.
 GIVEN = {
@@ -32,6 +33,7 @@ GIVEN = {
     **{f"role-{role.name.replace('_', '-')}": {"uri", "username", "password"} for role in database.ROLES},
     "jwt-public": {"jwt-public.pem"},
     "jwt-private": {"jwt-private.pem"},
+    "backups": {"access-key-id", "secret-access-key"},
 }
 
 

@@ -6,16 +6,17 @@ import select
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 import psycopg
 import requests
 
-from orders_project.embedded import places, processes, variable
+from orders_project.embedded import CannotRun, places, processes, variable
 from orders_project.embedded.services import Services, begin
 from orders_project.tests import forked
+from orders_project.tests.pgbouncer import PgBouncer
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -33,7 +34,12 @@ class RunningSystem:
     """Servers, databases and topology stand on entering; processes are started by name."""
 
     def __init__(
-        self, environment: Mapping[str, str] | None = None, *, given: Services | None = None, for_tests: bool = True
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        given: Services | None = None,
+        for_tests: bool = True,
+        pooled: Collection[str] = ("processing",),
     ) -> None:
         """
         Start private servers for what is not given.
@@ -41,8 +47,10 @@ class RunningSystem:
         :param environment: what all processes find in theirs
         :param given: servers that run already; the databases are migrated
         :param for_tests: whether the data need not survive a crash of the machine
+        :param pooled: databases that processes reach through PgBouncer, in its transaction mode, if it can be had
         """
         self.home = places.scratch("system")
+        self.pooled = [database for database in pooled if variable(database) not in (environment or {})]
         self.given = given or Services()
         self.for_tests = for_tests
         self.environment = dict(environment or {})
@@ -75,6 +83,8 @@ class RunningSystem:
             self.services.env |= self.given.env
             self.services.postgres = self.services.postgres or self.given.postgres
             self.env |= self.services.env
+            if self.pooled:
+                stack.enter_context(self._pooling())
             self._system = self._libraries.with_settings(env=self.env)
             stack.callback(self._system.stop)
             stack.callback(self.stop_all)
@@ -83,7 +93,7 @@ class RunningSystem:
                 self.manage("migrate_all")
             self.services.await_ready()
             if self.env["AMQP_URL"] != self.services.env["AMQP_URL"]:
-                self.env |= self.services.env
+                self.env["AMQP_URL"] = self.services.env["AMQP_URL"]
                 self._system.stop()  # it starts anew
             self.manage("declare_topology")
             self._at_the_end = stack.pop_all()
@@ -91,6 +101,21 @@ class RunningSystem:
 
     def __exit__(self, *exception: object) -> None:
         self._at_the_end.close()
+
+    @contextlib.contextmanager
+    def _pooling(self) -> Iterator[None]:
+        """Have PgBouncer between the processes and some of the databases."""
+        direct = {variable(database): self.services.env[variable(database)] for database in self.pooled}
+        with contextlib.ExitStack() as stack:
+            try:
+                bouncer = stack.enter_context(PgBouncer(direct.values()))
+            except CannotRun:
+                self.pooled = []
+            else:
+                self.pooler = bouncer
+                for name, url in direct.items():
+                    self.env |= {name: bouncer.url(url), f"{name}_DIRECT": url}
+            yield
 
     def manage(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Run a manage.py command to its end, which must be a good one; what it printed."""
@@ -168,10 +193,14 @@ class RunningSystem:
         """Ask a service's database, on a connection that is kept for the next time."""
         connection = self._connections.get(service)
         if connection is None or not _is_alive(connection):
-            connection = psycopg.connect(self.env[variable(service)], autocommit=True, prepare_threshold=None)
+            connection = psycopg.connect(self.direct(service), autocommit=True, prepare_threshold=None)
             self._connections[service] = connection
         cursor = connection.execute(sql, parameters)
         return cursor.fetchall() if cursor.description else []
+
+    def direct(self, service: str) -> str:
+        """The address of a service's database, past PgBouncer."""
+        return self.env.get(f"{variable(service)}_DIRECT") or self.env[variable(service)]
 
     def _disconnect(self) -> None:
         for connection in self._connections.values():

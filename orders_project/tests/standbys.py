@@ -70,19 +70,25 @@ class Streaming:
 
 @contextmanager
 def streaming(primary: Postgres) -> Iterator[Streaming]:
-    """A standby of this server, and an alias of each service for its database there: `orders_read` and so on."""
+    """A standby of this server."""
     home = places.scratch("standby")
     standby = Streaming(primary, home / "postgres")
     try:
-        for service in settings.SERVICES:
-            connections.settings[f"{service}_read"] = read_settings(service, port=standby.server.port)
         yield standby
     finally:
-        for service in settings.SERVICES:
-            connections[f"{service}_read"].close()
-            del connections[f"{service}_read"], connections.settings[f"{service}_read"]
         standby.server.stop()
         places.forget(home)
+
+
+@contextmanager
+def aliases(standby: Streaming) -> Iterator[None]:
+    """An alias of each service for its database at a standby: `orders_read` and so on."""
+    for service in settings.SERVICES:
+        connections.settings[f"{service}_read"] = read_settings(service, port=standby.server.port)
+    yield
+    for service in settings.SERVICES:
+        connections[f"{service}_read"].close()
+        del connections[f"{service}_read"], connections.settings[f"{service}_read"]
 
 
 def read_settings(service: str, *, port: int, **more: Any) -> dict[str, Any]:

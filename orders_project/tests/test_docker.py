@@ -51,7 +51,7 @@ class TestTheImage:
         assert all((PROJECT / path).exists() for path in here)
 
     def test_runs_without_privileges_from_pinned_and_hashed_parts(self) -> None:
-        assert set(re.findall(r"^FROM (\S+)", self.text, re.M)) == {"python:3.13-slim-bookworm"}
+        assert set(re.findall(r"^FROM (\S+)", self.text, re.M)) == {"python:3.13.15-slim-bookworm"}
         assert re.findall(r"^USER (\S+)", self.text, re.M) == ["10001:10001"]
         assert "--require-hashes" in self.text
 
@@ -166,8 +166,19 @@ class TestCompose:
             if name.startswith("postgres-"):
                 assert set(service["networks"]) == {f"{name.removeprefix('postgres-')}-data"}
                 assert whole["networks"][service["networks"][0]] == {"internal": True}
-            else:
+            elif service.get("network_mode") != "none":
                 assert set(service.get("networks", ["default"])) == {"default", *own}, name
+
+    def test_every_database_is_archived_and_backed_up_by_whom_no_network_reaches(self, services: Any) -> None:
+        for name in ("default", *SERVICES):
+            server, backup = services[f"postgres-{name}"], services[f"backup-{name}"]
+            folder = f"{compose.example()['BACKUPS']}/{name}:/backups"
+            assert folder in server["volumes"]
+            assert folder in backup["volumes"]
+            assert "-carchive_mode=on" in server["command"]
+            assert backup["network_mode"] == "none"
+            assert backup["image"] == server["image"]
+            assert backup["environment"]["PGUSER"] == server["environment"]["POSTGRES_USER"]
 
     def test_keys_are_for_their_user_alone(self, services: Any) -> None:
         assert "chmod 400" in (DOCKER / ".env.example").read_text()

@@ -18,7 +18,7 @@ from orders_project.privileges import database
 from . import compose
 from .compose import DOCKER, PROJECT
 from .confinement import is_address, is_pinned, meant_for, shows_no_secret
-from .kubernetes import BASE, BUILTIN, DEV, GIVEN, container_of, named, pods, variables
+from .kubernetes import BASE, BUILTIN, DEV, GIVEN, PROD, container_of, named, pods, variables
 from .stack import WEBS
 
 
@@ -81,7 +81,7 @@ class TestKubernetes:
 
     def test_only_operators_that_are_documented_are_needed(self) -> None:
         manual = (PROJECT / "docs" / "operations.md").read_text()
-        for version in {document["apiVersion"] for document in BASE + DEV} - set(BUILTIN):
+        for version in {document["apiVersion"] for document in BASE + DEV + PROD} - set(BUILTIN):
             assert f"`{version}`" in manual, version
 
     def test_every_secret_and_configuration_that_is_used_exists(self) -> None:
@@ -180,6 +180,29 @@ class TestKubernetes:
             ]
             assert made["passwordSecret"]["name"] == f"role-{role.name.replace('_', '-')}"
             assert not made.keys() & {"superuser", "createdb", "createrole", "inRoles"}
+
+    def test_every_database_is_archived_and_backed_up_in_production(self) -> None:
+        made = {(one["kind"], one["metadata"]["name"]): one["spec"] for one in PROD}
+        scheduled = {spec["cluster"]["name"] for (kind, _), spec in made.items() if kind == "ScheduledBackup"}
+        assert scheduled == set(named("Cluster"))
+        overlay = yaml.safe_load((DOCKER / "kubernetes/overlays/prod/kustomization.yaml").read_text())
+        (patch,) = [one for one in overlay["patches"] if one["target"]["kind"] == "Cluster"]
+        assert all(re.fullmatch(patch["target"]["name"], name) for name in named("Cluster"))
+        (plugins,) = [one["value"] for one in yaml.safe_load(patch["patch"]) if one["path"] == "/spec/plugins"]
+        (archiver,) = plugins
+        assert archiver["isWALArchiver"] is True
+        store = made["ObjectStore", archiver["parameters"]["barmanObjectName"]]
+        keys = store["configuration"]["s3Credentials"].values()
+        assert {(key["name"], key["key"]) for key in keys} == {("backups", key) for key in GIVEN["backups"]}
+        for (kind, _), spec in made.items():
+            if kind == "ScheduledBackup":
+                assert spec["pluginConfiguration"]["name"] == archiver["name"]
+                assert len(spec["schedule"].split()) == 6
+
+    def test_every_image_of_a_server_is_of_one_release(self) -> None:
+        images = [one["spec"]["image"] for one in named("RabbitmqCluster").values()]
+        images += [one["spec"]["imageName"] for one in named("Cluster").values()]
+        assert all(map(is_pinned, images))
 
     def test_no_proxy_network_is_wide(self) -> None:
         networks = [

@@ -85,7 +85,10 @@ class Shop:
             self.env = env | given.env | services.env
             self.old, self.new = (
                 undo.enter_context(Release(name, project, env=self.env | more, home=self.home, port=self.port))
-                for name, project, more in (("old", old, {}), ("new", PROJECT, {"UPGRADING": "true"}))
+                for name, project, more in (
+                    ("old", old, {}),
+                    ("new", PROJECT, {"UPGRADING": "true", "ORDERS_QUEUES": "2"}),
+                )
             )
             self.receiver = undo.enter_context(Receiver())
             threading.Thread(target=self.receiver.serve_forever, daemon=True).start()

@@ -126,7 +126,8 @@ class TestRetention:
         told = 0
         while (first := read("first", number=1)[0].offset if told else 0) == 0:
             assert told < 10_000
-            tell(*(event(f"o-{n}") for n in range(100)))
+            for _ in range(10):  # what is sent at once is in one segment, and RabbitMQ 4 may drop a larger one at once
+                tell(*(event(f"o-{n}") for n in range(10)))
             told += 100
         assert 0 < first < told
         assert read(0, number=1)[0].offset >= first, "an offset that is gone means the oldest event"

@@ -47,7 +47,7 @@ def test_killed(web: Any, point: str) -> None:
 
     service, lock = POINTS[point]
     customer = threading.Thread(target=doomed)
-    with psycopg.connect(system.env[f"DATABASE_URL_{service.upper()}"]) as blocker:
+    with psycopg.connect(system.direct(service)) as blocker:
         blocker.execute(lock)
         customer.start()
         system.until(lambda: system.query(service, WAITING))
