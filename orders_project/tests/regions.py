@@ -205,7 +205,7 @@ def two_regions(*, payments_apart: bool = False) -> Iterator[Regions]:
             primaries["payments"].create_database("payments")
             given.env[variable("payments")] = primaries["payments"].url("payments")
         environment = ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}
-        system = undo.enter_context(RunningSystem(environment, given=given))
+        system = undo.enter_context(RunningSystem(environment, given=given, pooled=()))
         system.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         assert system.services.postgres is not None
         primaries["all"] = system.services.postgres
