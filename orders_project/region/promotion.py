@@ -47,8 +47,9 @@ def promote(*, since: datetime | None, even_if_the_first_is_up: bool, seconds: i
         queues = declare_topology()
     except LOST as error:
         raise NotPossible(f"the broker does not answer ({error}): start it, and run this again") from error
-    say(f"broker: {len(queues)} queues and streams are declared; processes may be started from here on")
+    say(f"broker: {len(queues)} queues and streams are declared")
     receivers = _settle_differences(databases, say=say)
+    say("processes may be started from here on")
     number = _send_again(receivers, since=since or BEGINNING)
     say(f"messages to {', '.join(receivers)}: {number} were sent and not handled, and are sent again")
 

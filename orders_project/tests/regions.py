@@ -10,15 +10,16 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
+import requests
 
 from orders_project.embedded import places, processes, variable
 from orders_project.embedded.postgres import FOR_TESTS, Postgres
 from orders_project.embedded.rabbitmq import RabbitMQ
 from orders_project.embedded.services import DATABASES, Services
 
-from .chaos.checker import Records
-from .chaos.customers import Customers
+from .chaos.customers import ADDED, USERS, Customers
 from .chaos.proxy import Proxies
+from .chaos.records import Records
 from .process_tree import family
 from .running_system import RunningSystem
 from .standbys import Streaming
@@ -165,9 +166,19 @@ class Regions:
         print(f"RTO: from the loss {times[0]} to one done; from the command {times[1]}")
         return said
 
-    def end_everything(self) -> None:
-        """No customer comes any more, and what would be done in some minutes is done now."""
+    def end_everything(self, *, deposits_again: bool = False) -> None:
+        """
+        No customer comes any more, and what would be done in some minutes is done now.
+
+        :param deposits_again: whether customers send all their deposits again, as some of them are lost
+        """
         self.customers.stop()
+        for amount in self.customers.memory.deposited if deposits_again else ():
+            number = amount - ADDED
+            path, headers = f"/accounts/u{number % USERS}/deposit", {"Idempotency-Key": f"in-{number}"}
+            sent = requests.post(self.system.url(path), json={"amount": amount / 100}, headers=headers, timeout=60)
+            sent.raise_for_status()
+            self.customers.memory.deposited[amount] = True
         records = self.records()
 
         def ended() -> bool:

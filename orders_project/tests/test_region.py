@@ -80,7 +80,7 @@ def test_with_asynchronous_standbys_what_is_lost_is_known_and_the_rest_agrees() 
 
         regions.take_over(lost_at=lost_at)
         regions.accept(SOME)
-        regions.end_everything()
+        regions.end_everything(deposits_again=True)
         records = regions.records()
         lost = there.keys() - {order for (order,) in records.ask("orders", KNOWN)}
         touched = {order for order, changed_at in there.items() if changed_at >= held_at}
