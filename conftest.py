@@ -35,7 +35,8 @@ gc.set_threshold(20_000, 20, 20)
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 MOST_WORKERS = 8
-SYSTEMS = ("system", "observability", "rolling", "chaos")  # running systems on the servers of the run
+# Running systems on the servers of the run.
+SYSTEMS = ("system", "observability", "rolling", "chaos", "queues", "shedding", "failover")
 
 
 def _start_services() -> list[str]:
@@ -71,6 +72,9 @@ os.environ.update(DATABASE_LOCK_TIMEOUT="60", DATABASE_STATEMENT_TIMEOUT="600", 
 os.environ.update(DATABASE_HOST_TIMEOUT="120")
 # The embedded run's relaxed rules, and nothing of the caller's own environment.
 os.environ.update(EMBEDDED="1", API_AUTH="open", FAKE_PAYMENT_SUCCESS_RATE="1", PROCESSING_SUCCESS_RATE="1")
+
+# Tests place orders that nobody ends, also in the past.
+os.environ["SHED_ABOVE"] = "0"
 
 django.setup()
 

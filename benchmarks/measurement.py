@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load import CLIENTS
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -58,9 +59,18 @@ def cpu_by_group(system: RunningSystem) -> dict[str, float]:
     return totals
 
 
-def load(system: RunningSystem, *, rate: float, seconds: float, longest_wait: float = math.inf) -> dict[str, Any]:
+def load(
+    system: RunningSystem,
+    *,
+    rate: float,
+    seconds: float,
+    longest_wait: float = math.inf,
+    clients: int = CLIENTS,
+    obedient: float = 0,
+) -> dict[str, Any]:
     """Place orders at this rate, by a process of its own (see load.py); what it says of them."""
-    command = [sys.executable, "-m", "benchmarks.load", system.url(""), str(rate), str(seconds), str(longest_wait)]
+    how = map(str, (rate, seconds, longest_wait, clients, obedient))
+    command = [sys.executable, "-m", "benchmarks.load", system.url(""), *how]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
     sent = dict(json.loads(done.stdout))
     # Of all processors of this machine, which the load generator shares with what it measures.

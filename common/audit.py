@@ -12,6 +12,8 @@ from typing import Any
 
 from django.db import connections
 
+from .reads import source_of
+
 BATCH = 5_000
 MAX_FINDINGS = 1_000
 
@@ -82,8 +84,8 @@ class Rule:
 
 
 def rows(service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-    """Run a query in a service's database and return its rows."""
-    with connections[service].cursor() as cursor:
+    """Run a query in a service's database, or its standby if that may lag here, and return its rows."""
+    with connections[source_of(service)].cursor() as cursor:
         cursor.execute(sql, parameters or None)
         return cursor.fetchall()
 

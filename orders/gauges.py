@@ -6,6 +6,7 @@ from typing import Any
 from outbox import clock
 from outbox.gauges import Reading
 
+from . import shedding
 from .models import ENDS, WebhookDelivery
 from .saga import TIMEOUTS
 
@@ -56,6 +57,17 @@ READINGS = (
             "orders_stuck": "Orders that have been in their status for longer than its timeout and a minute.",
         },
         _parameters,
+    ),
+    Reading(
+        "orders",
+        shedding.MEASURE,
+        {
+            "orders_waiting": "Orders that wait for this system alone, and that no later order has overtaken.",
+            "orders_late_seconds": "The age of the oldest of them.",
+            "orders_wait_seconds": "How long a new order has to wait for those before it.",
+            "orders_shed_share": "The share of new orders that is refused for it.",
+        },
+        shedding.parameters,
     ),
     Reading(
         "orders",

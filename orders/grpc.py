@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from rest_framework.exceptions import ValidationError as Invalid
 
-from common import client_limits, money
+from common import client_limits, money, reads
 from common.idempotency import check_key
 from common.principal import Principal
 from outbox import clock
@@ -59,6 +59,7 @@ class OrderService(stubs.OrderServiceServicer):
         asked = NewOrderSerializer(data=_plain(request))
         asked.is_valid(raise_exception=True)
         new = asked.new_order(principal=principal)
+        services.admit(new=new, now=now, key=key)
         by_key = key if new.order_id is None else None
         if by_key is None or services.placed_under(by_key, principal=principal, now=now) is None:
             for name, value in limits.count_order(email=new.user_email, principal=principal).items():
@@ -73,10 +74,12 @@ class OrderService(stubs.OrderServiceServicer):
 
     def ListOrders(self, request: Empty, call: Call) -> pb.ListOrdersResponse:  # noqa: N802
         newest = services.orders_of(call.principal).order_by("-created_at", "-order_id")[:LISTED]
-        return pb.ListOrdersResponse(orders=[message_of(order) for order in newest])
+        found = reads.may_lag(lambda: list(newest.all()), "orders", who=call.principal.name)
+        return pb.ListOrdersResponse(orders=[message_of(order) for order in found])
 
     def FindOrders(self, request: pb.FindOrdersRequest, call: Call) -> pb.FindOrdersResponse:  # noqa: N802
-        found, cursor = filters.page_of(services.orders_of(call.principal), _parameters(request))
+        orders, parameters = services.orders_of(call.principal), _parameters(request)
+        found, cursor = reads.may_lag(lambda: filters.page_of(orders, parameters), "orders", who=call.principal.name)
         return pb.FindOrdersResponse(orders=[message_of(order) for order in found], next_cursor=cursor)
 
     def CancelOrder(self, request: pb.CancelOrderRequest, call: Call) -> pb.Order:  # noqa: N802

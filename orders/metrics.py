@@ -7,6 +7,7 @@ from .models import Order, Status
 LIFE = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 
 ORDERS_CREATED = counter("orders_created_total", "Orders created.")  # exported as orders_total too
+ORDERS_SHED = counter("orders_shed_total", "New orders that were refused because too many others waited.")
 ORDERS_PAID = counter("orders_paid_total", "Orders paid.")
 ORDERS_PROCESSED = counter("orders_processed_total", "Orders processed: done.")
 ORDERS_CANCELED = counter("orders_canceled_total", "Orders canceled.")

@@ -9,6 +9,7 @@ from django.utils.translation import gettext_lazy as _
 
 from common.idempotency import StoredAnswer
 from common.performed_actions import AbstractPerformedAction
+from common.reads import LatestWrite as AbstractLatestWrite
 from common.search import PartIndex, beginning_index
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
@@ -380,6 +381,10 @@ class IdempotencyKey(StoredAnswer):
 
     class Meta(StoredAnswer.Meta):
         pass
+
+
+class LatestWrite(AbstractLatestWrite):
+    """When a client has last written to orders."""
 
 
 class PerformedAction(AbstractPerformedAction):

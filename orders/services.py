@@ -22,7 +22,7 @@ from outbox.store import Statement
 from processing import services as stock
 from processing.messages import GiveBack
 
-from . import archive, repair, saga, transitions
+from . import archive, repair, saga, shedding, transitions
 from .models import LOADED_LINES, ROWS, Order, OrderLine, Outgoing, Status, new_order_id
 from .new_order import NewOrder
 from .pricing import Line, price
@@ -51,6 +51,17 @@ class CaptureExceedsAuthorized(Refusal):
 
 
 # Placing ------------------------------------------------------------------------------------------------------------
+
+
+def admit(*, new: NewOrder, now: datetime, key: str | None = None) -> None:
+    """
+    Let an order pass that can be finished in time, or that was placed before under the same id or key.
+
+    Each endpoint calls this before it does anything else with an order.
+
+    :raises shedding.Overloaded: if it is to be refused
+    """
+    shedding.admit(lambda: _stored(new, key=key, now=now) is not None)
 
 
 def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | None = None) -> tuple[Order, bool]:

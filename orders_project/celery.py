@@ -4,6 +4,7 @@ The topology of the broker: exchanges, queues, dead-lettering and periodic tasks
     messages          a topic exchange for the messages to services, by <queue>.<type>: the broker limits by it what the
                       user of a service may send
     <service>         a quorum queue for each service: its commands and the events that it handles
+    <service>.1 …     more of them, if ORDERS_QUEUES is more than one: see outbox/partitions.py
     orders.webhooks   a queue of its own for calls to customers, so that a slow one delays no order
     <service>.dlq     messages that a service's queues gave up on, until they are stored in its DeadLetter table
     tasks             a topic exchange for the periodic tasks of beat
@@ -14,6 +15,7 @@ The topology of the broker: exchanges, queues, dead-lettering and periodic tasks
     answers           likewise for the answers, inspect.answers
 """
 
+import itertools
 import logging
 import os
 from typing import Any
@@ -25,14 +27,15 @@ from celery.signals import celeryd_after_setup
 from django.conf import settings
 from kombu import Connection, Exchange, Queue
 
-from outbox import stream
-from outbox.broker import binding
+from outbox import partitions, stream
+from outbox.broker import answering_first, binding
 
 logger = logging.getLogger(__name__)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
 
 SERVICES = settings.SERVICES
-WORK = (*SERVICES, "orders.webhooks")
+ASIDE = ("orders.webhooks",)
+WORK = (*(name for service in SERVICES for name in partitions.names(service, settings.ORDERS_QUEUES)), *ASIDE)
 
 MESSAGES = Exchange(settings.OUTBOX_EXCHANGE, type="topic")
 TASKS = Exchange("tasks", type="topic")
@@ -59,9 +62,15 @@ class StandingQueue(Queue):
             return super().queue_declare(nowait=nowait, passive=passive, channel=channel)
 
 
+def is_work_queue(name: str) -> bool:
+    """Return whether messages for a service wait in this queue, now or from a time when there were more of them."""
+    service, _, rest = name.partition(".")
+    return name in WORK or (service in SERVICES and rest.isdecimal())
+
+
 def work_queue(name: str) -> Queue:
     """
-    Return the queue of a service.
+    Return a queue of a service.
 
     # Note [No delivery limit]: how often a message may be begun and not ended is decided by whoever handles it (see
     # outbox/deliveries.py). A limit of the broker (an argument of older queues, a policy, or the default of RabbitMQ 4)
@@ -100,10 +109,10 @@ def beat_queue(service: str) -> Queue:
     )
 
 
-UNROUTED_QUEUE = Queue(
+UNROUTED_QUEUE = StandingQueue(
     "events.unheard",
     UNROUTED,
-    queue_arguments={"x-queue-type": "classic", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
+    queue_arguments={"x-queue-type": "quorum", "x-max-length": 10_000, "x-message-ttl": 86_400_000},
 )
 
 
@@ -152,8 +161,15 @@ app.conf.update(
     broker_url=settings.AMQP_URL,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"confirm_publish": True, "max_retries": 3, "interval_step": 0.2},
-    broker_heartbeat=30,
+    # Who waits for an answer of a node that stands still gives it up after the same time as who has nothing to ask.
+    broker_transport_options={
+        "confirm_publish": True,
+        "max_retries": 3,
+        "interval_step": 0.2,
+        "read_timeout": 2 * settings.AMQP_HEARTBEAT,
+        "write_timeout": 2 * settings.AMQP_HEARTBEAT,
+    },
+    broker_heartbeat=settings.AMQP_HEARTBEAT,
     task_default_queue="orders",
     task_default_exchange=TASKS.name,
     task_default_exchange_type=TASKS.type,
@@ -169,7 +185,8 @@ app.conf.update(
     # For a handler that hangs: longer than a handler waits for its database, shorter than the broker waits for an
     # acknowledgement.
     task_time_limit=25 * 60,
-    worker_prefetch_multiplier=8,
+    # The broker counts for each queue, so that a worker of several would hold so many times as much.
+    worker_prefetch_multiplier=max(8 // len(settings.WORKER_QUEUES), 1),
     worker_consumer="orders_project.celery_worker:CarefulConsumer",
     worker_enable_remote_control=False,
     worker_send_task_events=False,
@@ -194,18 +211,49 @@ app.autodiscover_tasks(related_name="consumers")
 
 
 @celeryd_after_setup.connect
-def consume_beat_queues(sender: str, instance: Any, **kwargs: Any) -> None:
-    """Let a worker of a service's queue consume its beat queue too, so that `-Q payments` is enough."""
+def choose_queues(sender: str, instance: Any, **kwargs: Any) -> None:
+    """Let a worker of a service consume its beat queue and WORKER_QUEUES of it, so that `-Q payments` is enough."""
     queues = instance.app.amqp.queues
-    for service in SERVICES:
-        if service in queues.consume_from and f"{service}.beat" not in queues.consume_from:
-            queues.select_add(as_declared(beat_queue(service)))
+    for service in [service for service in SERVICES if service in queues.consume_from]:
+        names = partitions.names(service, settings.ORDERS_QUEUES)
+        queues.deselect(names)
+        for queue in (*(work_queue(names[number]) for number in settings.WORKER_QUEUES), beat_queue(service)):
+            queues.select_add(as_declared(queue))
+
+
+def left_over(connection: Any, service: str) -> list[str]:
+    """Return the queues of a service that the broker has of a time when ORDERS_QUEUES was more than it is now."""
+    found: list[str] = []
+    for number in itertools.count(settings.ORDERS_QUEUES):
+        name = partitions.name_of(service, number)
+        try:
+            with connection.channel() as inquiry:
+                inquiry.queue_declare(name, passive=True)
+        except NotFound:
+            break
+        found.append(name)
+    return found
+
+
+def consume_left_over(connection: Any, queues: Any) -> None:
+    """
+    Have a worker consume the queues that are left over, so that what waits in them is handled.
+
+    # Note [Whose they are]: their numbers are counted through those of today, so that workers which together consume
+    # all of today's queues consume all of these, too. They may be deleted at any time: each connection looks anew.
+    """
+    queues.deselect([name for name in queues.consume_from if is_work_queue(name) and name not in WORK])
+    for service in [service for service in SERVICES if f"{service}.beat" in queues.consume_from]:
+        for number, name in enumerate(left_over(connection, service), start=settings.ORDERS_QUEUES):
+            if number % settings.ORDERS_QUEUES in settings.WORKER_QUEUES:
+                queues.select_add(as_declared(work_queue(name)))
 
 
 def declare_topology() -> list[str]:
     """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
+    url = answering_first(settings.AMQP_URL)
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS, QUESTIONS, ANSWERS):
             exchange(channel).declare()
         for queue in queues:
@@ -215,7 +263,7 @@ def declare_topology() -> list[str]:
         logger.warning("%s", why)
         return names
     streams = inspection()
-    with Connection(settings.AMQP_URL, connect_timeout=3) as connection, connection.channel() as channel:
+    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
         for queue in streams:
             queue(channel).declare()
     return [*names, settings.EVENTS_STREAM, *(queue.name for queue in streams)]

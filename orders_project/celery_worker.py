@@ -19,6 +19,7 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from outbox import broker, conf
 from outbox.consumers import CONSUMERS
 
+from .celery import consume_left_over
 from .celery_inspect import ANSWERED
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,10 @@ class CarefulConsumer(Consumer):
         default_steps = [Connection, Events, Heart, OurTasks, Answers, Evloop]
 
     def connect(self) -> Any:
-        """Connect, and declare the queues if they may be declared by this user: they may have been deleted."""
+        """
+        Connect, and declare the queues if they may be declared by this user: they may have been deleted. Find out about
+        those that are left over.
+        """
         connected = super().connect()
         try:
             conf.call("BROKER_TOPOLOGY")
@@ -82,7 +86,30 @@ class CarefulConsumer(Consumer):
             logger.debug("This user of the broker may not declare queues: the deployment does.")
         except broker.LOST as error:
             logger.warning("The queues could not be declared: %s", error)
+        consume_left_over(connected, self.app.amqp.queues)
         return connected
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Let go of the connection for events as well: Celery would wait until the node has said good-bye."""
+        super().on_connection_error_after_connected(exc)
+        if self.event_dispatcher is not None and self.event_dispatcher.connection is not None:
+            self.event_dispatcher.connection.collect()
+
+    def connection_for_read(self, heartbeat: Any = None) -> Any:
+        return self._connected(heartbeat=heartbeat)
+
+    def connection_for_write(self, url: Any = None, heartbeat: Any = None) -> Any:
+        """
+        Return the connection for Celery's own events.
+
+        # Note [Nobody waits for a confirmation]: the loop of the worker sends them, every few seconds. While it waits
+        for a node that stands still, it does not notice that the node it consumes from does.
+        """
+        return self._connected(heartbeat=heartbeat, transport_options={"confirm_publish": False})
+
+    def _connected(self, **options: Any) -> Any:
+        url = broker.answering_first(conf.AMQP_URL)
+        return self.ensure_connected(self.app.connection_for_read(url=url, **options))
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(**options)

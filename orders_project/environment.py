@@ -120,6 +120,10 @@ class Environment:
             self.problems.append(f"{name}: there is no {', '.join(sorted(unknown))}; there are {', '.join(of)}.")
         return tuple(dict.fromkeys(word for word in words if word in of))
 
+    def numbers(self, name: str, *, below: int) -> tuple[int, ...]:
+        """The whole numbers below this one that are named, each once; by default all of them."""
+        return tuple(map(int, self.several(name, of=tuple(map(str, range(below)))))) or tuple(range(below))
+
     def whole_numbers(self, name: str, *, of: tuple[str, ...]) -> dict[str, int]:
         """Whole numbers that are given for some of the known words: `word=number`, separated by commas."""
         given = self.pairs(name)
@@ -155,12 +159,31 @@ class Environment:
             self.problems.append(f"{name} is not a URL of the form {schemes[0]}://user:password@host/name.")
         return value
 
+    def urls(self, name: str, *, schemes: tuple[str, ...], default: str | None = None) -> str:
+        """One URL, or those of the nodes of a cluster separated by `;`, which differ in their hosts alone."""
+        value = self.text(name)
+        if ";" not in value:
+            return self.url(name, schemes=schemes, default=default)
+        nodes = [urlsplit(node.strip()) for node in value.split(";")]
+        try:
+            usable = all(node.scheme in schemes and node.hostname and node.port != 0 for node in nodes)
+        except ValueError:
+            usable = False
+        if not usable:
+            form = f"{schemes[0]}://user:password@host/name"
+            self.problems.append(f"{name}: each node needs a URL of the form {form}, and a ; only between two of them.")
+        elif len({(node.scheme, node.username, node.path) for node in nodes}) > 1:
+            self.problems.append(f"{name}: the nodes of a cluster have the same scheme, user and name at the end.")
+        elif len({(node.hostname, node.port) for node in nodes}) < len(nodes):
+            self.problems.append(f"{name} names a node twice.")
+        return ";".join(node.geturl() for node in nodes)
+
     def database(self, name: str, *, database: str) -> dict[str, Any]:
         """A database; with `DIRECT`, the same one past PgBouncer, if there is an address of it."""
         found, direct = self._database(name, database), f"{name}_DIRECT"
         if self.text(direct):
-            found["DIRECT"] = self._database(direct, database)
-            if all(found["DIRECT"][part] == found[part] for part in ("HOST", "PORT")):
+            past = found["DIRECT"] = self._database(direct, database)
+            if past.get("HOST") and all(past[part] == found.get(part) for part in ("HOST", "PORT")):
                 self.problems.append(
                     f"{direct} leads to the same server as {name}, which has to lead through PgBouncer if both are set."
                 )
@@ -168,8 +191,25 @@ class Environment:
 
     def _database(self, name: str, database: str) -> dict[str, Any]:
         default = f"postgres://localhost/{database}" if self.debug else None
-        url = self.url(name, schemes=("postgres", "postgresql"), default=default)
-        return dict(environ.Env.db_url_config(url))
+        url, schemes = os.environ.get(name, "").strip(), ("postgres", "postgresql")
+        credentials, _, hosts = urlsplit(url).netloc.rpartition("@")
+        if "," not in hosts:
+            return dict(environ.Env.db_url_config(self.url(name, schemes=schemes, default=default)))
+        # libpq tries one after the other, until one of them takes writes.
+        several = [urlsplit(f"//{host}") for host in hosts.split(",")]
+        try:
+            ports = [host.port or 5432 for host in several]
+            usable = urlsplit(url).scheme in schemes and all(host.hostname for host in several)
+        except ValueError:
+            usable = False
+        if not usable:
+            self.problems.append(f"{name} is not a URL of the form postgres://user:password@host:port,host:port/name.")
+            return {}
+        one = urlsplit(url)._replace(netloc=f"{credentials}@{hosts.partition(',')[0]}".removeprefix("@")).geturl()
+        found = dict(environ.Env.db_url_config(one))
+        options = {"target_session_attrs": "read-write"} | found.get("OPTIONS", {})
+        names = ",".join(str(host.hostname) for host in several)
+        return found | {"HOST": names, "PORT": ",".join(map(str, ports)), "OPTIONS": options}
 
     def secrets(
         self, name: str, *, development: str = "", min_length: int = MIN_SECRET_LENGTH, needed: bool = True

@@ -53,6 +53,8 @@ for service in SERVICES:
 DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if database)
 # Orders only shows what payments says: while its database is not available, the rest goes on.
 DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments" or alias in SERVICES_HERE)
+# Those of the other region, as its databases are asked whether they are written to: see manage.py region.
+OTHER_REGION_DATABASE_URLS = env.words("OTHER_REGION_DATABASE_URLS", default=[])
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
 DATABASE_LIMITS = Limits(
@@ -64,7 +66,15 @@ DATABASE_LIMITS = Limits(
 # How long a migration that makes others wait may wait for a lock, and how long any of them tries: see migrate_all.
 MIGRATION_LOCK_TIMEOUT = env.seconds("MIGRATION_LOCK_TIMEOUT", default=1)
 MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
-for database in (DATABASES[alias] for alias in DATABASES_HERE):
+# Standbys of these databases, which lists, exports, reports and the audit are read from: see docs/reads.md.
+STANDBYS: dict[str, str] = {}
+for service in SERVICES_HERE:
+    if env.text(f"DATABASE_URL_{service.upper()}_READ"):
+        STANDBYS[service] = f"{service}_read"
+        DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
+        DATABASES[STANDBYS[service]].pop("DIRECT", None)  # nothing that is read from it outlives a transaction
+READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
+for database in filter(None, DATABASES.values()):
     for each in (database, *filter(None, [database.get("DIRECT")])):
         given = each.get("OPTIONS", {})
         each["OPTIONS"] = given | DATABASE_LIMITS.of_client(given.get("options", ""))
@@ -76,17 +86,27 @@ for database in (DATABASES[alias] for alias in DATABASES_HERE):
     else:
         database["CONN_MAX_AGE"] = CONNECTION_AGE
         database["CONN_HEALTH_CHECKS"] = False
+for alias, standby in ((alias, DATABASES[standby]) for alias, standby in STANDBYS.items()):
+    standby["OPTIONS"]["options"] += " -c default_transaction_read_only=on"  # whatever it is that the URL names
+    standby["OPTIONS"]["connect_timeout"] = 2  # the primary is there as well
+    if DATABASE_POOL:
+        standby["OPTIONS"]["pool"] |= {"timeout": 2}
+    standby["TEST"] = {"MIRROR": alias}
 DATABASE_ROUTERS = ["orders_project.routers.Services"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # The broker.
-AMQP_URL = env.url(
+AMQP_URL = env.urls(
     "AMQP_URL", schemes=("amqp", "amqps"), default="amqp://guest:guest@localhost:5672//" if DEBUG else None
 )
+AMQP_HEARTBEAT = env.whole("AMQP_HEARTBEAT", default=5, min_value=2, max_value=60)
 WAIT_SECONDS = env.seconds("WAIT_SECONDS", default=120)  # how long `manage.py wait` does
 BROKER_TOPOLOGY = "orders_project.celery.declare_topology"
 OUTBOX_SERVICES = SERVICES_HERE
 OUTBOX_EXCHANGE = "messages"
+# How many queues each service has, and which of them a worker of it consumes: by their numbers, by default all.
+ORDERS_QUEUES = env.whole("ORDERS_QUEUES", default=1, min_value=1, max_value=64)
+WORKER_QUEUES = env.numbers("WORKER_QUEUES", below=ORDERS_QUEUES)
 OUTBOX_SUBJECT_FIELD = "order_id"
 OUTBOX_SEQUENCE_FIELD = "version"
 EVENTS_STREAM = "events.stream"
@@ -105,6 +125,7 @@ REDIS_URL = env.url("REDIS_URL", schemes=("redis", "rediss"), default="redis://u
 # Whether processes of the release before run, or may be started again: then nothing is written that they can't read.
 UPGRADING = env.flag("UPGRADING", default=False)
 OUTBOX_WITHHOLDS = UPGRADING
+OUTBOX_QUEUES = 1 if UPGRADING else ORDERS_QUEUES  # workers of the release before consume one
 
 # How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as
 # its inbox row may be gone.
@@ -130,6 +151,7 @@ PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", defau
 CAPTURE_AFTER_PROCESSING = env.flag("CAPTURE_AFTER_PROCESSING", default=False)
 AUTHORIZATION_TTL = timedelta(hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1))
 PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
+SHED_ABOVE = env.whole("SHED_ABOVE", default=30, max_value=3600)  # seconds; 0: no order is refused for being late
 HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))
 REFUND_APPROVAL_ABOVE = env.whole("REFUND_APPROVAL_ABOVE", default=1000)  # in whole units of whichever currency
 REFUND_APPROVAL_LIMITS = env.whole_numbers("REFUND_APPROVAL_LIMITS", of=KNOWN_CURRENCIES)
@@ -235,6 +257,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django_otp.middleware.OTPMiddleware",
+    "orders_project.http.middleware.OwnWrites",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "orders_project.backoffice.middleware.ViewersZone",

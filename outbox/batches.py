@@ -3,9 +3,9 @@ Messages of one type that travel and are handled together.
 
 # Note [Why batches, and none for waiting]: most of what a message costs is not its effect but the broker's frame, the
 # task, and the round trips and the flush of a transaction. The relay claims what has been posted since it last looked:
-# the busier the system, the more that is. What is claimed together for one handler travels as one message of the
-# broker, is one task, and one transaction. An idle system sends batches of one, which are messages as they always
-# were; nothing ever waits for a batch to fill.
+# the busier the system, the more that is. What is claimed together for one handler, in one queue, travels as one
+# message of the broker, is one task, and one transaction. An idle system sends batches of one, which are messages as
+# they always were; nothing ever waits for a batch to fill.
 
 # Note [Nobody suffers from a neighbor]: a batch is a short cut that may be left at any time, as nothing of it is
 # committed before all of it. If anything is unusual (one cannot be read, a handler raises, the broker has delivered
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from django.db import transaction
 
-from . import clock, conf, context, metrics, strict_json
+from . import clock, conf, context, metrics, partitions, strict_json
 from .arrivals import Arrived, log_handled, read
 from .conflicts import retry_on_conflict
 from .errors import CodedError
@@ -48,7 +48,8 @@ def packed(rows: Sequence["OutgoingMessage"]) -> list[list["OutgoingMessage"]]:
     groups: list[_Group] = []
     open_groups: dict[tuple[str, str], _Group] = {}
     for row in rows:
-        key, size = (row.to, row.type), _size(row) if _may_travel(row) else BATCH_BYTES
+        queue = partitions.queue_of(row.type, to=row.to, subject=row.subject, id=str(row.message_id))
+        key, size = (queue, row.type), _size(row) if _may_travel(row) else BATCH_BYTES
         group = open_groups.get(key)
         if group is None or len(group.rows) >= MAX_MESSAGES or group.size + size > BATCH_BYTES:
             group = _Group()

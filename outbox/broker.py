@@ -5,6 +5,8 @@ Publishing with confirmation: confirms are pipelined over a batch, and messages 
 # any confirm for the one it waits for, and doesn't notice returned messages, which the broker confirms as well.
 """
 
+import contextlib
+import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +17,19 @@ from urllib.parse import unquote, urlsplit
 import amqp
 from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotFound
 
-from . import conf, strict_json
+from . import conf, partitions, strict_json
 from .envelope import Envelope
-from .message import EVENTS, REGISTRY
+from .message import EVENTS
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 3.0
 CONFIRM_TIMEOUT = 3.0
-HEARTBEAT = 30  # seconds; a broker that is silent for two of them is lost
 WINDOW = 256 * 1024  # bytes that are sent ahead of the answers
 OLDEST_BROKER = (3, 10)
 Encoded = tuple[str, str, amqp.Message]  # exchange, routing key, message
 LOST = (OSError, AMQPError)  # amqp raises these when the connection or the channel is gone
-
+_preferred: dict[str, str] = {}  # of the nodes in this setting: the one that is tried first
 
 NO_EXCHANGE = "refused: there is no exchange {}"
 UNREADABLE_HEADERS = "unreadable-headers"  # the one header of a message whose properties cannot be read: why
@@ -56,22 +59,61 @@ amqp.Message._load_properties = _read_properties
 
 @dataclass
 class Outcome:
-    """What the broker answered to a batch, by index: which messages it has, and which it refused and why."""
+    """What the broker answered to a batch, by index: which messages it has, and which it has not and why."""
 
     confirmed: set[int] = field(default_factory=set)
     refused: dict[int, str] = field(default_factory=dict)
+    declined: dict[int, str] = field(default_factory=dict)  # not taken now, whatever the message is
     waiting: set[int] = field(default_factory=set)  # sent, and not answered yet
     suspected: dict[int, str] = field(default_factory=dict)  # sent with one that this user may not send
     cut_off: str = ""  # why these will not be answered any more
 
 
+def nodes(url: str) -> list[str]:
+    """Return the address of each node that a setting names."""
+    return [node.strip() for node in url.split(";")]
+
+
 def connect(url: str | None = None, *, heartbeat: int = 0) -> amqp.Connection:
     """
-    Return an open connection to the broker.
+    Return an open connection to the broker: to the first of its nodes that answers.
 
+    # Note [A node that is frozen]: it takes connections and answers none, which costs a timeout. So the next one to
+    # connect begins with the node that has answered last, and not with the same one again.
+
+    :raises OSError, AMQPError: what the last node has answered, if none can be used
     :raises BrokerTooOld: below 3.10
     """
-    parts = urlsplit(url or conf.AMQP_URL)
+    url = url or conf.AMQP_URL
+    *others, last = _in_order(url)
+    for node in others:
+        try:
+            connection = _connect(node, heartbeat=heartbeat)
+        except LOST as error:
+            logger.warning("A node of the broker can't be reached, trying the next one: %s", error)
+        else:
+            _preferred[url] = node
+            return connection
+    _preferred[url] = last
+    return _connect(last, heartbeat=heartbeat)
+
+
+def answering_first(url: str) -> str:
+    """Return a setting with the same nodes, of which the first one has just answered, if one does."""
+    if len(nodes(url)) > 1:
+        with contextlib.suppress(*LOST):
+            connect(url).close()
+    return ";".join(_in_order(url))
+
+
+def _in_order(url: str) -> list[str]:
+    known = nodes(url)
+    first = known.index(_preferred.get(url, known[0]))
+    return known[first:] + known[:first]
+
+
+def _connect(url: str, *, heartbeat: int) -> amqp.Connection:
+    parts = urlsplit(url)
     tls: Any = {"context": ssl.create_default_context()} if parts.scheme == "amqps" else False
     connection = amqp.Connection(
         host=f"{parts.hostname}:{parts.port or (5671 if tls else 5672)}",
@@ -121,7 +163,7 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     """
     Return exchange, routing key and message: a Celery task for a service, a CloudEvent for the outside world.
 
-    :param others: messages of the same type that travel with this one to a service: see batches.py
+    :param others: messages of the same type that travel with this one to the same queue: see batches.py
     """
     common = {
         "content_encoding": "utf-8",
@@ -133,7 +175,6 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     if to == EVENTS:
         message = amqp.Message(envelope.encode(), content_type="application/cloudevents+json", **common)
         return EVENTS, envelope.type, message
-    kind = REGISTRY.get(envelope.type)
     headers = {
         "lang": "py",
         "task": envelope.type,
@@ -147,7 +188,7 @@ def encode(envelope: Envelope, *others: Envelope, to: str) -> Encoded:
     }
     options = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     body = strict_json.write([[one.as_dict() for one in (envelope, *others)], {}, options])
-    queue = kind.queue if kind is not None and kind.to == to else to
+    queue = partitions.queue_of(envelope.type, to=to, subject=envelope.subject, id=envelope.id)
     return *address(queue, envelope.type), amqp.Message(
         body, content_type="application/json", application_headers=headers, **common
     )
@@ -169,6 +210,7 @@ class _Lane:
     def __init__(self, connection: amqp.Connection, exchange: str) -> None:
         self.exchange = exchange
         self.waiting: dict[int, _Sent] = {}  # by delivery tag
+        self.has_declined = False
         self._tag = 0
         self._channel = connection.channel()
         self._channel.confirm_select()
@@ -183,8 +225,8 @@ class _Lane:
         self.waiting[self._tag] = sent
         sent.outcome.waiting.add(sent.index)
 
-    def close(self, *, error: ChannelError) -> None:
-        """Close the channel after this error, which concerns what waits for an answer."""
+    def close(self, *, error: ChannelError | None = None) -> None:
+        """Close the channel, perhaps after an error, which concerns what waits for an answer."""
         for sent in self.waiting.values():
             sent.outcome.waiting.discard(sent.index)
             if isinstance(error, NotFound):
@@ -207,7 +249,8 @@ class _Lane:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         for sent in self._answered(tag, multiple):
-            sent.outcome.refused[sent.index] = "nack: the broker did not accept it"
+            sent.outcome.declined[sent.index] = "nack: the broker did not accept it"
+            self.has_declined = True
 
     def _on_return(self, error: Exception, exchange: str, routing_key: str, message: Any) -> None:
         for sent in self.waiting.values():
@@ -239,12 +282,19 @@ class Publisher:
         """
         Make sure that there is a connection.
 
+        # Note [A channel that declines]: while a node is lost, a channel may take it for the leader of a queue, and go
+        on doing so (RabbitMQ 3.10): it declines every message to that queue, while any other channel may send to it.
+        So none is used any more after it has declined one.
+
         :raises OSError, AMQPError: if none can be made
         """
         if self._connection is None or not self._connection.connected:
             self.close()
-            self._connection = connect(self._url, heartbeat=HEARTBEAT)
+            self._connection = connect(self._url, heartbeat=conf.AMQP_HEARTBEAT)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
+            if (lane := self._lanes.get(exchange)) and lane.has_declined and not lane.waiting:
+                del self._lanes[exchange]
+                lane.close()
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
 

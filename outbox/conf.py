@@ -1,10 +1,12 @@
 """
 The settings of the outbox, all of them Django settings. A project needs `AMQP_URL`, and a queue for each service.
 
-AMQP_URL              where RabbitMQ is
+AMQP_URL              where RabbitMQ is; the nodes of a cluster separated by `;`
+AMQP_HEARTBEAT        seconds; a node that is silent for two of them is lost, and the next one is connected to
 OUTBOX_SERVICES       the services of this process: which relays and dead letters it has (default: all of the project)
 OUTBOX_EXCHANGE       the topic exchange that leads messages to the queues of services by `<queue>.<type>`, so that the
                       broker can limit what a user may send (default: none, they go to their queues directly)
+OUTBOX_QUEUES         how many queues each service has, by what messages are about (default: one), see partitions.py
 OUTBOX_SUBJECT_FIELD  the field of a message that holds what it is about, such as "order_id" (default: none)
 OUTBOX_SEQUENCE_FIELD the field of an event's data that counts the events of its subject, such as "version": the
                       envelope has it as `sequence` (default: none)
@@ -28,8 +30,10 @@ from django.utils.module_loading import import_string
 
 DEFAULTS: dict[str, Any] = {
     "AMQP_URL": "amqp://guest:guest@localhost:5672//",
+    "AMQP_HEARTBEAT": 5,
     "OUTBOX_SERVICES": None,
     "OUTBOX_EXCHANGE": "",
+    "OUTBOX_QUEUES": 1,
     "OUTBOX_SUBJECT_FIELD": "",
     "OUTBOX_SEQUENCE_FIELD": "",
     "EVENTS_STREAM": "events.stream",

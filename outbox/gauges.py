@@ -31,9 +31,10 @@ class Reading:
     parameters: Callable[[], dict[str, Any]] = _nothing
     every: float = 5.0  # seconds for which a result may be used
 
-    def take(self) -> list[dict[str, Any]]:
-        """Run the query and return its rows, as dictionaries by column."""
-        with transaction.atomic(using=self.database), connections[self.database].cursor() as cursor:
+    def take(self, using: str = "") -> list[dict[str, Any]]:
+        """Run the query, of the database or of the alias `using`, and return its rows as dictionaries by column."""
+        using = using or self.database
+        with transaction.atomic(using=using), connections[using].cursor() as cursor:
             cursor.execute("SELECT set_config('statement_timeout', %s, true)", [TIMEOUT])
             cursor.execute(self.sql, {"most": LIMIT, **self.parameters()})
             columns = [column.name for column in cursor.description or ()]

@@ -20,9 +20,10 @@ class Listener:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._close()
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the connection: the next `wait` makes another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -35,7 +36,7 @@ class Listener:
                 return False  # the notifications of earlier commits are lost: look again at once
             return bool(list(self._connection.notifies(timeout=seconds, stop_after=1)))
         except psycopg.Error as error:
-            self._close()
+            self.close()
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:

@@ -127,7 +127,7 @@ class Relay:
         for index, rows in batch.rows.items():
             if index in outcome.confirmed:
                 sent += [row.pk for row in rows]
-            elif index in outcome.refused or index in outcome.suspected or outcome.cut_off:
+            elif index in outcome.refused or index in outcome.declined or index in outcome.suspected or outcome.cut_off:
                 failed += [(index, row) for row in rows]
             elif index in outcome.waiting:
                 waiting[index] = rows
@@ -135,7 +135,7 @@ class Relay:
             stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
         changed = []
         for index, row in failed:
-            unknown = outcome.cut_off or outcome.suspected.get(index, "")
+            unknown = outcome.declined.get(index) or outcome.suspected.get(index) or outcome.cut_off
             if self._put_off(row, why=outcome.refused.get(index), cut_off=unknown):
                 changed.append(row)
         changed += [row for rows in waiting.values() for row in rows if self._lease(row)]
@@ -158,7 +158,8 @@ class Relay:
         Make a row due later; return false if the broker has refused it for the last time, and it is a dead letter.
 
         # Note [No answer is no refusal]: a broker that can't be reached or doesn't answer has not judged the message,
-        # so an outage of any length makes no dead letters; there are only longer pauses between attempts.
+        # nor has one that can't take it now (nack): a queue is full, or between two leaders. So an outage of any length
+        # makes no dead letters; there are only longer pauses between attempts.
         """
         if why is not None and row.refusals >= LAST_ATTEMPT:
             self._give_up(row, why=why)
@@ -236,6 +237,8 @@ class Relay:
                     else:
                         raise
                     connections[self.database].close()
+                    if isinstance(error, Error):
+                        listener.close()  # a server that is frozen, or a standby by now, notifies nobody either
                     stop.wait(pause)
         self.publisher.close()
         connections[self.database].close()

@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
+from itertools import count
 from time import monotonic
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from .message import EVENTS, REGISTRY
 BATCH = 100  # events that are in memory at a time
 FIRST_ANSWER = 5.0  # seconds for the broker to send something, if there is something
 QUIET = 1.0  # seconds without another event: that was the end
+LOOK = 1.0  # seconds between two looks whether the connection lives
 SILENCE = 30.0  # seconds after which a broker that owes events or confirms is taken to stand still
 SKEW = timedelta(minutes=5)  # between the clocks of the broker and of those who write events
 
@@ -98,7 +100,7 @@ class Kept:
 
 class Reader:
     """
-    Reads the stream from a point on, in a connection of its own.
+    Reads the stream from a point on, in a connection of its own. If that is lost, it goes on at another node.
 
     :raises StreamError: if there is no stream, or it may not be read
     """
@@ -106,11 +108,17 @@ class Reader:
     def __init__(self, start: Start, *, prefetch: int = BATCH) -> None:
         self._kept: list[Kept] = []
         self._offset = -1
-        self._unacknowledged = 0
-        self._connection = connect()
+        self._prefetch = prefetch
+        self._unacknowledged: amqp.Message | None = None
+        # Where to go on as long as nothing has come: at what came since, as far as the clocks agree.
+        self._start = datetime.now(UTC) if start == "next" else start
+        self._attach(start)
+
+    def _attach(self, start: Start) -> None:
+        self._connection = connect(heartbeat=conf.AMQP_HEARTBEAT)
         self._channel = self._connection.channel()
         try:
-            self._channel.basic_qos(0, prefetch, False)
+            self._channel.basic_qos(0, self._prefetch, False)
             self._channel.basic_consume(conf.EVENTS_STREAM, callback=self._take, arguments={"x-stream-offset": start})
         except (NotFound, PreconditionFailed, AccessRefused) as error:
             self._connection.collect()
@@ -136,18 +144,37 @@ class Reader:
             return int(connection.channel().queue_declare(conf.EVENTS_STREAM, passive=True).message_count)
 
     def read(self, *, wait: float) -> list[Kept]:
-        """Return the next events: those that have come, up to `BATCH`; none if none comes in this time."""
-        if self._unacknowledged:
-            self._channel.basic_ack(self._unacknowledged, multiple=True)
+        """
+        Return the next events: those that have come, up to `BATCH`; none if none comes in this time.
+
+        :raises OSError, AMQPError: if the connection is lost, and no node can be connected to
+        """
         until = monotonic() + wait
+        for attempt in count():
+            try:
+                self._drain(until)
+                break
+            except LOST:
+                self._connection.collect()
+                if attempt and monotonic() >= until:
+                    raise
+                self._attach(self._start if self._offset < 0 else self._offset + 1)
+        kept, self._kept = self._kept, []
+        self._unacknowledged = kept[-1].message if kept else None
+        return kept
+
+    def _drain(self, until: float) -> None:
+        message, self._unacknowledged = self._unacknowledged, None
+        if message is not None and message.channel is self._channel:
+            self._channel.basic_ack(message.delivery_tag, multiple=True)
         while len(self._kept) < BATCH:
             try:
-                self._connection.drain_events(timeout=0.01 if self._kept else max(until - monotonic(), 0.001))
+                self._connection.heartbeat_tick()
+                left = max(until - monotonic(), 0.001)
+                self._connection.drain_events(timeout=0.01 if self._kept else min(left, LOOK))
             except TimeoutError:
-                break
-        kept, self._kept = self._kept, []
-        self._unacknowledged = kept[-1].message.delivery_tag if kept else 0
-        return kept
+                if self._kept or monotonic() >= until:
+                    break
 
 
 _REFUSALS: dict[type[Exception], str] = {
@@ -285,7 +312,7 @@ def _publish(publisher: Publisher, queue: str, events: list[Kept]) -> None:
         outcome, until = publisher.send(rest), monotonic() + SILENCE
         while outcome.waiting and not outcome.cut_off and monotonic() < until:
             publisher.read_answers()
-        if why := outcome.cut_off or next(iter((outcome.refused | outcome.suspected).values()), ""):
+        if why := outcome.cut_off or next(iter((outcome.refused | outcome.declined | outcome.suspected).values()), ""):
             raise StreamError(f"{queue} has not taken all of them: {why}")
         if not outcome.confirmed:
             raise StreamError(f"The broker has not answered for {SILENCE + CONFIRM_TIMEOUT:g} s.")

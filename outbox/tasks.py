@@ -35,7 +35,11 @@ def tick(service: str) -> None:
 @skip_while_unavailable
 def collect(service: str) -> None:
     """Store what the broker has dead-lettered in the service's table. Every few seconds."""
-    taken = collect_dead_letters(service)
+    try:
+        taken = collect_dead_letters(service)
+    except LOST as error:
+        logger.warning("%s: the broker can't be reached, or can't deliver now: %s", service, error)
+        return
     if taken:
         logger.info("%s: took %d dead letters", service, taken)
 

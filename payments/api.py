@@ -20,6 +20,7 @@ from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
 from common.pagination import KeysetPagination
 from common.principal import principal_of
+from common.reads import reads_may_lag
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
 
@@ -116,6 +117,7 @@ class Accounts(WithForm):
     queryset = Account.objects.none()
 
     @extend_schema(operation_id="list_accounts", responses=AccountShown(many=True))
+    @reads_may_lag("payments")
     def get(self, request: Request) -> Response:
         """List accounts, the newest first, in pages."""
         customers = Account.objects.filter(kind=Account.Kind.CUSTOMER)
@@ -249,6 +251,7 @@ class Entries(OneAccount):
     queryset = Entry.objects.none()
 
     @extend_schema(operation_id="list_entries", parameters=[CURRENCY], responses=EntryShown(many=True))
+    @reads_may_lag("payments")
     def get(self, request: Request, user_id: str) -> Response:
         """List the entries of an account, the newest first, in pages."""
         page = self.paginate_queryset(entries_of(self.account()))

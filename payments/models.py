@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 from common import idempotency, money
 from common.locks import take_turn
 from common.performed_actions import AbstractPerformedAction
+from common.reads import LatestWrite as AbstractLatestWrite
 from common.search import PartIndex, Texts
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
@@ -58,6 +59,10 @@ class DeadLetter(AnyDeadLetter):
 
 class IdempotencyKey(idempotency.StoredAnswer):
     """The answer to a request that moves money, kept under its Idempotency-Key."""
+
+
+class LatestWrite(AbstractLatestWrite):
+    """When a client has last written to payments."""
 
 
 class PerformedAction(AbstractPerformedAction):

@@ -65,12 +65,12 @@ def request(*, order_id: str, refund_id: str, money: Money, reason: str, now: da
         gateway=payment.gateway,
         created_at=now,
     )
-    if code := _why_not(payment, money):
+    if code := why_not(payment, money):
         refund.fail_reason, event = code, Event.NOT_POSSIBLE
     return begin(refund, payment, event, now=now)
 
 
-def _why_not(payment: Payment, money: Money) -> str:
+def why_not(payment: Payment, money: Money) -> str:
     """Return why as much of a payment cannot be given back; "" if it can."""
     if payment.status != Payment.Status.SUCCEEDED:
         return NOT_CAPTURED

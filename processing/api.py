@@ -25,6 +25,7 @@ from common.html_forms import WithForm
 from common.lockout import Attempt
 from common.pagination import Filters, KeysetPagination
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
+from common.reads import reads_may_lag
 from common.search import Texts, has_parts
 from outbox import clock
 
@@ -172,6 +173,10 @@ class Products(generics.ListAPIView[Product]):
     filter_backends = (Filters,)
     filterset_class = ProductFilter
     queryset = Product.objects.prefetch_related("other_prices")
+
+    @reads_may_lag("processing")
+    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        return super().list(request, *args, **kwargs)
 
 
 class OneProduct(generics.GenericAPIView[Product]):

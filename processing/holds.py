@@ -96,19 +96,22 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     :raises HeldOtherwise: if there is a hold for other quantities
     :raises PlacedTooSlowly: if the hold that is there has expired since `now`
     """
-    for is_last in (False, True):
+    # Note [Looked for when it is in the way]: nearly every order is new, and has no hold. So the first try does not
+    # look for one, which would cost each order a round trip; where there is one, the constraint says so.
+    for is_known, is_last in ((False, False), (True, False), (True, True)):
         try:
             with transaction.atomic(using="processing"), _waits.one("processing"):
-                return _hold(order_id=order_id, quantities=quantities, now=now)
+                known = _open_hold("order_id", order_id) if is_known else None
+                return _hold(order_id=order_id, quantities=quantities, known=known, now=now)
         except IntegrityError:
             if is_last or not Hold.objects.filter(order_id=order_id, status=Hold.Status.HELD).exists():
-                raise  # else another attempt was faster
+                raise  # else there is one, or another attempt was faster
     raise AssertionError("unreachable")
 
 
-def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
+def _hold(*, order_id: str, quantities: dict[str, int], known: Hold | None, now: datetime) -> UUID:
     expires_at = now + settings.HOLD_TTL
-    if (known := _open_hold("order_id", order_id)) is not None:
+    if known is not None:
         # Note [Whose hold is ended here]: no stored order's. A stored order is one that was not there when the caller
         # looked, after `now`. Its hold was made or prolonged at most half of its time before (`orders.services`), so it
         # has not expired by `now`.
@@ -123,11 +126,11 @@ def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
             known.expires_at = max(known.expires_at, expires_at)
             ROWS.run(ROWS.update(known, "expires_at"))
             return known.hold_id
-        _lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
+        lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
         _end(known, status=Hold.Status.RELEASED, now=now)
     new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
     lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
-    moved = ROWS.insert(*_moved(new, quantities, kind=StockMovement.Kind.HELD, now=now))
+    moved = ROWS.insert(*movements(new, quantities, kind=StockMovement.Kind.HELD, now=now))
     # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
     stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
     if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
@@ -137,7 +140,7 @@ def _hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     return new.hold_id
 
 
-def _lock_products(product_ids: set[UUID]) -> None:
+def lock_products(product_ids: set[UUID]) -> None:
     """Lock the products of two baskets in the order in which everybody locks, so that there is no deadlock."""
     list(Product.objects.select_for_update(no_key=True).filter(pk__in=product_ids).order_by("product_id"))
 
@@ -182,7 +185,7 @@ def _end(*holds: Hold, status: Hold.Status, now: datetime) -> None:
     keys = [held.hold_id for held in holds]
     ROWS.run(
         ROWS.update_all(Hold, keys, status=status.value, ended_at=now),
-        ROWS.insert(*(moved for held in holds for moved in _moved(held, held.quantities, kind=kind, now=now))),
+        ROWS.insert(*(moved for held in holds for moved in movements(held, held.quantities, kind=kind, now=now))),
         Statement(SELL if sold else GIVE_BACK, [keys, now]),
     )
     for held in holds:
@@ -190,7 +193,7 @@ def _end(*holds: Hold, status: Hold.Status, now: datetime) -> None:
         metrics.count_hold(status)
 
 
-def _moved(
+def movements(
     held: Hold, quantities: dict[str, int], *, kind: StockMovement.Kind, now: datetime
 ) -> Iterator[StockMovement]:
     for product_id, quantity in quantities.items():
@@ -302,6 +305,11 @@ def _first(verdict: Processing) -> Processing | None:
     if ROWS.insert_new(verdict):
         return None
     return ROWS.first(Processing, "WHERE order_id = %s", verdict.order_id)
+
+
+def open_holds_of(order_id: str) -> list[UUID]:
+    """Return the ids of the open holds of an order, locked; there is at most one."""
+    return [held.hold_id for held in _open_holds("order_id", [order_id])]
 
 
 def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | None:

@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from common.performed_actions import AbstractPerformedAction
+from common.reads import LatestWrite as AbstractLatestWrite
 from common.search import PartIndex, Texts, Words
 from outbox.ids import uuid7
 from outbox.models import DeadLetter as AnyDeadLetter
@@ -258,6 +259,10 @@ class Processing(models.Model):
 
     def __str__(self) -> str:
         return f"{self.order_id}: {self.get_verdict_display()}"
+
+
+class LatestWrite(AbstractLatestWrite):
+    """When a client has last written to stock."""
 
 
 class PerformedAction(AbstractPerformedAction):

@@ -31,6 +31,7 @@ from outbox.sqlstates import Verdict, is_unavailable, note, verdict_on
 
 from ..errors import Refusal
 from ..performed_actions import RequestIdReused
+from ..reads import name_of, note_write
 from . import conf
 from .actions import Action, in_words, write_log
 
@@ -183,6 +184,8 @@ def _step(run: Any) -> bool:
             logger.exception("%s failed for %s", action.name, row.key)
             result = Result(FAILED, _g("An unexpected error occurred. The log of the back office has the details."))
         run.rows.filter(pk=row.pk, outcome="").update(outcome=result.outcome, said=result.said[:300])
+    if rows:
+        note_write(name_of(request))
     return bool(rows) or not _end(run, request, "finished")
 
 

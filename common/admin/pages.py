@@ -3,6 +3,7 @@
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -11,7 +12,7 @@ from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.text import capfirst
 
-from .. import keyset
+from .. import keyset, reads
 from . import urls
 from .display import field_shown
 from .filters import ScanFilter
@@ -54,6 +55,7 @@ class KeysetChangeList(ChangeList):
 
     def __init__(self, request: HttpRequest, *args: Any) -> None:
         self.older_url = self.newer_url = ""
+        self.viewer = reads.name_of(request)
         super().__init__(request, *args)
         self.title = capfirst(str(self.opts.verbose_name_plural))
 
@@ -112,12 +114,14 @@ class KeysetChangeList(ChangeList):
         self.can_show_all = self.multi_page = False
         self.paginator = None
 
-    def all_pages(self, size: int) -> Iterator[list[Model]]:
+    def all_pages(self, size: int, *, may_lag: bool = False) -> Iterator[list[Model]]:
         """All rows of the list, however many pages it has, in lists of about this size."""
         self.list_per_page = size
         start: list[Any] | None = None
+        databases = (self.opts.app_label,) if may_lag else ()
         while True:
-            found, horizon = self._found(start, forward=True)
+            read = partial(self._found, start, forward=True)
+            found, horizon = reads.may_lag(read, *databases, who=self.viewer)
             page = found[:size]
             yield page
             last = page[-1] if len(found) > size else horizon

@@ -4,17 +4,10 @@ from collections.abc import Iterator
 
 from django.conf import settings
 
-from common.audit import Finding, Rule, Scope, batches, rows
+from common.audit import Finding, Rule, Scope, rows
 from orders.messages import Overdue
-from outbox import lost
+from outbox import forgotten, lost
 from outbox.ids import floor7
-
-BATCH = 20_000
-
-SEEN = """
-SELECT message_id FROM outbox_incomingmessage WHERE handled_at < %s AND message_id > %s ORDER BY message_id LIMIT %s
-"""
-POSTED = "SELECT id FROM outbox_outgoingmessage WHERE id = ANY(%s)"  # a message has the id of the row that posted it
 
 
 def seen(scope: Scope) -> Iterator[Finding]:
@@ -36,18 +29,15 @@ def sent_but_not_seen(scope: Scope) -> Iterator[Finding]:
 
 def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
     """Check messages that were handled. Their ids contain the time when they were posted, so both are in the window."""
-    for service in settings.SERVICES:
-        for page in batches(service, SEEN, scope.settled, start=floor7(scope.since), size=BATCH):
-            unknown = {message_id for (message_id,) in page}
-            for origin in settings.SERVICES:
-                unknown -= {one for (one,) in rows(origin, POSTED, list(unknown))}
-            for message_id in sorted(unknown):
-                yield Finding(
-                    "messages",
-                    str(message_id),
-                    f"{service} has handled it, and no service has sent it",
-                    "find out who can write to the broker; search the logs for its id to see its effect",
-                )
+    services = settings.SERVICES
+    for one in forgotten.find(services, services, since=scope.since, until=scope.settled):
+        yield Finding(
+            "messages",
+            str(one.message_id),
+            f"{one.receiver} has handled it, and no service has sent it",
+            "if its sender was set back to an earlier moment, run manage.py recover; else find out who can write to the"
+            " broker: search the logs for its id to see its effect",
+        )
 
 
 UNSENT = """

@@ -94,8 +94,23 @@ def _concerns(taken: readings.Taken) -> Section:
         Tile(one.title, _count(number), display.list_url(*one.page, one.query), "bad", one.to_do)
         for one, number in concerns.found(taken.rows)
     ]
-    tiles += _dead_letters(taken) + _approvals()
+    tiles += _shed(taken) + _dead_letters(taken) + _approvals()
     return Section(_("Needs a person"), [*tiles, *_lost(taken)], empty=_("Nothing: everything goes on by itself."))
+
+
+def _shed(taken: readings.Taken) -> list[Tile]:
+    return [
+        Tile(
+            _("New orders refused"),
+            f"{row['orders_shed_share']:.0%}",
+            _orders(standing="open"),
+            "bad",
+            _g("A new order would have to wait for %(time)s. Check that all workers run, or start more of them.")
+            % {"time": duration(float(row["orders_wait_seconds"]))},
+        )
+        for row in taken.rows
+        if row.get("orders_shed_share")
+    ]
 
 
 def _dead_letters(taken: readings.Taken) -> list[Tile]:

@@ -5,9 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from django.conf import settings
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
+from common.durations import duration
+from common.standby import standby_of
 from orders_project.observability import health
 from orders_project.observability.metrics import Counted
 
@@ -43,6 +46,7 @@ def parts() -> Iterator[Part]:
         else:
             state = _g("failing: %(trouble)s") % {"trouble": finding.trouble}
         yield Part(_named(finding.part), state, "bad" if finding.trouble else "good", database)
+    yield from _standbys()
     yield from _counted()
 
 
@@ -55,6 +59,17 @@ def _named(part: str) -> str:
     """The name of a part such as `database orders`, `relay orders` or `broker`, translated."""
     kind, _space, name = part.partition(" ")
     return str(PARTS[kind]) % {"name": name} if kind in PARTS else part
+
+
+def _standbys() -> Iterator[Part]:
+    """Yield the standbys that lists are read from."""
+    for standby in filter(None, map(standby_of, settings.STANDBYS)):
+        standby.watch()
+        name = _g("standby %(name)s") % {"name": standby.database}
+        if standby.in_words() or standby.lag is None:
+            yield Part(name, _("not read from: it does not answer, or is too far behind"), "bad")
+        else:
+            yield Part(name, _g("%(age)s behind at most") % {"age": duration(standby.lag)}, "good")
 
 
 def _counted() -> Iterator[Part]:

@@ -88,9 +88,11 @@ def between_services() -> list[type[Message]]:
 
 
 def _queue(name: str, kinds: list[type[Message]]) -> dict[str, Any]:
+    more = f" With ORDERS_QUEUES above 1 there are {name}.1 and so on: each order has one of them."
+    more = more if name in all_services() else ""
     return {
         "address": name,
-        "description": f"The quorum queue {name}: Celery tasks, each with a message or several of one type.",
+        "description": f"The quorum queue {name}: Celery tasks, each with a message or several of one type.{more}",
         "messages": {kind.name: _ref("messages", kind.name) for kind in kinds},
         "bindings": {"amqp": {"is": "queue", "queue": {"name": name, "durable": True, "exclusive": False}}},
     }

@@ -270,7 +270,7 @@ class Programs:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._home = home
         self.sbin = sbin
-        self._tools = env
+        self.tools = env
         self._env: dict[str, str] = {}
 
     def launch(self, *, port: int, password: str, log: Path) -> None:
@@ -289,7 +289,7 @@ class Programs:
             "log.console = true\n"
             "log.file = false\n"
         )
-        self._env = self._tools | {
+        self._env = self.tools | {
             "HOME": str(place),
             "LANG": "C.UTF-8",
             "ERL_EPMD_PORT": str(epmd_port),

@@ -20,12 +20,14 @@ from typing import Any, Self
 from urllib.parse import unquote
 
 import grpc
+from django.conf import settings
 from django.db import close_old_connections
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from rest_framework.exceptions import NotAuthenticated
 
+from common import reads
 from common.addresses import address_of
 from orders.grpc import Call, OrderService
 from orders.protos import order_service_pb2
@@ -160,10 +162,16 @@ class Calls:
                 except DecodeError:
                     raise CallFailed(MALFORMED) from None
                 admitted = _admit(arrived, scope=self._service.scopes[method.name])
-                answer = _within_deadline(arrived, partial(getattr(self._service, method.name), message, admitted))
+                answer = _within_deadline(arrived, partial(self._answer, method.name, message, admitted))
         except Exception as error:
             raise CallFailed(_problem(error, arrived)) from None
         return answer.SerializeToString(), tuple(admitted.trailing.items())
+
+    def _answer(self, method: str, message: Message, call: Call) -> Message:
+        answer: Message = getattr(self._service, method)(message, call)
+        if settings.STANDBYS and self._service.scopes[method].endswith(":write"):
+            reads.note_write(call.principal.name)
+        return answer
 
 
 class _measured:  # noqa: N801 - a context manager

@@ -35,7 +35,7 @@ def statements_end_in(seconds: float) -> Iterator[None]:
         return execute(sql, parameters, many, context)
 
     with ExitStack() as stack:
-        for alias in settings.DATABASES_HERE:
+        for alias in (*settings.DATABASES_HERE, *settings.STANDBYS.values()):
             stack.enter_context(connections[alias].execute_wrapper(limited))
         yield
 

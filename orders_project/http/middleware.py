@@ -11,6 +11,7 @@ from django.db import connections
 from django.http import HttpRequest, HttpResponse
 from rest_framework.permissions import SAFE_METHODS
 
+from common import reads
 from outbox import context, tracing
 from outbox.metrics import gauge
 
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Requested every few seconds, so they are not logged.
 UNLOGGED = frozenset({"health", "live", "ready", "started", "metrics"})
+
+# Whoever calls these reads no lists.
+OF_NO_READER = frozenset({"webhooks", "gateway-webhooks"})
 
 POOL = gauge(
     "database_pool",
@@ -89,6 +93,24 @@ def _measure_pools() -> None:
             stats = pool.get_stats()
             for what, name in (("size", "pool_size"), ("free", "pool_available"), ("waiting", "requests_waiting")):
                 POOL.labels(connection.alias, what).set(stats.get(name, 0))
+
+
+class OwnWrites:
+    """Notes who has written, so that the lists that they see next have it, where standbys answer them."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        response = self.get_response(request)
+        if settings.STANDBYS and self._may_have_written(request, response) and view_name(request) not in OF_NO_READER:
+            reads.note_write(reads.name_of(request))
+        return response
+
+    @staticmethod
+    def _may_have_written(request: HttpRequest, response: HttpResponse) -> bool:
+        is_file = response.streaming  # such as an export, whose form is sent by POST
+        return request.method not in SAFE_METHODS and not 400 <= response.status_code < 500 and not is_file
 
 
 class BodyLimit:

@@ -114,6 +114,9 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
     },
     HTTPStatus.SERVICE_UNAVAILABLE: {
         "unavailable": _("A part of the system cannot be reached or is busy: try again after `Retry-After`."),
+        "overloaded": _(
+            "Too many orders or calls wait, and nothing was placed: send the same request again after `Retry-After`."
+        ),
         "placed_too_slowly": _("Placing the order took too long, and nothing was placed: try again."),
         "not_during_upgrade": _("This is not possible while the system is being upgraded: try again later."),
         "history_detached": _("The history of the order is in a month of the archive that is not attached now."),

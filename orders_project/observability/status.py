@@ -8,10 +8,11 @@ from amqp.exceptions import NotFound
 from django.conf import settings
 
 from common import money
+from common.standby import standby_of
 from outbox import broker
 from payments.books.reconcile import LATE as OVERDUE
 
-from ..celery import SERVICES, UNROUTED_QUEUE, WORK
+from ..celery import SERVICES, UNROUTED_QUEUE, WORK, is_work_queue, left_over
 from . import concerns
 from .health import LATE
 from .metrics import Stored, readings
@@ -31,6 +32,16 @@ class Service:
 
 
 @dataclass
+class StandbySeen:
+    """The standby of a service's database: how far it is behind, and what is wrong with it, if anything."""
+
+    name: str
+    trouble: str
+    seconds_behind: float | None
+    bytes_behind: int
+
+
+@dataclass
 class Queue:
     name: str
     waiting: int | None  # None: the queue does not exist
@@ -42,6 +53,7 @@ class Status:
     services: list[Service]
     queues: list[Queue]
     broker: str  # the error if it cannot be reached, else empty
+    standbys: list[StandbySeen] = field(default_factory=list)
     open_orders: dict[str, int] = field(default_factory=dict)
     stuck_orders: dict[str, int] = field(default_factory=dict)
     payments_unknown: int | None = None
@@ -55,6 +67,8 @@ class Status:
     webhooks_late: int | None = None
     webhooks_unmatched_late: int | None = None
     holds_late: int | None = None
+    orders_wait_seconds: float | None = None  # for a new order
+    orders_shed_share: float | None = None
     ledger_imbalance: dict[str, int] = field(default_factory=dict)  # minor units by currency; empty if not known
     gateway_differences: dict[str, int] = field(default_factory=dict)
     reconciled_seconds_ago: float | None = None
@@ -67,7 +81,7 @@ def look() -> Status:
     answering = {reading.database for reading, _ in rows}
     services = {service: Service(service, answers=service in answering) for service in settings.SERVICES_HERE}
     queues, unreachable = _queues()
-    status = Status(services=list(services.values()), queues=queues, broker=unreachable)
+    status = Status(services=list(services.values()), queues=queues, standbys=_standbys(), broker=unreachable)
     for service in answering:
         services[service].dead_letters = 0
     for reading, row in rows:
@@ -108,6 +122,8 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.webhooks_late = int(number)
         case {"stock_holds_late": number}:
             status.holds_late = int(number)
+        case {"orders_wait_seconds": seconds, "orders_shed_share": share}:
+            status.orders_wait_seconds, status.orders_shed_share = round(seconds, 1), round(share, 2)
         case {"currency": currency, "ledger_imbalance": number}:
             status.ledger_imbalance[currency] = int(number)
         case {"kind": kind, "gateway_differences": number}:
@@ -116,14 +132,24 @@ def _take(status: Status, service: Service, row: dict[str, Any]) -> None:
             status.reconciled_seconds_ago = round(float(seconds), 1)
 
 
+def _standbys() -> list[StandbySeen]:
+    found = []
+    for standby in filter(None, map(standby_of, settings.STANDBYS)):
+        standby.look()
+        lag = None if standby.lag is None else round(standby.lag, 1)
+        found.append(StandbySeen(standby.database, standby.in_words(), lag, standby.bytes_behind))
+    return found
+
+
 def _queues() -> tuple[list[Queue], str]:
     kept = (UNROUTED_QUEUE.name, settings.EVENTS_STREAM)
-    names = [*WORK, *(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), *kept]
+    others = [*(f"{service}.{kind}" for service in SERVICES for kind in ("dlq", "beat")), *kept]
     try:
         connection = broker.connect()
     except (*broker.LOST, broker.BrokerTooOld) as error:
         return [], type(error).__name__
     with connection:
+        names = (*WORK, *(name for service in SERVICES for name in left_over(connection, service)), *others)
         return [_queue(connection, name) for name in names], ""
 
 
@@ -155,13 +181,19 @@ def _troubles(status: Status) -> Iterator[str]:
             )
         if service.dead_letters:
             yield f"dead letters of {service.name}: {service.dead_letters} (manage.py dlq list)"
+    for standby in status.standbys:
+        if standby.trouble:
+            yield f"the standby of {standby.name} {standby.trouble}: the primary answers what it was to answer"
     for queue in status.queues:
         if queue.waiting is None and queue.name != settings.EVENTS_STREAM:  # some brokers have no streams
             yield f"the queue {queue.name} does not exist: manage.py declare_topology"
-        elif queue.name in WORK and not queue.consumers:
+        elif is_work_queue(queue.name) and not queue.consumers:
             yield f"no worker consumes the queue {queue.name}"
         elif queue.name.endswith(".dlq") and queue.waiting:
             yield f"{queue.waiting} messages in {queue.name} are not collected yet"
+    if status.orders_shed_share:
+        wait = f"{status.orders_wait_seconds:.0f} s"
+        yield f"{status.orders_shed_share:.0%} of new orders are refused: one would have to wait for {wait}"
     for currency, minor in status.ledger_imbalance.items():
         if minor:
             yield f"the ledger is out of balance by {money.text(minor, currency=currency)}"

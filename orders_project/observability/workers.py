@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 from orders.models import Order
 from outbox import broker
 
-from ..celery import WORK, app
+from ..celery import WORK, app, is_work_queue
 
 WAIT = 2.0  # seconds for all workers to answer
 LONG = 60.0  # seconds after which handling a message needs a person
@@ -68,7 +68,7 @@ def look(*, wait: float = WAIT) -> Workers:
     workers = [
         Worker(
             name,
-            queues=[queue["name"] for queue in queues[name] if queue["name"] in WORK],
+            queues=[queue["name"] for queue in queues[name] if is_work_queue(queue["name"])],
             reserved=len(reserved.get(name, ())),
             tasks=[_task(request) for request in active.get(name, ())],
         )

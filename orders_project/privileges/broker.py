@@ -19,16 +19,16 @@ import orders.messages  # noqa: F401 - what orders sends is registered there
 from orders_project.celery import (
     ANSWERS,
     ANSWERS_STREAM,
+    ASIDE,
     EVENTS,
     MESSAGES,
     QUESTIONS,
     QUESTIONS_STREAM,
     SERVICES,
     TASKS,
-    WORK,
     WORKERS,
 )
-from outbox.broker import address
+from outbox.broker import address, nodes
 from outbox.message import EVENTS as OUTSIDE
 from outbox.message import REGISTRY, Message
 from payments import messages as payments
@@ -51,7 +51,11 @@ TELLS: tuple[tuple[str, tuple[str, ...]], ...] = ((WORKERS.name, (r"(worker|task
 
 @dataclass(frozen=True)
 class User:
-    """A user of the broker: for which processes it is, the queues it reads, the routing keys it sends by exchange."""
+    """
+    A user of the broker: for which processes it is, the queues it reads, the routing keys it sends by exchange.
+
+    Queues and keys are patterns. Those of a service are for any number of queues, so that ORDERS_QUEUES can change.
+    """
 
     name: str
     used_by: str
@@ -64,7 +68,7 @@ class User:
             "vhost": vhost,
             "configure": NOTHING,
             "write": _one_of(re.escape(exchange) for exchange, _ in self.sends),
-            "read": _one_of(re.escape(queue) for queue in self.reads),
+            "read": _one_of(self.reads),
         }
 
     def topic_permissions(self, vhost: str) -> list[dict[str, str]]:
@@ -98,15 +102,21 @@ def _home(kind: type[Message]) -> str:
     return kind.__module__.partition(".")[0]
 
 
+def _key(queue: str, kind: str) -> str:
+    """The pattern of the routing keys of this kind to a queue; to a service, to any of its queues."""
+    any_of_them = "(-[0-9]+)?" if queue in SERVICES else ""
+    return re.escape(address(queue, "")[1].removesuffix(".")) + any_of_them + rf"\.{kind}"
+
+
 def _service(service: str) -> User:
-    own = tuple(queue for queue in WORK if queue.partition(".")[0] == service)
-    to_others = tuple(re.escape(address(kind.queue, kind.name)[1]) for kind in sent_by(service))
-    to_itself = tuple(re.escape(address(queue, "")[1]) + ".+" for queue in own)
+    mine = [service, *(queue for queue in ASIDE if queue.partition(".")[0] == service)]
+    to_others = tuple(_key(kind.queue, re.escape(kind.name)) for kind in sent_by(service))
+    to_itself = tuple(_key(queue, ".+") for queue in mine)
     outside = any(_home(kind) == service and kind.to == OUTSIDE for kind in REGISTRY.values())
     return User(
         name=f"{service}_app",
         used_by=f"{service}-worker, {service}-relay",
-        reads=(service, f"{service}.beat", f"{service}.dlq", QUESTIONS_STREAM.name),
+        reads=(rf"{service}(\.([0-9]+|beat|dlq))?", re.escape(QUESTIONS_STREAM.name)),
         sends=(
             (MESSAGES.name, (*to_itself, *to_others)),
             *(((EVENTS.name, (r"order\..+",)),) if outside else ()),
@@ -118,18 +128,18 @@ def _service(service: str) -> User:
 USERS: tuple[User, ...] = (
     *map(_service, SERVICES),
     # It calls whatever addresses strangers have registered, so it can send nothing: the relay of orders sends for it.
-    User("orders_webhooks", "webhooks-worker", ("orders.webhooks", QUESTIONS_STREAM.name), TELLS),
+    User("orders_webhooks", "webhooks-worker", (r"orders\.webhooks", re.escape(QUESTIONS_STREAM.name)), TELLS),
     User("beat", "beat", sends=((TASKS.name, tuple(re.escape(f"{service}.beat") for service in SERVICES)),)),
     # Sees whether the broker is there and how long queues are.
     User("monitor", "orders-web, grpc, payments-web, processing-web, fake-gateway, KEDA"),
     # Sees that too, and asks workers what they handle.
-    User("back_office", "back-office", (ANSWERS_STREAM.name,), ((QUESTIONS.name, ()),)),
+    User("back_office", "back-office", (re.escape(ANSWERS_STREAM.name),), ((QUESTIONS.name, ()),)),
 )
 
 
 def vhost_of(url: str) -> str:
     """Return the virtual host of an address of the broker."""
-    return unquote(urlsplit(url).path[1:]) or "/"
+    return unquote(urlsplit(nodes(url)[0]).path[1:]) or "/"
 
 
 def definitions(passwords: Mapping[str, str], *, vhost: str = "/") -> dict[str, Any]:

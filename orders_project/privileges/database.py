@@ -49,6 +49,7 @@ TABLES: dict[str, dict[str, str]] = {
         # What is archived goes, and comes back; names are erased. Triggers see that nothing else changes.
         "orders.ArchivedHistory": f"{ADD}, UPDATE (document), DELETE",
         "orders.IdempotencyKey": ALL,
+        "orders.LatestWrite": KEEP,
         "orders.Order": KEEP,
         "orders.OrderEvent": f"{ADD}, UPDATE (data), DELETE",
         "orders.OrderLine": ADD,
@@ -68,6 +69,7 @@ TABLES: dict[str, dict[str, str]] = {
         "payments.Entry": f"{ADD}, UPDATE (reason)",
         "payments.GatewayTransaction": KEEP,
         "payments.IdempotencyKey": ALL,
+        "payments.LatestWrite": KEEP,
         "payments.Payment": KEEP,
         "payments.PerformedAction": ALL,
         "payments.Reconciliation": KEEP,
@@ -78,6 +80,7 @@ TABLES: dict[str, dict[str, str]] = {
     | {
         "processing.Hold": KEEP,
         "processing.HoldLine": ADD,
+        "processing.LatestWrite": KEEP,
         "processing.PerformedAction": ALL,
         "processing.Processing": ADD,
         "processing.Product": KEEP,

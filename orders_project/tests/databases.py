@@ -36,25 +36,25 @@ def name(alias: str, *, of: str) -> str:
 def make() -> None:
     """Make this worker's databases, with what the migrations of this code leave in them, and use them."""
     with places.lock(Path(os.environ["ORDERS_TEST_HOME"]) / "test-databases"):
-        if not all(_is_there(name(alias, of=TEMPLATE)) for alias in connections):
-            for alias in connections:
+        if not all(_is_there(name(alias, of=TEMPLATE)) for alias in settings.DATABASES_HERE):
+            for alias in settings.DATABASES_HERE:
                 _tell(alias, f'CREATE DATABASE "{name(alias, of=TEMPLATE)}"')
                 _use(alias, of=TEMPLATE)
             call_command("migrate_all", verbosity=0)
-        for alias in connections:
+        for alias in settings.DATABASES_HERE:
             _use(alias, of=WORKER)
             _tell(alias, f'CREATE DATABASE "{name(alias, of=WORKER)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
-    _migrated.update({alias: _with_rows(alias) for alias in connections})
+    _migrated.update({alias: _with_rows(alias) for alias in settings.DATABASES_HERE})
     TransactionTestCase._fixture_teardown = _empty  # type: ignore[attr-defined]
     TestCase._should_check_constraints = _is_to_be_checked  # type: ignore[attr-defined]
 
 
 def copy(server: Postgres, of: str, *, migrated: bool) -> dict[str, str]:
     """Make databases for others on this run's server; their addresses, as the environment names them."""
-    for alias in connections:
+    for alias in settings.DATABASES_HERE:
         template = f' TEMPLATE "{name(alias, of=TEMPLATE)}"' if migrated else ""
         _tell(alias, f'CREATE DATABASE "{name(alias, of=of)}"{template}')
-    return {variable(alias): server.url(name(alias, of=of)) for alias in connections}
+    return {variable(alias): server.url(name(alias, of=of)) for alias in settings.DATABASES_HERE}
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def of_last_release(alias: str) -> Iterator[None]:
 
 def drop(of: str = WORKER) -> None:
     """Drop the databases of a worker, or those that were copied, whoever is still connected to them."""
-    for alias in connections:
+    for alias in settings.DATABASES_HERE:
         connections[alias].close()
         _tell(alias, f'DROP DATABASE IF EXISTS "{name(alias, of=of)}" WITH (FORCE)')
 

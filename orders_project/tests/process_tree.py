@@ -1,6 +1,8 @@
 """Processes with all that descend from them."""
 
 import contextlib
+import os
+import signal
 from pathlib import Path
 
 
@@ -14,3 +16,10 @@ def family(pid: int) -> list[int]:
     for member in found:
         found += [child for child, parent in parents.items() if parent == member]
     return found
+
+
+def signal_family(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and all that descend from it, as far as they are still there."""
+    for member in family(pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(member, number)

@@ -47,7 +47,7 @@ class Stack:
         self.variables = {name: value or secrets.token_hex(32) for name, value in given.items()}
         self.variables |= {
             "RABBITMQ_USER": "app", "FAKE_PAYMENT_SUCCESS_RATE": "1", "PROCESSING_SUCCESS_RATE": "1",
-            "ORDERS_ALLOW_FREE_LINES": "true",
+            "ORDERS_ALLOW_FREE_LINES": "true", "ORDERS_QUEUES": "3",
             "PUBLIC_URL": f"http://127.0.0.1:{self.port('gateway:8080')}", "PUBLIC_HOST": "127.0.0.1",
         }  # fmt: skip
 

@@ -67,7 +67,8 @@ def run(service: str, sql: str) -> list[Any]:
 
 def found(**times: timedelta) -> set[tuple[str, str]]:
     """The findings as (check, subject), where nothing counts as in flight."""
-    report = audit(**{"grace": NO_TIME, "settle": NO_TIME} | times)
+    asked: dict[str, Any] = {"grace": NO_TIME, "settle": NO_TIME} | times
+    report = audit(**asked)
     assert set(report.seconds) == set(CHECKS)
     assert all(finding.repair and finding.detail for finding in report.findings)
     assert report.passed is not report.findings

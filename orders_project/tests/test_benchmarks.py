@@ -1,11 +1,14 @@
 """What `make bench` makes of what it has measured."""
 
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import baseline, cells, chart, footprint, scaling
+from benchmarks import baseline, cells, chart, footprint, load, scaling
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -52,6 +55,36 @@ def test_lines_go_from_the_beginning_to_the_end() -> None:
     picture = ElementTree.fromstring(chart.over_time("Load", series, unit="a second", how="", marks={"end": 5}))  # noqa: S314 (our own)
     drawn = [line.attrib["points"].split() for line in picture.iter(f"{SVG}polyline")]
     assert drawn == [["60.0,326.0", f"{chart.WIDTH - chart.MARGIN:.1f},86.0"], []]
+
+
+def test_the_load_obeys_retry_after_for_its_share_of_the_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[bytes] = Counter()
+
+    class RefusesTheFirstTime(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            asked[body] += 1
+            self.send_response(201 if asked[body] > 1 else 503)
+            self.send_header("Retry-After", "1")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            """Requests are not logged."""
+
+    numbers, seconds = iter(range(1000)), 2.0
+    monkeypatch.setattr(load, "order", lambda: {"number": next(numbers)})
+    with ThreadingHTTPServer(("127.0.0.1", 0), RefusesTheFirstTime) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        answers = load.run(url, rate=50, seconds=seconds, longest_wait=600, clients=4, obedient=0.5)
+        server.shutdown()
+    assert len(asked) == 100
+    refused = {answer.attempt.number: answer.at for answer in answers if answer.status == 503}
+    again = {answer.attempt.number: answer.attempt.at for answer in answers if answer.status == 201}
+    assert len(refused) == 100
+    assert again == {number: at + 1 for number, at in refused.items() if number < 50 and at + 1 < seconds}
+    assert all(answer.at >= answer.attempt.at for answer in answers)
 
 
 def test_cells_are_as_full_as_their_largest_clients_make_them() -> None:

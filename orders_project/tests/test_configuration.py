@@ -47,8 +47,9 @@ def documented() -> dict[str, str]:
 
 def test_every_variable_is_documented_and_nothing_else() -> None:
     source = (PROJECT / "orders_project" / "settings.py").read_text()
-    databases = {"DATABASE_URL", *(f"DATABASE_URL_{service}" for service in SERVICES)}
-    read = {*re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source), *databases, *(f"{name}_DIRECT" for name in databases)}
+    read = set(re.findall(r'env\.\w+\(\s*"([A-Z0-9_]+)"', source))
+    read |= {f"DATABASE_URL_{service}{what}" for service in SERVICES for what in ("", "_READ", "_DIRECT")}
+    read |= {"DATABASE_URL", "DATABASE_URL_DIRECT"}
     assert documented().keys() == read | NOT_IN_SETTINGS
 
 
@@ -127,11 +128,19 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("WEBHOOKS_ALLOW_LOOPBACK", "true", "lets customers reach"),
         ("CURRENCIES", "USD,XXX", "there is no XXX"),
         ("REFUND_APPROVAL_LIMITS", "JPY=many", "JPY has no whole number"),
+        ("ORDERS_QUEUES", "0", "'0' is not a whole number from 1 to 64"),
+        ("ORDERS_QUEUES", "65", "'65' is not a whole number from 1 to 64"),
+        ("ORDERS_QUEUES", "two", "'two' is not a whole number from 1 to 64"),
+        ("WORKER_QUEUES", "0,1", "there is no 1; there are 0."),
+        ("WORKER_QUEUES", "orders.1", "there is no orders.1"),
         ("API_AUTH", "open", "is open"),
         ("API_AUTH", "ajar", "'ajar' is not one of"),
         ("DATABASE_URL_ORDERS", "", "is missing"),
+        ("DATABASE_URL_ORDERS_READ", "mysql://standby.example/orders", "is not a URL"),
+        ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
         ("DATABASE_URL_ORDERS_DIRECT", "postgres://app@127.0.0.1:1/orders", "leads to the same server as"),
         ("DATABASE_URL_DIRECT", "https://127.0.0.1/default", "is not a URL"),
+        ("DATABASE_URL_DIRECT", "https://a:1,b:2/default", "is not a URL"),
     ],
 )
 def test_a_dangerous_value_ends_the_start(
@@ -195,6 +204,42 @@ def test_the_first_currency_is_the_default(
     assert settings["REFUND_APPROVAL_LIMITS"] == {"JPY": 150_000, "KWD": 300}
 
 
+@pytest.mark.parametrize(
+    ("given", "sent_to", "consumed"),
+    [
+        ({}, 1, (0,)),
+        ({"ORDERS_QUEUES": "3"}, 3, (0, 1, 2)),
+        ({"ORDERS_QUEUES": "3", "WORKER_QUEUES": "2, 0, 2"}, 3, (2, 0)),
+        ({"ORDERS_QUEUES": "3", "UPGRADING": "true"}, 1, (0, 1, 2)),  # workers of the release before consume one
+    ],
+)
+def test_all_queues_are_consumed_and_sent_to_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], sent_to: int, consumed: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ) | given)
+    settings = runpy.run_path(str(PROJECT / "orders_project" / "settings.py"), run_name="orders_project.settings_anew")
+    assert (settings["OUTBOX_QUEUES"], settings["WORKER_QUEUES"]) == (sent_to, consumed)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("given", "each"),
+    [
+        ({}, 8),
+        ({"ORDERS_QUEUES": "4"}, 2),
+        ({"ORDERS_QUEUES": "4", "WORKER_QUEUES": "3"}, 8),
+        ({"ORDERS_QUEUES": "64"}, 1),
+    ],
+)
+def test_a_worker_of_several_queues_fetches_no_more_than_of_one(
+    production: dict[str, str], given: dict[str, str], each: int
+) -> None:
+    done = run(
+        production | given, "-c", "from orders_project.celery import app; print(app.conf.worker_prefetch_multiplier)"
+    )
+    assert done.stdout.split() == [str(each)], done.stderr
+
+
 class TestWhatIsDeployed:
     """Every process of compose.yaml and of Kubernetes starts with what it is given there."""
 
@@ -247,6 +292,31 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
         return capsys.readouterr().err.splitlines()
 
     return read
+
+
+def test_a_standby_is_read_only_mirrors_its_database_and_is_not_migrated(
+    production: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(PROJECT / "orders_project" / "settings.py")
+    monkeypatch.setattr(os, "environ", production)
+    without = runpy.run_path(path, run_name="orders_project.settings_anew")
+    standby = {"DATABASE_URL_ORDERS_READ": "postgres://app@standby.example/orders", "SERVICES": "orders,payments"}
+    monkeypatch.setattr(os, "environ", production | standby)
+    found = runpy.run_path(path, run_name="orders_project.settings_anew")
+    assert without["STANDBYS"] == {}
+    assert found["STANDBYS"] == {"orders": "orders_read"}
+    assert "orders_read" not in found["DATABASES_HERE"]
+    there, own = found["DATABASES"]["orders_read"], found["DATABASES"]["orders"]
+    assert there["HOST"] == "standby.example"
+    assert there["TEST"] == {"MIRROR": "orders"}
+    assert there["OPTIONS"]["options"] == f"{own['OPTIONS']['options']} -c default_transaction_read_only=on"
+    assert there["OPTIONS"]["connect_timeout"] < own["OPTIONS"]["connect_timeout"]
+    assert own == without["DATABASES"]["orders"]
+    monkeypatch.setattr(os, "environ", production | standby | {"DATABASE_POOL": "8"})
+    pooled = runpy.run_path(path, run_name="orders_project.settings_anew")["DATABASES"]
+    assert [pooled[alias]["OPTIONS"]["pool"]["timeout"] for alias in ("orders", "orders_read")] == [10, 2]
+    monkeypatch.setattr(os, "environ", production | standby | {"SERVICES": "payments"})
+    assert runpy.run_path(path, run_name="orders_project.settings_anew")["STANDBYS"] == {}
 
 
 @pytest.mark.processes

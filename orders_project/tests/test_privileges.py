@@ -112,8 +112,8 @@ def test_every_message_has_a_service_that_sends_it() -> None:
             assert kind.to in (home, "events"), f"no service may send {kind.name}"
 
 
-def test_only_payments_may_say_that_money_is_in() -> None:
-    key = f"orders.{PaymentSucceeded.name}"
+@pytest.mark.parametrize("key", [f"orders.{PaymentSucceeded.name}", f"orders-3.{PaymentSucceeded.name}"])
+def test_only_payments_may_say_that_money_is_in(key: str) -> None:
     may = {
         user.name
         for user in broker.USERS
@@ -122,6 +122,14 @@ def test_only_payments_may_say_that_money_is_in() -> None:
     }
     # To itself, orders sends again what it has received, when handling it has failed.
     assert may == {"payments_app", "orders_app"}
+
+
+def test_privileges_are_for_any_number_of_queues() -> None:
+    reads = {user.name: user.permissions("/")["read"] for user in broker.USERS}
+    for queue in ("orders", "orders.1", "orders.12", "orders.beat", "orders.dlq"):
+        assert {name for name, pattern in reads.items() if re.search(pattern, queue)} == {"orders_app"}
+    for queue in ("orders.webhooks.1", "orders.1.dlq", "orders-1", "orders."):
+        assert not any(re.search(pattern, queue) for pattern in reads.values())
 
 
 # The roles in PostgreSQL ---------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def codes(tree: ast.Module) -> Iterator[str]:
                 yield from _text(value)
             case ast.Tuple(elts=[ast.Attribute(value=ast.Name(id="Status")), second]):
                 yield from _text(second)
-            case ast.FunctionDef(name="_why_not" | "difference" | "_cause"):
+            case ast.FunctionDef(name="why_not" | "_why_not" | "difference" | "_cause"):
                 for inner in ast.walk(node):
                     match inner:
                         case ast.Return(value=ast.Tuple(elts=[first, *_others])):

@@ -2,17 +2,22 @@
 
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
+import kombu
 import pytest
 from amqp.exceptions import AccessRefused, NotFound
+from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 from celery.worker.pidbox import Pidbox
+from django.conf import settings
 from django.core.management import CommandError, call_command
 
 from orders_project.celery import WORK, app
 from orders_project.celery_inspect import ANSWERED
-from orders_project.celery_worker import Answers
+from orders_project.celery_worker import Answers, CarefulConsumer
 from orders_project.observability import workers
+from orders_project.tests.chaos.proxy import Proxies
 
 
 def test_workers_answer_what_celery_knows_as_a_question() -> None:
@@ -30,6 +35,32 @@ def test_a_worker_works_where_questions_are_not_declared(
     consumer: Any = SimpleNamespace(app=app, hostname="me", pool=None, controller=SimpleNamespace(use_eventloop=True))
     Answers(consumer).start(consumer)
     assert "does not answer `celery inspect`" in caplog.text
+
+
+class TestAWorkerWhoseNodeStandsStill:
+    @pytest.fixture
+    def consumer(self, monkeypatch: pytest.MonkeyPatch) -> CarefulConsumer:
+        monkeypatch.setattr(CarefulConsumer, "ensure_connected", lambda self, connection: connection)
+        monkeypatch.setattr(Consumer, "on_connection_error_after_connected", lambda self, error: None)
+        consumer = CarefulConsumer.__new__(CarefulConsumer)
+        consumer.app = app
+        return consumer
+
+    def test_has_waited_for_no_confirmation_of_its_events(self, consumer: CarefulConsumer) -> None:
+        assert consumer.connection_for_read().transport_options["confirm_publish"] is True
+        assert consumer.connection_for_write().transport_options["confirm_publish"] is False
+
+    def test_says_no_good_bye(self, consumer: CarefulConsumer) -> None:
+        node = urlsplit(settings.AMQP_URL)
+        with Proxies(broker=lambda: node.port or 5672) as proxies:
+            credentials = node.netloc.rpartition("@")[0]
+            through = node._replace(netloc=f"{credentials}@127.0.0.1:{proxies.links['broker'].port}").geturl()
+            events = kombu.Connection(through)
+            events.connect()
+            proxies.hold("broker")
+            consumer.event_dispatcher = SimpleNamespace(connection=events)
+            consumer.on_connection_error_after_connected(ConnectionResetError())
+            assert not events.connected
 
 
 def request(name: str, shown: str, began: float | None) -> dict[str, Any]:

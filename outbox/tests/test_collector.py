@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import OperationalError, connections
 from django.utils import timezone
 
-from outbox import collector, retention
+from outbox import collector, retention, tasks
 from outbox.attempts import LAST_ATTEMPT
 from outbox.broker import address
 from outbox.collector import collect
@@ -150,8 +150,7 @@ class TestCollecting:
         monkeypatch.setattr(collector, "BATCH", 7)
         for number in range(20):
             put(b"%d" % number)
-        assert collect(SERVICE) == 20
-        assert collect(SERVICE) == 0
+        assert sum(collect(SERVICE) for _ in range(5)) == 20  # a busy broker calls a queue empty that is not
         assert DeadLetter.objects.count() == 20
         assert remaining(channel) == 0
 
@@ -187,3 +186,9 @@ class TestCollecting:
         channel.queue_delete(DLQ)
         assert collect(SERVICE) == 0
         assert remaining(channel) == 0
+
+
+def test_a_broker_that_is_lost_is_no_fault_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has another turn in a few seconds; as an error it would be counted, and the alert would wake somebody."""
+    monkeypatch.setattr(settings, "AMQP_URL", "amqp://nobody:nothing@127.0.0.1:1//")
+    tasks.collect(SERVICE)

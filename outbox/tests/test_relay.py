@@ -101,7 +101,29 @@ class TestARefusal:
         unsent = Outgoing.objects.filter(published_at=None)
         assert len(unsent) == 4  # the queue took one of five
         assert {row.to for row in unsent} == {full}
-        assert {(row.refusals, row.last_error) for row in unsent} == {(1, "nack: the broker did not accept it")}
+        assert {(row.refusals, row.last_error) for row in unsent} == {(0, "nack: the broker did not accept it")}
+
+    def test_because_the_queue_is_full_makes_no_dead_letters(self, relay: Relay, full: str, channel: Any) -> None:
+        post(3)
+        Outgoing.objects.update(to=full)
+        for _ in range(8):
+            relay.send_batch(now=timezone.now())
+            Outgoing.objects.filter(published_at=None).update(due_at=timezone.now())
+        assert Outgoing.objects.filter(published_at=None).count() == 2
+        assert not DeadLetter.objects.exists()
+        channel.queue_purge(full)
+        relay.send_batch(now=timezone.now())
+        assert Outgoing.objects.filter(published_at=None).count() == 1
+
+    def test_gives_up_the_channel_that_the_broker_has_declined_it_on(self, relay: Relay, full: str) -> None:
+        """After a node of a cluster was lost, a channel may decline for ever what any other one may send."""
+        post(2)
+        Outgoing.objects.update(to=full)
+        relay.send_batch(now=timezone.now())
+        lane = relay.publisher._lanes[settings.OUTBOX_EXCHANGE]
+        assert lane.has_declined
+        relay.publisher.open()
+        assert relay.publisher._lanes[settings.OUTBOX_EXCHANGE] is not lane
 
     def test_puts_the_row_off_longer_each_time_until_it_is_dead(self, relay: Relay) -> None:
         (row,) = post()

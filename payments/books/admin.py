@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django import forms
@@ -19,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 
 from common.admin import Action, ActionCall, Age, ReadOnlyAdmin, ReasonForm, display, panels, scan_filter
 from common.money import Money
+from common.reads import may_lag, name_of
 from outbox import clock
 
 from ..models import Difference, GatewayTransaction, Reconciliation
@@ -288,7 +290,8 @@ class StatementPages:
         if not form.errors:
             at = form.cleaned_data["at"] if form.is_bound else None
             try:
-                found = trial_balance.trial_balances(at=at, timeout=PAGE_TIMEOUT)
+                read = partial(trial_balance.trial_balances, at=at, timeout=PAGE_TIMEOUT)
+                found = may_lag(read, "payments", who=name_of(request))
             except OperationalError:
                 problem = _g("This takes too long for a page. Use manage.py ledger trial_balance.")
         if wrong := [one.currency for one in found if not one.is_balanced]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from django.db import connections, transaction
 
+from common import reads
+
 CUSTOMERS = "customers"
 TIMEOUT = "10min"
 
@@ -60,7 +62,8 @@ class TrialBalance:
 
 def trial_balances(*, at: datetime | None = None, currency: str = "", timeout: str = TIMEOUT) -> list[TrialBalance]:
     """Return the trial balance of each currency, or of this one, before this time, or of all that is booked."""
-    with transaction.atomic(using="payments"), connections["payments"].cursor() as cursor:
+    source = reads.source_of("payments")
+    with transaction.atomic(using=source), connections[source].cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [timeout])
         cursor.execute(TOTALS, _asked(at, currency))
         found = cursor.fetchall()

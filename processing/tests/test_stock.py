@@ -115,9 +115,9 @@ class TestHolding:
             product(sku, stock=10)
         wanted = {str(one.pk): basket[one.sku] for one in Product.objects.all()}
         few = dict(list(wanted.items())[:1])
-        with django_assert_num_queries(4, using="processing"):  # savepoint, look, write, release
+        with django_assert_num_queries(3, using="processing"):  # savepoint, write, release
             services.hold(order_id="few", quantities=few, now=timezone.now())
-        with django_assert_num_queries(4, using="processing"):
+        with django_assert_num_queries(3, using="processing"):
             services.hold(order_id="many", quantities=wanted, now=timezone.now())
 
 

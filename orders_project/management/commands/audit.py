@@ -32,10 +32,17 @@ class Command(BaseCommand):
             "--settle", type=float, default=5, metavar="SECONDS", help="the pause before suspects are checked again"
         )
 
-    def handle(self, *args: Any, window: float, grace: float, settle: float, **options: Any) -> None:
-        with database_limits.without_limits_of_statements(*settings.DATABASES_HERE):
+        parser.add_argument(
+            "--primary", action="store_true", help="read the primaries alone, and not their standbys first"
+        )
+
+    def handle(self, *args: Any, window: float, grace: float, settle: float, primary: bool, **options: Any) -> None:
+        with database_limits.without_limits_of_statements(*settings.DATABASES_HERE, *settings.STANDBYS.values()):
             report = audit(
-                window=timedelta(hours=window), grace=timedelta(seconds=grace), settle=timedelta(seconds=settle)
+                window=timedelta(hours=window),
+                grace=timedelta(seconds=grace),
+                settle=timedelta(seconds=settle),
+                standbys=not primary,
             )
         if options["json"]:
             self.stdout.write(json.dumps(as_json(report)))

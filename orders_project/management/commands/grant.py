@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections, transaction
 
 from orders_project.privileges import broker, database
+from outbox.broker import nodes
 
 
 class Command(BaseCommand):
@@ -71,7 +72,7 @@ class Command(BaseCommand):
         if not settings.RABBITMQ_MANAGEMENT_URL:
             self.stdout.write("broker: nothing, as RABBITMQ_MANAGEMENT_URL is not set; --definitions prints them")
             return
-        if urlsplit(settings.AMQP_URL).username in {user.name for user in broker.USERS}:
+        if urlsplit(nodes(settings.AMQP_URL)[0]).username in {user.name for user in broker.USERS}:
             raise CommandError("AMQP_URL names a user whose privileges would be taken away: use an administrator")
         try:
             broker.import_into(settings.RABBITMQ_MANAGEMENT_URL, self._definitions())

@@ -60,6 +60,9 @@ class Command(BaseCommand):
                 yield f"{service.name:<14}{numbers}"
             else:
                 yield self.style.ERROR(f"{service.name:<14}  does not answer")
+        for standby in found.standbys:
+            behind = "-" if standby.seconds_behind is None else f"{standby.seconds_behind:g} s"
+            yield f"{standby.name} standby: {behind} behind, {standby.bytes_behind} bytes to replay"
         yield ""
         yield self.style.MIGRATE_HEADING(f"{'queue':<22}{'waiting':>8}{'consumers':>11}")
         for queue in found.queues:

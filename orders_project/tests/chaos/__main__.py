@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the schedule and the customers; without it, another one each time")
     parser.add_argument("--only", default="", help=f"kinds of faults, by commas: {', '.join(schedule.KINDS)}")
     parser.add_argument("--rate", type=float, default=5, help="orders a second")
-    parser.add_argument("--every", type=float, default=3, help="seconds between two faults on average")
+    parser.add_argument(
+        "--every", type=float, help="seconds between two faults on average: 3, or 1.5 for a planted bug"
+    )
     parser.add_argument("--planted", metavar="NAME", help=f"'all', or a bug to plant: {', '.join(planted.BUGS)}")
     parser.add_argument("--timeline", type=Path, help="where to write it; by default a new file")
     given = parser.parse_args()
@@ -35,13 +37,13 @@ def main() -> int:
         names = list(planted.BUGS) if given.planted == "all" else [given.planted]
         if unknown := set(names) - planted.BUGS.keys():
             parser.error(f"there is no bug {', '.join(sorted(unknown))}")
-        options = ["--minutes", f"{given.minutes or 1}", "--rate", f"{given.rate}", "--every", f"{given.every}"]
+        options = ["--minutes", f"{given.minutes or 1}", "--rate", f"{given.rate}", "--every", f"{given.every or 1.5}"]
         return planted.try_all(names, seed=seed, only=given.only, options=options)
     path = given.timeline or Path(tempfile.mkdtemp(prefix="chaos-")) / "timeline.txt"
     print(f"timeline: {path}", flush=True)
     seconds = (given.minutes or 5) * 60
     began = time.monotonic()
-    faults = schedule.make(seed, seconds=seconds, only=only, every=given.every)
+    faults = schedule.make(seed, seconds=seconds, only=only, every=given.every or 3)
     report = run(faults, seed=seed, seconds=seconds, rate=given.rate, path=path)
     tell(report, took=time.monotonic() - began)
     return 1 if report.findings else 0
@@ -56,7 +58,7 @@ def tell(report: Report, *, took: float) -> None:
     )
     print(f"the last accepted order ended {report.ended_after:.1f} s after the last repair")
     if report.ended_by_themselves:
-        print(f"{report.ended_by_themselves} processes ended by themselves and were started again")
+        print(f"{report.ended_by_themselves} processes ended by themselves or of a message, and were started again")
     for check, number in Counter(finding.check for finding in report.findings).items():
         example = next(finding.what for finding in report.findings if finding.check == check)
         print(f"FOUND {check} ({number}): {example}")

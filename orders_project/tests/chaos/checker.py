@@ -4,27 +4,22 @@ What must be true when a run is over, read by plain SQL and HTTP: no code of the
 Each finding says which promise is broken, by the name of its check, and how.
 """
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
-import psycopg
-import requests
-
-from .customers import DEPOSIT, FEW, PRODUCTS, STOCK, Memory
+from .customers import ADDED, DEPOSIT, FEW, PRODUCTS, STOCK
+from .message_faults import DIES
+from .records import ENDS, Records
 from .schedule import SERVICES
 
-ENDS = ("done", "failed", "canceled")
 RANKS = {
     "pending": 0, "reserved": 1, "payment_pending": 2, "authorized": 3, "paid": 4, "capturing": 4,
     "voiding": 5, "refunding": 5, "releasing": 5, "done": 6, "failed": 6, "canceled": 6,
 }  # fmt: skip
 WITHIN = 60.0  # seconds from the last repair until every accepted order has ended
-CHECKS: dict[str, Callable[["Records"], Iterator[str]]] = {}
+CHECKS: dict[str, Callable[[Records], Iterator[str]]] = {}
 
 
 @dataclass(frozen=True)
@@ -36,40 +31,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.check}: {self.what}"
-
-
-class Records:
-    """What databases and gateway say."""
-
-    def __init__(self, urls: Mapping[str, str], *, gateway: str, memory: Memory, log: Path | None = None) -> None:
-        """:param log: of PostgreSQL, where nobody else uses the server"""
-        self._urls, self._gateway, self.memory, self.log = urls, gateway, memory, log
-
-    def ask(self, service: str, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self._urls[service], autocommit=True, connect_timeout=10) as connection:
-            return connection.execute(sql, parameters or None).fetchall()
-
-    def booked(self) -> list[dict[str, Any]]:
-        """What the gateway has booked."""
-        window = {"since": "0", "until": str(time.time() + 7200)}
-        answer = requests.get(f"{self._gateway}/transactions", params=window, timeout=60)
-        return list(answer.json()["transactions"])
-
-    def open_orders(self) -> list[tuple[str, str]]:
-        """The accepted orders that have not ended, with their statuses."""
-        found = self.ask("orders", "SELECT order_id, status FROM orders_order WHERE status <> ALL(%s)", list(ENDS))
-        return [(order, status) for order, status in found if order in self.memory.accepted]
-
-    def is_quiet(self) -> bool:
-        """Whether nothing is on its way any more."""
-        waiting = "SELECT 1 FROM outbox_outgoingmessage WHERE published_at IS NULL AND type <> 'orders.overdue' LIMIT 1"
-        open_money = "SELECT 1 FROM payments_payment WHERE ask_at IS NOT NULL LIMIT 1"
-        open_refunds = "SELECT 1 FROM payments_refund WHERE status IN ('requested', 'pending') LIMIT 1"
-        held = "SELECT 1 FROM processing_hold WHERE status = 'held' LIMIT 1"
-        asked = [(service, waiting) for service in SERVICES]
-        asked += [("payments", open_money), ("payments", open_refunds), ("processing", held)]
-        open_orders = "SELECT 1 FROM orders_order WHERE status NOT IN ('done', 'failed', 'canceled') LIMIT 1"
-        return not any(self.ask(service, sql) for service, sql in [*asked, ("orders", open_orders)])
 
 
 def check(records: Records) -> list[Finding]:
@@ -182,6 +143,29 @@ def gateway_ledger_and_orders_agree(records: Records) -> Iterator[str]:
 
 
 @_check
+def no_more_goes_back_than_was_asked_for(records: Records) -> Iterator[str]:
+    """Of an order that stays, all that a customer has asked for goes back, and that once."""
+    sql = """
+    SELECT o.order_id, o.refunded, count(r.*), count(r.*) FILTER (WHERE r.status = 'pending')
+    FROM orders_order o LEFT JOIN orders_refund r USING (order_id) WHERE o.status = 'done' GROUP BY o.order_id
+    """
+    for order, refunded, number, pending in records.ask("orders", sql):
+        asked = records.memory.refunds.get(order, 0)
+        if refunded not in (0, asked) or number > bool(asked) or pending:
+            yield f"{refunded} of order {order} went back by {number} refunds, {pending} pending; {asked} was asked for"
+
+
+@_check
+def each_key_is_one_deposit(records: Records) -> Iterator[str]:
+    sql = "SELECT amount, count(*) FROM payments_entry WHERE kind = 'deposit' AND amount <> %s GROUP BY amount"
+    made = dict(records.ask("payments", sql, DEPOSIT))
+    for amount in made.keys() | records.memory.deposited.keys():
+        number, is_answered = made.get(amount, 0), records.memory.deposited.get(amount)
+        if number > 1 or (is_answered and not number) or is_answered is None:
+            yield f"{amount} was put on an account {number} times, under the key in-{amount - ADDED}"
+
+
+@_check
 def no_webhook_is_believed_that_differs(records: Records) -> Iterator[str]:
     sql = """
     SELECT r.order_id, r.amount, p.amount FROM payments_webhookreceipt r JOIN payments_payment p USING (order_id)
@@ -199,7 +183,7 @@ def balances_are_what_was_moved(records: Records) -> Iterator[str]:
     WHERE a.kind = 'customer' GROUP BY a.id
     """
     for user, balance, moved in records.ask("payments", sql):
-        if balance != moved or not 0 <= balance <= DEPOSIT:
+        if balance != moved or not 0 <= balance <= DEPOSIT + sum(records.memory.deposited):
             yield f"account {user} has {balance}, its entries sum to {moved}"
 
 
@@ -276,11 +260,36 @@ def every_message_has_its_effect_once(records: Records) -> Iterator[str]:
 
 
 @_check
+def no_message_is_answered_twice(records: Records) -> Iterator[str]:
+    """Whoever handles a message says the same once, also where what it does has no effect the second time."""
+    sql = """
+    SELECT causation_id, type, subject, count(DISTINCT message_id) FROM outbox_outgoingmessage
+    WHERE causation_id IS NOT NULL GROUP BY causation_id, type, subject HAVING count(DISTINCT message_id) > 1
+    """
+    for service in SERVICES:
+        for cause, kind, subject, number in records.ask(service, sql):
+            yield f"{service} has answered {cause} with {number} {kind} of {subject}"
+
+
+@_check
 def no_dead_letter(records: Records) -> Iterator[str]:
     for service in SERVICES:
         sql = "SELECT type, subject, reason, error FROM outbox_deadletter WHERE status = 'dead'"
         for kind, subject, reason, error in records.ask(service, sql):
             yield f"{kind} of {subject} in {service}: {reason}, {error[:200]}"
+
+
+@_check
+def no_neighbor_dies_again(records: Records) -> Iterator[str]:
+    """
+    A message that kills its worker takes no others along: those of its batch die with it once, and are handled apart
+    afterwards. A copy of them may meet it once more.
+    """
+    text = records.log.read_text(errors="replace") if records.log is not None else ""
+    deaths = Counter(message for together in DIES.findall(text) if " " in together for message in together.split())
+    for message, number in deaths.items():
+        if number > 2:
+            yield f"message {message} was {number} times in a batch with a message that killed its worker"
 
 
 @_check

@@ -1,12 +1,14 @@
 """
 Customers who place orders at a steady rate, whether or not the system keeps up, and remember whatever they were told.
 
-Each request is decided by the seed. One without an answer is sent again under its `Idempotency-Key`, as a client does.
+Each request is decided by the seed. One without an answer is sent again under its `Idempotency-Key`, as a client does;
+but some go away for good when they are not answered.
 """
 
 import random
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ USERS, PRODUCTS = 8, 4
 STOCK, FEW = 100_000, 15
 PRICE = 10_00
 DEPOSIT = 1_000_000_00
+ADDED = 1_000_00  # is put on an account later on, and a minor unit more for each customer: so no two are alike
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Memory:
     by_key: dict[str, set[str]] = field(default_factory=dict)  # the orders that were the answer under each key
     accepted: dict[str, float] = field(default_factory=dict)  # when, in seconds of time.time()
     seen: dict[str, list[Seen]] = field(default_factory=dict)
+    deposited: dict[int, bool] = field(default_factory=dict)  # by amount: whether it was answered that it is there
+    refunds: dict[str, int] = field(default_factory=dict)  # what was asked to go back, by order
     forgotten: list[str] = field(default_factory=list)  # accepted orders that were unknown when they were asked for
     odd: list[str] = field(default_factory=list)  # answers that no customer may get
     refused: int = 0
@@ -98,39 +103,74 @@ class Customers:
     def _buy(self, number: int, chance: random.Random) -> None:
         key = f"key-{number}"
         order = self._order(number, chance)
-        if chance.random() < 0.15:  # sent twice at once, as by a proxy whose timeout is short
-            with suppress(RuntimeError):  # the last ones come alone
-                self._pool.submit(self._place, key, order)
-        order_id = self._place(key, order)
+        if chance.random() < 0.2:
+            self._deposit(number, chance)
+        is_patient = chance.random() > 0.25
+        if is_patient and chance.random() < 0.15:
+            self._beside(self._place, key, order)
+        order_id = self._place(key, order, is_patient=is_patient)
         if order_id is None:
             return
         if chance.random() < 0.3:
             self._place(key, order)
-        if chance.random() < 0.12:
+        cancels, refunds = chance.random(), chance.random() < 0.5
+        if cancels < 0.08:
             self._ask("POST", f"/orders/{order_id}/cancel")
-        refunds = chance.random() < 0.25
         for pause in (0.2, 0.5, 1.0, 2.0, 4.0, 8.0):
-            if self._look(order_id) in ("done", "failed", "canceled") or self._end.wait(pause):
+            status = self._look(order_id)
+            if cancels > 0.8 and status == "paid":  # what follows from it is on its way
+                self._ask("POST", f"/orders/{order_id}/cancel")
+            if status in ("done", "failed", "canceled") or self._end.wait(pause):
                 break
         if refunds and self._look(order_id) == "done":
-            refund = {"amount": chance.choice((1, 2.5, 10))}
-            self._ask("POST", f"/orders/{order_id}/refunds", json=refund, headers={"Idempotency-Key": f"re-{key}"})
+            self._refund(order_id, key, chance)
         self._look(order_id)
+
+    def _deposit(self, number: int, chance: random.Random) -> None:
+        amount = ADDED + number
+        with self._lock:
+            self.memory.deposited[amount] = False
+        path, headers = f"/accounts/u{number % USERS}/deposit", {"Idempotency-Key": f"in-{number}"}
+        if chance.random() < 0.3:
+            self._beside(self._ask, "POST", path, json={"amount": amount / 100}, headers=headers)
+        if self._is_done(self._ask("POST", path, json={"amount": amount / 100}, headers=headers)):
+            with self._lock:
+                self.memory.deposited[amount] = True
+
+    def _refund(self, order_id: str, key: str, chance: random.Random) -> None:
+        amount = chance.choice((100, 250, 10_00))
+        with self._lock:
+            self.memory.refunds[order_id] = amount
+        request: dict[str, Any] = {"json": {"amount": amount / 100}, "headers": {"Idempotency-Key": f"re-{key}"}}
+        if chance.random() < 0.3:
+            self._beside(self._ask, "POST", f"/orders/{order_id}/refunds", **request)
+        self._is_done(self._ask("POST", f"/orders/{order_id}/refunds", **request))
+
+    def _is_done(self, answer: requests.Response | None) -> bool:
+        """Whether it was answered that this is done. Another answer is noted: nothing is wrong with these requests."""
+        if answer is not None and not answer.ok:
+            self._note(self.memory.odd, f"{answer.request.url}: {answer.status_code} {answer.text[:200]}")
+        return answer is not None and answer.ok
+
+    def _beside(self, ask: Callable[..., object], *request: Any, **more: Any) -> None:
+        """Send a request as well that is sent again at once, as by a proxy whose timeout is short."""
+        with suppress(RuntimeError):  # the last ones come alone
+            self._pool.submit(ask, *request, **more)
 
     def _order(self, number: int, chance: random.Random) -> dict[str, Any]:
         order: dict[str, Any] = {"user_id": f"u{chance.randrange(USERS)}", "description": f"order-of-key-{number}"}
         order["payment_method"] = chance.choice(("account", "gateway"))
         if chance.random() < 0.25:  # for something that is not in the catalogue
             return order | {"amount": PRICE / 100}
-        basket = chance.sample(self.products[:-1], chance.choice((1, 2, 3)))
+        basket = chance.sample(self.products[:-1], chance.choice((1, 2, 3, 4)))
         if chance.random() < 0.05:
             basket = [self.products[-1]]  # there are few
         order["items"] = [{"product_id": product, "quantity": chance.choice((1, 1, 2))} for product in basket]
         return order
 
-    def _place(self, key: str, order: dict[str, Any]) -> str | None:
+    def _place(self, key: str, order: dict[str, Any], *, is_patient: bool = True) -> str | None:
         """Place an order, once however often it takes; its id if it was accepted."""
-        answer = self._ask("POST", "/orders", json=order, headers={"Idempotency-Key": key})
+        answer = self._ask("POST", "/orders", is_patient=is_patient, json=order, headers={"Idempotency-Key": key})
         if answer is None or answer.status_code not in (200, 201):
             if answer is not None and (answer.status_code != 409 or answer.json()["code"] != "insufficient_stock"):
                 self._note(self.memory.odd, f"{key}: {answer.status_code} {answer.text[:200]}")
@@ -158,17 +198,20 @@ class Customers:
             self.memory.seen.setdefault(order_id, []).append(seen)
         return seen.status
 
-    def _ask(self, method: str, path: str, **request: Any) -> requests.Response | None:
-        """Send a request until it is answered by more than that this is not possible now."""
+    def _ask(self, method: str, path: str, *, is_patient: bool = True, **request: Any) -> requests.Response | None:
+        """Send a request until it is answered by more than that this is not possible now; or once, without patience."""
         until, pause = time.monotonic() + GIVES_UP, 0.2
         while time.monotonic() < until:
             with suppress(requests.RequestException):
                 answer = requests.request(method, self._system.url(path), timeout=ANSWERED_IN, **request)
                 if answer.status_code < 500 and answer.status_code != 429 and not _is_busy(answer):
                     return answer
+            if not is_patient:
+                break
             time.sleep(pause)
             pause = min(pause * 2, 3.0)
-        self.memory.unanswered += 1
+        with self._lock:
+            self.memory.unanswered += 1
         return None
 
     def _note(self, notes: list[str], text: str) -> None:

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import requests
 
 from orders_project.embedded import places, processes, variable
@@ -19,6 +18,7 @@ from orders_project.tests import wrong_clock
 from orders_project.tests.process_tree import family
 from orders_project.tests.running_system import PROJECT, RunningSystem
 
+from . import message_faults
 from .proxy import Proxies
 from .schedule import SERVICES, Fault
 
@@ -28,21 +28,8 @@ SHORT = {
     "GATEWAY_READ_TIMEOUT": "5", "REFUND_APPROVAL_ABOVE": "100000",
 }  # fmt: skip
 SERVERS = {"postgresql": "postgres", "rabbitmq": "rabbitmq"}
+THREADS = "12"  # of the web process: so many requests are in the middle of it when it dies
 SLOW = (0.12, 0.03)  # seconds of standing still and of running, in turn
-RESEND = """
-UPDATE outbox_outgoingmessage SET published_at = NULL, due_at = now()
-WHERE published_at > now() - interval '30 seconds' AND "to" IN ('orders', 'payments', 'processing') AND random() < %s
-"""
-LATENESS = """
-CREATE TABLE chaos_late (share float NOT NULL);
-CREATE FUNCTION chaos_late() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.due_at <= clock_timestamp() + interval '1 s' AND random() < (SELECT coalesce(max(share), 0) FROM chaos_late)
-    THEN NEW.due_at := NEW.due_at + random() * interval '8 s'; END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER chaos_late BEFORE INSERT ON outbox_outgoingmessage FOR EACH ROW EXECUTE FUNCTION chaos_late()
-"""  # so that messages overtake each other
 
 
 class FaultySystem:
@@ -79,10 +66,12 @@ class FaultySystem:
             migrated = self.servers.postgres if is_given else None
             environment = SHORT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{self.proxies.links['gateway'].port}"}
             self.system = undo.enter_context(RunningSystem(environment, given=Services(env=env, postgres=migrated)))
+            self.system.commands["web"][-1] = THREADS
             state = ["--port", str(self.gateway_port), "--state", str(self.home / "gateway.jsonl")]
             self.system.commands["gateway"] = ["manage.py", "fake_gateway", *state]
+            self.messages = message_faults.MessageFaults(self.urls)
             for service in SERVICES:
-                self.system.query(service, LATENESS)
+                self.messages.prepare(service)
             self.gateway_url = f"http://127.0.0.1:{self.gateway_port}"
             self.system.start_all()
             self.system.until(lambda: processes.answers(self.gateway_port))
@@ -105,13 +94,22 @@ class FaultySystem:
 
     def begin(self, fault: Fault) -> None:
         """Do it; what comes back by itself is mended by `mend`."""
-        getattr(self, f"_begin_{fault.kind}")(fault)
+        if fault.kind in message_faults.KINDS:
+            self.messages.begin(fault)
+        else:
+            getattr(self, f"_begin_{fault.kind}")(fault)
 
     def mend(self, fault: Fault) -> None:
-        getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
+        if fault.kind in message_faults.KINDS:
+            self.messages.mend(fault)
+        else:
+            getattr(self, f"_mend_{fault.kind}", lambda fault: None)(fault)
 
     def tick(self) -> list[str]:
-        """Let what is slow stand still for a moment; start again what has ended by itself, and say what that was."""
+        """
+        Let what is slow stand still for a moment, and workers die that have taken poison; start again what has ended by
+        itself, and say what that was.
+        """
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGSTOP)
         if self._slow:
@@ -119,6 +117,10 @@ class FaultySystem:
         for name in self._slow - self._frozen:
             self._signal(name, signal.SIGCONT)
         ended = []
+        for name in self.messages.poisoned & self.system.running.keys():
+            if self.messages.dies(name, kill=self.system.kill):
+                ended.append(f"{name} died of a message")
+                self._start(name)
         for name, process in list(self.system.running.items()):
             if name not in self._down and process.poll() is not None:
                 ended.append(f"{name} ended by itself with code {process.returncode}")
@@ -129,9 +131,7 @@ class FaultySystem:
     def repair(self) -> None:
         """Mend also what could not be mended when its fault was over, because another one was not."""
         self._behave({})
-        for service in SERVICES:
-            with psycopg.connect(self.urls[service], connect_timeout=60) as connection:
-                connection.execute("DELETE FROM chaos_late")
+        self.messages.repair()
         if self._had_alarm:
             self._control("set_disk_free_limit", "50MB")
         for name in self.system.commands:
@@ -168,14 +168,14 @@ class FaultySystem:
 
     def _begin_torn(self, fault: Fault) -> None:
         """What it commits to and hears from becomes slow, so that its end falls between two commits."""
-        for name in (*self.urls, "broker"):
-            self.proxies.links[name].delay = fault.how["by"]
+        for link in self.proxies.links.values():
+            link.delay = fault.how["by"]
 
     def _mend_torn(self, fault: Fault) -> None:
         if fault.target in self.system.running:
             self.system.kill(fault.target)
-        for name in (*self.urls, "broker"):
-            self.proxies.links[name].delay = 0.0
+        for link in self.proxies.links.values():
+            link.delay = 0.0
         self._start(fault.target)
 
     def _begin_freeze(self, fault: Fault) -> None:
@@ -199,8 +199,8 @@ class FaultySystem:
         self.proxies.let_pass(fault.target)
 
     def _begin_reset(self, fault: Fault) -> None:
-        """What is sent from now on is lost with the connections."""
-        self.proxies.hold(fault.target)
+        """What is sent from now on is lost with the connections; or only what is answered."""
+        self.proxies.hold(fault.target, answers_only=fault.how["loses"] == "answers")
 
     def _mend_reset(self, fault: Fault) -> None:
         self.proxies.reset(fault.target)
@@ -211,6 +211,12 @@ class FaultySystem:
 
     def _mend_delay(self, fault: Fault) -> None:
         self.proxies.links[fault.target].delay = 0.0
+
+    def _begin_lossy(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].loses = fault.how["share"]
+
+    def _mend_lossy(self, fault: Fault) -> None:
+        self.proxies.links[fault.target].loses = 0.0
 
     def _begin_misbehave(self, fault: Fault) -> None:
         self._behave(fault.how)
@@ -227,23 +233,6 @@ class FaultySystem:
 
     def _mend_clock(self, fault: Fault) -> None:
         self._again(fault.target)
-
-    def _begin_copies(self, fault: Fault) -> None:
-        self._change(fault, RESEND)
-
-    def _begin_late(self, fault: Fault) -> None:
-        self._change(fault, "INSERT INTO chaos_late VALUES (%s)")
-
-    def _mend_late(self, fault: Fault) -> None:
-        self._change(fault, "DELETE FROM chaos_late WHERE share = %s")
-
-    def _change(self, fault: Fault, statement: str) -> None:
-        """Change something in the database of an outbox; not if it cannot be reached now."""
-        with contextlib.suppress(psycopg.OperationalError):
-            service = fault.target.rpartition(" ")[2]
-            limits = "-c lock_timeout=1s -c statement_timeout=2s"
-            with psycopg.connect(self.urls[service], connect_timeout=2, options=limits) as connection:
-                connection.execute(statement, [fault.how["share"]])
 
     def _begin_alarm(self, fault: Fault) -> None:
         self._had_alarm = True

@@ -7,6 +7,7 @@ A network that comes back delivers, so these do.
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import threading
@@ -21,7 +22,8 @@ CHUNK = 64 * 1024
 
 class Link:
     """
-    One address in front of a server. Set `delay` (seconds) at will; see `hold`, `let_pass` and `reset`.
+    One address in front of a server. Set `delay` (seconds) and `loses` (the share of answers that are lost, each
+    with its connection); see `hold`, `let_pass` and `reset`.
 
     # Note [A black hole]: what is sent into one is not lost: TCP would send it again until it comes through. So it is
     held back, in both directions, the news that a peer has gone included.
@@ -29,23 +31,28 @@ class Link:
 
     def __init__(self, name: str, target: Callable[[], int]) -> None:
         self.name, self.port, self.delay = name, processes.free_port(), 0.0
+        self.loses = 0.0
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._passing = asyncio.Event()
-        self._passing.set()
+        self._asking, self._answering = asyncio.Event(), asyncio.Event()  # whether each direction passes
+        self._asking.set()
+        self._answering.set()
 
     async def open(self) -> None:
         self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
 
-    async def hold(self) -> None:
-        """Let nothing pass any more."""
-        self._passing.clear()
+    async def hold(self, *, answers_only: bool = False) -> None:
+        """Let nothing pass any more; or no answers, while what is asked is done."""
+        self._answering.clear()
+        if not answers_only:
+            self._asking.clear()
 
     async def let_pass(self) -> None:
         """Let everything pass, what was held back first."""
-        self.delay = 0.0
-        self._passing.set()
+        self.delay = self.loses = 0.0
+        self._asking.set()
+        self._answering.set()
 
     async def reset(self) -> None:
         """Cut all connections at once."""
@@ -67,12 +74,12 @@ class Link:
         there: asyncio.StreamWriter | None = None
         self._writers.add(writer)
         try:
-            await self._passing.wait()
+            await self._asking.wait()
             answers, there = await asyncio.open_connection("127.0.0.1", self._target())
             self._writers.add(there)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, there))
-                both.create_task(self._pump(answers, writer))
+                both.create_task(self._pump(reader, there, self._asking))
+                both.create_task(self._pump(answers, writer, self._answering))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
@@ -80,14 +87,16 @@ class Link:
                 self._writers.discard(one)
                 _abort(one)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passing: asyncio.Event) -> None:
         while data := await reader.read(CHUNK):
-            await self._passing.wait()
+            await passing.wait()
+            if passing is self._answering and random.random() < self.loses:
+                raise ConnectionResetError
             if self.delay:
                 await asyncio.sleep(self.delay)
             writer.write(data)
             await writer.drain()
-        await self._passing.wait()
+        await passing.wait()
         if writer.can_write_eof():
             writer.write_eof()
 
@@ -122,8 +131,8 @@ class Proxies:
         self._thread.join()
         self._loop.close()
 
-    def hold(self, name: str) -> None:
-        self._do(self.links[name].hold())
+    def hold(self, name: str, *, answers_only: bool = False) -> None:
+        self._do(self.links[name].hold(answers_only=answers_only))
 
     def let_pass(self, name: str) -> None:
         self._do(self.links[name].let_pass())

@@ -11,9 +11,10 @@ from typing import IO
 from orders_project.embedded.services import Services
 
 from . import checker
-from .checker import WITHIN, Finding, Records
+from .checker import WITHIN, Finding
 from .customers import Customers, Memory
 from .faults import FaultySystem
+from .records import Records
 from .schedule import Fault
 
 RESTS = 120.0  # seconds until nothing is on its way: stock that is held for nobody is given back after a minute or so

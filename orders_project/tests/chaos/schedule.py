@@ -39,17 +39,19 @@ class Fault:
 # Each kind: what it can hit, how long it lasts, and how often it comes beside the others.
 KINDS: dict[str, tuple[tuple[str, ...], tuple[float, float], int]] = {
     "kill": ((*ROLES, "gateway", *SERVERS), (0.3, 5.0), 6),
-    "torn": (("web", "web", "web", "payments", "orders", "processing", "relay"), (0.5, 2.0), 3),
+    "torn": (("web", "web", "web", "payments", "orders", "processing", "relay"), (1.0, 4.0), 3),
     "freeze": ((*ROLES, "gateway", *SERVERS), (3.0, 60.0), 3),
     "slow": ((*ROLES, "gateway", *SERVERS), (4.0, 15.0), 2),
     "restart": ((*ROLES, "gateway", *SERVERS), (0.1, 2.0), 2),
     "hole": (LINKS, (3.0, 40.0), 3),
     "reset": (LINKS, (0.2, 2.0), 3),
-    "delay": (LINKS, (4.0, 15.0), 2),
+    "delay": ((*LINKS, "processing", "processing"), (4.0, 15.0), 2),
+    "lossy": ((*LINKS, "gateway", "gateway"), (4.0, 15.0), 2),
     "misbehave": (("gateway payments",), (1.5, 3.5), 3),
     "clock": (ROLES, (8.0, 25.0), 2),
     "copies": (tuple(f"outbox of {name}" for name in SERVICES), (0.1, 0.2), 3),
     "late": (tuple(f"outbox of {name}" for name in SERVICES), (4.0, 15.0), 2),
+    "poison": (tuple(f"inbox of {name}" for name in SERVICES), (5.0, 12.0), 2),
     "alarm": (("broker's disk",), (4.0, 20.0), 1),
 }
 
@@ -84,20 +86,27 @@ def make(
             continue
         if kind == "misbehave":  # each once before one comes again
             misdeeds = misdeeds or chance.sample(MISDEEDS, len(MISDEEDS))
-        fault = Fault(
-            round(at, 2), kind, target, round(lasts, 2), misdeeds.pop() if kind == "misbehave" else _how(kind, chance)
-        )
+        how = misdeeds.pop() if kind == "misbehave" else _how(kind, target, chance)
+        fault = Fault(round(at, 2), kind, target, round(lasts, 2), how)
         busy[target] = fault.until + 0.5
         found.append(fault)
     return found
 
 
-def _how(kind: str, chance: random.Random) -> dict[str, Any]:
+def _how(kind: str, target: str, chance: random.Random) -> dict[str, Any]:
     match kind:
-        case "delay" | "torn":
+        case "delay":
             return {"by": round(chance.uniform(0.05, 0.4), 2)}
+        case "torn":  # so little that what has begun meanwhile is in the middle of it at the end
+            return {"by": round(chance.uniform(0.02, 0.12), 3)}
+        case "reset":
+            return {"loses": chance.choice(("all", "answers"))}
+        case "lossy":  # a transaction has many answers, a call one
+            return {"share": 0.3 if target == "gateway" else 0.03}
+        case "poison":
+            return {"one_in": 12, "salt": chance.randrange(1000)}
         case "clock":
             return {"wrong_by": chance.choice((-300, 300, -90, 45, 3600))}
         case "copies" | "late":
-            return {"share": chance.choice((0.2, 0.5, 1.0))}
+            return {"share": chance.choice((0.3, 0.6, 1.0))}
     return {}

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from common import money
 from common.errors import Refusal
+from common.reads import may_lag
 from outbox import clock
 from payments import ledger, services
 from payments.books import journal, statements, trial_balance
@@ -52,7 +53,7 @@ class Command(BaseCommand):
             self.stdout.write(line, ending="")
 
     def trial_balance(self, *, at: datetime | None, currency: str, **options: Any) -> None:
-        found = trial_balance.trial_balances(at=at, currency=currency)
+        found = may_lag(lambda: trial_balance.trial_balances(at=at, currency=currency), "payments")
         for one in found:
             self.stdout.write(f"{one.currency:<24}{'debit':>20}{'credit':>20}{'balance':>20}")
             for row in (*one.rows, trial_balance.Row("sum", one.debit, one.credit)):

@@ -1,0 +1,74 @@
+"""
+One service goes on after its database was set back to an earlier moment, while the others are ahead: see `recover`.
+
+# Note [In this order]: first, what the service knew of each order is made again, from what orders was told and the
+gateway says. Then what it had sent is known to it again. Last, what it was sent is sent again: each of these messages
+finds things as they were, and is answered as it was; who hears an answer a second time does nothing, by the table of
+`orders.saga`. Each step is a transaction for each order and finds what is done already, so a recovery that was
+interrupted is begun again.
+
+# Note [Not orders]: what clients asked of orders since that moment, and who they are, no other service has been told.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from django.conf import settings
+
+from outbox import clock, conf, forgotten, lost
+
+from . import money, stock
+from .report import Report
+
+SERVICES = {"payments": money.settle, "processing": stock.settle}
+WAITED = timedelta(days=1)  # a message that was sent before the moment may have been handled so much after it
+SLOWEST = timedelta(minutes=2)  # from when the id of a message was made to its commit
+AGAIN, REMEMBERED = "messages sent again", "messages that it had sent are known to it again"
+
+
+class NotPossible(ValueError):
+    """Nothing can be recovered like that; says why."""
+
+
+def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
+    """
+    Have a service whose database was set back to the moment `since` know again what it knew, and return what was done.
+
+    :param dry_run: only count; what a person has to decide is found by doing it
+    :raises NotPossible: if that moment is in the future, or longer ago than outboxes remember
+    """
+    now = clock.now(service)
+    oldest = now - conf.OUTBOX_RETENTION
+    if settings.UPGRADING:
+        raise NotPossible("Finish the upgrade first (UPGRADING).")
+    if since > now:
+        raise NotPossible(f"{since.isoformat()} is in the future.")
+    if since < oldest:
+        raise NotPossible(
+            f"Outboxes keep what was sent for {conf.OUTBOX_RETENTION.days} days (OUTBOX_RETENTION_DAYS): what {service}"
+            f" was sent before {oldest.isoformat(timespec='seconds')} cannot be had. Restore all databases to one"
+            " moment: see docs/backups.md."
+        )
+    report = Report()
+    begin, everybody = max(oldest, since - WAITED), settings.SERVICES
+    missing = list(lost.find(everybody, [service], since=begin, until=now))
+    SERVICES[service]({one.subject for one in missing}, since=since - SLOWEST, dry_run=dry_run, report=report)
+    others = [one for one in everybody if one != service]
+    handled = list(forgotten.find(others, everybody, since=since - SLOWEST, until=now))
+    report.done[REMEMBERED] += len(handled)
+    sent_again = [one for one in missing if one.subject not in report.held_back]
+    report.done[AGAIN] += len(sent_again)
+    if not dry_run:
+        forgotten.remember(service, handled)
+        _send_again(sent_again)
+    return report
+
+
+def _send_again(found: Collection[lost.Sent]) -> None:
+    rows: dict[str, list[UUID]] = defaultdict(list)
+    for one in found:
+        rows[one.sender].append(one.row_id)
+    for sender, row_ids in rows.items():
+        lost.send_again(sender, row_ids)

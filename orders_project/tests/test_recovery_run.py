@@ -1,0 +1,139 @@
+"""
+One database goes back while the others are ahead, with real servers and processes and under load; then `manage.py
+recover` puts things right. What is checked afterwards is what `make chaos` checks, and the audit.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+import requests
+from psycopg import sql
+
+from orders_project.embedded import processes, variable
+from orders_project.embedded.services import DATABASES, Services
+from orders_project.tests.chaos import checker
+from orders_project.tests.chaos.checker import Records
+from orders_project.tests.chaos.customers import Customers
+from orders_project.tests.chaos.schedule import SERVICES
+from orders_project.tests.running_system import RunningSystem
+
+ENVIRONMENT = {
+    "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "FAKE_PAYMENT_SUCCESS_RATE": "0.9", "PROCESSING_SUCCESS_RATE": "0.9",
+    "REFUND_APPROVAL_ABOVE": "100000", "HOLD_TTL_SECONDS": "1200",
+}  # fmt: skip
+SOME = 15  # orders that are accepted before and after the copy is made
+SENT = """SELECT message_id FROM outbox_outgoingmessage WHERE "to" = %s AND due_at < now()"""
+HANDLED = """
+SELECT count(*) FROM unnest(%s::uuid[]) AS asked
+WHERE NOT EXISTS (SELECT FROM outbox_incomingmessage WHERE message_id = asked)
+  AND NOT EXISTS (SELECT FROM outbox_deadletter WHERE message_id = asked)
+"""
+
+pytestmark = pytest.mark.processes
+
+
+class Database:
+    """The database of one service, of which a copy is made and put in its place."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.name = parts.path.strip("/")
+        self.copy = f"{self.name}_copy"
+        self._server = urlunsplit(parts._replace(path="/postgres"))
+
+    def tell(self, *statements: str) -> None:
+        names = {"name": sql.Identifier(self.name), "copy": sql.Identifier(self.copy)}
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            for statement in statements:
+                connection.execute(sql.SQL(statement).format(**names))
+
+    def back_up(self) -> datetime:
+        """Copy it while everybody is cut off for a moment; the moment of the copy."""
+        self.tell("ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        try:
+            with psycopg.connect(self._server, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", [self.name]
+                )
+            self.tell("CREATE DATABASE {copy} TEMPLATE {name}")
+            return datetime.now(UTC)
+        finally:
+            self.tell("ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    def go_back(self) -> None:
+        self.tell("DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {copy} RENAME TO {name}")
+
+
+@pytest.fixture
+def system(given: Callable[..., Services], request: pytest.FixtureRequest) -> Iterator[RunningSystem]:
+    port = processes.free_port()
+    environment = ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}
+    with RunningSystem(environment, given=given(f"recovery_{request.param}")) as standing:
+        standing.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
+        standing.start_all()
+        standing.until(lambda: processes.answers(port))
+        yield standing
+
+
+@pytest.mark.parametrize(("system", "service"), [(one, one) for one in ("payments", "processing")], indirect=["system"])
+def test_a_service_goes_back_under_load_and_everything_ends_well(system: RunningSystem, service: str) -> None:
+    customers = Customers(system, seed=19, rate=3)
+    customers.prepare()
+    records = Records(
+        {name: system.env[variable(name)] for name in DATABASES},
+        gateway=system.env["FAKE_GATEWAY_URL"],
+        memory=customers.memory,
+    )
+    database = Database(system.env[variable(service)])
+    customers.start()
+    system.until(lambda: len(customers.memory.accepted) >= SOME)
+    reserved = [order_with_reserved_money(system)]
+    moment = database.back_up()
+    system.until(lambda: len(customers.memory.accepted) >= 2 * SOME)
+    reserved.append(order_with_reserved_money(system))
+    customers.stop()
+    system.stop("web")
+    system.kill(service)
+    system.until(lambda: all_is_handled(records, [service], {*SERVICES} - {service}))
+    for name in SERVICES:
+        if name in system.running:
+            system.kill(name)
+    database.go_back()
+
+    said = system.manage("recover", "--service", service, "--since", moment.isoformat())
+    assert "messages sent again" in said
+    assert "messages that it had sent are known to it again" in said
+    system.start_all()
+    for order_id in reserved:
+        requests.post(system.url(f"/orders/{order_id}/capture"), timeout=60).raise_for_status()
+    system.until(lambda: records.is_quiet() and all_is_handled(records, SERVICES, SERVICES))
+    again = system.manage("recover", "--service", service, "--since", moment.isoformat())
+    assert again == f"{service} has nothing to recover.\n"
+    assert checker.check(records) == []
+    system.manage("audit", "--grace", "0", "--settle", "2")
+
+
+def order_with_reserved_money(system: RunningSystem) -> str:
+    """Place an order whose money is taken later, and wait until it is reserved."""
+    order_id = str(uuid4())
+    behaviour = {"order_id": order_id, "outcome": "success"}
+    requests.post(f"{system.env['FAKE_GATEWAY_URL']}/behaviour", json=behaviour, timeout=60).raise_for_status()
+    order = {"order_id": order_id, "user_id": "u0", "payment_method": "gateway", "amount": 10, "capture": "manual"}
+    order["description"] = order_id
+    requests.post(system.url("/orders"), json=order, timeout=60).raise_for_status()
+    status = "SELECT status FROM orders_order WHERE order_id = %s"
+    system.until(lambda: system.query("orders", status, order_id) == [("authorized",)])
+    return order_id
+
+
+def all_is_handled(records: Records, senders: Collection[str], receivers: Collection[str]) -> bool:
+    """Whether these services have handled what those have sent them."""
+    for receiver in receivers:
+        sent = [message for sender in senders for (message,) in records.ask(sender, SENT, receiver)]
+        if records.ask(receiver, HANDLED, sent) != [(0,)]:
+            return False
+    return True
