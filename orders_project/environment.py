@@ -212,6 +212,13 @@ class Environment:
         names = ",".join(str(host.hostname) for host in several)
         return found | {"HOST": names, "PORT": ",".join(map(str, ports)), "OPTIONS": options}
 
+    def addresses(self, name: str) -> list[str]:
+        """The addresses of databases, each at one server."""
+        urls = self.words(name, default=[])
+        if not all(url.startswith(("postgres://", "postgresql://")) for url in urls):
+            self.problems.append(f"{name} is not of the form postgres://user:password@host/name, one host in each.")
+        return urls
+
     def secrets(
         self, name: str, *, development: str = "", min_length: int = MIN_SECRET_LENGTH, needed: bool = True
     ) -> list[str]:

@@ -54,7 +54,7 @@ DATABASES_HERE = tuple(alias for alias, database in DATABASES.items() if databas
 # Orders only shows what payments says: while its database is not available, the rest goes on.
 DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments" or alias in SERVICES_HERE)
 # Those of the other region, as its databases are asked whether they are written to: see manage.py region.
-OTHER_REGION_DATABASE_URLS = env.words("OTHER_REGION_DATABASE_URLS", default=[])
+OTHER_REGION_DATABASE_URLS = env.addresses("OTHER_REGION_DATABASE_URLS")
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
 DATABASE_LIMITS = Limits(

@@ -26,6 +26,7 @@ FROM pg_control_system()
 WAITS_FOR = """
 SELECT current_setting('synchronous_standby_names') WHERE NOT EXISTS (SELECT FROM pg_stat_replication)
 """
+REFUSED = "FATAL:"  # in an error of a server that was reached
 READ_ONLY = "SELECT current_setting('transaction_read_only')::boolean"
 
 
@@ -113,22 +114,24 @@ class Elsewhere:
     """A database of the other region."""
 
     name: str
-    answers: bool
-    is_writable: bool = False
+    state: str
+    is_up: bool = False  # whether it may be written to, for all that is known
     system: str = ""
     written: str | None = None  # how far, if it is a primary
 
     @classmethod
     def look(cls, url: str) -> Self:
-        """Ask it; one that cannot be reached or does not let us in does not answer."""
+        """Ask it. A server that refuses to answer us may answer others."""
         parts = urlsplit(url)
-        name = f"{parts.hostname}:{parts.port or 5432}{parts.path}"
+        name = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
         try:
             with psycopg.connect(url, connect_timeout=CONNECT_SECONDS, autocommit=True) as connection:
                 ((system, is_closed, written),) = connection.execute(ELSEWHERE).fetchall()
-        except psycopg.Error:
-            return cls(name, answers=False)
-        return cls(name, answers=True, is_writable=not is_closed, system=system, written=written)
+        except psycopg.Error as error:
+            if REFUSED in str(error):
+                return cls(name, f"is there and refuses us ({_in_short(error)})", is_up=True)
+            return cls(name, "does not answer")
+        return cls(name, "takes no writes" if is_closed else "can be written to", not is_closed, system, written)
 
     def ahead_of(self, database: Database) -> int | None:
         """Return by how many bytes it is ahead of what its standby has received, if it is its primary."""

@@ -4,12 +4,13 @@ again by the same command.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.conf import settings
 
+from orders_project import recovery
 from orders_project.celery import declare_topology
 from outbox import clock, conf, lost
 from outbox.broker import LOST
@@ -47,8 +48,9 @@ def promote(*, since: datetime | None, even_if_the_first_is_up: bool, seconds: i
     except LOST as error:
         raise NotPossible(f"the broker does not answer ({error}): start it, and run this again") from error
     say(f"broker: {len(queues)} queues and streams are declared; processes may be started from here on")
-    _tell_differences(databases, say=say)
-    say(f"messages: {_send_again(since=since or BEGINNING)} were sent and not handled, and are sent again")
+    receivers = _settle_differences(databases, say=say)
+    number = _send_again(receivers, since=since or BEGINNING)
+    say(f"messages to {', '.join(receivers)}: {number} were sent and not handled, and are sent again")
 
 
 def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say) -> None:
@@ -58,7 +60,7 @@ def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say
     :raises NotPossible: if it is up and that matters
     """
     elsewhere = of_the_other()
-    up = [f"{one.name} answers and can be written to" for one in elsewhere if one.is_writable]
+    up = [f"{one.name} {one.state}" for one in elsewhere if one.is_up]
     up += [f"{one.alias} receives from a server there" for one in databases if one.is_standby and one.receives]
     if up and not even_if_it_is_up:
         raise NotPossible(
@@ -68,24 +70,42 @@ def _must_be_down(databases: list[Database], *, even_if_it_is_up: bool, say: Say
     if up:
         say(f"other region: up, {'; '.join(up)}; promoted all the same")
     elif elsewhere:
-        names = ", ".join(f"{one.name} {'takes no writes' if one.answers else 'does not answer'}" for one in elsewhere)
+        names = ", ".join(f"{one.name} {one.state}" for one in elsewhere)
         say(f"other region: {names}; whether others can reach it is not known here")
     else:
         say("other region: not known, OTHER_REGION_DATABASE_URLS is not set; nothing is received from it")
 
 
-def _tell_differences(databases: list[Database], *, say: Say) -> None:
+def _settle_differences(databases: list[Database], *, say: Say) -> list[str]:
+    """
+    Recover the services whose databases may be behind the others; return those to which messages are to be sent again.
+
+    :raises NotPossible: if an upgrade is under way
+    """
     servers = by_server(databases)
     if len(servers) == 1:
         say("all databases are on one server, and of one moment")
-        return
-    found = forgotten.find(since=_first_difference(databases))
+        return list(settings.SERVICES)
+    since = _first_difference(databases)
+    found = forgotten.find(since=since, until=clock.now("orders") + AHEAD)
     for service, number in sorted(found.sent.items()):
         say(f"{service}: behind the others; {number} messages that it has sent are not known to it any more")
     for order_id in found.orders:
         say(f"order {order_id}: lost to orders and known to the other services; the audit says what they keep of it")
-    if not found.sent:
-        say(f"databases are on {len(servers)} servers, and none has forgotten what it told another")
+    for service in recovery.SERVICES:
+        _recover(service, since=since, say=say)
+    return [service for service in settings.SERVICES if service not in recovery.SERVICES]
+
+
+def _recover(service: str, *, since: datetime, say: Say) -> None:
+    try:
+        report = recovery.recover(service, since=since)
+    except recovery.NotPossible as refusal:
+        raise NotPossible(str(refusal)) from refusal
+    done = ", ".join(f"{number} {what}" for what, number in report.done.items() if number)
+    say(f"{service}: recovered since {since:%Y-%m-%dT%H:%M:%SZ}: {done or 'there was nothing to do'}")
+    for one in report.decisions:
+        say(f"{service}: to decide by a person, then run this again: {one}")
 
 
 def _first_difference(databases: list[Database]) -> datetime:
@@ -95,9 +115,9 @@ def _first_difference(databases: list[Database]) -> datetime:
     return max(oldest, now - conf.OUTBOX_RETENTION + SLOWEST) - SLOWEST
 
 
-def _send_again(*, since: datetime) -> int:
+def _send_again(receivers: Sequence[str], *, since: datetime) -> int:
     rows: dict[str, list[UUID]] = defaultdict(list)
-    for one in lost.find(settings.SERVICES, settings.SERVICES, since=since, until=clock.now("orders") + AHEAD):
+    for one in lost.find(settings.SERVICES, receivers, since=since, until=clock.now("orders") + AHEAD):
         rows[one.sender].append(one.row_id)
     return sum(lost.send_again(service, row_ids) for service, row_ids in rows.items())
 

@@ -36,8 +36,7 @@ def look() -> Readiness:
         if trouble := next(one.trouble for one in health.examine({part: check}, timeout=30)):
             found.say(part, trouble, is_good=False)
     for one in elsewhere:
-        state = "can be written to" if one.is_writable else "takes no writes"
-        found.say("other region", f"{one.name} {state if one.answers else 'does not answer'}")
+        found.say("other region", f"{one.name} {one.state}")
     found.say("", "could take over now" if found.is_ready else "could not take over now")
     return found
 

@@ -143,6 +143,7 @@ class Regions:
 
     def take_over(self, *, lost_at: float) -> str:
         """Promote the second region, start it, and wait until it has done an order; what the command said."""
+        called_at = time.time()
         said, code = self.command("promote")
         print(said)
         assert code == 0, said
@@ -158,7 +159,10 @@ class Regions:
         system.until(lambda: system.query("orders", DONE_AFTER, begins) != [(None,)])
         ((done_at,),) = system.query("orders", DONE_AFTER, begins)
         first = min(at for at in list(memory.accepted.values()) if at > begins)
-        print(f"RTO: {first - lost_at:.1f} s to the first order accepted, {done_at - lost_at:.1f} s to one done")
+        times = [
+            f"{first - begin:.1f} s to an order accepted, {done_at - begin:.1f} s" for begin in (lost_at, called_at)
+        ]
+        print(f"RTO: from the loss {times[0]} to one done; from the command {times[1]}")
         return said
 
     def end_everything(self) -> None:
@@ -201,7 +205,7 @@ def two_regions(*, payments_apart: bool = False) -> Iterator[Regions]:
             primaries["payments"].create_database("payments")
             given.env[variable("payments")] = primaries["payments"].url("payments")
         environment = ENVIRONMENT | {"FAKE_GATEWAY_URL": f"http://127.0.0.1:{port}"}
-        system = undo.enter_context(RunningSystem(environment, given=given))
+        system = undo.enter_context(RunningSystem(environment, given=given, pooled=()))
         system.commands["gateway"] = ["manage.py", "fake_gateway", "--port", str(port)]
         assert system.services.postgres is not None
         primaries["all"] = system.services.postgres
