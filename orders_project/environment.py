@@ -182,8 +182,8 @@ class Environment:
         """A database; with `DIRECT`, the same one past PgBouncer, if there is an address of it."""
         found, direct = self._database(name, database), f"{name}_DIRECT"
         if self.text(direct):
-            found["DIRECT"] = self._database(direct, database)
-            if all(found["DIRECT"][part] == found[part] for part in ("HOST", "PORT")):
+            past = found["DIRECT"] = self._database(direct, database)
+            if past.get("HOST") and all(past[part] == found.get(part) for part in ("HOST", "PORT")):
                 self.problems.append(
                     f"{direct} leads to the same server as {name}, which has to lead through PgBouncer if both are set."
                 )

@@ -140,6 +140,7 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("READ_LAG_MAX_SECONDS", "soon", "'soon' is not a number of seconds"),
         ("DATABASE_URL_ORDERS_DIRECT", "postgres://app@127.0.0.1:1/orders", "leads to the same server as"),
         ("DATABASE_URL_DIRECT", "https://127.0.0.1/default", "is not a URL"),
+        ("DATABASE_URL_DIRECT", "https://a:1,b:2/default", "is not a URL"),
         ("OTHER_REGION_DATABASE_URLS", "postgres://app@one,two/orders", "one host in each"),
     ],
 )
