@@ -112,6 +112,12 @@ def _in_order(url: str) -> list[str]:
     return known[first:] + known[:first]
 
 
+def _prefer_next(url: str) -> None:
+    """Let the next connection begin with the node after the one that has answered last."""
+    known = _in_order(url)
+    _preferred[url] = known[1 % len(known)]
+
+
 def _connect(url: str, *, heartbeat: int) -> amqp.Connection:
     parts = urlsplit(url)
     tls: Any = {"context": ssl.create_default_context()} if parts.scheme == "amqps" else False
@@ -225,8 +231,8 @@ class _Lane:
         self.waiting[self._tag] = sent
         sent.outcome.waiting.add(sent.index)
 
-    def close(self, *, error: ChannelError | None = None) -> None:
-        """Close the channel, perhaps after an error, which concerns what waits for an answer."""
+    def close(self, *, error: ChannelError) -> None:
+        """Close the channel after this error, which concerns what waits for an answer."""
         for sent in self.waiting.values():
             sent.outcome.waiting.discard(sent.index)
             if isinstance(error, NotFound):
@@ -282,19 +288,21 @@ class Publisher:
         """
         Make sure that there is a connection.
 
-        # Note [A channel that declines]: while a node is lost, a channel may take it for the leader of a queue, and go
-        on doing so (RabbitMQ 3.10): it declines every message to that queue, while any other channel may send to it.
-        So none is used any more after it has declined one.
+        # Note [A node that declines]: while a node is lost, a channel may take it for the leader of a queue, and go on
+        doing so (RabbitMQ 3.10): it declines every message to that queue, while any other channel may send to it. And
+        so may the node itself, if it is the one that is cut off. So a connection is not used any more after it has
+        declined a message, and the next one is to another node if there is one.
 
         :raises OSError, AMQPError: if none can be made
         """
+        lanes = self._lanes.values()
+        if any(lane.has_declined for lane in lanes) and not any(lane.waiting for lane in lanes):
+            self.close()
+            _prefer_next(self._url or conf.AMQP_URL)
         if self._connection is None or not self._connection.connected:
             self.close()
             self._connection = connect(self._url, heartbeat=conf.AMQP_HEARTBEAT)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
-            if (lane := self._lanes.get(exchange)) and lane.has_declined and not lane.waiting:
-                del self._lanes[exchange]
-                lane.close()
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
 

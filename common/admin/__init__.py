@@ -5,6 +5,7 @@ from .actions import Action, ActionCall, ShownOnce
 from .filters import Age, scan_filter
 from .forms import AmountField, ConfirmationForm, ReasonForm, ShortReasonForm
 from .idempotency_keys import IdempotencyKeyAdmin
+from .lagging_lists import ListsMayLag
 from .lookups import DeclaredLookups
 from .messages import register_outbox_admin
 from .readonly import ReadOnlyAdmin, ReadOnlyInline
@@ -18,6 +19,7 @@ __all__ = [
     "ConfirmationForm",
     "DeclaredLookups",
     "IdempotencyKeyAdmin",
+    "ListsMayLag",
     "ReadOnlyAdmin",
     "ReadOnlyInline",
     "ReasonForm",

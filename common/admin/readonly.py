@@ -16,7 +16,6 @@ from django.http import HttpRequest
 from django.utils.text import Truncator, format_lazy
 from django.utils.translation import gettext_lazy as _
 
-from ..reads import may_lag, name_of
 from ..search import PartIndex, Texts, beginning, has_parts
 from . import display
 from .actions import ActionPages
@@ -150,16 +149,7 @@ class ReadOnlyAdmin(ActionPages, BulkPages, ExportPages, ReadOnlyMixin, admin.Mo
         return super().response_action(request, queryset.filter(pk__in=selected), *where)
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> Any:
-        """Show the list, which may lag, or act on what is selected in it."""
-
-        def show() -> Any:
-            context = {"page_actions": self.action_links(request), **(extra_context or {})}
-            answer = super(ReadOnlyAdmin, self).changelist_view(request, context)
-            return answer.render() if hasattr(answer, "render") else answer  # while it may lag: cells read too
-
-        if request.method == "POST":
-            return show()
-        return may_lag(show, self.opts.app_label, who=name_of(request))
+        return super().changelist_view(request, {"page_actions": self.action_links(request), **(extra_context or {})})
 
     def render_change_form(self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         row = context.get("original")

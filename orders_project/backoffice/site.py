@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.cache import never_cache
 from django.views.i18n import set_language
 
-from common.admin import DeclaredLookups, SavedFilterPages
+from common.admin import DeclaredLookups, ListsMayLag, SavedFilterPages
 from orders_project.auth import second_factor
 from orders_project.auth.login import LoginForm
 
@@ -84,7 +84,7 @@ class BackOffice(admin.AdminSite):
         """
         admin_class = admin_class or admin.ModelAdmin
         if not issubclass(admin_class, DeclaredLookups):
-            kinds = (SavedFilterPages, DeclaredLookups, admin_class)
+            kinds = (ListsMayLag, SavedFilterPages, DeclaredLookups, admin_class)
             admin_class = type(admin_class.__name__, kinds, {"__doc__": admin_class.__doc__})
         super().register(model_or_iterable, admin_class, **options)
 

@@ -23,7 +23,14 @@ NODES = "amqp://app:p%3B@one:5672/shop; amqps://app@two/shop"
 
 
 @pytest.fixture
-def dead_end() -> Iterator[int]:
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the tests are long, since a machine may be slow: here they are waited for."""
+    monkeypatch.setattr(broker, "CONNECT_TIMEOUT", 5.0)
+    monkeypatch.setattr(broker, "CONFIRM_TIMEOUT", 5.0)
+
+
+@pytest.fixture
+def dead_end(short_timeouts: None) -> Iterator[int]:
     """A port where connections are taken, as by the kernel of a host for a frozen process, and nothing is answered."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         yield listener.getsockname()[1]
@@ -89,6 +96,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         connection.channel().queue_delete(name)
 
 
+@pytest.mark.usefixtures("short_timeouts")
 def test_a_reader_of_the_stream_goes_on_at_another_node(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher, node = broker.Publisher(exchanges=[""]), urlsplit(settings.AMQP_URL)
     publisher.open()

@@ -57,8 +57,8 @@ class TestWithSeveralQueues:
         self, to: str, queue: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         kind = type("Slow", (Message,), {}, name="tests.slow", to=to, queue=queue)
-        monkeypatch.delitem(REGISTRY, "tests.slow")
-        monkeypatch.setitem(REGISTRY, "tests.slow", kind)
+        del REGISTRY["tests.slow"]
+        monkeypatch.setitem(REGISTRY, "tests.slow", kind)  # for this test alone
         assert {queue_of(kind, subject=f"o-{number}") for number in range(100)} == {queue or to}
 
     @pytest.mark.django_db

@@ -115,15 +115,20 @@ class TestARefusal:
         relay.send_batch(now=timezone.now())
         assert Outgoing.objects.filter(published_at=None).count() == 1
 
-    def test_gives_up_the_channel_that_the_broker_has_declined_it_on(self, relay: Relay, full: str) -> None:
-        """After a node of a cluster was lost, a channel may decline for ever what any other one may send."""
+    def test_goes_on_at_another_node_when_one_has_declined_it(
+        self, relay: Relay, full: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """After a node of a cluster was lost, a channel or a node may decline for ever what any other one may send."""
+        same = settings.AMQP_URL
+        monkeypatch.setattr(settings, "AMQP_URL", f"{same};{same}?another")
         post(2)
         Outgoing.objects.update(to=full)
         relay.send_batch(now=timezone.now())
-        lane = relay.publisher._lanes[settings.OUTBOX_EXCHANGE]
-        assert lane.has_declined
+        connection = relay.publisher._connection
+        assert broker.answering_first(settings.AMQP_URL).startswith(f"{same};")
         relay.publisher.open()
-        assert relay.publisher._lanes[settings.OUTBOX_EXCHANGE] is not lane
+        assert relay.publisher._connection is not connection
+        assert broker.answering_first(settings.AMQP_URL).startswith(f"{same}?another;")
 
     def test_puts_the_row_off_longer_each_time_until_it_is_dead(self, relay: Relay) -> None:
         (row,) = post()

@@ -54,7 +54,7 @@ def tell(report: Report, *, took: float) -> None:
     print(f"{took:.0f} s; faults: {', '.join(f'{kind} {number}' for kind, number in report.faults.most_common())}")
     print(
         f"{memory.sent} customers, {len(memory.accepted)} orders accepted, {memory.refused} refused, "
-        f"{memory.unanswered} not answered; {dict(report.statuses)}"
+        f"{memory.unanswered} not answered, {memory.left} went away; {dict(report.statuses)}"
     )
     print(f"the last accepted order ended {report.ended_after:.1f} s after the last repair")
     if report.ended_by_themselves:

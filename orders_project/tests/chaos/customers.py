@@ -50,7 +50,8 @@ class Memory:
     forgotten: list[str] = field(default_factory=list)  # accepted orders that were unknown when they were asked for
     odd: list[str] = field(default_factory=list)  # answers that no customer may get
     refused: int = 0
-    unanswered: int = 0
+    unanswered: int = 0  # requests that were sent again until it was too late
+    left: int = 0  # customers who went away
     sent: int = 0
 
 
@@ -207,7 +208,9 @@ class Customers:
                 if answer.status_code < 500 and answer.status_code != 429 and not _is_busy(answer):
                     return answer
             if not is_patient:
-                break
+                with self._lock:
+                    self.memory.left += 1
+                return None
             time.sleep(pause)
             pause = min(pause * 2, 3.0)
         with self._lock:
