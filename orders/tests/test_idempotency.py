@@ -314,6 +314,7 @@ class TestCrashes:
         assert shop.stock(last) == (0, 1)
         assert attempt().json() == answer.json()
 
+    @pytest.mark.slow
     def test_a_deadlock_is_tried_again_at_once(self, shop: Shop, lamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two transactions wait for each other: one for the product, the other for the hold of the order."""
         now = timezone.now()

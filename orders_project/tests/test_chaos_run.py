@@ -70,12 +70,14 @@ def copy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return plant("", tmp_path / "copy")
 
 
+@pytest.mark.processes
 def test_a_bug_is_tried_with_other_seeds_until_it_is_caught(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert planted.try_all(["confirm-ignored"], seed=2, only="", options=[]) == 0
     said = capsys.readouterr().out
     assert said.index("seed 2") < said.index("nothing was found") < said.index("seed 3") < said.index("no_deadlock")
 
 
+@pytest.mark.processes
 def test_a_bug_is_not_caught_by_time(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_bug_is_not_caught_by_time(
     assert "not caught: confirm-ignored" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_a_copy_that_accepts_no_order_shows_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert planted.try_all(["confirm-ignored"], seed=9, only="", options=[]) == 1
     assert "NO VERDICT" in capsys.readouterr().out

@@ -71,6 +71,7 @@ class TestNodesOfTheBroker:
         assert vhost_of("amqp://a@one;amqp://a@two/") == "/"
         assert vhost_of("amqp://a@one/shop;amqp://a@two/shop") == "shop"
 
+    @pytest.mark.slow
     def test_one_after_the_other_is_tried_and_what_answered_is_remembered(self, dead_end: int) -> None:
         several = f"amqp://a:b@127.0.0.1:1//;amqp://a:b@127.0.0.1:{dead_end}//;{settings.AMQP_URL}"
         broker.connect(several).close()
@@ -79,6 +80,7 @@ class TestNodesOfTheBroker:
         assert time.monotonic() - began < broker.CONNECT_TIMEOUT
         assert broker.answering_first(several) == ";".join(broker.nodes(several)[2:] + broker.nodes(several)[:2])
 
+    @pytest.mark.slow
     def test_none_of_which_answers_are_lost(self, dead_end: int) -> None:
         with pytest.raises(broker.LOST):
             broker.connect(f"amqp://a:b@127.0.0.1:{dead_end}//;amqp://a:b@127.0.0.1:1//")
@@ -97,6 +99,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.slow
 def test_a_reader_of_the_stream_goes_on_at_another_node(events: str, monkeypatch: pytest.MonkeyPatch) -> None:
     publisher, node = broker.Publisher(exchanges=[""]), urlsplit(settings.AMQP_URL)
     publisher.open()

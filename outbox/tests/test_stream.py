@@ -161,6 +161,7 @@ class TestABrokerWithoutStreams:
 
 
 class TestACopy:
+    @pytest.mark.slow
     def test_has_what_was_asked_for(self, name: str, queue: Any, take: Any) -> None:
         now, to = datetime.now(UTC), queue()
         days = {f"o-{n}": now - timedelta(days=n) for n in (4, 3, 2, 1)}
@@ -180,6 +181,7 @@ class TestACopy:
         assert copied("--from-offset", "3") == {"o-1", "o-new"}
         assert copied("--from-offset", "9") == set()
 
+    @pytest.mark.slow
     def test_is_counted_and_says_where_to_go_on(self, name: str, queue: Any, take: Any) -> None:
         told = [event(f"o-{n}") for n in range(350)]
         tell(*told)
@@ -192,6 +194,7 @@ class TestACopy:
         assert "Copied 1 of 1 events" in replay("--to", to, "--from-offset", offset)
         assert "Copied 0 of 0 events" in replay("--to", to, "--from-offset", "351")
 
+    @pytest.mark.slow
     def test_of_a_slow_broker_is_no_empty_one(
         self, name: str, queue: Any, take: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
