@@ -27,6 +27,7 @@ import psycopg
 from django.conf import settings
 from django.db import connections
 
+from outbox import sessions
 from outbox.clock import ticks
 from outbox.metrics import gauge
 
@@ -212,10 +213,7 @@ class _Connections:
         :raises TimeoutError: if there is no answer in time
         """
         if alias not in self._open:
-            parameters = dict(connections[alias].get_connection_params())
-            for of_django in ("cursor_factory", "context", "prepare_threshold", "pool"):
-                parameters.pop(of_django, None)
-            self._open[alias] = psycopg.connect(**parameters | {"connect_timeout": TIMEOUT}, autocommit=True)
+            self._open[alias] = sessions.connect(connections[alias], connect_timeout=TIMEOUT)
         asked = self._open[alias].pgconn
         asked.send_query(query.encode())
         ends = ticks() + TIMEOUT

@@ -25,7 +25,7 @@ class Worker(ThreadWorker):
     """
     Serves requests in threads.
 
-    # Note [Refused at the door]: how long a request will wait for a thread is known when it comes: for as long as those
+    # Note [Refused on arrival]: how long a request will wait for a thread is known when it comes: for as long as those
     # before it take. So a new order that is to be refused for it is refused at once, by the thread that accepts
     # connections, and neither waits nor takes a thread. What has not arrived as a whole by then waits like all others,
     # and is judged by how long it has waited.

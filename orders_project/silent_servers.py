@@ -18,7 +18,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 SILENCE = 5.0  # seconds without an answer, after which the server is asked whether it is there
 ANSWER_TIMEOUT = 3.0  # seconds
-SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # every server answers it by one letter, whether it has TLS or not
+SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # every server answers it with one byte, whether it supports TLS or not
 
 
 def watch(sender: object, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:

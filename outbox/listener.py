@@ -40,9 +40,6 @@ class Listener:
             raise OperationalError(str(error)) from error
 
     def _listen(self) -> psycopg.Connection[Any]:
-        parameters = dict(sessions.of_its_own(self.database).get_connection_params())
-        for of_django in ("cursor_factory", "context", "prepare_threshold"):
-            parameters.pop(of_django, None)
-        connection = psycopg.connect(**parameters, autocommit=True)
+        connection = sessions.connect(sessions.of_its_own(self.database))
         connection.execute(f"LISTEN {CHANNEL}")
         return connection

@@ -8,7 +8,9 @@ holds (an address, `OPTIONS`) replaces what the database has. Without it the usu
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import psycopg
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -19,6 +21,14 @@ def of_its_own(database: str) -> BaseDatabaseWrapper:
     own.settings_dict.update(own.settings_dict.get("DIRECT", {}))
     own.settings_dict["OPTIONS"].pop("pool", None)
     return own
+
+
+def connect(wrapper: BaseDatabaseWrapper, **parameters: Any) -> psycopg.Connection[Any]:
+    """Return a connection of psycopg's own to where Django would connect, in no pool; `parameters` go before."""
+    given = wrapper.get_connection_params()
+    for of_django in ("cursor_factory", "context", "prepare_threshold", "pool"):
+        given.pop(of_django, None)
+    return psycopg.connect(**given | parameters, autocommit=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import secrets
 import shutil
-import signal
 import subprocess
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Self
 
 from orders_project.embedded import places, processes, rabbitmq
 
-from .process_tree import signal_family
+from .process_tree import FailingServer
 
 PASSWORD = secrets.token_hex(16)
 GRACE = 20  # seconds
@@ -32,15 +31,17 @@ class Refused(RuntimeError):
     """What rabbitmqctl says if it cannot do something."""
 
 
-class Node:
-    """One node; its data stay when it ends."""
+class Node(FailingServer):
+    """One node; its data stay when it ends. One that leads streams may not come to an end by itself (3.10)."""
+
+    grace = GRACE
 
     def __init__(self, cluster: "Cluster", name: str) -> None:
+        super().__init__()
         self.cluster, self.name, self.full_name = cluster, name, f"{name}@localhost"
         self.home = cluster.home / name
         self.home.mkdir()
         self.port, self._link = processes.free_port(), processes.free_port()
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -73,26 +74,6 @@ class Node:
         self.launch()
         self.await_ready()
 
-    def stop(self) -> None:
-        """End it in good order; one that leads streams may not come to an end (3.10), and is killed as by systemd."""
-        if self._process is not None:
-            self.thaw()
-            processes.end(self._process, grace=GRACE)
-            self._process = None
-
-    def kill(self) -> None:
-        """kill -9, with all of its children."""
-        assert self._process is not None
-        self._signal(signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-
-    def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
     def cut_off(self) -> None:
         """Have it refuse, and be refused by, all other nodes: what clients send still arrives."""
         self.control("eval", "[begin erlang:set_cookie(N, nobody), erlang:disconnect_node(N) end || N <- nodes()].")
@@ -114,10 +95,6 @@ class Node:
         if done.returncode:
             raise Refused(done.stdout + done.stderr)
         return done.stdout
-
-    def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        signal_family(self._process.pid, number)
 
     def _environment(self) -> dict[str, str]:
         home = self.home

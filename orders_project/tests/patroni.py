@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import signal
-import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from orders_project.embedded import debian, places, postgres_sources, processes
 from orders_project.embedded.postgres import FOR_TESTS, USER
 from orders_project.embedded.services import DATABASES
 
-from .process_tree import signal_family
+from .process_tree import FailingServer, signal_family
 
 PASSWORD = secrets.token_hex(16)
 TTL = 15  # seconds after which a primary that does not renew its lease is replaced
@@ -55,16 +54,16 @@ class NoPatroni(debian.NoPackages):
     """The programs cannot be had here."""
 
 
-class Member:
+class Member(FailingServer):
     """A server and the Patroni that looks after it."""
 
     def __init__(self, cluster: "Databases", name: str) -> None:
+        super().__init__()
         self.name, self._cluster = name, cluster
         self.home = cluster.home / name
         self.home.mkdir()
         self.port, self.api_port = processes.free_port(), processes.free_port()
         self._data = self.home / "data"
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def log(self) -> Path:
@@ -86,28 +85,8 @@ class Member:
                 gid=user and user.pw_gid,
             )
 
-    def kill(self) -> None:
-        """kill -9 both, as the loss of the machine would."""
-        self._signal(signal.SIGKILL)
-        assert self._process is not None
-        self._process.wait()
-        self._process = None
-
-    def freeze(self) -> None:
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self.thaw()
-            processes.end(self._process, grace=60)
-            self._process = None
-
     def _signal(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        signal_family(self._process.pid, number)
+        super()._signal(number)
         with contextlib.suppress(FileNotFoundError):  # PostgreSQL is no child of Patroni, so that it may outlive it
             signal_family(int((self._data / "postmaster.pid").read_text().split()[0]), number)
 

@@ -3,7 +3,10 @@
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
+
+from orders_project.embedded import processes
 
 
 def family(pid: int) -> list[int]:
@@ -23,3 +26,36 @@ def signal_family(pid: int, number: signal.Signals) -> None:
     for member in family(pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(member, number)
+
+
+class FailingServer:
+    """A server that a test kills, freezes and stops, with all that descend from it; a subclass starts it."""
+
+    grace = 60.0  # seconds for a good end
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def kill(self) -> None:
+        """kill -9, as the loss of its machine would."""
+        assert self._process is not None
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it in good order; kill it if it does not come to an end."""
+        if self._process is not None:
+            self.thaw()
+            processes.end(self._process, grace=self.grace)
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        signal_family(self._process.pid, number)

@@ -16,7 +16,7 @@ from orders_project.embedded.services import Services
 from outbox import broker
 
 from .broker_cluster import Cluster
-from .under_load import PATIENCE, UnderLoad
+from .under_load import TIMEOUT, UnderLoad
 
 pytestmark = pytest.mark.processes
 RUBBISH = 20
@@ -32,7 +32,7 @@ class Shop(UnderLoad):
     def until_all_are_members(self) -> None:
         for node in self.cluster.nodes:
             node.await_ready()
-        self.system.until(self.cluster.is_whole, timeout=PATIENCE)
+        self.system.until(self.cluster.is_whole, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_all_restart_one_after_the_other(shop: Shop) -> None:
 
 def publish(publisher: broker.Publisher, rest: list[broker.Encoded], *, until: int) -> list[broker.Encoded]:
     """Publish messages until so many are left; return those."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while len(rest) > until:
         outcome = publisher.send(rest[: len(rest) - until])
         rest = [one for index, one in enumerate(rest) if index not in outcome.confirmed]
@@ -107,7 +107,7 @@ def publish(publisher: broker.Publisher, rest: list[broker.Encoded], *, until: i
 
 def test_nothing_was_lost_or_done_twice(shop: Shop) -> None:
     bodies = "SELECT DISTINCT convert_from(body, 'UTF8') FROM outbox_deadletter WHERE reason = 'undecodable'"
-    shop.system.until(lambda: len(shop.system.query("payments", bodies)) == RUBBISH, timeout=PATIENCE)
+    shop.system.until(lambda: len(shop.system.query("payments", bodies)) == RUBBISH, timeout=TIMEOUT)
     shop.system.query("payments", "UPDATE outbox_deadletter SET status = 'discarded' WHERE reason = 'undecodable'")
     assert shop.findings() == []
     memory = shop.customers.memory

@@ -348,7 +348,7 @@ class TestWhatIsNotReadFirst:
 
 
 @pytest.mark.usefixtures("switched_on")
-class TestTheDoor:
+class TestRefusedOnArrival:
     """The thread that accepts connections refuses what would have to wait for long, and passes on everything else."""
 
     @pytest.fixture

@@ -18,7 +18,7 @@ from .running_system import RunningSystem
 
 SOON = 30.0  # seconds from a fault until orders are done again, on a machine that has nothing else to do
 SLOW = 4  # times as long where it has
-PATIENCE = 2 * SOON * SLOW
+TIMEOUT = 2 * SOON * SLOW
 SETTINGS = {
     "HOLD_TTL_SECONDS": "45", "PAYMENT_TIMEOUT_SECONDS": "40", "PROCESSING_TIMEOUT_SECONDS": "20",
     "RATE_LIMIT_ORDERS_PER_MINUTE": "0", "GATEWAY_READ_TIMEOUT": "5", "REFUND_APPROVAL_ABOVE": "100000",
@@ -82,7 +82,7 @@ class UnderLoad:
                 found.update(answer.json())
             return found["status"] == "done"
 
-        self.system.until(is_done, timeout=PATIENCE)
+        self.system.until(is_done, timeout=TIMEOUT)
         took = time.monotonic() - fault
         print(f"{name}: an order that was placed afterwards was done after {took:.1f} s")
         assert took < SOON * SLOW
@@ -90,5 +90,5 @@ class UnderLoad:
     def findings(self) -> list[Finding]:
         """Let the last customers be answered, wait until nothing is on its way, and say what is wrong."""
         self.customers.stop()
-        self.system.until(self.records.is_quiet, timeout=PATIENCE)
+        self.system.until(self.records.is_quiet, timeout=TIMEOUT)
         return checker.check(self.records)

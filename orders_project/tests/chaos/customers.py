@@ -106,10 +106,10 @@ class Customers:
         order = self._order(number, chance)
         if chance.random() < 0.2:
             self._deposit(number, chance)
-        is_patient = chance.random() > 0.25
-        if is_patient and chance.random() < 0.15:
+        repeats = chance.random() > 0.25
+        if repeats and chance.random() < 0.15:
             self._beside(self._place, key, order)
-        order_id = self._place(key, order, is_patient=is_patient)
+        order_id = self._place(key, order, repeats=repeats)
         if order_id is None:
             return
         if chance.random() < 0.3:
@@ -169,9 +169,9 @@ class Customers:
         order["items"] = [{"product_id": product, "quantity": chance.choice((1, 1, 2))} for product in basket]
         return order
 
-    def _place(self, key: str, order: dict[str, Any], *, is_patient: bool = True) -> str | None:
+    def _place(self, key: str, order: dict[str, Any], *, repeats: bool = True) -> str | None:
         """Place an order, once however often it takes; its id if it was accepted."""
-        answer = self._ask("POST", "/orders", is_patient=is_patient, json=order, headers={"Idempotency-Key": key})
+        answer = self._ask("POST", "/orders", repeats=repeats, json=order, headers={"Idempotency-Key": key})
         if answer is None or answer.status_code not in (200, 201):
             if answer is not None and (answer.status_code != 409 or answer.json()["code"] != "insufficient_stock"):
                 self._note(self.memory.odd, f"{key}: {answer.status_code} {answer.text[:200]}")
@@ -199,15 +199,15 @@ class Customers:
             self.memory.seen.setdefault(order_id, []).append(seen)
         return seen.status
 
-    def _ask(self, method: str, path: str, *, is_patient: bool = True, **request: Any) -> requests.Response | None:
-        """Send a request until it is answered by more than that this is not possible now; or once, without patience."""
+    def _ask(self, method: str, path: str, *, repeats: bool = True, **request: Any) -> requests.Response | None:
+        """Send a request, again while it is unanswered or refused only for now; once unless it `repeats`."""
         until, pause = time.monotonic() + GIVES_UP, 0.2
         while time.monotonic() < until:
             with suppress(requests.RequestException):
                 answer = requests.request(method, self._system.url(path), timeout=ANSWERED_IN, **request)
                 if answer.status_code < 500 and answer.status_code != 429 and not _is_busy(answer):
                     return answer
-            if not is_patient:
+            if not repeats:
                 with self._lock:
                     self.memory.left += 1
                 return None
