@@ -251,7 +251,7 @@ class OrderLine(models.Model):
         DISCOUNT = "discount", _("discount")
         SHIPPING = "shipping", _("shipping")
 
-    order = models.ForeignKey(Order, models.PROTECT, related_name="lines", verbose_name=_("order"))
+    order = models.ForeignKey(Order, models.PROTECT, related_name="lines", verbose_name=_("order"), db_index=False)
     position = models.PositiveSmallIntegerField(_("position"))
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices, default=Kind.ITEM, db_default="item")
     of_position = models.SmallIntegerField(_("belongs to position"), null=True)
@@ -319,7 +319,7 @@ class OrderEvent(models.Model):
     """One transition of an order. An order can be rebuilt from its events; the database refuses to change them."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    order = models.ForeignKey(Order, models.PROTECT, related_name="events", verbose_name=_("order"))
+    order = models.ForeignKey(Order, models.PROTECT, related_name="events", verbose_name=_("order"), db_index=False)
     version = models.PositiveIntegerField(_("version"))
     type = models.CharField(_("type"), max_length=60)
     status = models.CharField(_("status"), max_length=20, choices=Status.choices)
