@@ -72,6 +72,12 @@ def make_index(model: Any, index: Index, *, using: str) -> None:
             editor.execute(str(index.create_sql(model, editor, concurrently=True)), params=None)
 
 
+def drop_index(name: str, *, using: str) -> None:
+    """Drop an index outside of migrations while its table is read and written, if it is there."""
+    with connections[using].schema_editor(atomic=False) as editor:
+        _drop(editor, name)
+
+
 class RemoveIndexOnline(RemoveIndexConcurrently):
     """Drop an index while the table is read and written."""
 
