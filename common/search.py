@@ -96,7 +96,7 @@ class PartIndex:
     def index(self) -> Index:
         """The index, as the model has it."""
         texts = OpClass(self.texts, name="gin_trgm_ops")
-        # Note [Collected for some hundreds of rows]: each trigram of a row has a list that is written anew for it. What is
+        # Note [Collected for some hundreds of rows]: each trigram of a row has a list, written anew for it. What is
         # collected is written a list at a time, at half the cost or less; but who fills the collection up writes it for
         # all, while placing an order. So it is small: 250 rows take 10 to 20 ms of CPU.
         return GinIndex(
