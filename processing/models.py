@@ -178,9 +178,7 @@ class HoldLine(models.Model):
     """How much of one product a hold reserves. The database refuses to change or delete a line."""
 
     hold = models.ForeignKey(Hold, models.PROTECT, related_name="lines", verbose_name=_("hold"), db_index=False)
-    product = models.ForeignKey(
-        Product, models.PROTECT, related_name="hold_lines", verbose_name=_("product"), db_index=False
-    )
+    product = models.ForeignKey(Product, models.PROTECT, related_name="hold_lines", verbose_name=_("product"))
     quantity = models.PositiveBigIntegerField(_("quantity"))
 
     class Meta:
@@ -212,9 +210,7 @@ class StockMovement(models.Model):
     )
     kind = models.CharField(_("kind"), max_length=10, choices=Kind.choices)
     quantity = models.BigIntegerField(_("quantity"), help_text=_("negative only in a correction"))
-    hold = models.ForeignKey(
-        Hold, models.PROTECT, null=True, related_name="movements", verbose_name=_("hold"), db_index=False
-    )
+    hold = models.ForeignKey(Hold, models.PROTECT, null=True, related_name="movements", verbose_name=_("hold"))
     reason = models.CharField(_("reason"), max_length=200, blank=True)
     actor = models.CharField(_("actor"), max_length=150, blank=True)
     at = models.DateTimeField(_("at"))
@@ -230,7 +226,6 @@ class StockMovement(models.Model):
         ]
         indexes = [
             models.Index(fields=["product", "id"], name="movement_of_product"),
-            models.Index(fields=["hold"], condition=Q(kind="returned"), name="movement_back_of_hold"),
             models.Index(
                 fields=["kind", "id"], condition=~Q(kind__in=["held", "sold"]), name="movement_other_than_trade"
             ),
