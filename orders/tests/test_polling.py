@@ -91,6 +91,12 @@ class TestSorted:
         cursor = keyset.encode(key, sort="" if sort == "-created_at" else sort)
         assert listed(client, f"sort={sort}&limit=1&cursor={cursor}") == ids[2:]
 
+    @pytest.mark.parametrize("number", [10**50, -(10**50), 2**63, -1])
+    def test_a_cursor_with_a_number_that_no_order_can_have_is_none_or_an_end(self, client: Client, number: int) -> None:
+        ids = [at(1, 1)]
+        cursor = keyset.encode([NOON + timedelta(hours=1), number])
+        assert listed(client, f"cursor={cursor}") == (ids if number > 0 else [])
+
     @pytest.mark.parametrize("path", ["/accounts", "/orders/x/events"])
     def test_is_no_parameter_of_other_lists(self, client: Client, path: str) -> None:
         factories.order(order_id="x")
