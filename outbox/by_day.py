@@ -50,7 +50,8 @@ MAKE = "SELECT outbox_make_days(%s, %s)"
 DROP = """
 SELECT set_config('lock_timeout', '200ms', true);
 LOCK TABLE ONLY {table} IN ACCESS EXCLUSIVE MODE;
-SELECT outbox_drop_day(%s, %s, ARRAY({late} UNION SELECT unnest(%s::uuid[])))
+SELECT set_config('outbox.staying', ARRAY({late} UNION SELECT unnest(%s::uuid[]))::text, true);
+SELECT outbox_drop_day(%s, %s, current_setting('outbox.staying')::uuid[])
 """
 
 _paused: dict[tuple[str, str], float] = {}  # by database and table: until then nothing is tried
@@ -97,10 +98,14 @@ class ByDay:
         return [part for part in self.parts if part.bound <= floor7(before - LATE)]
 
     def rest(self) -> Q:
-        """Return the condition for rows that are deleted one by one, as they are in no day that will be dropped."""
+        """
+        Return the condition for rows that are deleted one by one: those that are in no day that will be dropped.
+
+        What comes before all days is several of them, and would stay too long if it was only dropped.
+        """
         condition = Q()
         for day in self.parts:
-            if not _is_put_off(_crowded, self.using, day.name):
+            if day.first != NIL and not _is_put_off(_crowded, self.using, day.name):
                 condition &= Q(pk__lt=day.first) | Q(pk__gte=day.bound)
         return condition
 
@@ -130,7 +135,7 @@ class ByDay:
         asked = [rows.filter(part.rows).values("pk").query.sql_with_params() for rows in late]
         sql = DROP.format(table=self.table, late=" UNION ".join(f"({statement})" for statement, _ in asked))
         parameters = [one for _, some in asked for one in some]
-        kept = self._try(sql, self.table, part.name, *parameters, list(keys))
+        kept = self._try(sql, *parameters, list(keys), self.table, part.name)
         if kept is not None:
             logger.info("%s: dropped %s, of which %d rows stay", self.using, part.name, kept)
 

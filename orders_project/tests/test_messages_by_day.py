@@ -1,11 +1,9 @@
 """Outbox and inbox in partitions by day: made and unmade beside everybody, and nothing that has to stay goes."""
 
 import random
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,7 +20,6 @@ from orders_project.tests import databases
 from outbox import by_day, by_day_ddl, retention
 from outbox.by_day import ByDay
 from outbox.ids import floor7, uuid7
-from outbox.models import IncomingMessage
 from outbox.services import model_of
 
 SERVICE = "payments"
@@ -120,7 +117,7 @@ def days(apart: None, monkeypatch: pytest.MonkeyPatch) -> None:
     for table in by_day_ddl.TABLES:
         by_day_ddl.convert(SERVICE, table, now=ago(days=30), say=lambda line: None)
     ((make,),) = sql("SELECT pg_get_functiondef('outbox_make_days'::regproc)")
-    sql(make.replace("today + 1", "today - 28"))
+    sql(make.replace("(today + 1,", "(today - 28,"))
     for table in by_day_ddl.TABLES:
         assert ByDay.of(SERVICE, table).make(now=timezone.now()) == 31
     sql(make)
@@ -166,3 +163,122 @@ class TestATable:
         assert tables() == before
         call_command("messages_by_day", service=[SERVICE], undo=True, verbosity=0)
         assert tables() == before
+
+    def test_that_holds_what_cannot_be_carried_over_stays_as_it_is(self) -> None:
+        before = tables()
+        foreign = Incoming.objects.create(
+            message_id=UUID(int=uuid4().int | 0xF << 124),
+            type="x",
+            received_at=timezone.now(),
+            handled_at=timezone.now(),
+        )
+        with pytest.raises(CommandError, match=f"{INBOX} has 1 rows .* such as {foreign.pk}"):
+            call_command("messages_by_day", service=[SERVICE], verbosity=0)
+        foreign.delete()
+        assert (len(parts(OUTBOX)), len(parts(INBOX))) == (2, 0)
+        call_command("messages_by_day", service=[SERVICE], undo=True, at_once=True, verbosity=0)
+        sql(f"CREATE VIEW looks AS SELECT type FROM {OUTBOX}")
+        with pytest.raises(CommandError, match="the view looks"):
+            call_command("messages_by_day", service=[SERVICE], verbosity=0)
+        sql("DROP VIEW looks")
+        assert tables() == before
+
+    def test_whose_conversion_died_is_freed_by_the_next_purge(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = tables()
+        with connected() as dying:
+            dying.execute(f"SELECT pg_advisory_lock({by_day_ddl.TURN})", [INBOX])
+            dying.execute(
+                f"ALTER TABLE {INBOX} ADD CONSTRAINT {INBOX}_by_day CHECK (message_id < '{uuid7()}') NOT VALID"
+            )
+            purge()
+            assert tables() != before
+            pid = dying.info.backend_pid
+        processes.wait_until(lambda: not sql("SELECT FROM pg_stat_activity WHERE pid = %s", pid), timeout=WITHIN)
+        purge()
+        assert tables() == before
+
+    def test_is_converted_by_one_at_a_time(self) -> None:
+        with by_day_ddl._turn(SERVICE, OUTBOX), connected() as other:
+            assert other.execute(f"SELECT pg_try_advisory_lock({by_day_ddl.TURN})", [OUTBOX]).fetchone() == (False,)
+
+
+@contextmanager
+def connected(**more: Any) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else's session."""
+    parameters = connections[SERVICE].get_connection_params()
+    known = {name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters}
+    with psycopg.connect(**known | {"autocommit": True} | more) as other:
+        yield other
+
+
+@pytest.mark.usefixtures("days")
+class TestAMessage:
+    def test_is_handled_once_wherever_its_day_ends(self) -> None:
+        midnight = timezone.now().replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2)
+        last, first = uuid7(midnight - timedelta(milliseconds=1)), floor7(midnight)
+        foreign = UUID(int=uuid4().int | 0xF << 124)
+        for message_id in (last, first, foreign):
+            row = {"message_id": message_id, "type": "x", "received_at": timezone.now(), "handled_at": timezone.now()}
+            new = [bool(recorded(**row)) for _ in range(3)]
+            assert new == [True, False, False]
+        where = {one: part for part, one in sql(f"SELECT tableoid::regclass::text, message_id FROM {INBOX}")}
+        assert len({*where.values()}) == 3
+        assert where[foreign] == f"{INBOX}_rest"
+        assert where[first] == f"{INBOX}_{midnight:%Y_%m_%d}"
+
+    def test_is_still_known_after_its_day_has_gone_if_it_may_come_again(self) -> None:
+        then = ago(days=25)
+        known, unknown = handled(then), handled(then)
+        dead_letter(known.pk)
+        purge()
+        assert rest(INBOX) == {known.pk}
+        assert f"{INBOX}_{then:%Y_%m_%d}" not in parts(INBOX)
+        row = {"type": "x", "received_at": timezone.now(), "handled_at": timezone.now()}
+        assert not recorded(message_id=known.pk, **row)
+        assert recorded(message_id=unknown.pk, **row)
+
+
+def recorded(**row: Any) -> list[Any]:
+    """Store an inbox row as consumers do; return its key if it is new."""
+    from outbox.store import Rows
+
+    with transaction.atomic(using=SERVICE):
+        return Rows(SERVICE).insert_new(Incoming(**row))
+
+
+@pytest.mark.usefixtures("days")
+class TestADay:
+    def test_goes_and_leaves_exactly_what_deleting_leaves(self) -> None:
+        dice, payment = random.Random(7), apps.get_model(SERVICE, "Payment")
+        ends = [ago(days=n).replace(hour=23, minute=59, second=59) for n in range(6, 29)]
+        horizon = (settings.INBOX_RETENTION, settings.OUTBOX_RETENTION)
+        payment.objects.create(order_id="open", status="pending", currency="USD")
+        payment.objects.create(order_id="over", status="succeeded", currency="USD")
+        for _ in range(400):
+            at = dice.choice(ends) - timedelta(hours=dice.choice((0, 0, 0, 5, 23)))
+            late = at + timedelta(minutes=dice.choice((0, 0, 0, 59, 120, 4320)))
+            if dice.random() < 0.2:
+                late = timezone.now() - dice.choice((*horizon, timedelta(days=1))) + timedelta(minutes=1)
+            late = min(max(late, at), timezone.now())
+            row = handled(at, handled_at=late, subject=dice.choice(("", "open", "over", "else")))
+            if dice.random() < 0.2:
+                dead_letter(row.pk, status=dice.choice(("dead", "replayed", "discarded")))
+            if dice.random() < 0.2:
+                posted(ago(days=1), message_id=row.pk, published_at=dice.choice((None, ago(hours=1))), attempt=1)
+            posted(at, published_at=dice.choice((None, late, late, late)))
+        for kind, table in (("published", OUTBOX), ("handled", INBOX)):
+            days = retention.DAYS[kind]
+            model, before = model_of(SERVICE, days.model), timezone.now() - days.kept_for()
+            everything = {*model.objects.values_list("pk", flat=True)}
+            may_go = {*retention.KINDS[kind](SERVICE, now=timezone.now()).values_list("pk", flat=True)}
+            over = ByDay.of(SERVICE, table).over(before=before)
+            assert len(over) > 10
+            going = {key for key in may_go if key < over[-1].bound}
+            staying = everything - going
+            assert len(going) > 50
+            assert len({key for key in staying if key < over[-1].bound}) > 50
+            for day in over:
+                ByDay.of(SERVICE, table).drop(day, **days.staying(SERVICE, before=before))
+            assert {*model.objects.values_list("pk", flat=True)} == staying
+            assert rest(table) == {key for key in staying if key < over[-1].bound}
+            assert not {day.name for day in over} & {*parts(table)}
