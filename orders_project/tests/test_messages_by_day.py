@@ -1,8 +1,10 @@
 """Outbox and inbox in partitions by day: made and unmade beside everybody, and nothing that has to stay goes."""
 
+import contextlib
 import random
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,15 +14,17 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 from django.utils import timezone
 
 from orders_project.embedded import processes
 from orders_project.tests import databases
 from outbox import by_day, by_day_ddl, retention
 from outbox.by_day import ByDay
-from outbox.ids import floor7, uuid7
+from outbox.due_rows import DueRows
+from outbox.ids import floor7, time7, uuid7
 from outbox.services import model_of
+from outbox.store import Rows
 
 SERVICE = "payments"
 OUTBOX, INBOX = by_day_ddl.TABLES
@@ -202,7 +206,7 @@ class TestATable:
             assert other.execute(f"SELECT pg_try_advisory_lock({by_day_ddl.TURN})", [OUTBOX]).fetchone() == (False,)
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(**more: Any) -> Iterator[psycopg.Connection[Any]]:
     """Somebody else's session."""
     parameters = connections[SERVICE].get_connection_params()
@@ -240,8 +244,6 @@ class TestAMessage:
 
 def recorded(**row: Any) -> list[Any]:
     """Store an inbox row as consumers do; return its key if it is new."""
-    from outbox.store import Rows
-
     with transaction.atomic(using=SERVICE):
         return Rows(SERVICE).insert_new(Incoming(**row))
 
@@ -282,3 +284,193 @@ class TestADay:
             assert {*model.objects.values_list("pk", flat=True)} == staying
             assert rest(table) == {key for key in staying if key < over[-1].bound}
             assert not {day.name for day in over} & {*parts(table)}
+
+    def test_finds_what_came_late_by_indexes(self) -> None:
+        """Of what is looked for under the lock."""
+        then = ago(days=20)
+        row, sent = handled(then), posted(then, published_at=then)
+        same_day = f"overlay(gen_random_uuid()::text PLACING '{str(row.pk)[:14]}' FROM 1 FOR 14)::uuid"
+        for table, one in ((OUTBOX, sent), (INBOX, row)):
+            key, _stamp = by_day_ddl.COLUMNS[table]
+            columns = ", ".join(f'"{field.column}"' for field in one._meta.concrete_fields if field.column != key)
+            sql(
+                f"INSERT INTO {table} ({key}, {columns}) SELECT {same_day}, {columns}"
+                f" FROM {table}, generate_series(1, 20000) WHERE {key} = '{one.pk}'"
+            )
+            sql(f"ANALYZE {table}")
+        for kind, table in (("published", OUTBOX), ("handled", INBOX)):
+            part = next(one for one in ByDay.of(SERVICE, table).parts if one.name == f"{table}_{then:%Y_%m_%d}")
+            before = time7(part.bound) + timedelta(hours=2)
+            for rows in retention.DAYS[kind].staying(SERVICE, before=before)["late"]:
+                plan = rows.filter(part.rows).values("pk").explain()
+                assert f"Seq Scan on {part.name}" not in plan, plan
+
+    def test_of_which_very_many_rows_stay_is_purged_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(by_day, "MOST", 2)
+        then = ago(days=20)
+        staying = [handled(then) for _ in range(3)]
+        for row in staying:
+            dead_letter(row.pk)
+        handled(then)
+        assert purge() == {}
+        assert purge() == {"handled": 1}
+        assert {*Incoming.objects.all()} == {*staying}
+        assert f"{INBOX}_{then:%Y_%m_%d}" in parts(INBOX)
+
+    def test_that_is_not_over_is_never_dropped(self) -> None:
+        for table in by_day_ddl.TABLES:
+            for part in parts(table):
+                if part >= f"{table}_{ago(days=1):%Y_%m_%d}" and part != f"{table}_before":
+                    assert sql("SELECT outbox_drop_day(%s, %s, '{}')", table, part) == [(None,)]
+                    assert part in parts(table)
+
+    def test_never_takes_along_what_was_not_sent(self) -> None:
+        then = ago(days=20)
+        row = posted(then)
+        posted(then, published_at=then)
+        sql("SELECT outbox_drop_day(%s, %s, '{}')", OUTBOX, f"{OUTBOX}_{then:%Y_%m_%d}")
+        assert [*Outgoing.objects.all()] == [row]
+
+    def test_that_nobody_made_is_in_the_rest(self) -> None:
+        for table in by_day_ddl.TABLES:
+            last = parts(table)[-1]
+            sql(f"ALTER TABLE {table} DETACH PARTITION {last}; DROP TABLE {last}")
+        tomorrow = timezone.now() + timedelta(days=2)
+        ahead, others = [handled(tomorrow), posted(tomorrow)], [handled(ago(days=40)), posted(ago(days=40))]
+        assert rest(INBOX) == {ahead[0].pk}
+        before = {table: len(parts(table)) for table in by_day_ddl.TABLES}
+        purge()  # makes the day: what is there of it moves
+        assert {table: len(parts(table)) for table in by_day_ddl.TABLES} != before
+        assert f"{INBOX}_{tomorrow:%Y_%m_%d}" in parts(INBOX)
+        assert rest(INBOX) == set()
+        assert [*Incoming.objects.all()] == [ahead[0]]
+        assert {*Outgoing.objects.all()} == {ahead[1], others[1]}
+
+
+@pytest.mark.usefixtures("days")
+class TestWhoeverUsesTheTables:
+    def test_goes_on_while_days_go(self) -> None:
+        """Consumers and a relay, with the locks and the timeouts that they have, beside two purgers."""
+        for hours in range(24 * 25):
+            handled(ago(hours=hours))
+            posted(ago(hours=hours), published_at=ago(hours=hours))
+        ended, done = threading.Event(), [0, 0, 0, 0]
+        failures: list[BaseException] = []
+        gone = {table: len(parts(table)) for table in by_day_ddl.TABLES}
+
+        def run(number: int, work: Any) -> None:
+            try:
+                while not ended.is_set():
+                    work()
+                    done[number] += 1
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                connections.close_all()
+
+        def consume() -> None:
+            with transaction.atomic(using=SERVICE):
+                row = Incoming(message_id=uuid7(), type="x", received_at=ago(), handled_at=ago())
+                assert Rows(SERVICE).insert_new(row)
+                assert Incoming.objects.filter(subject="nobody").count() == 0
+                posted(ago())
+
+        def relay() -> None:
+            with transaction.atomic(using=SERVICE):
+                rows = due.claim(now=ago(), limit=50)
+                Outgoing.objects.filter(pk__in=[row.pk for row in rows]).update(published_at=ago())
+
+        def purging() -> None:
+            purge()
+            time.sleep(0.01)
+
+        due = DueRows(SERVICE)
+        threads = [threading.Thread(target=run, args=each) for each in enumerate((consume, relay, purging, purging))]
+        for thread in threads:
+            thread.start()
+        try:
+            over = {OUTBOX: settings.OUTBOX_RETENTION, INBOX: settings.INBOX_RETENTION}
+            processes.wait_until(
+                lambda: failures or all(
+                    not ByDay.of(SERVICE, table).over(before=timezone.now() - kept) for table, kept in over.items()
+                ),
+                timeout=5 * WITHIN,
+            )  # fmt: skip
+            before = [*done]
+            processes.wait_until(
+                lambda: failures or all(now > then for now, then in zip(done, before, strict=True)), timeout=WITHIN
+            )
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert failures == []
+        assert all(len(parts(table)) < gone[table] for table in by_day_ddl.TABLES)
+        assert Outgoing.objects.count() == Outgoing.objects.values("pk").distinct().count()
+
+    def test_makes_the_purge_wait_and_not_the_other_way_round(self) -> None:
+        then = ago(days=20)
+        row = handled(then)
+        before = parts(INBOX)
+        with connected(autocommit=False) as reader:
+            reader.execute(f"SELECT count(*) FROM {INBOX}")
+            assert purge() == {}
+            assert parts(INBOX) == before
+            assert by_day._paused.keys() == {(SERVICE, INBOX)}
+            assert [*Incoming.objects.all()] == [row]
+        by_day._paused.clear()
+        purge()
+        assert len(parts(INBOX)) < len(before)
+        assert [*Incoming.objects.all()] == []
+
+
+@pytest.mark.usefixtures("days")
+class TestAPurgeThatIsStopped:
+    """In the middle: it has the lock, and waits for a table that it looks at then."""
+
+    @pytest.fixture
+    def stopped(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+        monkeypatch.setattr(by_day, "DROP", by_day.DROP.replace("200ms", "10min"))
+        then = ago(days=20)
+        self.part = f"{INBOX}_{then:%Y_%m_%d}"
+        self.goes, self.stays = handled(then), handled(then)
+        dead_letter(self.stays.pk)
+        day = next(part for part in ByDay.of(SERVICE, INBOX).parts if part.name == self.part)
+        days, before = retention.DAYS["handled"], timezone.now() - settings.INBOX_RETENTION
+        with connected() as other, connected(autocommit=False) as holder:
+
+            def drop() -> None:
+                staying = days.staying(SERVICE, before=before)
+                keys = {self.stays.pk}
+                monkeypatch.setattr(ByDay, "_keys", lambda *_: keys)
+                with contextlib.suppress(OperationalError):
+                    ByDay.of(SERVICE, INBOX).drop(day, **staying)
+                connections.close_all()
+
+            holder.execute("LOCK TABLE outbox_deadletter IN ACCESS EXCLUSIVE MODE")
+            thread = threading.Thread(target=drop)
+            thread.start()
+            waits = (
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%outbox_drop_day%%'"
+            )
+            processes.wait_until(lambda: other.execute(waits.replace("%%", "%")).fetchall(), timeout=WITHIN)
+            ((pid,),) = other.execute(waits.replace("%%", "%")).fetchall()
+            yield other, holder, pid, thread
+            thread.join()
+
+    def test_has_done_nothing_if_its_session_is_ended(self, stopped: Any) -> None:
+        other, holder, pid, thread = stopped
+        other.execute("SELECT pg_terminate_backend(%s)", [pid])
+        thread.join()
+        holder.rollback()
+        assert self.part in parts(INBOX)
+        assert {*Incoming.objects.all()} == {self.goes, self.stays}
+        assert rest(INBOX) == set()
+
+    def test_does_all_if_its_process_is_frozen_or_killed_meanwhile(self, stopped: Any) -> None:
+        _other, holder, _pid, thread = stopped
+        holder.rollback()
+        thread.join()
+        assert self.part not in parts(INBOX)
+        assert {*Incoming.objects.all()} == {self.stays}
+        assert rest(INBOX) == {self.stays.pk}

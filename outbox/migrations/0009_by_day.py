@@ -95,7 +95,6 @@ CREATE FUNCTION outbox_drop_day(of text, part text, keep uuid[]) RETURNS integer
     SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '200ms' AS $$
 DECLARE
     {KNOWN}
-    ended uuid;
     columns text;
     kept integer;
 BEGIN
@@ -103,12 +102,10 @@ BEGIN
         RAISE EXCEPTION '% has no days', of;
     END IF;
     EXECUTE format('LOCK TABLE ONLY %I IN ACCESS EXCLUSIVE MODE', of);
-    SELECT day.bound INTO ended FROM outbox_parts(of) AS day WHERE day.part = outbox_drop_day.part;
+    PERFORM FROM outbox_parts(of) AS day
+    WHERE day.part = outbox_drop_day.part AND day.bound <= outbox_first_id(now() - interval '1 day');
     IF NOT FOUND THEN
-        RETURN NULL;  -- somebody else has dropped it
-    END IF;
-    IF ended > outbox_first_id(now() - interval '1 day') THEN
-        RAISE EXCEPTION '% is not over', part;
+        RETURN NULL;  -- it is not over, or somebody else has dropped it
     END IF;
     SELECT string_agg(quote_ident(attname), ', ') INTO columns
     FROM pg_attribute WHERE attrelid = to_regclass(of) AND attnum > 0 AND NOT attisdropped;
