@@ -14,15 +14,18 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, connections, transaction
+from django.db import OperationalError, ProgrammingError, connections, models, transaction
+from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from orders_project.embedded import processes
+from orders_project.privileges import database
 from orders_project.tests import databases
 from outbox import by_day, by_day_ddl, retention
 from outbox.by_day import ByDay
 from outbox.due_rows import DueRows
 from outbox.ids import floor7, time7, uuid7
+from outbox.online_ddl import AddIndexOnline, RemoveIndexOnline
 from outbox.services import model_of
 from outbox.store import Rows
 
@@ -34,7 +37,7 @@ WITHIN = 60.0
 pytestmark = pytest.mark.django_db(transaction=True, databases=[SERVICE])
 
 
-def sql(statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+def sql(statement: Any, *parameters: Any) -> list[tuple[Any, ...]]:
     with connections[SERVICE].cursor() as cursor:
         cursor.execute(statement, parameters or None)
         return cursor.fetchall() if cursor.description else []
@@ -474,3 +477,60 @@ class TestAPurgeThatIsStopped:
         assert self.part not in parts(INBOX)
         assert {*Incoming.objects.all()} == {self.stays}
         assert rest(INBOX) == {self.stays.pk}
+
+
+@pytest.mark.usefixtures("apart")
+class TestAMigration:
+    def test_makes_and_drops_an_index_of_all_partitions_online(self) -> None:
+        call_command("messages_by_day", service=[SERVICE], verbosity=0)
+        executor = MigrationExecutor(connections[SERVICE])
+        before = executor.loader.project_state()
+        index = models.Index(fields=["type"], name="outgoing_by_type")
+        add, after = AddIndexOnline("outgoingmessage", index), before.clone()
+        add.state_forwards("outbox", after)
+        remove = RemoveIndexOnline("outgoingmessage", index.name)
+        known = tables()
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('outgoing_by_type')"
+        on_parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('outgoing_by_type')"
+        with connections[SERVICE].schema_editor(atomic=False) as editor:
+            sql(f"CREATE INDEX outgoing_by_type ON ONLY {OUTBOX} (type)")  # as one that died has left it
+            for _ in range(2):
+                add.database_forwards("outbox", editor, before, after)
+                assert sql(valid) == [(True,)]
+                assert sql(on_parts) == [(len(parts(OUTBOX)) + 1,)]
+            assert ByDay.of(SERVICE, OUTBOX).make(now=timezone.now() + timedelta(days=1)) == 1
+            assert sql(on_parts) == [(len(parts(OUTBOX)) + 1,)]
+            for drop in (add.database_backwards, remove.database_forwards):
+                drop("outbox", editor, after, before)
+                assert tables() == known
+                remove.database_backwards("outbox", editor, before, after)
+                assert sql(valid) == [(True,)]
+
+
+@pytest.mark.usefixtures("days")
+class TestARole:
+    def test_uses_drops_and_makes_days_through_the_whole_and_nothing_else(self) -> None:
+        then = ago(days=20)
+        with transaction.atomic(using=SERVICE):
+            sql(f"ALTER TABLE {OUTBOX} DETACH PARTITION {(last := parts(OUTBOX)[-1])}; DROP TABLE {last}")
+            for statement in database.statements(
+                SERVICE, name=connections[SERVICE].settings_dict["NAME"], existing=set(),
+                passwords={role.name: "secret" for role in database.ROLES},
+            ):  # fmt: skip
+                sql(statement)
+            row = handled(then)
+            sql("SET LOCAL ROLE payments_app")
+            purge()
+            assert f"{INBOX}_{then:%Y_%m_%d}" not in parts(INBOX)
+            assert last in parts(OUTBOX)
+            new = [handled(ago()), posted(ago()), posted(ago(days=40))]
+            assert {*Incoming.objects.all(), *Outgoing.objects.all()} == {*new}
+            assert row not in new
+            for table in (f"{INBOX}_rest", parts(OUTBOX)[-1]):
+                with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic(using=SERVICE):
+                    sql(f"DELETE FROM {table}")
+            sql("SET LOCAL ROLE orders_reading")
+            for call in (f"outbox_make_days('{INBOX}', current_date)", f"outbox_drop_day('{INBOX}', 'x', '{{}}')"):
+                with pytest.raises(ProgrammingError, match="permission denied"), transaction.atomic(using=SERVICE):
+                    sql(f"SELECT {call}")
+            transaction.set_rollback(True, using=SERVICE)
