@@ -2,6 +2,8 @@
 
 import contextlib
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.core.management import CommandError, call_command
-from django.db import OperationalError, ProgrammingError, connections, models, transaction
+from django.db import ProgrammingError, connections, models, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
@@ -67,6 +69,11 @@ def dead_letter(message_id: UUID, *, status: str = "dead") -> Any:
         origin="consumer", queue=SERVICE, message_id=message_id, type="tests.count", reason="failed", fingerprint="f",
         body=b"", died_at=timezone.now(), status=status, resolved_at=None if status == "dead" else timezone.now(),
     )  # fmt: skip
+
+
+def same_time(key: UUID) -> str:
+    """SQL for another id of the same millisecond."""
+    return f"overlay(gen_random_uuid()::text PLACING '{str(key)[:14]}' FROM 1 FOR 14)::uuid"
 
 
 def purge() -> dict[str, int]:
@@ -190,6 +197,25 @@ class TestATable:
         sql("DROP VIEW looks")
         assert tables() == before
 
+    def test_whose_days_are_large_becomes_one_when_they_have_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        call_command("messages_by_day", service=[SERVICE], verbosity=0)
+        rows = [handled(ago(days=1)), posted(ago(days=1))]
+        monkeypatch.setattr(by_day_ddl, "SMALL", 8192)  # so that it has no more than one page
+        new = f"{same_time(rows[0].pk)}, 'x', '', 0, now(), now()"
+        sql(f"INSERT INTO {INBOX} SELECT {new} FROM generate_series(1, 500)")
+        sql(f"DELETE FROM {INBOX} WHERE type = 'x'")
+        call_command("messages_by_day", service=[SERVICE], undo=True, verbosity=0)
+        (left,) = parts(INBOX)
+        assert left == f"{INBOX}_before"
+        purge()
+        assert parts(INBOX) == [left]  # no more days
+        assert sql("SELECT relkind FROM pg_class WHERE relname = %s", OUTBOX) == [("r",)]
+        sql(f"ALTER TABLE {INBOX} DETACH PARTITION {left}")  # as if its time had come
+        sql(f"INSERT INTO {INBOX} SELECT * FROM {left}; DROP TABLE {left}")
+        call_command("messages_by_day", service=[SERVICE], undo=True, verbosity=0)
+        assert sql("SELECT relkind FROM pg_class WHERE relname = %s", INBOX) == [("r",)]
+        assert [*Incoming.objects.all(), *Outgoing.objects.all()] == rows
+
     def test_whose_conversion_died_is_freed_by_the_next_purge(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = tables()
         with connected() as dying:
@@ -213,8 +239,10 @@ class TestATable:
 def connected(**more: Any) -> Iterator[psycopg.Connection[Any]]:
     """Somebody else's session."""
     parameters = connections[SERVICE].get_connection_params()
-    known = {name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters}
-    with psycopg.connect(**known | {"autocommit": True} | more) as other:
+    known: dict[str, Any] = {
+        name: parameters[name] for name in ("host", "port", "dbname", "user", "password") if name in parameters
+    }
+    with psycopg.connect(**{"autocommit": True} | known | more) as other:
         yield other
 
 
@@ -292,12 +320,11 @@ class TestADay:
         """Of what is looked for under the lock."""
         then = ago(days=20)
         row, sent = handled(then), posted(then, published_at=then)
-        same_day = f"overlay(gen_random_uuid()::text PLACING '{str(row.pk)[:14]}' FROM 1 FOR 14)::uuid"
         for table, one in ((OUTBOX, sent), (INBOX, row)):
             key, _stamp = by_day_ddl.COLUMNS[table]
             columns = ", ".join(f'"{field.column}"' for field in one._meta.concrete_fields if field.column != key)
             sql(
-                f"INSERT INTO {table} ({key}, {columns}) SELECT {same_day}, {columns}"
+                f"INSERT INTO {table} ({key}, {columns}) SELECT {same_time(one.pk)}, {columns}"
                 f" FROM {table}, generate_series(1, 20000) WHERE {key} = '{one.pk}'"
             )
             sql(f"ANALYZE {table}")
@@ -394,14 +421,16 @@ class TestWhoeverUsesTheTables:
         try:
             over = {OUTBOX: settings.OUTBOX_RETENTION, INBOX: settings.INBOX_RETENTION}
             processes.wait_until(
-                lambda: failures or all(
+                lambda: bool(failures)
+                or all(
                     not ByDay.of(SERVICE, table).over(before=timezone.now() - kept) for table, kept in over.items()
                 ),
                 timeout=5 * WITHIN,
             )  # fmt: skip
             before = [*done]
             processes.wait_until(
-                lambda: failures or all(now > then for now, then in zip(done, before, strict=True)), timeout=WITHIN
+                lambda: bool(failures) or all(now > then for now, then in zip(done, before, strict=True)),
+                timeout=WITHIN,
             )
         finally:
             ended.set()
@@ -427,6 +456,9 @@ class TestWhoeverUsesTheTables:
         assert [*Incoming.objects.all()] == []
 
 
+RUN = "import psycopg, sys; psycopg.connect(sys.argv[1], autocommit=True).execute(sys.stdin.read())"
+
+
 @pytest.mark.usefixtures("days")
 class TestAPurgeThatIsStopped:
     """In the middle: it has the lock, and waits for a table that it looks at then."""
@@ -434,46 +466,48 @@ class TestAPurgeThatIsStopped:
     @pytest.fixture
     def stopped(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setattr(by_day, "DROP", by_day.DROP.replace("200ms", "10min"))
-        then = ago(days=20)
+        then, asked = ago(days=20), []
         self.part = f"{INBOX}_{then:%Y_%m_%d}"
         self.goes, self.stays = handled(then), handled(then)
         dead_letter(self.stays.pk)
+        monkeypatch.setattr(ByDay, "_try", lambda _self, *statement: asked.append(statement))
         day = next(part for part in ByDay.of(SERVICE, INBOX).parts if part.name == self.part)
-        days, before = retention.DAYS["handled"], timezone.now() - settings.INBOX_RETENTION
+        before = timezone.now() - settings.INBOX_RETENTION
+        ByDay.of(SERVICE, INBOX).drop(day, **retention.DAYS["handled"].staying(SERVICE, before=before))
+        ((statement, *parameters),) = asked
         with connected() as other, connected(autocommit=False) as holder:
-
-            def drop() -> None:
-                staying = days.staying(SERVICE, before=before)
-                keys = {self.stays.pk}
-                monkeypatch.setattr(ByDay, "_keys", lambda *_: keys)
-                with contextlib.suppress(OperationalError):
-                    ByDay.of(SERVICE, INBOX).drop(day, **staying)
-                connections.close_all()
-
             holder.execute("LOCK TABLE outbox_deadletter IN ACCESS EXCLUSIVE MODE")
-            thread = threading.Thread(target=drop)
-            thread.start()
-            waits = (
-                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%outbox_drop_day%%'"
-            )
-            processes.wait_until(lambda: other.execute(waits.replace("%%", "%")).fetchall(), timeout=WITHIN)
-            ((pid,),) = other.execute(waits.replace("%%", "%")).fetchall()
-            yield other, holder, pid, thread
-            thread.join()
+            process = subprocess.Popen(
+                [sys.executable, "-c", RUN, other.info.dsn + f" password={other.info.password}"],
+                stdin=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            assert process.stdin is not None
+            process.stdin.write(psycopg.ClientCursor(other).mogrify(statement, parameters).encode())
+            process.stdin.close()
+            waits = "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'outbox_deadletter'::regclass"
+            processes.wait_until(lambda: bool(other.execute(waits).fetchall()), timeout=WITHIN)
+            ((pid,),) = other.execute(waits).fetchall()
+            yield other, holder, process, pid
+            process.kill()
+            process.wait()
 
     def test_has_done_nothing_if_its_session_is_ended(self, stopped: Any) -> None:
-        other, holder, pid, thread = stopped
+        other, holder, process, pid = stopped
         other.execute("SELECT pg_terminate_backend(%s)", [pid])
-        thread.join()
+        process.wait()
         holder.rollback()
         assert self.part in parts(INBOX)
         assert {*Incoming.objects.all()} == {self.goes, self.stays}
         assert rest(INBOX) == set()
 
-    def test_does_all_if_its_process_is_frozen_or_killed_meanwhile(self, stopped: Any) -> None:
-        _other, holder, _pid, thread = stopped
+    def test_does_all_if_it_is_killed(self, stopped: Any) -> None:
+        """Its server knows all that is to be done, and needs nobody to end it."""
+        other, holder, process, pid = stopped
+        process.kill()
+        process.wait()
         holder.rollback()
-        thread.join()
+        is_there = "SELECT FROM pg_stat_activity WHERE pid = %s"
+        processes.wait_until(lambda: not other.execute(is_there, [pid]).fetchall(), timeout=WITHIN)
         assert self.part not in parts(INBOX)
         assert {*Incoming.objects.all()} == {self.stays}
         assert rest(INBOX) == {self.stays.pk}
