@@ -210,6 +210,9 @@ class TestATable:
         purge()
         assert parts(INBOX) == [left]  # no more days
         assert sql("SELECT relkind FROM pg_class WHERE relname = %s", OUTBOX) == [("r",)]
+        call_command("messages_by_day", service=[SERVICE], verbosity=0)
+        assert len(parts(INBOX)) == len(parts(OUTBOX)) == 2  # there are days again
+        call_command("messages_by_day", service=[SERVICE], undo=True, verbosity=0)
         sql(f"ALTER TABLE {INBOX} DETACH PARTITION {left}")  # as if its time had come
         sql(f"INSERT INTO {INBOX} SELECT * FROM {left}; DROP TABLE {left}")
         call_command("messages_by_day", service=[SERVICE], undo=True, verbosity=0)
@@ -375,6 +378,18 @@ class TestADay:
         assert rest(INBOX) == set()
         assert [*Incoming.objects.all()] == [ahead[0]]
         assert {*Outgoing.objects.all()} == {ahead[1], others[1]}
+
+    def test_is_not_made_while_the_rest_is_too_large_to_be_locked(self, caplog: pytest.LogCaptureFixture) -> None:
+        ((make,),) = sql("SELECT pg_get_functiondef('outbox_make_days'::regproc)")
+        sql(make.replace("256 * 1024 * 1024", "0"))
+        last = parts(INBOX)[-1]
+        sql(f"ALTER TABLE {INBOX} DETACH PARTITION {last}; DROP TABLE {last}")
+        then = timezone.now() + timedelta(days=2)
+        row = handled(then)
+        purge()
+        assert "outbox_incomingmessage_rest is too large" in caplog.text
+        assert rest(INBOX) == {row.pk}
+        assert last not in parts(INBOX)
 
 
 @pytest.mark.usefixtures("days")
