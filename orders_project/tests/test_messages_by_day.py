@@ -338,6 +338,13 @@ class TestADay:
                 plan = rows.filter(part.rows).values("pk").explain()
                 assert f"Seq Scan on {part.name}" not in plan, plan
 
+    def test_goes_as_a_whole_and_not_row_by_row(self) -> None:
+        midnight = (timezone.now() - settings.INBOX_RETENTION).replace(hour=0, minute=0, second=0, microsecond=0)
+        key = uuid7(midnight + timedelta(milliseconds=1))
+        row = Incoming.objects.create(message_id=key, type="x", received_at=midnight, handled_at=midnight)
+        assert purge() == {}
+        assert [*Incoming.objects.all()] == [row]
+
     def test_of_which_very_many_rows_stay_is_purged_row_by_row(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(by_day, "MOST", 2)
         then = ago(days=20)
