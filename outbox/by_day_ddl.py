@@ -32,6 +32,7 @@ COLUMNS = {"outbox_outgoingmessage": ("id", "published_at"), "outbox_incomingmes
 TABLES = tuple(COLUMNS)
 WAIT = 600.0  # seconds for a lock, with pauses
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+LONGEST = "10h"  # for a statement: there are two long ones, and a day until the promise would refuse rows
 SMALL = 16 * 1024 * 1024  # bytes of a partition that moves at once
 NO_MORE_DAYS = "no more days"  # the comment that outbox_make_days looks for
 
@@ -110,15 +111,15 @@ def convert(using: str, table: str, *, now: datetime, say: Say) -> None:
         key, stamp = COLUMNS[table]
         midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=AHEAD)
         bound = floor7(midnight)
-        _ensure_possible(using, table, key, bound)
         promise, late = f"{table}_by_day", f"{table}_before_late"
+        _run(using, _format("DROP INDEX CONCURRENTLY IF EXISTS {}", late), seconds=WAIT)
+        _ensure_possible(using, table, key, bound)
         try:
             _run(using, _format("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", table, promise))
             _run(
                 using, _format("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} < {}) NOT VALID", table, promise, key, bound)
             )
             say(f"{table}: is read once, which takes a while; nobody waits")
-            _run(using, _format("DROP INDEX CONCURRENTLY IF EXISTS {}", late), seconds=WAIT)
             _run(
                 using,
                 _format(
@@ -137,8 +138,8 @@ def convert(using: str, table: str, *, now: datetime, say: Say) -> None:
                 _format("SELECT outbox_make_days({}, {})", (table,), (midnight.date(),)),
             )
         except BaseException:
-            with connections[using].cursor() as cursor:  # else what workers call does it
-                cursor.execute(_format("ALTER TABLE IF EXISTS ONLY {} DROP CONSTRAINT IF EXISTS {}", table, promise))
+            # If this fails too, what workers call does it.
+            _run(using, _format("ALTER TABLE ONLY {} DROP CONSTRAINT IF EXISTS {}", table, promise))
             raise
         _run(using, _format("ANALYZE {}", table), seconds=WAIT)
         say(f"{table}: is partitioned by day; {table}_before has what comes before {midnight:%Y-%m-%d}")
@@ -256,7 +257,7 @@ def _turn(using: str, table: str) -> Iterator[None]:
         raise CannotConvert(f"Somebody else is changing {table} at the moment.")
     try:
         with connections[using].cursor() as cursor:
-            cursor.execute("SET statement_timeout = 0")
+            cursor.execute(f"SET statement_timeout = '{LONGEST}'")
         yield
     finally:
         with connections[using].cursor() as cursor:
