@@ -10,6 +10,10 @@ PASSING = (
     "outbox_outgoingmessage", "outbox_incomingmessage", "outbox_startedmessage", "outbox_deadletter",
     "orders_idempotencykey", "payments_idempotencykey",
 )  # fmt: skip
+SIZES = """
+SELECT pg_class.relname, sum(pg_total_relation_size(relid))::bigint
+FROM pg_stat_user_tables JOIN pg_class ON oid = coalesce(pg_partition_root(relid), relid) GROUP BY 1
+"""
 MOVED = ("wal_bytes", "commits", "messages", "rows")
 RECEIVED = (
     "maps:get(messages_received_total, maps:get([{protocol, amqp091}], rabbit_global_counters:overview(), #{}), 0)."
@@ -26,7 +30,7 @@ def measure(system: RunningSystem) -> dict[str, Any]:
     sizes: dict[str, int] = {}
     for service in SERVICES:
         system.query(service, "VACUUM")
-        rows = system.query(service, "SELECT relname, pg_total_relation_size(relid) FROM pg_stat_user_tables")
+        rows = system.query(service, SIZES)
         sizes |= {f"{service}.{table}": size for table, size in rows}
     return {"sizes": sizes, "before": before, "after": counted(system)}
 

@@ -24,7 +24,8 @@ COUNTED = """
 SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
        (SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables),
        (SELECT coalesce(sum(n_tup_upd), 0)::bigint FROM pg_stat_user_tables),
-       (SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables WHERE relname = ANY(%s))
+       (SELECT coalesce(sum(n_tup_ins), 0)::bigint FROM pg_stat_user_tables
+        WHERE coalesce(pg_partition_root(relid), relid)::regclass::text = ANY(%s))
 """
 WHAT = ("commits", "inserted", "updated", "passing")  # passing: inserted rows that retention deletes
 

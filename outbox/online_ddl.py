@@ -18,7 +18,13 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.db.models import Index, UniqueConstraint
 
-STATE_OF_INDEX = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)"
+STATE_OF_INDEX = """
+SELECT indisvalid, relkind = 'I' FROM pg_index JOIN pg_class ON oid = indexrelid WHERE indexrelid = to_regclass(%s)
+"""
+PARTS = """
+SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = to_regclass(%s) ORDER BY relname
+"""
+INSTANT = "200ms"  # how long to wait for a lock that excludes others; then migrate_all tries again
 MAKE_UNIQUE = (
     "CREATE UNIQUE INDEX CONCURRENTLY %(name)s ON %(table)s (%(columns)s)%(include)s%(nulls_distinct)s%(condition)s"
 )
@@ -34,9 +40,9 @@ def _is_missing(editor: BaseDatabaseSchemaEditor, name: str) -> bool:
     with editor.connection.cursor() as cursor:
         cursor.execute(STATE_OF_INDEX, [editor.quote_name(name)])
         row = cursor.fetchone()
-    if row == (False,):
+    if row == (False, False):
         _drop(editor, name)
-    return row in (None, (False,))
+    return row is None or not row[0]
 
 
 def _model_of(operation: Any, app_label: str, editor: Any, state: ProjectState) -> Any:
@@ -54,6 +60,60 @@ def _drop(editor: BaseDatabaseSchemaEditor, name: str) -> None:
     editor.execute(DROP.format(editor.quote_name(name)))
 
 
+def _parts(editor: Any, table: str) -> list[str]:
+    """Return the partitions of a table; a table that is none has none."""
+    if editor.collect_sql:
+        return []
+    with editor.connection.cursor() as cursor:
+        cursor.execute(PARTS, [editor.quote_name(table)])
+        return [name for (name,) in cursor.fetchall()]
+
+
+def _at_once(editor: Any, statement: str) -> None:
+    """Run what excludes others, if it can be at once."""
+    with editor.connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('lock_timeout'), set_config('lock_timeout', %s, false)", [INSTANT])
+        before, _ = cursor.fetchone()
+        try:
+            cursor.execute(statement)
+        finally:
+            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [before])
+
+
+def _add_index(editor: Any, model: Any, index: Index) -> None:
+    """
+    Make an index while the table is read and written, unless it is there.
+
+    # Note [An index of a table in partitions]: PostgreSQL makes none of those online. So each partition gets its own,
+    # which become one: that of the whole is valid when it has the last of them. New partitions bring theirs along.
+    """
+    table = model._meta.db_table
+    if not _is_missing(editor, index.name):
+        return
+    parts = _parts(editor, table)
+    if not parts:
+        editor.execute(str(index.create_sql(model, editor, concurrently=True)), params=None)
+        return
+    quote = editor.quote_name
+    made = str(index.create_sql(model, editor))
+    head = f"CREATE INDEX {quote(index.name)} ON {quote(table)} "
+    if not made.startswith(head):
+        raise ValueError(f"not an index that can be made on each partition: {made}")
+    _at_once(editor, f"CREATE INDEX IF NOT EXISTS {quote(index.name)} ON ONLY {quote(table)} {made[len(head) :]}")
+    for part in parts:
+        own = f"{index.name}_{part.removeprefix(table).lstrip('_')}"
+        if _is_missing(editor, own):
+            editor.execute(f"CREATE INDEX CONCURRENTLY {quote(own)} ON {quote(part)} {made[len(head) :]}", params=None)
+        _at_once(editor, f"ALTER INDEX {quote(index.name)} ATTACH PARTITION {quote(own)}")
+
+
+def _remove_index(editor: Any, model: Any, name: str) -> None:
+    if _parts(editor, model._meta.db_table):
+        _at_once(editor, f"DROP INDEX IF EXISTS {editor.quote_name(name)}")
+    else:
+        _drop(editor, name)
+
+
 class AddIndexOnline(AddIndexConcurrently):
     """Make an index while the table is read and written."""
 
@@ -61,15 +121,21 @@ class AddIndexOnline(AddIndexConcurrently):
         self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
     ) -> None:
         model = _model_of(self, app_label, schema_editor, to_state)
-        if model is not None and _is_missing(schema_editor, self.index.name):
-            schema_editor.add_index(model, self.index, concurrently=True)
+        if model is not None:
+            _add_index(schema_editor, model, self.index)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        model = _model_of(self, app_label, schema_editor, from_state)
+        if model is not None:
+            _remove_index(schema_editor, model, self.index.name)
 
 
 def make_index(model: Any, index: Index, *, using: str) -> None:
     """Make an index outside of migrations while the table is read and written, unless it is there."""
     with connections[using].schema_editor(atomic=False) as editor:
-        if _is_missing(editor, index.name):
-            editor.execute(str(index.create_sql(model, editor, concurrently=True)), params=None)
+        _add_index(editor, model, index)
 
 
 def drop_index(name: str, *, using: str) -> None:
@@ -80,6 +146,21 @@ def drop_index(name: str, *, using: str) -> None:
 
 class RemoveIndexOnline(RemoveIndexConcurrently):
     """Drop an index while the table is read and written."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        model = _model_of(self, app_label, schema_editor, from_state)
+        if model is not None:
+            _remove_index(schema_editor, model, self.name)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        model = _model_of(self, app_label, schema_editor, to_state)
+        if model is not None:
+            index = to_state.models[app_label, self.model_name_lower].get_index_by_name(self.name)
+            _add_index(schema_editor, model, index)
 
 
 class _OwnIndexes(NotInTransactionMixin):

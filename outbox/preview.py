@@ -152,10 +152,11 @@ _TAKEN_BY_US = _OURS.format(  # xmax can be another kind of number, in another r
 
 
 def _tables(cursor: Any) -> dict[str, tuple[int, int]]:
-    """Return how many rows have been written and deleted, by table."""
+    """Return how many rows have been written and deleted, by table; of one in partitions, those of all of them."""
     cursor.execute(
-        "SELECT relname, n_tup_ins + n_tup_upd + n_tup_del, n_tup_del FROM pg_stat_xact_user_tables"
-        " WHERE schemaname = current_schema() ORDER BY relname"
+        "SELECT pg_class.relname, sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint, sum(n_tup_del)::bigint"
+        " FROM pg_stat_xact_user_tables AS part JOIN pg_class ON oid = coalesce(pg_partition_root(relid), relid)"
+        " WHERE schemaname = current_schema() GROUP BY 1 ORDER BY 1"
     )
     return {name: (written, deleted) for name, written, deleted in cursor.fetchall()}
 

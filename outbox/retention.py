@@ -12,7 +12,7 @@ What is deleted and when: in small batches by ranges of the primary key, each in
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,7 @@ from django.db import transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from . import clock, conf
+from .by_day import ByDay
 from .envelope import Envelope
 from .ids import floor7
 from .models import DeadLetter, StartedMessage
@@ -50,15 +51,24 @@ def purge(service: str, *, now: datetime) -> dict[str, int]:
     """Delete what this service need not keep any longer; return how many rows of each kind."""
     purged = dict.fromkeys(KINDS, 0)
     left = list(KINDS)
+    tables = {kind: ByDay.of(database_of(service), days.table(service)) for kind, days in DAYS.items()}
     for _ in rounds(SECONDS):
         for kind in list(left):
-            deleted = _delete_batch(service, kind, now=now)
+            deleted = _delete_batch(service, kind, now=now, within=tables[kind].rest() if kind in tables else Q())
             purged[kind] += deleted
             if deleted < BATCH:
                 left.remove(kind)
         if not left:
             break
+    for kind, table in tables.items():
+        table.make(now=now)
+        before = now - DAYS[kind].kept_for()
+        for day in table.over(before=before):
+            table.drop(day, **DAYS[kind].staying(service, before=before))
     return purged
+
+
+# Rows that go one by one ---------------------------------------------------------------------------------------------
 
 
 def _published(service: str, *, now: datetime) -> QuerySet[Any]:
@@ -96,6 +106,50 @@ KINDS: dict[str, Callable[..., QuerySet[Any]]] = {
 }  # fmt: skip
 
 
+# Rows that stay when their day goes -----------------------------------------------------------------------------------
+
+
+def _not_published(service: str, *, before: datetime) -> dict[str, list[QuerySet[Any]]]:
+    rows = model_of(service, "Outgoing").objects
+    return {"late": [rows.filter(published_at=None), rows.filter(published_at__gte=before)], "early": []}
+
+
+def _needed(service: str, *, before: datetime) -> dict[str, list[QuerySet[Any]]]:
+    """
+    The inbox rows that `_handled` leaves.
+
+    # Note [Between two looks]: a row to be sent that appears after what is `early` was looked for finds no inbox row,
+    # and so is a dead letter for a person to decide about (see `remembers`): nothing has its effect twice. A dead
+    # letter says that there is an inbox row, if there ever was one; so those are looked for under the lock.
+    """
+    incoming = model_of(service, "Incoming")
+    dead = model_of(service, "DeadLetter").objects.filter(message_id=OuterRef("pk"))
+    unsent = model_of(service, "Outgoing").objects.filter(published_at=None, message_id=OuterRef("pk"))
+    late = [incoming.objects.filter(handled_at__gte=before), incoming.objects.filter(Exists(dead))]
+    early = [incoming.objects.filter(Exists(unsent))]
+    if (open_work := incoming.open_work(OuterRef("subject"))) is not None:
+        early.append(incoming.objects.filter(Exists(open_work)).exclude(subject=""))
+    return {"late": late, "early": early}
+
+
+@dataclass(frozen=True)
+class _Days:
+    """How the days of a table go: how long rows are kept, and which of them have to stay."""
+
+    model: str
+    kept_for: Callable[[], timedelta]
+    staying: Callable[..., dict[str, list[QuerySet[Any]]]]
+
+    def table(self, service: str) -> str:
+        return str(model_of(service, self.model)._meta.db_table)
+
+
+DAYS = {
+    "published": _Days("Outgoing", lambda: conf.OUTBOX_RETENTION, _not_published),
+    "handled": _Days("Incoming", lambda: conf.INBOX_RETENTION, _needed),
+}  # fmt: skip
+
+
 @dataclass
 class _Progress:
     """
@@ -112,7 +166,7 @@ class _Progress:
 _progress: dict[tuple[str, str], _Progress] = {}
 
 
-def _delete_batch(service: str, kind: str, *, now: datetime) -> int:
+def _delete_batch(service: str, kind: str, *, now: datetime, within: Q) -> int:
     """Delete the next of these rows in the order of their keys; rows that are locked are left for another time."""
     here = _progress.get((service, kind))
     if here is None or here.until < time.monotonic():
@@ -121,7 +175,7 @@ def _delete_batch(service: str, kind: str, *, now: datetime) -> int:
     with transaction.atomic(using=stored.using):
         rows = KINDS[kind](service, now=now)
         batch = list(
-            rows.filter(pk__gt=here.last)
+            rows.filter(within, pk__gt=here.last)
             .order_by("pk")
             .select_for_update(skip_locked=True, of=("self",))
             .values_list("pk", flat=True)[:BATCH]

@@ -93,8 +93,11 @@ TABLES: dict[str, dict[str, str]] = {
 SEQUENCES = {"orders.Order": "orders_order_number"}  # what rows of a model draw numbers from, besides their keys
 
 
-# What whoever may add rows of a model may call, besides.
-FUNCTIONS = {"orders.ArchivedHistory": "orders_archive_month(date)"}
+# What whoever may delete rows of a model may call, besides.
+FUNCTIONS = {
+    "orders.ArchivedHistory": ("orders_archive_month(date)",),
+    "outbox.IncomingMessage": ("outbox_make_days(text, date)", "outbox_drop_day(text, text, uuid[])"),
+}
 
 
 @dataclass(frozen=True)
@@ -226,13 +229,13 @@ def statements(database: str, *, name: str, existing: set[str], passwords: Mappi
         yield _sql("GRANT CONNECT ON DATABASE {} TO {}", sql.Identifier(name), identifier)
         yield _sql("GRANT USAGE ON SCHEMA {} TO {}", SCHEMA, identifier)
         drawn = {apps.get_model(label)._meta.db_table: sequence for label, sequence in SEQUENCES.items()}
-        called = {apps.get_model(label)._meta.db_table: function for label, function in FUNCTIONS.items()}
+        called = {apps.get_model(label)._meta.db_table: functions for label, functions in FUNCTIONS.items()}
         for table, granted in sorted(privileges(role).items()):
             yield _sql(f"GRANT {granted} ON {{}}.{{}} TO {{}}", SCHEMA, sql.Identifier(table), identifier)
             if table in drawn and "INSERT" in granted:
                 yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(drawn[table]), identifier)
-            if table in called and "INSERT" in granted:
-                yield _sql(f"GRANT EXECUTE ON FUNCTION {{}}.{called[table]} TO {{}}", SCHEMA, identifier)
+            for function in called.get(table, ()) if "DELETE" in granted else ():
+                yield _sql(f"GRANT EXECUTE ON FUNCTION {{}}.{function} TO {{}}", SCHEMA, identifier)
     yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
 
 

@@ -41,6 +41,8 @@ def make() -> None:
                 _tell(alias, f'CREATE DATABASE "{name(alias, of=TEMPLATE)}"')
                 _use(alias, of=TEMPLATE)
             call_command("migrate_all", verbosity=0)
+            if "TEST_BY_DAY" in os.environ:  # everything goes on where outbox and inbox are in partitions
+                call_command("messages_by_day", verbosity=0)
         for alias in settings.DATABASES_HERE:
             _use(alias, of=WORKER)
             _tell(alias, f'CREATE DATABASE "{name(alias, of=WORKER)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
@@ -66,6 +68,19 @@ def of_last_release(alias: str) -> Iterator[None]:
     try:
         executor = MigrationExecutor(connections[alias])
         executor.migrate([end for end in migration_rules.released() if router.allow_migrate(alias, end[0])])
+        yield
+    finally:
+        _use(alias, of=WORKER)
+        _tell(alias, f'DROP DATABASE "{name(alias, of=there)}" WITH (FORCE)')
+
+
+@contextmanager
+def apart(alias: str) -> Iterator[None]:
+    """Use a database of its own in place of this worker's, with the tables that the migrations leave."""
+    there = f"{WORKER}_apart"
+    _tell(alias, f'CREATE DATABASE "{name(alias, of=there)}" TEMPLATE "{name(alias, of=TEMPLATE)}"')
+    _use(alias, of=there)
+    try:
         yield
     finally:
         _use(alias, of=WORKER)
