@@ -165,7 +165,7 @@ def _hourly(rows: list[dict[str, Any]] | None) -> Section:
         Tile(label, _count(totals[kind]), _orders(age="day", **_outcome(kind)), note=f"bar-{kind}")
         for kind, label in OUTCOMES
     ]
-    return Section(title, tiles, chart, note=_newest(max(totals.values())))
+    return Section(title, tiles, chart, note=_newest(sum(totals.values())))
 
 
 def _newest(counted: int) -> Any:
