@@ -27,7 +27,7 @@ WAYS: dict[str, tuple[str, ...]] = {"alone": (), "pgbouncer": ("pgbouncer",)}
 VARIABLES = {name: value or "x" * 60 for name, value in compose.example().items()}
 
 
-@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
 def whole(request: pytest.FixtureRequest) -> Any:
     """compose.yaml, alone and with each overlay."""
     return compose.load(VARIABLES, *request.param)
