@@ -190,6 +190,8 @@ class Cluster:
                 node.launch()
             for node in others:
                 node.await_ready()
+            if int(rabbitmq.greeting(first.port).partition(".")[0]) >= 4:
+                first.control("enable_feature_flag", "--opt-in", "khepri_db")  # as a new cluster of 4.2 has it
             self._end = undo.pop_all()
         return self
 

@@ -244,7 +244,7 @@ def test_a_worker_of_several_queues_fetches_no_more_than_of_one(
 class TestWhatIsDeployed:
     """Every process of compose.yaml and of Kubernetes starts with what it is given there."""
 
-    @pytest.mark.parametrize("overlays", [[], ["pgbouncer"]])
+    @pytest.mark.parametrize("overlays", [[], ["pgbouncer"], ["standby-region"]])
     def test_by_compose(self, settings_of: Any, overlays: list[str]) -> None:
         given = {name: value or secrets.token_hex(32) for name, value in compose.example().items()}
         services = compose.load(given, *overlays)["services"]

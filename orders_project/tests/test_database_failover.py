@@ -18,7 +18,7 @@ import requests
 from orders_project.embedded import CannotRun, variable
 from orders_project.embedded.services import DATABASES, Services
 
-from .patroni import Databases
+from .patroni import MARGIN, TTL, Databases
 from .under_load import UnderLoad
 
 pytestmark = pytest.mark.processes
@@ -82,12 +82,16 @@ def test_the_primary_is_killed(shop: Shop) -> None:
 
 def test_the_primary_is_frozen(shop: Shop) -> None:
     """
-    When it has been replaced it is ended, as its watchdog would do: it comes back as a standby.
+    It is ended before it goes on, as its watchdog would do sooner: it comes back as a standby.
 
     A Patroni 3.0 that goes on after its lease was lost may put itself in the place of its successor.
     """
     primary = shop.databases.primary()
     assert primary is not None
+    assert (
+        primary.watchdog_timeout() == TTL - MARGIN
+    )  # it leads with a watchdog alone, which acts before the lease ends
+    assert shop.databases.other(primary).watchdog_timeout() is None
     began = time.monotonic()
     primary.freeze()
     try:

@@ -23,7 +23,9 @@ from .stack import WEBS
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|USER")
 
 
-WAYS: dict[str, tuple[str, ...]] = {"alone": (), "pgbouncer": ("pgbouncer",)}
+WAYS: dict[str, tuple[str, ...]] = {
+    "alone": (), "pgbouncer": ("pgbouncer",), "primary": ("primary-region",), "standby": ("standby-region",),
+}  # fmt: skip
 VARIABLES = {name: value or "x" * 60 for name, value in compose.example().items()}
 
 
@@ -174,7 +176,8 @@ class TestCompose:
             urls = [urlsplit(value) for key, value in service.get("environment", {}).items() if is_address(key)]
             own = {f"{url.path[1:]}-data" for url in urls if url.scheme == "postgres"}
             if name.startswith(("postgres-", "pgbouncer-")):
-                assert set(service["networks"]) == {f"{name.partition('-')[2]}-data"}
+                assert set(service["networks"]) - {"between-regions"} == {f"{name.partition('-')[2]}-data"}
+                assert "between-regions" not in service["networks"] or name.startswith("postgres-")
                 assert whole["networks"][service["networks"][0]] == {"internal": True}
             elif service.get("network_mode") != "none":
                 assert set(service.get("networks", ["default"])) == {"default", *own}, name
@@ -194,6 +197,27 @@ class TestCompose:
                 assert f"{url.username}:{url.password}" in pooler["ROLES"].split()
                 assert now[key] == url.geturl().replace("postgres-", "pgbouncer-").replace("5432", "6432"), name
             assert now.keys() == service.get("environment", {}).keys(), name
+
+    def test_a_region_that_waits_follows_every_database_of_the_other_and_runs_no_process(self) -> None:
+        primary, standby = (compose.load(VARIABLES, f"{role}-region")["services"] for role in ("primary", "standby"))
+        elsewhere = standby["deploy"]["environment"]["OTHER_REGION_DATABASE_URLS"].split(",")
+        owned = {
+            key: value for key, value in primary["deploy"]["environment"].items() if key.startswith("DATABASE_URL")
+        }
+        for url, there in zip(map(urlsplit, owned.values()), map(urlsplit, elsewhere), strict=True):
+            assert there._replace(netloc="") == url._replace(netloc="")
+            assert (there.username, there.password) == (url.username, url.password)
+            address, port, inner = primary[str(url.hostname)]["ports"][0].split(":")
+            assert (address, int(inner)) == (VARIABLES["REPLICATION_BIND"], url.port)
+            assert standby[str(url.hostname)]["environment"]["PRIMARY"] == there.netloc.rpartition("@")[2]
+            assert there.port == int(port)
+            command = primary[str(url.hostname)]["command"]
+            assert set(standby[str(url.hostname)]["command"]) < set(command)
+        waiting = {name for name, service in standby.items() if "profiles" not in service}
+        assert waiting == {
+            *(name for name in primary if name.startswith("postgres-")),
+            "rabbitmq", "redis", "prometheus", "grafana", "jaeger",
+        }  # fmt: skip
 
     def test_pgbouncer_says_in_a_line_what_it_is_not_given(self) -> None:
         done = subprocess.run(
