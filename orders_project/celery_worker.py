@@ -71,6 +71,8 @@ class CarefulConsumer(Consumer):
     queues of its own, and whoever could publish to them could stop workers. Events and answers only tell what happens.
     """
 
+    _node = ""  # the one that it is connected to
+
     class Blueprint(Consumer.Blueprint):
         default_steps = [Connection, Events, Heart, OurTasks, Answers, Evloop]
 
@@ -90,7 +92,11 @@ class CarefulConsumer(Consumer):
         return connected
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of the connection for events as well: Celery would wait until the node has said good-bye."""
+        """
+        Go on at the next node. Let go of the connection for events as well: Celery would wait until the node has said
+        good-bye.
+        """
+        broker.leave(conf.AMQP_URL, self._node)
         super().on_connection_error_after_connected(exc)
         if self.event_dispatcher is not None and self.event_dispatcher.connection is not None:
             self.event_dispatcher.connection.collect()
@@ -109,6 +115,7 @@ class CarefulConsumer(Consumer):
 
     def _connected(self, **options: Any) -> Any:
         url = broker.answering_first(conf.AMQP_URL)
+        self._node = broker.nodes(url)[0]
         return self.ensure_connected(self.app.connection_for_read(url=url, **options))
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:

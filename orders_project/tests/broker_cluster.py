@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import subprocess
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -74,9 +75,15 @@ class Node(FailingServer):
         self.launch()
         self.await_ready()
 
-    def cut_off(self) -> None:
-        """Have it refuse, and be refused by, all other nodes: what clients send still arrives."""
-        self.control("eval", "[begin erlang:set_cookie(N, nobody), erlang:disconnect_node(N) end || N <- nodes()].")
+    def cut_off(self) -> float:
+        """
+        Have it refuse, and be refused by, all other nodes: what clients send still arrives.
+
+        Returns when that was, in seconds of `time.monotonic()`: rabbitmqctl takes many to start and to end.
+        """
+        each = "[begin erlang:set_cookie(N, nobody), erlang:disconnect_node(N) end || N <- nodes()]"
+        said = self.control("eval", f"begin {each}, erlang:system_time(millisecond) end.")
+        return time.monotonic() - (time.time() - int(said) / 1000)
 
     def join_again(self) -> None:
         others = ", ".join(f"'{node.full_name}'" for node in self.cluster.nodes if node is not self)

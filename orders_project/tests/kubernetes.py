@@ -1,6 +1,8 @@
 """The manifests in docker/kubernetes: the base with the gateway, and what the overlays add."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,26 @@ GIVEN = {
     "jwt-private": {"jwt-private.pem"},
     "backups": {"access-key-id", "secret-access-key"},
 }
+
+
+def built(overlay: str, scratch: Path) -> str:
+    """
+    What kubectl makes of an overlay.
+
+    :param overlay: its name; `prod with pgbouncer` adds a component
+    """
+    overlay, _, component = overlay.partition(" with ")
+    shutil.copytree(DOCKER, scratch / "docker")
+    folder = scratch / "docker" / "kubernetes" / "overlays" / overlay
+    (folder / "secrets").mkdir(exist_ok=True)
+    for secret in re.findall(r"secrets/([\w.-]+)", (folder / "kustomization.yaml").read_text()):
+        (folder / "secrets" / secret).write_text("")
+    if component:
+        with (folder / "kustomization.yaml").open("a") as kustomization:
+            kustomization.write(f"components: [../../components/{component}]\n")
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def named(kind: str) -> dict[str, Any]:

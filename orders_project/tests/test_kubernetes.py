@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -26,6 +25,7 @@ from .kubernetes import (
     PGBOUNCER,
     POOLED,
     PROD,
+    built,
     changes,
     container_of,
     named,
@@ -272,32 +272,22 @@ class TestKubernetes:
 
     @pytest.mark.processes
     @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
-    @pytest.mark.parametrize("overlay", ["dev", "prod", "prod with pgbouncer"])
+    @pytest.mark.parametrize("overlay", ["dev", "prod", "standby", "prod with pgbouncer", "prod with primary-region"])
     def test_the_overlays_can_be_built(self, overlay: str, tmp_path: Path) -> None:
-        shutil.copytree(DOCKER, tmp_path / "docker")
-        overlay, _, component = overlay.partition(" with ")
-        folder = tmp_path / "docker" / "kubernetes" / "overlays" / overlay
-        if component:
-            with (folder / "kustomization.yaml").open("a") as kustomization:
-                kustomization.write(f"components: [../../components/{component}]\n")
-        (folder / "secrets").mkdir(exist_ok=True)
-        for secret in re.findall(r"secrets/([\w.-]+)", (folder / "kustomization.yaml").read_text()):
-            (folder / "secrets" / secret).write_text("")
-        done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        built = list(yaml.safe_load_all(done.stdout))
-        assert {document["metadata"].get("namespace") for document in built} == {
-            "orders" if overlay == "prod" else "orders-dev"
+        said = built(overlay, tmp_path)
+        documents = list(yaml.safe_load_all(said))
+        assert {document["metadata"].get("namespace") for document in documents} == {
+            "orders-dev" if overlay == "dev" else "orders"
         }
         images = {
             container["image"]
-            for document in built
+            for document in documents
             if document["kind"] in ("Deployment", "Job")
             for container in document["spec"]["template"]["spec"]["containers"]
         }
         assert "orders" not in images
         assert not {image for image in images if ":" not in image}
-        assert ("DATABASE_URL_ORDERS_DIRECT" in done.stdout) == (component == "pgbouncer")
+        assert ("DATABASE_URL_ORDERS_DIRECT" in said) == overlay.endswith("pgbouncer")
 
 
 def _keys(environment: Any) -> set[str]:

@@ -129,6 +129,29 @@ def test_a_reader_of_the_stream_goes_on_at_another_node(events: str, monkeypatch
     publisher.close()
 
 
+@pytest.mark.slow
+def test_all_connections_of_a_process_go_on_at_the_node_after_one_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 1)
+    node = urlsplit(settings.AMQP_URL)
+    with Proxies(first=lambda: node.port or 5672) as proxies:
+        first = node._replace(
+            netloc=f"{node.netloc.rpartition('@')[0]}@127.0.0.1:{proxies.links['first'].port}"
+        ).geturl()
+        several = f"{first};{settings.AMQP_URL}"
+        publishers = [broker.Publisher(several, exchanges=[""]) for _ in range(2)]
+        for publisher in publishers:
+            publisher.open()
+        proxies.hold("first")
+        for publisher in publishers:
+            while publisher._connection is not None:
+                publisher.read_answers()
+                time.sleep(0.01)
+        assert broker.answering_first(several).startswith(f"{settings.AMQP_URL};")
+        assert "can't be reached" not in caplog.text  # nobody has tried the silent one again
+
+
 class TestHostsOfADatabase:
     def test_the_one_that_takes_writes_is_used(self, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
         url = "postgres://app:p%40@one:5433,two/shop?sslmode=require"

@@ -18,6 +18,7 @@ from orders_project.celery_inspect import ANSWERED
 from orders_project.celery_worker import Answers, CarefulConsumer
 from orders_project.observability import workers
 from orders_project.tests.chaos.proxy import Proxies
+from outbox import broker
 
 
 def test_workers_answer_what_celery_knows_as_a_question() -> None:
@@ -61,6 +62,14 @@ class TestAWorkerWhoseNodeStandsStill:
             consumer.event_dispatcher = SimpleNamespace(connection=events)
             consumer.on_connection_error_after_connected(ConnectionResetError())
             assert not events.connected
+
+    def test_goes_on_at_the_next_one(self, consumer: CarefulConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(settings, "AMQP_URL", f"{settings.AMQP_URL};{settings.AMQP_URL}?next")
+        consumer.event_dispatcher = None
+        first, second = broker.nodes(settings.AMQP_URL)
+        assert str(consumer.connection_for_read().alt[0]) == first
+        consumer.on_connection_error_after_connected(ConnectionResetError())
+        assert str(consumer.connection_for_read().alt[0]) == second
 
 
 def request(name: str, shown: str, began: float | None) -> dict[str, Any]:
