@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
+from amqp import spec
 from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotFound
 
 from . import conf, partitions, strict_json
@@ -122,6 +123,26 @@ def leave(url: str, node: str) -> None:
     known = _in_order(url)
     if known[0] == node:
         _preferred[url] = known[1 % len(known)]
+
+
+def delivers(node: str, queue: str) -> bool:
+    """Return whether a node answers who asks a queue for a message. One that comes goes back as the connection ends."""
+    try:
+        connection = _connect(node, heartbeat=0)
+    except LOST:
+        return False
+    try:
+        channel = connection.channel()
+        channel.send_method(spec.Basic.Get, "Bsb", (0, queue, False))
+        channel.wait([spec.Basic.GetOk, spec.Basic.GetEmpty], timeout=CONFIRM_TIMEOUT)
+    except ChannelError:
+        logger.debug("%s is not there, or not ours: an answer as well", queue)
+    except LOST:
+        connection.collect()
+        return False
+    with contextlib.suppress(*LOST):
+        connection.close()
+    return True
 
 
 def _connect(url: str, *, heartbeat: int) -> amqp.Connection:
