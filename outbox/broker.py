@@ -235,6 +235,7 @@ class _Sent:
     index: int
     message_id: str
     size: int
+    at: float = field(default_factory=time.monotonic)
 
 
 class _Lane:
@@ -310,6 +311,7 @@ class Publisher:
         self._exchanges = exchanges
         self._connection: amqp.Connection | None = None
         self._node = ""
+        self._is_full = False
         self._lanes: dict[str, _Lane] = {}
 
     def open(self) -> None:
@@ -330,7 +332,9 @@ class Publisher:
         if self._connection is None or not self._connection.connected:
             self.close()
             self._connection = connect(url, heartbeat=conf.AMQP_HEARTBEAT)
-            self._node = _in_order(url)[0]
+            self._node, self._is_full = _in_order(url)[0], False
+            self._connection.on_blocked = lambda reason: self._note(is_full=True)
+            self._connection.on_unblocked = lambda: self._note(is_full=False)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
@@ -410,6 +414,14 @@ class Publisher:
             self._connection.heartbeat_tick()
         except LOST as error:
             self._leave(why=f"{type(error).__name__}: {error}")
+        else:
+            oldest = min((sent.at for sent in self._unanswered()), default=time.monotonic())
+            is_late = time.monotonic() - oldest >= 3 * conf.AMQP_HEARTBEAT
+            if is_late and not self._is_full and len(nodes(self._url or conf.AMQP_URL)) > 1:
+                self._leave(why=f"the node has not answered for {3 * conf.AMQP_HEARTBEAT} s")
+
+    def _note(self, *, is_full: bool) -> None:
+        self._is_full = is_full
 
     def _send(self, sent: _Sent, message: amqp.Message, *, exchange: str, routing_key: str) -> None:
         while exchange in self._lanes:
