@@ -159,9 +159,16 @@ class Cluster:
         return self._named(dict(line.split() for line in lines if len(line.split()) == 2)[queue])
 
     def is_whole(self) -> bool:
-        """Whether each quorum queue has all of its members, so that another node may be lost."""
+        """
+        Whether each quorum queue has all of its members, so that another node may be lost.
+
+        All nodes have to say so: one that was frozen does not know yet what it has missed.
+        """
+        return all(map(self._is_whole_for, reversed(self.nodes)))
+
+    def _is_whole_for(self, asked: Node) -> bool:
         try:
-            said = self.nodes[0].control("list_queues", "--no-table-headers", "type", "members", "online")
+            said = asked.control("list_queues", "--no-table-headers", "type", "members", "online")
         except Refused:  # it was frozen or cut off, and starts anew
             return False
         lines = said.splitlines()
