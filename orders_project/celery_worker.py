@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from amqp.exceptions import AccessRefused, ChannelError
 from celery import bootsteps
+from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.consumer import Evloop
@@ -60,6 +62,31 @@ class Answers(bootsteps.StartStopStep):
             logger.warning("This worker does not answer `celery inspect`: %s", error)
 
 
+class Lookout(bootsteps.StartStopStep):
+    """
+    The step that finds out whether a node of several still delivers.
+
+    # Note [A node that is alone]: from RabbitMQ 4.2 on, a node that is cut off from the others keeps its clients and
+    answers their heartbeats. What it would have to ask the others for never comes, such as messages. So a worker to
+    which nothing has come for a while asks its queue for one: a node that is not alone answers at once that there is
+    none.
+    """
+
+    requires = (OurTasks,)
+    looks: Any = None
+
+    def include_if(self, consumer: Any) -> bool:
+        return len(broker.nodes(conf.AMQP_URL)) > 1
+
+    def start(self, consumer: Any) -> None:
+        consumer.heard()
+        self.looks = consumer.timer.call_repeatedly(conf.AMQP_HEARTBEAT, consumer.leave_if_alone)
+
+    def stop(self, consumer: Any) -> None:
+        if self.looks is not None:
+            self.looks.cancel()
+
+
 class CarefulConsumer(Consumer):
     """
     A worker's consumer that neither loses a message nor stops because of one, and runs nothing that its sender may not
@@ -71,8 +98,11 @@ class CarefulConsumer(Consumer):
     queues of its own, and whoever could publish to them could stop workers. Events and answers only tell what happens.
     """
 
+    _node = ""  # the one that it is connected to
+    _heard_at = 0.0
+
     class Blueprint(Consumer.Blueprint):
-        default_steps = [Connection, Events, Heart, OurTasks, Answers, Evloop]
+        default_steps = [Connection, Events, Heart, OurTasks, Answers, Lookout, Evloop]
 
     def connect(self) -> Any:
         """
@@ -90,10 +120,31 @@ class CarefulConsumer(Consumer):
         return connected
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Let go of the connection for events as well: Celery would wait until the node has said good-bye."""
+        """
+        Go on at the next node. Let go of the connection for events as well: Celery would wait until the node has said
+        good-bye.
+        """
+        broker.leave(conf.AMQP_URL, self._node)
         super().on_connection_error_after_connected(exc)
         if self.event_dispatcher is not None and self.event_dispatcher.connection is not None:
             self.event_dispatcher.connection.collect()
+
+    def heard(self) -> None:
+        """Something has come."""
+        self._heard_at = monotonic()
+
+    def leave_if_alone(self) -> None:
+        """
+        Make sure that the node still delivers, if nothing has come for a while and nothing is being done.
+
+        :raises ConnectionError: if it does not; it is for the loop, which has us connect anew
+        """
+        if monotonic() - self._heard_at < 2 * conf.AMQP_HEARTBEAT or state.reserved_requests:
+            return
+        queue = next(iter(self.app.amqp.queues.consume_from))
+        if not broker.delivers(self._node, queue):
+            raise ConnectionError(f"the node does not answer who asks {queue} for a message")
+        self.heard()
 
     def connection_for_read(self, heartbeat: Any = None) -> Any:
         return self._connected(heartbeat=heartbeat)
@@ -109,12 +160,14 @@ class CarefulConsumer(Consumer):
 
     def _connected(self, **options: Any) -> Any:
         url = broker.answering_first(conf.AMQP_URL)
+        self._node = broker.nodes(url)[0]
         return self.ensure_connected(self.app.connection_for_read(url=url, **options))
 
     def create_task_handler(self, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(**options)
 
         def careful(message: Any) -> None:
+            self.heard()
             try:
                 self.check(message)
                 handle(message)

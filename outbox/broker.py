@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
+from amqp import spec
 from amqp.exceptions import AccessRefused, AMQPError, ChannelError, NotFound
 
 from . import conf, partitions, strict_json
@@ -112,10 +113,36 @@ def _in_order(url: str) -> list[str]:
     return known[first:] + known[:first]
 
 
-def _prefer_next(url: str) -> None:
-    """Let the next connection begin with the node after the one that has answered last."""
+def leave(url: str, node: str) -> None:
+    """
+    Let the next connection begin with the node after this one, which is lost or declines.
+
+    # Note [Once for each node]: a process has several connections to a node, and loses all of them. Only the first one
+    that says so leads to the next node; the others would lead past it.
+    """
     known = _in_order(url)
-    _preferred[url] = known[1 % len(known)]
+    if known[0] == node:
+        _preferred[url] = known[1 % len(known)]
+
+
+def delivers(node: str, queue: str) -> bool:
+    """Return whether a node answers who asks a queue for a message. One that comes goes back as the connection ends."""
+    try:
+        connection = _connect(node, heartbeat=0)
+    except LOST:
+        return False
+    try:
+        channel = connection.channel()
+        channel.send_method(spec.Basic.Get, "Bsb", (0, queue, False))
+        channel.wait([spec.Basic.GetOk, spec.Basic.GetEmpty], timeout=CONFIRM_TIMEOUT)
+    except ChannelError:
+        logger.debug("%s is not there, or not ours: an answer as well", queue)
+    except LOST:
+        connection.collect()
+        return False
+    with contextlib.suppress(*LOST):
+        connection.close()
+    return True
 
 
 def _connect(url: str, *, heartbeat: int) -> amqp.Connection:
@@ -208,6 +235,7 @@ class _Sent:
     index: int
     message_id: str
     size: int
+    at: float = field(default_factory=time.monotonic)
 
 
 class _Lane:
@@ -282,6 +310,8 @@ class Publisher:
         self._url = url
         self._exchanges = exchanges
         self._connection: amqp.Connection | None = None
+        self._node = ""
+        self._is_full = False
         self._lanes: dict[str, _Lane] = {}
 
     def open(self) -> None:
@@ -297,11 +327,14 @@ class Publisher:
         """
         lanes = self._lanes.values()
         if any(lane.has_declined for lane in lanes) and not any(lane.waiting for lane in lanes):
-            self.close()
-            _prefer_next(self._url or conf.AMQP_URL)
+            self._leave(why="it has declined a message")
+        url = self._url or conf.AMQP_URL
         if self._connection is None or not self._connection.connected:
             self.close()
-            self._connection = connect(self._url, heartbeat=conf.AMQP_HEARTBEAT)
+            self._connection = connect(url, heartbeat=conf.AMQP_HEARTBEAT)
+            self._node, self._is_full = _in_order(url)[0], False
+            self._connection.on_blocked = lambda reason: self._note(is_full=True)
+            self._connection.on_unblocked = lambda: self._note(is_full=False)
         for exchange in self._exchanges or (conf.OUTBOX_EXCHANGE, EVENTS):
             if exchange not in self._lanes:
                 self._lanes[exchange] = _Lane(self._connection, exchange)
@@ -317,6 +350,11 @@ class Publisher:
                 connection.close()
             except LOST:
                 connection.collect()
+
+    def _leave(self, *, why: str) -> None:
+        """End the connection, and connect to the next node if there is one."""
+        leave(self._url or conf.AMQP_URL, self._node)
+        self.close(why=why)
 
     def publish(self, batch: Sequence[tuple[Sequence[Envelope], str]]) -> Outcome:
         """Publish messages, those that travel together in a sequence, each to its destination: see `send`."""
@@ -344,7 +382,7 @@ class Publisher:
                 self._publish_alone(outcome, index, batch[index])
         except LOST as error:
             outcome.cut_off = f"{type(error).__name__}: {error}"
-            self.close(why=outcome.cut_off)
+            self._leave(why=outcome.cut_off)
         return outcome
 
     def _publish(self, outcome: Outcome, index: int, encoded: Encoded, *, until: float) -> bool:
@@ -375,7 +413,15 @@ class Publisher:
                 pass
             self._connection.heartbeat_tick()
         except LOST as error:
-            self.close(why=f"{type(error).__name__}: {error}")
+            self._leave(why=f"{type(error).__name__}: {error}")
+        else:
+            oldest = min((sent.at for sent in self._unanswered()), default=time.monotonic())
+            is_late = time.monotonic() - oldest >= 3 * conf.AMQP_HEARTBEAT
+            if is_late and not self._is_full and len(nodes(self._url or conf.AMQP_URL)) > 1:
+                self._leave(why=f"the node has not answered for {3 * conf.AMQP_HEARTBEAT} s")
+
+    def _note(self, *, is_full: bool) -> None:
+        self._is_full = is_full
 
     def _send(self, sent: _Sent, message: amqp.Message, *, exchange: str, routing_key: str) -> None:
         while exchange in self._lanes:

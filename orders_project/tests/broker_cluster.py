@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import subprocess
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -74,9 +75,15 @@ class Node(FailingServer):
         self.launch()
         self.await_ready()
 
-    def cut_off(self) -> None:
-        """Have it refuse, and be refused by, all other nodes: what clients send still arrives."""
-        self.control("eval", "[begin erlang:set_cookie(N, nobody), erlang:disconnect_node(N) end || N <- nodes()].")
+    def cut_off(self) -> float:
+        """
+        Have it refuse, and be refused by, all other nodes: what clients send still arrives.
+
+        Returns when that was, in seconds of `time.monotonic()`: rabbitmqctl takes many to start and to end.
+        """
+        each = "[begin erlang:set_cookie(N, nobody), erlang:disconnect_node(N) end || N <- nodes()]"
+        said = self.control("eval", f"begin {each}, erlang:system_time(millisecond) end.")
+        return time.monotonic() - (time.time() - int(said) / 1000)
 
     def join_again(self) -> None:
         others = ", ".join(f"'{node.full_name}'" for node in self.cluster.nodes if node is not self)
@@ -152,9 +159,16 @@ class Cluster:
         return self._named(dict(line.split() for line in lines if len(line.split()) == 2)[queue])
 
     def is_whole(self) -> bool:
-        """Whether each quorum queue has all of its members, so that another node may be lost."""
+        """
+        Whether each quorum queue has all of its members, so that another node may be lost.
+
+        All nodes have to say so: one that was frozen does not know yet what it has missed.
+        """
+        return all(map(self._is_whole_for, reversed(self.nodes)))
+
+    def _is_whole_for(self, asked: Node) -> bool:
         try:
-            said = self.nodes[0].control("list_queues", "--no-table-headers", "type", "members", "online")
+            said = asked.control("list_queues", "--no-table-headers", "type", "members", "online")
         except Refused:  # it was frozen or cut off, and starts anew
             return False
         lines = said.splitlines()
@@ -190,6 +204,8 @@ class Cluster:
                 node.launch()
             for node in others:
                 node.await_ready()
+            if int(rabbitmq.greeting(first.port).partition(".")[0]) >= 4:
+                first.control("enable_feature_flag", "--opt-in", "khepri_db")  # as a new cluster of 4.2 has it
             self._end = undo.pop_all()
         return self
 

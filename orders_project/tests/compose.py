@@ -1,4 +1,4 @@
-"""docker/compose.yaml, read as docker compose reads it."""
+"""docker/compose.yaml, alone or with an overlay, read as docker compose reads it."""
 
 import json
 import re
@@ -17,13 +17,30 @@ class NotSet(ValueError):
     """A required variable is not set."""
 
 
-def load(variables: Mapping[str, str]) -> dict[str, Any]:
+def load(variables: Mapping[str, str], *overlays: str) -> dict[str, Any]:
     """
     The file with its variables filled in.
 
+    :param overlays: whose files are laid over it, such as pgbouncer for compose.pgbouncer.yaml
     :raises NotSet: naming the first one that is missing
     """
-    return filled(yaml.safe_load((DOCKER / "compose.yaml").read_text()), variables)
+    whole: dict[str, Any] = {}
+    for path in files(*overlays):
+        _lay(filled(yaml.safe_load(path.read_text()), variables), over=whole)
+    return whole
+
+
+def files(*overlays: str) -> list[Path]:
+    return [DOCKER / "compose.yaml", *(DOCKER / f"compose.{overlay}.yaml" for overlay in overlays)]
+
+
+def _lay(what: dict[str, Any], *, over: dict[str, Any]) -> None:
+    for key, value in what.items():
+        if isinstance(value, dict) and isinstance(over.get(key), dict):
+            over[key] = dict(over[key])  # anchors share it
+            _lay(value, over=over[key])
+        else:
+            over[key] = value
 
 
 def filled(value: Any, variables: Mapping[str, str]) -> Any:

@@ -1,5 +1,8 @@
 """The manifests in docker/kubernetes: the base with the gateway, and what the overlays add."""
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ def documents(*folders: Path) -> list[Any]:
 BASE = documents(DOCKER / "kubernetes" / "base", DOCKER / "nginx")
 DEV = documents(DOCKER / "kubernetes" / "overlays" / "dev")
 PROD = documents(DOCKER / "kubernetes" / "overlays" / "prod")
+PGBOUNCER = DOCKER / "kubernetes" / "components" / "pgbouncer"
+POOLED = documents(PGBOUNCER)
 BUILTIN = ("v1", "apps/v1", "batch/v1", "policy/v1", "networking.k8s.io/v1")
 # What a person or a vault provides: docs/operations.md lists it.
 GIVEN = {
@@ -30,11 +35,31 @@ GIVEN = {
     "stripe": {"api-key", "webhook-secret"},
     "redis": {"url", "password"},
     "rabbitmq-users": {f"{user.name.replace('_', '-')}-{key}" for user in broker.USERS for key in ("url", "password")},
-    **{f"role-{role.name.replace('_', '-')}": {"uri", "username", "password"} for role in database.ROLES},
+    **{f"role-{role.name.replace('_', '-')}": {"uri", "direct-uri", "username", "password"} for role in database.ROLES},
     "jwt-public": {"jwt-public.pem"},
     "jwt-private": {"jwt-private.pem"},
     "backups": {"access-key-id", "secret-access-key"},
 }
+
+
+def built(overlay: str, scratch: Path) -> str:
+    """
+    What kubectl makes of an overlay.
+
+    :param overlay: its name; `prod with pgbouncer` adds a component
+    """
+    overlay, _, component = overlay.partition(" with ")
+    shutil.copytree(DOCKER, scratch / "docker")
+    folder = scratch / "docker" / "kubernetes" / "overlays" / overlay
+    (folder / "secrets").mkdir(exist_ok=True)
+    for secret in re.findall(r"secrets/([\w.-]+)", (folder / "kustomization.yaml").read_text()):
+        (folder / "secrets" / secret).write_text("")
+    if component:
+        with (folder / "kustomization.yaml").open("a") as kustomization:
+            kustomization.write(f"components: [../../components/{component}]\n")
+    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def named(kind: str) -> dict[str, Any]:
@@ -51,6 +76,23 @@ def pods() -> dict[str, Any]:
 def variables(name: str) -> dict[str, Any]:
     (container,) = pods()[name]["containers"]
     return {one["name"]: one.get("value", one.get("valueFrom")) for one in container["env"]}
+
+
+def changes(kustomization: Path, kind: str, name: str) -> list[Any]:
+    """The operations of the patches in a folder that concern this resource."""
+    return [
+        change
+        for patch in yaml.safe_load((kustomization / "kustomization.yaml").read_text())["patches"]
+        if patch["target"]["kind"] == kind and re.fullmatch(patch["target"].get("name", ".*"), name)
+        for change in yaml.safe_load(patch["patch"])
+    ]
+
+
+def past_pgbouncer(name: str) -> dict[str, Any]:
+    """What the component `pgbouncer` adds to the environment of a process."""
+    added = changes(PGBOUNCER, "Deployment", name)
+    assert all((one["op"], one["path"]) == ("add", "/spec/template/spec/containers/0/env/-") for one in added)
+    return {one["value"]["name"]: one["value"]["valueFrom"] for one in added}
 
 
 def container_of(pod: Any) -> Any:

@@ -6,6 +6,7 @@ Patroni, etcd and haproxy are Debian's packages, unpacked without root as those 
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import time
@@ -27,6 +28,7 @@ from .process_tree import FailingServer, signal_family
 
 PASSWORD = secrets.token_hex(16)
 TTL = 15  # seconds after which a primary that does not renew its lease is replaced
+MARGIN = 5  # seconds before that, at which its watchdog ends one that stands still
 DISTRIBUTED = {
     "ttl": TTL, "loop_wait": 2, "retry_timeout": 5, "maximum_lag_on_failover": 1_000_000, "synchronous_mode": True,
     "master_start_timeout": 0,
@@ -64,16 +66,22 @@ class Member(FailingServer):
         self.home.mkdir()
         self.port, self.api_port = processes.free_port(), processes.free_port()
         self._data = self.home / "data"
+        self._device = self.home / "watchdog"  # stands in for /dev/watchdog, in the words of Patroni's driver for tests
+        os.mkfifo(self._device, 0o600)
+        self._timeout: int | None = None
+        self._watchdog = os.open(self._device, os.O_RDWR | os.O_NONBLOCK)
 
     @property
     def log(self) -> Path:
         return self.home / "patroni.log"
 
     def start(self) -> None:
+        self.watchdog_timeout()
+        self._timeout = None  # its machine has started anew
         configuration = self.home / "patroni.yml"
         configuration.write_text(yaml.safe_dump(self._configuration()))
         if (user := self._cluster.user) is not None:
-            for path in (self.home, configuration):
+            for path in (self.home, configuration, self._device):
                 os.chown(path, user.pw_uid, user.pw_gid)
         with self.log.open("ab") as output:
             self._process = processes.spawn(
@@ -84,6 +92,17 @@ class Member(FailingServer):
                 uid=user and user.pw_uid,
                 gid=user and user.pw_gid,
             )
+
+    def close(self) -> None:
+        os.close(self._watchdog)
+
+    def watchdog_timeout(self) -> int | None:
+        """After how many seconds without a sign of life its watchdog would end it, if it has asked for that."""
+        with contextlib.suppress(BlockingIOError):
+            while said := os.read(self._watchdog, 65536):
+                for asked in re.findall(rb"Ctimeout=(\d+)\n|(V)", said):
+                    self._timeout = int(asked[0]) if asked[0] else None
+        return self._timeout
 
     def _signal(self, number: signal.Signals) -> None:
         super()._signal(number)
@@ -117,6 +136,9 @@ class Member(FailingServer):
                 "parameters": {"unix_socket_directories": ""},
                 "basebackup": [{"checkpoint": "fast"}],
                 "pg_hba": hba,
+            },
+            "watchdog": {
+                "mode": "required", "driver": "testing", "device": str(self._device), "safety_margin": MARGIN,
             },
         }  # fmt: skip
 
@@ -275,3 +297,5 @@ class Databases:
     def _stop(self) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(Member.stop, self.members))
+        for member in self.members:
+            member.close()

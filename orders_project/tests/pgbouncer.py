@@ -1,7 +1,8 @@
-"""Debian's PgBouncer in transaction mode, in front of a server of the tests."""
+"""PgBouncer as docker/compose.pgbouncer.yaml runs it, from Debian's package, in front of a server of the tests."""
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Self
 from urllib.parse import unquote, urlsplit
@@ -10,57 +11,43 @@ import psycopg
 
 from orders_project.embedded import debian, places, processes
 
-CONFIGURATION = """
-[databases]
-* = host={host} port={port}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {listen}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {users}
-pool_mode = transaction
-default_pool_size = {size}
-max_client_conn = 500
-server_login_retry = 1
-server_connect_timeout = 5
-tcp_keepidle = 10
-tcp_keepintvl = 4
-tcp_keepcnt = 3
-tcp_user_timeout = 20000
-"""
+from .compose import DOCKER
+
+SCRIPTS = DOCKER / "pgbouncer"
 
 
 class PgBouncer:
     """Stands on entering; who connects to `url(…)` has one of `size` sessions for the time of a transaction."""
 
-    def __init__(self, urls: Iterable[str], *, size: int = 8) -> None:
-        """:param urls: databases of one server, each with the name and the password of a role that may come"""
-        self.urls, self.size = list(urls), size
+    def __init__(self, urls: Iterable[str], *, size: int = 8, settings: Mapping[str, int] | None = None) -> None:
+        """
+        :param urls: databases of one server, each with the name and the password of a role that may come
+        :param settings: what is not as in pgbouncer.ini
+        """
+        self.urls = list(urls)
         self.port = processes.free_port()
+        self._settings = {"listen_addr": "127.0.0.1", "listen_port": self.port, "default_pool_size": size}
+        self._settings |= settings or {}
 
     def __enter__(self) -> Self:
         user = places.server_user()
         root = debian.unpack("pgbouncer", user=user)
         server = urlsplit(self.urls[0])
+        roles = {f"{unquote(url.username or '')}:{unquote(url.password or '')}" for url in map(urlsplit, self.urls)}
+        given = {"SERVER": f"{server.hostname}:{server.port or 5432}", "ROLES": " ".join(sorted(roles))}
         with ExitStack() as undo:
             home = places.scratch("pgbouncer")
             undo.callback(places.forget, home)
-            users, configuration, self.log = home / "users.txt", home / "pgbouncer.ini", home / "log"
-            roles = {(unquote(url.username or ""), unquote(url.password or "")) for url in map(urlsplit, self.urls)}
-            users.write_text("".join(f'"{name}" "{password}"\n' for name, password in sorted(roles)))
-            configuration.write_text(
-                CONFIGURATION.format(
-                    host=server.hostname, port=server.port or 5432, listen=self.port, users=users, size=self.size
-                )
-            )
+            self.log = home / "log"
+            for path in SCRIPTS.iterdir():
+                (home / path.name).write_text(self._here(path.read_text().replace("/tmp/pgbouncer", f"{home}/made")))
             if user is not None:
-                for path in (users, configuration):
-                    os.chown(path, user.pw_uid, user.pw_gid)
+                os.chown(home, user.pw_uid, user.pw_gid)
             with self.log.open("ab") as log:
                 self.process = processes.spawn(
-                    [root / "usr/sbin/pgbouncer", configuration],
-                    env=debian.environment(root), output=log, uid=user and user.pw_uid, gid=user and user.pw_gid,
+                    ["/bin/sh", home / "start.sh"],
+                    env=debian.environment(root) | given, output=log,
+                    uid=user and user.pw_uid, gid=user and user.pw_gid,
                 )  # fmt: skip
             undo.callback(processes.end, self.process)
             processes.wait_until(self._answers, timeout=60)
@@ -74,6 +61,11 @@ class PgBouncer:
         """The address of a database of the server, through here."""
         there = urlsplit(url)
         return there._replace(netloc=f"{there.netloc.rpartition('@')[0]}@127.0.0.1:{self.port}").geturl()
+
+    def _here(self, text: str) -> str:
+        for name, value in self._settings.items():
+            text = re.sub(rf"^{name} = .*$", f"{name} = {value}", text, flags=re.M)
+        return text
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

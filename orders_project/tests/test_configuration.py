@@ -244,15 +244,17 @@ def test_a_worker_of_several_queues_fetches_no_more_than_of_one(
 class TestWhatIsDeployed:
     """Every process of compose.yaml and of Kubernetes starts with what it is given there."""
 
-    def test_by_compose(self, settings_of: Any) -> None:
+    @pytest.mark.parametrize("overlays", [[], ["pgbouncer"], ["standby-region"]])
+    def test_by_compose(self, settings_of: Any, overlays: list[str]) -> None:
         given = {name: value or secrets.token_hex(32) for name, value in compose.example().items()}
-        services = compose.load(given)["services"]
+        services = compose.load(given, *overlays)["services"]
         ours = {name: service["environment"] for name, service in services.items() if compose.is_ours(service)}
         assert "payments-worker" in ours
         assert not [problem for environment in ours.values() for problem in settings_of(environment)]
 
-    @pytest.mark.parametrize("overlay", ["dev", "prod"])
+    @pytest.mark.parametrize("overlay", ["dev", "prod", "prod with pgbouncer"])
     def test_by_kubernetes(self, settings_of: Any, overlay: str) -> None:
+        overlay, _, component = overlay.partition(" with ")
         configs = {name: dict(one["data"]) for name, one in kubernetes.named("ConfigMap").items()}
         path = compose.DOCKER / "kubernetes" / "overlays" / overlay / "kustomization.yaml"
         for patch in yaml.safe_load(path.read_text())["patches"]:
@@ -269,6 +271,8 @@ class TestWhatIsDeployed:
                 environment |= configs[source["configMapRef"]["name"]]
             for variable in container["env"]:
                 environment[variable["name"]] = variable.get("value") or _of_source(variable, configs)
+            for key, source in kubernetes.past_pgbouncer(name).items() if component else ():
+                environment[key] = _of_source({"name": key, "valueFrom": source}, configs)
             problems += [f"{name}: {problem}" for problem in settings_of(environment)]
         assert "payments-worker" in pods
         assert not problems
@@ -279,7 +283,7 @@ def _of_source(variable: dict[str, Any], configs: dict[str, dict[str, str]]) -> 
     if "configMapKeyRef" in source:
         return configs[source["configMapKeyRef"]["name"]][source["configMapKeyRef"]["key"]]
     scheme = {"DATABASE": "postgres", "AMQP": "amqp", "REDIS": "redis"}.get(name.partition("_")[0])
-    return f"{scheme}://user:password@host/name" if scheme else secrets.token_hex(32)
+    return f"{scheme}://user:password@{source['secretKeyRef']['key']}/name" if scheme else secrets.token_hex(32)
 
 
 @pytest.fixture

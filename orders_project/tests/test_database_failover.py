@@ -1,25 +1,29 @@
 """
 PostgreSQL under Patroni, whose primary is lost while customers come: what was accepted ends, once, and it goes on soon.
 
-Orders and payments are told both servers (`target_session_attrs`), processing and the back office ask haproxy.
+Each service finds the primary its own way: orders is told both servers (`target_session_attrs`), payments asks haproxy,
+as the back office does, and processing asks PgBouncer in transaction mode, which asks haproxy.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 import requests
 
 from orders_project.embedded import CannotRun, variable
 from orders_project.embedded.services import DATABASES, Services
 
-from .patroni import Databases
+from .patroni import MARGIN, TTL, Databases
 from .under_load import UnderLoad
 
 pytestmark = pytest.mark.processes
-DIRECT = ("orders", "payments")
+DIRECT, POOLED = "orders", "processing"
+WHERE = "SELECT inet_server_port()"
 
 
 class Shop(UnderLoad):
@@ -28,6 +32,15 @@ class Shop(UnderLoad):
     def __init__(self, given: Services, databases: Databases) -> None:
         super().__init__(given, rate=1)
         self.databases = databases
+
+    @contextmanager
+    def through_pgbouncer(self) -> Iterator[psycopg.Connection[Any]]:
+        """A client of the PgBouncer through which the processes reach a database."""
+        if not self.system.pooled:
+            pytest.skip("NO PGBOUNCER HERE, a primary behind it is not lost")
+        assert self.system.pooled == [POOLED]
+        with psycopg.connect(self.system.env[variable(POOLED)], autocommit=True) as client:
+            yield client
 
     def places(self) -> int:
         """The status with which an order is answered."""
@@ -44,7 +57,7 @@ def shop(given: Callable[..., Services]) -> Iterator[Shop]:
         except CannotRun as refusal:
             pytest.skip(f"NO PATRONI HERE, the loss of a primary is not tested: {refusal}")
         env = {
-            variable(name): databases.direct(name) if name in DIRECT else databases.through_haproxy(name)
+            variable(name): databases.direct(name) if name == DIRECT else databases.through_haproxy(name)
             for name in DATABASES
         }
         broker = {name: value for name, value in given("failover").env.items() if name == "AMQP_URL"}
@@ -52,12 +65,16 @@ def shop(given: Callable[..., Services]) -> Iterator[Shop]:
 
 
 def test_the_primary_is_killed(shop: Shop) -> None:
+    """A client of PgBouncer that is in no transaction then does not even notice."""
     shop.databases.until_synchronous()
     primary = shop.databases.primary()
     assert primary is not None
-    began = time.monotonic()
-    primary.kill()
-    shop.serves_soon_after(began, "killed")
+    with shop.through_pgbouncer() as client:
+        assert client.execute(WHERE).fetchone() == (primary.port,)
+        began = time.monotonic()
+        primary.kill()
+        shop.serves_soon_after(began, "killed")
+        assert client.execute(WHERE).fetchone() == (shop.databases.other(primary).port,)
     assert shop.databases.primary() is not primary
     primary.start()
     shop.databases.until_synchronous()
@@ -65,12 +82,16 @@ def test_the_primary_is_killed(shop: Shop) -> None:
 
 def test_the_primary_is_frozen(shop: Shop) -> None:
     """
-    When it has been replaced it is ended, as its watchdog would do: it comes back as a standby.
+    It is ended before it goes on, as its watchdog would do sooner: it comes back as a standby.
 
     A Patroni 3.0 that goes on after its lease was lost may put itself in the place of its successor.
     """
     primary = shop.databases.primary()
     assert primary is not None
+    assert (
+        primary.watchdog_timeout() == TTL - MARGIN
+    )  # it leads with a watchdog alone, which acts before the lease ends
+    assert shop.databases.other(primary).watchdog_timeout() is None
     began = time.monotonic()
     primary.freeze()
     try:

@@ -23,9 +23,21 @@ from .stack import WEBS
 SECRET = re.compile(r"PASSWORD|SECRET|KEY|USER")
 
 
-@pytest.fixture(scope="module")
-def services() -> Any:
-    return compose.load({name: value or "x" * 60 for name, value in compose.example().items()})["services"]
+WAYS: dict[str, tuple[str, ...]] = {
+    "alone": (), "pgbouncer": ("pgbouncer",), "primary": ("primary-region",), "standby": ("standby-region",),
+}  # fmt: skip
+VARIABLES = {name: value or "x" * 60 for name, value in compose.example().items()}
+
+
+@pytest.fixture(scope="module", params=list(WAYS.values()), ids=list(WAYS))
+def whole(request: pytest.FixtureRequest) -> Any:
+    """compose.yaml, alone and with each overlay."""
+    return compose.load(VARIABLES, *request.param)
+
+
+@pytest.fixture
+def services(whole: Any) -> Any:
+    return whole["services"]
 
 
 def run(*command: str | Path) -> None:
@@ -100,10 +112,10 @@ class TestCompose:
     @pytest.mark.processes
     def test_follows_the_compose_specification(self) -> None:
         schema = ("--builtin-schema", "vendor.compose-spec")
-        run(sys.executable, "-m", "check_jsonschema", *schema, DOCKER / "compose.yaml")
+        run(sys.executable, "-m", "check_jsonschema", *schema, *DOCKER.glob("compose*.yaml"))
 
     def test_every_secret_is_required_and_has_no_default(self) -> None:
-        found = compose.VARIABLE.findall((DOCKER / "compose.yaml").read_text())
+        found = compose.VARIABLE.findall("".join(path.read_text() for path in DOCKER.glob("compose*.yaml")))
         insisted = {name for name, kind, _ in found if name and kind == "?"}
         optional = {name for name, kind, _ in found if name and kind == "-"}
         assert insisted <= set(compose.example())
@@ -150,24 +162,75 @@ class TestCompose:
             holders = {name for name, part in _parts(text).items() if owner in part}
             assert holders == {"deploy", f"postgres-{_database(owner)}" if owner in owners else "rabbitmq"}, owner
 
-    def test_the_gateway_alone_is_trusted(self, services: Any) -> None:
+    def test_the_gateway_alone_is_trusted(self, whole: Any, services: Any) -> None:
         address = services["gateway"]["networks"]["default"]["ipv4_address"]
-        whole = compose.load({name: value or "x" * 60 for name, value in compose.example().items()})
         (network,) = whole["networks"]["default"]["ipam"]["config"]
         assert ip_address(address) not in ip_network(network["ip_range"]), "another container could get its address"
         for web in WEBS:
             assert services[web]["environment"]["TRUSTED_PROXIES"] == f"{address}/32"
 
-    def test_a_database_is_in_a_network_with_those_alone_who_have_credentials_of_it(self, services: Any) -> None:
-        whole = yaml.safe_load((DOCKER / "compose.yaml").read_text())
+    def test_a_database_is_in_a_network_with_those_alone_who_have_credentials_of_it(
+        self, whole: Any, services: Any
+    ) -> None:
         for name, service in services.items():
             urls = [urlsplit(value) for key, value in service.get("environment", {}).items() if is_address(key)]
             own = {f"{url.path[1:]}-data" for url in urls if url.scheme == "postgres"}
-            if name.startswith("postgres-"):
-                assert set(service["networks"]) == {f"{name.removeprefix('postgres-')}-data"}
+            if name.startswith(("postgres-", "pgbouncer-")):
+                assert set(service["networks"]) - {"between-regions"} == {f"{name.partition('-')[2]}-data"}
+                assert "between-regions" not in service["networks"] or name.startswith("postgres-")
                 assert whole["networks"][service["networks"][0]] == {"internal": True}
             elif service.get("network_mode") != "none":
                 assert set(service.get("networks", ["default"])) == {"default", *own}, name
+
+    def test_pgbouncer_is_before_every_database_of_a_process_and_has_a_way_past_it(self) -> None:
+        before, after = (compose.load(VARIABLES, *overlays)["services"] for overlays in ((), ("pgbouncer",)))
+        for name, service in before.items():
+            given = {key: urlsplit(value) for key, value in service.get("environment", {}).items() if is_address(key)}
+            now = after[name].get("environment", {})
+            for key, url in given.items():
+                if url.scheme != "postgres" or name == "deploy":
+                    assert now[key] == url.geturl(), name
+                    continue
+                assert now.pop(f"{key}_DIRECT") == url.geturl(), name
+                pooler = after[f"pgbouncer-{url.path[1:]}"]["environment"]
+                assert pooler["SERVER"] == f"{url.hostname}:{url.port}"
+                assert f"{url.username}:{url.password}" in pooler["ROLES"].split()
+                assert now[key] == url.geturl().replace("postgres-", "pgbouncer-").replace("5432", "6432"), name
+            assert now.keys() == service.get("environment", {}).keys(), name
+
+    def test_a_region_that_waits_follows_every_database_of_the_other_and_runs_no_process(self) -> None:
+        primary, standby = (compose.load(VARIABLES, f"{role}-region")["services"] for role in ("primary", "standby"))
+        elsewhere = standby["deploy"]["environment"]["OTHER_REGION_DATABASE_URLS"].split(",")
+        owned = {
+            key: value for key, value in primary["deploy"]["environment"].items() if key.startswith("DATABASE_URL")
+        }
+        for url, there in zip(map(urlsplit, owned.values()), map(urlsplit, elsewhere), strict=True):
+            assert there._replace(netloc="") == url._replace(netloc="")
+            assert (there.username, there.password) == (url.username, url.password)
+            address, port, inner = primary[str(url.hostname)]["ports"][0].split(":")
+            assert (address, int(inner)) == (VARIABLES["REPLICATION_BIND"], url.port)
+            assert standby[str(url.hostname)]["environment"]["PRIMARY"] == there.netloc.rpartition("@")[2]
+            assert there.port == int(port)
+            command = primary[str(url.hostname)]["command"]
+            assert set(standby[str(url.hostname)]["command"]) < set(command)
+        waiting = {name for name, service in standby.items() if "profiles" not in service}
+        assert waiting == {
+            *(name for name in primary if name.startswith("postgres-")),
+            "rabbitmq", "redis", "prometheus", "grafana", "jaeger",
+        }  # fmt: skip
+
+    def test_pgbouncer_says_in_a_line_what_it_is_not_given(self) -> None:
+        done = subprocess.run(
+            ["/bin/sh", DOCKER / "pgbouncer" / "start.sh"],
+            env={},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode
+        assert "SERVER" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
     def test_every_database_is_archived_and_backed_up_by_whom_no_network_reaches(self, services: Any) -> None:
         for name in ("default", *SERVICES):

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,7 +17,22 @@ from orders_project.privileges import database
 from . import compose
 from .compose import DOCKER, PROJECT
 from .confinement import is_address, is_pinned, meant_for, shows_no_secret
-from .kubernetes import BASE, BUILTIN, DEV, GIVEN, PROD, container_of, named, pods, variables
+from .kubernetes import (
+    BASE,
+    BUILTIN,
+    DEV,
+    GIVEN,
+    PGBOUNCER,
+    POOLED,
+    PROD,
+    built,
+    changes,
+    container_of,
+    named,
+    past_pgbouncer,
+    pods,
+    variables,
+)
 from .stack import WEBS
 
 
@@ -73,7 +87,7 @@ POD_RULES: list[tuple[str, Callable[[Any], bool]]] = [
 class TestKubernetes:
     @pytest.mark.parametrize(
         "document",
-        [document for document in BASE + DEV if document["apiVersion"] in BUILTIN],
+        [document for document in BASE + DEV + POOLED if document["apiVersion"] in BUILTIN],
         ids=lambda one: f"{one['kind']}-{one['metadata']['name']}",
     )
     def test_every_resource_of_kubernetes_follows_its_schema(self, document: Any) -> None:
@@ -81,7 +95,7 @@ class TestKubernetes:
 
     def test_only_operators_that_are_documented_are_needed(self) -> None:
         manual = (PROJECT / "docs" / "operations.md").read_text()
-        for version in {document["apiVersion"] for document in BASE + DEV + PROD} - set(BUILTIN):
+        for version in {document["apiVersion"] for document in BASE + DEV + PROD + POOLED} - set(BUILTIN):
             assert f"`{version}`" in manual, version
 
     def test_every_secret_and_configuration_that_is_used_exists(self) -> None:
@@ -199,6 +213,45 @@ class TestKubernetes:
                 assert spec["pluginConfiguration"]["name"] == archiver["name"]
                 assert len(spec["schedule"].split()) == 6
 
+    def test_no_standby_takes_over_that_may_lack_what_was_committed(self) -> None:
+        for cluster in named("Cluster").values():
+            synchronous = cluster["spec"]["postgresql"]["synchronous"]
+            assert synchronous == {"method": "any", "number": 1, "failoverQuorum": True}
+            assert cluster["spec"]["instances"] > synchronous["number"] + 1  # one may be lost, and commits go on
+
+    def test_pgbouncer_is_before_every_database_as_in_compose(self) -> None:
+        poolers = {one["metadata"]["name"]: one["spec"] for one in POOLED if one["kind"] == "Pooler"}
+        assert {spec["cluster"]["name"] for spec in poolers.values()} == set(named("Cluster"))
+        assert set(poolers) == {cluster.replace("postgres", "pgbouncer") for cluster in named("Cluster")}
+        settings = re.findall(r"^(\w+) = (\S+)$", (DOCKER / "pgbouncer" / "pgbouncer.ini").read_text(), re.M)
+        of_the_operator = {
+            "listen_addr",
+            "listen_port",
+            "auth_type",
+            "auth_file",
+            "log_connections",
+            "log_disconnections",
+        }
+        for name in poolers:
+            spec = {one["path"].removeprefix("/spec/"): one["value"] for one in changes(PGBOUNCER, "Pooler", name)}
+            asked = {"pool_mode": spec["pgbouncer"]["poolMode"], **spec["pgbouncer"]["parameters"]}
+            assert asked == {key: value for key, value in settings if key not in of_the_operator}
+            overlay = compose.load(dict.fromkeys(compose.example(), "x"), "pgbouncer")["services"]
+            assert spec["pgbouncer"]["image"] == overlay[name]["image"]
+            assert spec["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
+        budgets = [one for one in POOLED if one["kind"] == "PodDisruptionBudget"]
+        assert {one["spec"]["selector"]["matchLabels"]["cnpg.io/poolerName"] for one in budgets} == set(poolers)
+
+    def test_every_process_has_a_way_past_pgbouncer_to_each_of_its_databases(self) -> None:
+        for name in named("Deployment"):
+            through = {key: one for key, one in variables(name).items() if key.startswith("DATABASE_URL")}
+            past = {
+                f"{key}_DIRECT": {"secretKeyRef": one["secretKeyRef"] | {"key": "direct-uri"}}
+                for key, one in through.items()
+            }
+            assert past_pgbouncer(name) == past, name
+        assert not changes(PGBOUNCER, "Job", "deploy")
+
     def test_every_image_of_a_server_is_of_one_release(self) -> None:
         images = [one["spec"]["image"] for one in named("RabbitmqCluster").values()]
         images += [one["spec"]["imageName"] for one in named("Cluster").values()]
@@ -219,27 +272,22 @@ class TestKubernetes:
 
     @pytest.mark.processes
     @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
-    @pytest.mark.parametrize("overlay", ["dev", "prod"])
+    @pytest.mark.parametrize("overlay", ["dev", "prod", "standby", "prod with pgbouncer", "prod with primary-region"])
     def test_the_overlays_can_be_built(self, overlay: str, tmp_path: Path) -> None:
-        shutil.copytree(DOCKER, tmp_path / "docker")
-        folder = tmp_path / "docker" / "kubernetes" / "overlays" / overlay
-        (folder / "secrets").mkdir(exist_ok=True)
-        for secret in re.findall(r"secrets/([\w.-]+)", (folder / "kustomization.yaml").read_text()):
-            (folder / "secrets" / secret).write_text("")
-        done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr
-        built = list(yaml.safe_load_all(done.stdout))
-        assert {document["metadata"].get("namespace") for document in built} == {
-            "orders" if overlay == "prod" else "orders-dev"
+        said = built(overlay, tmp_path)
+        documents = list(yaml.safe_load_all(said))
+        assert {document["metadata"].get("namespace") for document in documents} == {
+            "orders-dev" if overlay == "dev" else "orders"
         }
         images = {
             container["image"]
-            for document in built
+            for document in documents
             if document["kind"] in ("Deployment", "Job")
             for container in document["spec"]["template"]["spec"]["containers"]
         }
         assert "orders" not in images
         assert not {image for image in images if ":" not in image}
+        assert ("DATABASE_URL_ORDERS_DIRECT" in said) == overlay.endswith("pgbouncer")
 
 
 def _keys(environment: Any) -> set[str]:

@@ -10,7 +10,14 @@ from orders_project.celery import SERVICES
 from .kubernetes import container_of, named, pods, variables
 from .stack import WEBS
 
-SERVERS = {"rabbitmq", *(f"postgres-{name}" for name in ("default", "orders", "payments", "processing"))}
+SERVERS = {
+    "rabbitmq",
+    *(
+        f"{kind}-{name}"
+        for kind in ("postgres", "pgbouncer")
+        for name in ("default", "orders", "payments", "processing")
+    ),
+}
 
 
 def labels() -> dict[str, dict[str, str]]:
@@ -21,7 +28,15 @@ def labels() -> dict[str, dict[str, str]]:
         for name, one in named(kind).items()
     }
     theirs = {name: {"cnpg.io/cluster": name} for name in named("Cluster")}
-    return ours | theirs | {"rabbitmq": {"app.kubernetes.io/name": "rabbitmq", "app.kubernetes.io/part-of": "rabbitmq"}}
+    poolers = {
+        name.replace("postgres", "pgbouncer"): own for name, own in theirs.items()
+    }  # as its operator labels them
+    return (
+        ours
+        | theirs
+        | poolers
+        | {"rabbitmq": {"app.kubernetes.io/name": "rabbitmq", "app.kubernetes.io/part-of": "rabbitmq"}}
+    )
 
 
 def _selects(selector: Any, found: dict[str, str]) -> bool:
@@ -92,6 +107,9 @@ def _connections() -> list[tuple[str, str, int]]:
 
 
 CONNECTIONS = _connections()
+DATABASES = [one for one in CONNECTIONS if one[1].startswith("postgres-")]
+POOLED = [(source, target.replace("postgres", "pgbouncer"), port) for source, target, port in DATABASES]
+POOLED += [(target.replace("postgres", "pgbouncer"), target, port) for _, target, port in DATABASES]
 
 
 class TestTheNetwork:
@@ -104,7 +122,7 @@ class TestTheNetwork:
             for direction in ("ingress", "egress"):
                 assert (direction in policy["spec"]) <= (direction.title() in policy["spec"]["policyTypes"]), name
 
-    @pytest.mark.parametrize(("source", "target", "port"), CONNECTIONS)
+    @pytest.mark.parametrize(("source", "target", "port"), CONNECTIONS + sorted(set(POOLED)))
     def test_what_is_needed_is_allowed_at_both_ends(self, source: str, target: str, port: int) -> None:
         assert leads(source, target, port), f"{source} may not call {target}"
         assert accepts(target, source, port), f"{target} does not take calls of {source}"

@@ -19,7 +19,9 @@ from orders_project.grpc.deadlines import statements_end_in
 from orders_project.management.commands import migrate_all
 from outbox.listener import Listener
 from outbox.models import CHANNEL
+from outbox.sqlstates import Verdict, verdict_on
 
+from .chaos.proxy import Proxies
 from .pgbouncer import PgBouncer
 
 LIMITS = Limits(lock=1, statement=50, idle=2, host=60)
@@ -126,6 +128,24 @@ def test_rows_are_read_in_pieces_without_a_cursor_that_stays(behind: None, poole
     with psycopg.connect(**pooled) as another:  # in the same session
         assert another.execute("SELECT count(*) FROM pg_cursors").fetchone() == (0,)
     assert list(rows)
+
+
+def test_a_server_that_stands_still_is_given_up() -> None:
+    there = connections["orders"].get_connection_params()
+    with Proxies(database=lambda: int(there["port"] or 5432)) as proxies:
+        url = "postgres://{user}:{password}@127.0.0.1:{port}/{dbname}".format(
+            **there | {"port": proxies.links["database"].port}
+        )
+        try:
+            bouncer = PgBouncer([url], settings={"query_timeout": 1})
+            with bouncer, psycopg.connect(bouncer.url(url)) as client:
+                client.execute("SELECT 1")
+                proxies.hold("database")
+                with pytest.raises(psycopg.Error) as given_up:
+                    client.execute("SELECT 1")
+        except CannotRun as error:
+            pytest.skip(str(error))
+    assert verdict_on(given_up.value) is Verdict.WAIT
 
 
 def test_an_address_past_nothing_is_refused(tmp_path: Path) -> None:

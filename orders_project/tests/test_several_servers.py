@@ -129,6 +129,71 @@ def test_a_reader_of_the_stream_goes_on_at_another_node(events: str, monkeypatch
     publisher.close()
 
 
+@pytest.mark.slow
+def test_all_connections_of_a_process_go_on_at_the_node_after_one_that_is_silent(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 1)
+    node = urlsplit(settings.AMQP_URL)
+    with Proxies(first=lambda: node.port or 5672) as proxies:
+        first = node._replace(
+            netloc=f"{node.netloc.rpartition('@')[0]}@127.0.0.1:{proxies.links['first'].port}"
+        ).geturl()
+        several = f"{first};{settings.AMQP_URL}"
+        publishers = [broker.Publisher(several, exchanges=[""]) for _ in range(2)]
+        for publisher in publishers:
+            publisher.open()
+        proxies.hold("first")
+        for publisher in publishers:
+            while publisher._connection is not None:
+                publisher.read_answers()
+                time.sleep(0.01)
+        assert broker.answering_first(several).startswith(f"{settings.AMQP_URL};")
+        assert "can't be reached" not in caplog.text  # nobody has tried the silent one again
+
+
+@pytest.mark.slow
+class TestANodeThatConfirmsNothing:
+    """As one of RabbitMQ 4.2 that is cut off from the others: it answers heartbeats."""
+
+    @pytest.fixture
+    def publisher(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[broker.Publisher]:
+        declare_topology()
+        monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 1)
+        monkeypatch.setattr(broker, "CONFIRM_TIMEOUT", 0.1)
+        monkeypatch.setattr(broker._Lane, "_on_ack", lambda *arguments: None)
+        publisher = broker.Publisher(f"{settings.AMQP_URL};{settings.AMQP_URL}?next", exchanges=[""])
+        yield publisher
+        publisher.close()
+
+    def sent(self, publisher: broker.Publisher) -> broker.Outcome:
+        """What has become of a message after a while."""
+        outcome = publisher.send([("", "events.unheard", amqp.Message("x"))])
+        assert outcome.waiting == {0}
+        until = time.monotonic() + 2 * 3 * settings.AMQP_HEARTBEAT
+        while time.monotonic() < until and not outcome.cut_off:
+            publisher.read_answers()
+            time.sleep(0.05)
+        return outcome
+
+    def test_is_left(self, publisher: broker.Publisher) -> None:
+        assert "has not answered" in self.sent(publisher).cut_off
+        publisher.open()
+        assert publisher._node.endswith("?next")
+
+    def test_keeps_its_messages_if_it_has_said_that_it_is_full(self, publisher: broker.Publisher) -> None:
+        publisher.open()
+        assert publisher._connection is not None
+        publisher._connection.on_blocked("low on memory")
+        assert self.sent(publisher).cut_off == ""
+        publisher._connection.on_unblocked()
+        assert "has not answered" in self.sent(publisher).cut_off
+
+    def test_keeps_its_messages_if_it_is_the_only_one(self, publisher: broker.Publisher) -> None:
+        publisher._url = settings.AMQP_URL
+        assert self.sent(publisher).cut_off == ""
+
+
 class TestHostsOfADatabase:
     def test_the_one_that_takes_writes_is_used(self, monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
         url = "postgres://app:p%40@one:5433,two/shop?sslmode=require"

@@ -13,11 +13,12 @@ from celery.worker.pidbox import Pidbox
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
-from orders_project.celery import WORK, app
+from orders_project.celery import WORK, app, declare_topology
 from orders_project.celery_inspect import ANSWERED
 from orders_project.celery_worker import Answers, CarefulConsumer
 from orders_project.observability import workers
 from orders_project.tests.chaos.proxy import Proxies
+from outbox import broker
 
 
 def test_workers_answer_what_celery_knows_as_a_question() -> None:
@@ -61,6 +62,33 @@ class TestAWorkerWhoseNodeStandsStill:
             consumer.event_dispatcher = SimpleNamespace(connection=events)
             consumer.on_connection_error_after_connected(ConnectionResetError())
             assert not events.connected
+
+    def test_goes_on_at_the_next_one(self, consumer: CarefulConsumer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(settings, "AMQP_URL", f"{settings.AMQP_URL};{settings.AMQP_URL}?next")
+        consumer.event_dispatcher = None
+        first, second = broker.nodes(settings.AMQP_URL)
+        assert str(consumer.connection_for_read().alt[0]) == first
+        consumer.on_connection_error_after_connected(ConnectionResetError())
+        assert str(consumer.connection_for_read().alt[0]) == second
+
+    def test_notices_that_it_delivers_nothing_any_more(
+        self, consumer: CarefulConsumer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 0)
+        monkeypatch.setattr(broker, "CONNECT_TIMEOUT", 1)
+        declare_topology()
+        node = urlsplit(settings.AMQP_URL)
+        with Proxies(broker=lambda: node.port or 5672) as proxies:
+            credentials = node.netloc.rpartition("@")[0]
+            consumer._node = node._replace(netloc=f"{credentials}@127.0.0.1:{proxies.links['broker'].port}").geturl()
+            consumer.leave_if_alone()
+            proxies.hold("broker", answers_only=True)
+            monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 60)
+            consumer.heard()
+            consumer.leave_if_alone()  # something has just come
+            monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 0)
+            with pytest.raises(ConnectionError, match="does not answer"):
+                consumer.leave_if_alone()
 
 
 def request(name: str, shown: str, began: float | None) -> dict[str, Any]:
