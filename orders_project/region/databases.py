@@ -74,7 +74,11 @@ class Database:
                 f"the role in the address of {self.alias} may not promote its server: GRANT EXECUTE ON FUNCTION"
                 " pg_promote TO it, on the first region, or promote the server by what manages it; then run this again"
             )
-        if not _ask(self.alias, "SELECT pg_promote(true, %s)", seconds)[0]:
+        try:
+            (is_promoted,) = _ask(self.alias, "SELECT pg_promote(true, %s)", seconds)
+        except Error as error:  # somebody else has promoted it meanwhile
+            raise NotPossible(f"{self.alias} was not promoted ({_in_short(error)}): run this again") from error
+        if not is_promoted:
             raise NotPossible(f"{self.alias} is still applying what it has received after {seconds} s: run this again")
 
     def must_accept_writes(self) -> None:

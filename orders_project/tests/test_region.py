@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 
 from orders_project.embedded import variable
 from orders_project.embedded.services import DATABASES
+from orders_project.region.databases import Database, NotPossible
 from orders_project.tests.chaos import checker
 from orders_project.tests.regions import KNOWN, two_regions
 
@@ -128,3 +129,10 @@ def test_nothing_is_done_while_the_other_region_can_be_written_to(settings: Any)
     settings.SERVICES_HERE = ("orders", "processing")
     with pytest.raises(CommandError, match="payments is not here"):
         call_command("region", "promote", stdout=said)
+
+
+@pytest.mark.django_db(databases=["orders"])
+def test_a_server_that_somebody_else_has_promoted_is_found_by_the_next_run() -> None:
+    database = Database.look("orders")  # a primary
+    with pytest.raises(NotPossible, match=r"orders was not promoted \(recovery is not in progress.*\): run this again"):
+        database.promote(seconds=1)
