@@ -1,5 +1,6 @@
 """Serializer fields for the endpoints of every service: strict about input, exact in output."""
 
+import copy
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -215,6 +216,9 @@ class Metadata(serializers.DictField):
         return texts
 
 
+NESTED = (serializers.BaseSerializer, serializers.DictField, serializers.ListField)  # fields that contain others
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """
     A serializer that refuses unknown fields, because a misspelled name is a mistake.
@@ -228,6 +232,18 @@ class StrictSerializer(serializers.Serializer[Any]):
         "unknown": _("There is no such field."),
         "invalid": "An object is required.",
     }
+
+    def get_fields(self) -> dict[str, Any]:
+        """
+        A copy of each field.
+
+        # Note [Shallow copies]: a field learns its name and its serializer, and else stays as it was declared. Only
+        # one that contains others, which learn of it, needs the deep copy of the framework, which makes each one anew.
+        """
+        return {
+            name: copy.deepcopy(field) if isinstance(field, NESTED) else copy.copy(field)
+            for name, field in self._declared_fields.items()
+        }
 
     def to_internal_value(self, data: Any) -> Any:
         """The valid data. All mistakes are told at once: wrong values, unknown fields and broken rules."""

@@ -58,7 +58,7 @@ class KeysetPagination(BasePagination):
         key = None
         if cursor := request.query_params.get("cursor"):
             try:
-                key = keyset.decode(cursor, self.model or queryset.model, ordering, sort=sort)
+                key = self.key_in(cursor, self.model or queryset.model, ordering, sort=sort)
             except ValueError:
                 raise ValidationError({"cursor": [_("This is not a valid cursor: take it from `next`.")]}) from None
         rows = list(self.rows_after(key, queryset, ordering)[: limit + 1])
@@ -68,6 +68,14 @@ class KeysetPagination(BasePagination):
             cursor = keyset.encode(keyset.key_of(rows[-1], ordering), sort=sort)
             self.next = replace_query_param(request.build_absolute_uri(), "cursor", cursor)
         return rows
+
+    def key_in(self, cursor: str, model: type[Model], ordering: tuple[str, ...], *, sort: str) -> list[Any]:
+        """
+        Return the key in a cursor.
+
+        :raises ValueError: if it is not a cursor for this model and ordering
+        """
+        return keyset.decode(cursor, model, ordering, sort=sort)
 
     def rows_after(self, key: list[Any] | None, rows: Any, ordering: tuple[str, ...]) -> Any:
         """Return the rows that come after this key, or all of them without one, in their order."""

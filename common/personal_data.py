@@ -53,7 +53,8 @@ class Person:
         found = Q(pk__in=[])
         for column in columns:
             for name in self.names:
-                found |= Q(**{f"{column}__iexact" if "@" in name else column: name})
+                # In any case first, as some indexes have it; only of an email that is enough.
+                found |= Q(**{f"{column}__iexact": name} | ({} if "@" in name else {column: name}))
         return found
 
     def is_called(self, text: str) -> bool:

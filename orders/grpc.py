@@ -73,7 +73,7 @@ class OrderService(stubs.OrderServiceServicer):
         return message_of(services.get_order(order_id=_order_id(request), principal=call.principal))
 
     def ListOrders(self, request: Empty, call: Call) -> pb.ListOrdersResponse:  # noqa: N802
-        newest = services.orders_of(call.principal).order_by("-created_at", "-order_id")[:LISTED]
+        newest = services.orders_of(call.principal).order_by("-created_at", "-number")[:LISTED]
         found = reads.may_lag(lambda: list(newest.all()), "orders", who=call.principal.name)
         return pb.ListOrdersResponse(orders=[message_of(order) for order in found])
 

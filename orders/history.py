@@ -12,36 +12,37 @@ from .models import Order, OrderEvent
 BATCH = 1000
 
 STATE = (
-    "principal", "customer_id", "user_id", "user_email", "description", "status", "total", "currency",
-    "payment_method", "payment_id", "fail_reason", "blocked",
+    "principal", "customer_id", "user_id", "user_email", "description", "status", "total", "currency", "payment_method",
+    "payment_id", "fail_reason", "blocked", "reference", "metadata", "capture", "captured", "refunded",
 )  # fmt: skip
-
-# Which events of older orders do not name, and where there is nothing to say no event does.
-ADDED = ("reference", "metadata", "capture", "captured", "refunded")
 
 NOTE = "note"  # the reason that a person gave
 ASIDE = (NOTE, "refund", "dispute")  # kept with the state, but not a part of it
 
 
 def initial_data(order: Order) -> dict[str, Any]:
-    """The data of the first event of an order: everything that can change, and its hold."""
-    data = {name: getattr(order, name) for name in STATE} | {"hold_id": str(order.hold_id) if order.hold_id else None}
-    return data | {name: value for name in ADDED if (value := getattr(order, name))}
+    """The data of the first event of an order: all that can change and has a value, and its hold."""
+    hold_id = str(order.hold_id) if order.hold_id else None
+    return _said({name: getattr(order, name) for name in STATE} | {"hold_id": hold_id})
 
 
 def state(order: Order) -> dict[str, Any]:
-    """The stored state of an order."""
+    """The stored state of an order, without what has no value."""
     return initial_data(order) | {"version": order.version, "updated_at": order.updated_at}
 
 
 def rebuild(events: list[OrderEvent]) -> dict[str, Any]:
     """The state of an order, rebuilt from its events alone."""
-    rebuilt: dict[str, Any] = {"blocked": ""}  # which the first events of older orders do not name
+    rebuilt: dict[str, Any] = {}
     for event in events:
-        rebuilt |= event.data | {"version": event.version, "updated_at": event.at}
+        rebuilt |= event.data | {"status": event.status, "version": event.version, "updated_at": event.at}
     for name in ASIDE:
         rebuilt.pop(name, None)
-    return {name: value for name, value in rebuilt.items() if value or name not in ADDED}
+    return _said(rebuilt)
+
+
+def _said(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value}
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def apply(
     for status in passed:
         order.version += 1
         order.status, order.updated_at = status, now
-        data = changes | {"status": status} | ({history.NOTE: note} if note else {})
+        data = changes | ({history.NOTE: note} if note else {})
         events.append(_event(order, kind=_name(event), status=status, actor=by.name, data=data))
         if status != before:
             messages.append(_fact(order, status))
@@ -256,7 +256,7 @@ def record(
         setattr(order, name, value)
     order.version += 1
     order.updated_at = _time_of_change(order, now=now)
-    data = changes | {"status": order.status} | about | ({history.NOTE: note} if note else {})
+    data = changes | about | ({history.NOTE: note} if note else {})
     posted: list[Outgoing] = []
     with ROWS.batch() as batch:
         batch.update(order, "version", "updated_at", *changes)

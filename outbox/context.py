@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from hashlib import blake2b
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -66,8 +67,12 @@ def accepted_correlation_id(*values: str | None) -> str:
     return next((value for value in values if value and CORRELATION_ID.fullmatch(value)), None) or new_correlation_id()
 
 
-def accepted_traceparent(value: str | None) -> str:
-    """Return the W3C traceparent that a caller sent if it is well formed, else that of a new, unsampled trace."""
-    if value and TRACEPARENT.fullmatch(value):
-        return value
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+def accepted_traceparent(value: str | None, *, correlation_id: str) -> str:
+    """Return the W3C traceparent that a caller sent if it is well formed, else that of `unsampled_trace`."""
+    return value if value and TRACEPARENT.fullmatch(value) else unsampled_trace(correlation_id)
+
+
+def unsampled_trace(correlation_id: str) -> str:
+    """Return the traceparent of what nobody traces. It follows from the correlation id, so no row has to keep it."""
+    made = blake2b(correlation_id.encode(), digest_size=24).hexdigest()
+    return f"00-{made[:32]}-{made[32:]}-00"

@@ -25,6 +25,7 @@ from .ids import time7, uuid7
 from .message import EVENTS, MAX_BYTES, Message
 from .store import Batch, Rows
 
+UNSAMPLED = ""  # in place of the traceparent that follows from the correlation id
 CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
 
@@ -105,7 +106,7 @@ class OutgoingMessage(models.Model):
                 data=message.data,
                 correlation_id=here.correlation_id,
                 causation_id=here.causation_id,
-                traceparent=here.traceparent,
+                traceparent=_kept_trace(here.traceparent, here.correlation_id),
                 created_at=now,
                 due_at=due_at or now,
             )
@@ -135,7 +136,7 @@ class OutgoingMessage(models.Model):
             data=envelope.data,
             correlation_id=envelope.correlationid,
             causation_id=envelope.causationid,
-            traceparent=envelope.traceparent,
+            traceparent=_kept_trace(envelope.traceparent, envelope.correlationid),
             attempt=attempt,
             created_at=datetime.fromisoformat(envelope.time),
             due_at=due_at,
@@ -182,7 +183,7 @@ class OutgoingMessage(models.Model):
         # consumer reckons how long its memory must reach back. So it is the first due time that the message ever had,
         # however often it was put off, tried again or replayed.
         """
-        due = self.sent_since()
+        due, is_unsampled = self.sent_since(), self.traceparent == UNSAMPLED
         return Envelope(
             id=str(self.message_id),
             source=f"/{self._meta.app_label}",
@@ -193,7 +194,7 @@ class OutgoingMessage(models.Model):
             compatiblefrom=self.compatible_from,
             correlationid=self.correlation_id,
             causationid=self.causation_id,
-            traceparent=self.traceparent,
+            traceparent=context.unsampled_trace(self.correlation_id) if is_unsampled else self.traceparent,
             attempt=self.attempt,
             due=due.isoformat() if due > self.created_at else None,
             waitingsince=self.waiting_since.isoformat() if self.waiting_since else None,
@@ -210,6 +211,12 @@ class OutgoingMessage(models.Model):
         """
         number = self.data.get(conf.OUTBOX_SEQUENCE_FIELD) if self.to == EVENTS else None
         return f"{number:010}" if isinstance(number, int) else None
+
+
+def _kept_trace(traceparent: str | None, correlation_id: str) -> str | None:
+    """Return what a row keeps of a traceparent; relays of the release before need all of it."""
+    follows = traceparent == context.unsampled_trace(correlation_id) and not conf.OUTBOX_WITHHOLDS
+    return UNSAMPLED if follows else traceparent
 
 
 class WakeUp:

@@ -13,7 +13,7 @@ from typing import Any
 from django.contrib.postgres.operations import AddIndexConcurrently, NotInTransactionMixin, RemoveIndexConcurrently
 from django.db import connections, router
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from django.db.migrations.operations import AddConstraint, AddField, RemoveConstraint
+from django.db.migrations.operations import AddConstraint, AddField, AlterField, RemoveConstraint
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 from django.db.models import Index, UniqueConstraint
@@ -22,6 +22,7 @@ STATE_OF_INDEX = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass
 MAKE_UNIQUE = (
     "CREATE UNIQUE INDEX CONCURRENTLY %(name)s ON %(table)s (%(columns)s)%(include)s%(nulls_distinct)s%(condition)s"
 )
+LIKE = "_like"  # the end of the name of an index that Django makes of a text for LIKE
 LONGEST_PAUSE = 5.0  # seconds between two looks at rows that are locked
 DROP = "DROP INDEX CONCURRENTLY IF EXISTS {}"
 
@@ -71,8 +72,61 @@ def make_index(model: Any, index: Index, *, using: str) -> None:
             editor.execute(str(index.create_sql(model, editor, concurrently=True)), params=None)
 
 
+def drop_index(name: str, *, using: str) -> None:
+    """Drop an index outside of migrations while its table is read and written, if it is there."""
+    with connections[using].schema_editor(atomic=False) as editor:
+        _drop(editor, name)
+
+
 class RemoveIndexOnline(RemoveIndexConcurrently):
     """Drop an index while the table is read and written."""
+
+
+class _OwnIndexes(NotInTransactionMixin):
+    """Drop what Django makes for an indexed field by itself: of a text two indexes, the second of them for LIKE."""
+
+    atomic = False
+    suffixes: tuple[str, ...] = ("", LIKE)
+
+    def database_forwards(
+        self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        model = _model_of(self, app_label, schema_editor, to_state)
+        if model is not None:
+            columns = [model._meta.get_field(self.name).column]  # type: ignore[attr-defined]
+            for suffix in self.suffixes:
+                _drop(schema_editor, schema_editor._create_index_name(model._meta.db_table, columns, suffix=suffix))
+
+    def database_backwards(
+        self, app_label: str, schema_editor: Any, from_state: ProjectState, to_state: ProjectState
+    ) -> None:
+        model = _model_of(self, app_label, schema_editor, to_state)
+        if model is not None:
+            field = model._meta.get_field(self.name)  # type: ignore[attr-defined]
+            for statement in schema_editor._field_indexes_sql(model, field):
+                if _is_missing(schema_editor, str(statement.parts["name"]).strip('"')):
+                    statement.template = statement.template.replace("INDEX", "INDEX CONCURRENTLY", 1)
+                    schema_editor.execute(statement, params=None)
+
+
+class RemoveFieldIndexOnline(_OwnIndexes, AlterField):
+    """Drop the index of a field (`db_index`) while the table is read and written. The field is given without it."""
+
+
+class RemoveLikeIndexOnline(_OwnIndexes, Operation):
+    """Drop the second index of a text while the table is read and written, where nobody looks for beginnings of it."""
+
+    reversible = True
+    suffixes = (LIKE,)
+
+    def __init__(self, model_name: str, name: str) -> None:
+        self.model_name, self.name = model_name, name
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        pass
+
+    def describe(self) -> str:
+        return f"Remove the index for LIKE of {self.name} on {self.model_name}"
 
 
 class AddUniqueOnline(NotInTransactionMixin, AddConstraint):
@@ -240,4 +294,7 @@ class AddFieldNotValid(AddField):
             )
 
 
-OPERATIONS = (AddIndexOnline, RemoveIndexOnline, AddUniqueOnline, RemoveUniqueOnline, UpdateOnline, DeleteOnline)
+OPERATIONS = (
+    AddIndexOnline, RemoveIndexOnline, RemoveFieldIndexOnline, RemoveLikeIndexOnline, AddUniqueOnline,
+    RemoveUniqueOnline, UpdateOnline, DeleteOnline,
+)  # fmt: skip

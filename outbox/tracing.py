@@ -48,11 +48,11 @@ def end() -> None:
         _provider.shutdown()
 
 
-def accepted(traceparent: str | None) -> str | None:
-    """Return the traceparent for a request: the caller's, or a new one; None where a span is about to make it."""
+def accepted(traceparent: str | None, *, correlation_id: str) -> str | None:
+    """Return the traceparent for a request: the caller's, or one for it; None where a span is about to make it."""
     if _tracer is not None and not (traceparent and context.TRACEPARENT.fullmatch(traceparent)):
         return None
-    return context.accepted_traceparent(traceparent)
+    return context.accepted_traceparent(traceparent, correlation_id=correlation_id)
 
 
 class Span:

@@ -258,7 +258,7 @@ class Payment(models.Model):
             ),
         ]
         indexes = [
-            models.Index(fields=["-created_at", "-order_id"], name="payment_newest"),
+            models.Index(fields=["created_at", "order_id"], name="payment_by_time"),
             models.Index(fields=["ask_at"], condition=Q(ask_at__isnull=False), name="payment_to_ask_about"),
             models.Index(
                 fields=["status", "order_id"], condition=~Q(status="succeeded"), name="payment_other_than_succeeded"

@@ -177,7 +177,7 @@ class Hold(models.Model):
 class HoldLine(models.Model):
     """How much of one product a hold reserves. The database refuses to change or delete a line."""
 
-    hold = models.ForeignKey(Hold, models.PROTECT, related_name="lines", verbose_name=_("hold"))
+    hold = models.ForeignKey(Hold, models.PROTECT, related_name="lines", verbose_name=_("hold"), db_index=False)
     product = models.ForeignKey(Product, models.PROTECT, related_name="hold_lines", verbose_name=_("product"))
     quantity = models.PositiveBigIntegerField(_("quantity"))
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from common.authority import Authority
 from orders import factories, history, transitions
-from orders.models import Order
+from orders.models import Order, OrderEvent
 from orders.saga import CancelRequested
 from payments.messages import PaymentSucceeded, PaymentVoided
 
@@ -42,9 +42,24 @@ def test_all_orders_match(capsys: Any) -> None:
     assert capsys.readouterr().out == "All 7 orders match their histories.\n"
 
 
+def test_the_first_event_names_only_what_has_a_value() -> None:
+    order = factories.order(description="")
+    assert {*OrderEvent.objects.get(order=order).data} == {"user_id", "status", "total", "currency", "payment_method"}
+    assert all(isinstance(one, int) for one in history.check())
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"status": "done"}, {"total": 1}, {"payment_id": "other"}, {"version": 9}, {"updated_at": timezone.now()}],
+    [
+        {"status": "done"},
+        {"total": 1},
+        {"total": 0},
+        {"user_email": "a@example.com"},
+        {"user_id": ""},
+        {"payment_id": "other"},
+        {"version": 9},
+        {"updated_at": timezone.now()},
+    ],
 )
 def test_a_change_without_an_event_is_found(change: dict[str, Any], capsys: Any) -> None:
     Order.objects.filter(pk="order-1").update(**change)

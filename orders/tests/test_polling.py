@@ -14,6 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from rest_framework.test import APIClient
 
+from common import keyset
 from orders import factories, services, transitions
 from orders.models import Order
 from outbox import clock
@@ -80,6 +81,21 @@ class TestSorted:
         ids = [at(hour, hour) for hour in (3, 2, 1)]
         cursor = "WyIyMDI2LTAzLTAxIDE1OjAwOjAwKzAwOjAwIiwgIn4iXQ=="  # ["2026-03-01 15:00:00+00:00", "~"]
         assert listed(client, f"cursor={cursor}") == ids
+
+    @pytest.mark.parametrize("sort", SORTS)
+    def test_a_cursor_with_the_id_of_an_order_goes_on_after_it(self, client: Client, sort: str) -> None:
+        for _ in range(4):
+            at(1, 1)
+        ids = listed(client, f"sort={sort}")
+        key = [NOON + timedelta(hours=1), ids[1]]
+        cursor = keyset.encode(key, sort="" if sort == "-created_at" else sort)
+        assert listed(client, f"sort={sort}&limit=1&cursor={cursor}") == ids[2:]
+
+    @pytest.mark.parametrize("number", [10**50, -(10**50), 2**63, -1])
+    def test_a_cursor_with_a_number_that_no_order_can_have_is_none_or_an_end(self, client: Client, number: int) -> None:
+        ids = [at(1, 1)]
+        cursor = keyset.encode([NOON + timedelta(hours=1), number])
+        assert listed(client, f"cursor={cursor}") == (ids if number > 0 else [])
 
     @pytest.mark.parametrize("path", ["/accounts", "/orders/x/events"])
     def test_is_no_parameter_of_other_lists(self, client: Client, path: str) -> None:

@@ -71,7 +71,7 @@ def test_what_has_changed_of_one_client(many: None, client_named: Callable[[str]
     for _ in range(3):
         page, plan = explained(client_named("small"), path)
         assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < MAX_PAGES, plan
-        assert "order_of_principal_changed" in _named(plan)
+        assert "order_of_client_by_change" in _named(plan)
         path = page["next"]
 
 

@@ -162,11 +162,11 @@ class Orders(ReadOnlyAdmin):
     search_beginnings = ("user_email", "user_id", "customer_id")
     search_parts = ORDER_PARTS
     part_fields = search_beginnings
-    order = ("-created_at", "-order_id")
+    order = ("-created_at", "-number")
     sorts: ClassVar = {
         "number": ("number",),
-        "created_at": ("created_at", "order_id"),
-        "updated_at": ("updated_at", "order_id"),
+        "created_at": ("created_at", "number"),
+        "updated_at": ("updated_at", "number"),
     }
     empty = _("No orders yet. POST /orders places one.")
     change_form_template = "admin/orders/order.html"

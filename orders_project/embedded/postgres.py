@@ -175,6 +175,7 @@ class Postgres:
                 "unix_socket_directories": "",
                 "max_connections": "200",
                 "jit": "off",  # of no use for short queries, and its libraries may not be there
+                "wal_compression": "on",  # of whole pages, which are up to a third of the log
                 "timezone": "UTC",
                 "log_timezone": "UTC",
                 **self.settings,

@@ -107,11 +107,10 @@ class Calls:
 
         async def answer(_: Any, call: Any) -> bytes:
             metadata = {key: value for key, value in call.invocation_metadata() if isinstance(value, str)}
-            here = context.Context(
-                correlation_id=context.accepted_correlation_id(*(metadata.get(name) for name in IDS)),
-                traceparent=tracing.accepted(metadata.get("traceparent")),
-            )
-            ids = tuple((name, here.correlation_id) for name in IDS)
+            correlation_id = context.accepted_correlation_id(*(metadata.get(name) for name in IDS))
+            traceparent = tracing.accepted(metadata.get("traceparent"), correlation_id=correlation_id)
+            here = context.Context(correlation_id=correlation_id, traceparent=traceparent)
+            ids = tuple((name, correlation_id) for name in IDS)
             call.set_trailing_metadata(ids)
             with context.acting(here), _measured(method) as measure:
                 await call.send_initial_metadata(ids)

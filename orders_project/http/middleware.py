@@ -45,10 +45,9 @@ class Correlation:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        here = context.Context(
-            correlation_id=headers.correlation_id(request.headers),
-            traceparent=tracing.accepted(request.headers.get("traceparent")),
-        )
+        correlation_id = headers.correlation_id(request.headers)
+        traceparent = tracing.accepted(request.headers.get("traceparent"), correlation_id=correlation_id)
+        here = context.Context(correlation_id=correlation_id, traceparent=traceparent)
         with context.acting(here), tracing.span(str(request.method), kind="server") as span:
             response = self.get_response(request)
             span.rename(f"{request.method} {view_name(request)}")

@@ -261,6 +261,7 @@ class TestRabbitMQ:
         program.write_text("#!/bin/sh\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv(rabbitmq.RELEASE, raising=False)
         source = rabbitmq.find_source(home)
         assert isinstance(source, rabbitmq.Programs)
         assert source.sbin == tmp_path

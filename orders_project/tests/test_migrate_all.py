@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from django.db import connections
 
 from common import search
+from orders.models import Order
 from orders_project.embedded import processes, variable
 from orders_project.lock_waits import without_values
 from orders_project.management.commands import migrate_all
@@ -329,6 +330,14 @@ def test_indexes_of_parts_are_made_as_soon_as_the_server_has_what_they_need(monk
         call_command("migrate_all", database=["processing"], stderr=said, verbosity=0, skip_checks=True)
         assert index.is_there("processing") == is_there
     assert said.text.count("without the extension pg_nowhere, search finds beginnings only") == 1
+
+
+def test_indexes_of_the_release_before_stay_while_its_processes_may_run(settings: Any) -> None:
+    names = {index.name for index in Order.former_indexes}
+    there = "SELECT indexname FROM pg_indexes WHERE tablename = 'orders_order'"
+    for settings.UPGRADING, kept in ((True, names), (True, names), (False, set()), (False, set())):
+        call_command("migrate_all", database=["orders"], verbosity=0, skip_checks=True)
+        assert names & {name for (name,) in rows_of("orders", there)} == kept
 
 
 def test_a_turn_that_somebody_else_keeps_is_not_waited_for_longer_than_allowed(quick: None, settings: Any) -> None:

@@ -7,12 +7,20 @@ from typing import Any
 import psycopg
 import pytest
 from django.db import IntegrityError, connections, models
-from django.db.migrations.operations import CreateModel
+from django.db.migrations.operations import AlterField, CreateModel
 from django.db.migrations.state import ProjectState
 
 from orders_project.embedded import processes
 from outbox import online_ddl
-from outbox.online_ddl import AddFieldNotValid, AddUniqueOnline, DeleteOnline, RemoveUniqueOnline, UpdateOnline
+from outbox.online_ddl import (
+    AddFieldNotValid,
+    AddUniqueOnline,
+    DeleteOnline,
+    RemoveFieldIndexOnline,
+    RemoveLikeIndexOnline,
+    RemoveUniqueOnline,
+    UpdateOnline,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["orders"])
 
@@ -100,6 +108,43 @@ class TestAUniqueConstraint:
             AddUniqueOnline(
                 "thing", models.UniqueConstraint(fields=["name"], name="x", deferrable=models.Deferrable.DEFERRED)
             )
+
+
+class TestTheIndexesOfAText:
+    FIELD = models.CharField(max_length=9, db_index=True)
+    WITHOUT = models.CharField(max_length=9)
+
+    @pytest.mark.parametrize("is_killed", [False, True])
+    def test_are_dropped_and_made_again(self, table: Table, is_killed: bool) -> None:
+        table.run(AlterField("thing", "name", self.FIELD))
+        both = self.definitions(table)
+        assert [how.partition("USING ")[2] for _name, how in both] == [
+            "btree (id)", "btree (name)", "btree (name varchar_pattern_ops)"]  # fmt: skip
+        with_them, remove = table.state, RemoveFieldIndexOnline("thing", "name", self.WITHOUT)
+        table.run(remove)
+        if is_killed:  # after the indexes were dropped, and before that was noted
+            table.state = with_them
+            table.run(remove)
+        assert self.definitions(table) == both[:1]
+        table.state = with_them
+        table.run(remove, backwards=True)
+        assert self.definitions(table) == both
+
+    def test_are_one_without_the_one_for_like(self, table: Table) -> None:
+        table.run(AlterField("thing", "name", self.FIELD))
+        both = self.definitions(table)
+        remove = RemoveLikeIndexOnline("thing", "name")
+        for _ in range(2):
+            table.run(remove)
+        assert self.definitions(table) == both[:2]
+        for _ in range(2):
+            table.run(remove, backwards=True)
+        assert self.definitions(table) == both
+
+    def definitions(self, table: Table) -> list[Any]:
+        return table.sql(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE tablename = 'orders_thing' ORDER BY length(indexdef)"
+        )
 
 
 class TestRowsInBatches:

@@ -24,6 +24,7 @@ from outbox.services import model_of
 from outbox.tests.examples import SERVICE, Count
 
 Outgoing = model_of(SERVICE, "Outgoing")
+SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.mark.django_db(transaction=True)
@@ -96,13 +97,26 @@ class TestWakingTheRelay:
 
 @pytest.mark.django_db
 class TestAPostedMessage:
-    def test_carries_what_its_context_says(self) -> None:
-        trace = context.accepted_traceparent(None)
+    @pytest.mark.parametrize(
+        ("trace", "withholds", "kept"),
+        [
+            (SAMPLED, False, SAMPLED),
+            (context.unsampled_trace("c-1"), False, ""),
+            (context.unsampled_trace("c-1"), True, context.unsampled_trace("c-1")),
+        ],
+    )
+    def test_carries_what_its_context_says(self, trace: str, withholds: bool, kept: str, settings: Any) -> None:
+        settings.OUTBOX_WITHHOLDS = withholds
         cause = context.Context(correlation_id="c-1", causation_id=str(uuid7()), traceparent=trace)
         before = timezone.now()
         with context.acting(cause), transaction.atomic(using=SERVICE):
             (row,) = Outgoing.post(Count(order_id="o-1", then="echo"))
-        envelope = Outgoing.objects.get(pk=row.pk).envelope().as_dict()
+        stored = Outgoing.objects.get(pk=row.pk)
+        assert stored.traceparent == kept
+        with transaction.atomic(using=SERVICE):
+            again = Outgoing.post_again(stored.envelope(), attempt=1, due_at=before)
+        assert (again.traceparent, again.envelope().traceparent) == (kept, trace)
+        envelope = stored.envelope().as_dict()
         written = envelope.pop("time")
         assert before.isoformat() <= written <= timezone.now().isoformat()
         assert uuid.UUID(envelope["id"]).version == 7

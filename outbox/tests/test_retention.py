@@ -47,6 +47,11 @@ def dead_letter(*, message_id: Any = None, status: str = "dead", ago: timedelta 
     )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _as_long_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "SECONDS", 600)
+
+
 def purged() -> dict[str, int]:
     retention._progress.clear()
     return {kind: number for kind, number in purge(SERVICE, now=timezone.now()).items() if number}

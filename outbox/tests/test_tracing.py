@@ -30,15 +30,16 @@ class TestWhileItIsOff:
 
 class TestATraceparent:
     def test_that_is_well_formed_is_kept(self) -> None:
-        assert tracing.accepted(OFFERED) == OFFERED
+        assert tracing.accepted(OFFERED, correlation_id="c") == OFFERED
 
     @pytest.mark.parametrize("offered", [None, "", "x", OFFERED + "-more", OFFERED.replace("00-4b", "ff-4b")])
     def test_that_is_not_is_replaced_by_one_that_nobody_samples(self, offered: str | None) -> None:
-        made = tracing.accepted(offered)
+        made = tracing.accepted(offered, correlation_id="c")
         assert made is not None
         assert made != offered
         assert context.TRACEPARENT.fullmatch(made)
         assert made.endswith("-00")
+        assert made == tracing.accepted(None, correlation_id="c") != tracing.accepted(None, correlation_id="d")
 
 
 def test_headers_name_whom_a_call_is_for() -> None:

@@ -26,7 +26,7 @@ from .fake_bank import Bank
 from .fake_payments import Payment, Refused
 
 MAX_BODY_BYTES = 64 * 1024
-RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0)  # seconds between deliveries that are not answered with 2xx
+RETRIES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)  # seconds between deliveries that are not answered with 2xx
 TRACED = ("traceparent", "X-Correlation-ID")
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 PAGE = "/pay/"

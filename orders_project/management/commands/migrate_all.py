@@ -9,6 +9,10 @@ that is kept away from a database altogether are recorded as applied, after its 
 it. So one that needs a table for itself waits for an instant only, and then tries again later. One with `atomic =
 False` makes nobody wait (see outbox/online_ddl.py), so it may wait itself: until the transactions that were there
 before it have ended.
+
+# Note [Former indexes]: a model names in `former_indexes` those that only processes of the release before use. No
+# migration drops them, as those may run, or come back, while `UPGRADING` is set. So long they stay, or are made again;
+# without it they are dropped.
 """
 
 import random
@@ -74,7 +78,12 @@ class Command(BaseCommand):
             self._say(self.style.MIGRATE_HEADING(f"database {alias}"))
             with database_limits.without_limits_of_statements(alias), self._turn(alias):
                 self._migrate_until_done(alias)
+                with connections[alias].cursor() as cursor:
+                    cursor.execute(
+                        "SELECT set_config('lock_timeout', %s, false)", [f"{settings.MIGRATION_WAIT_SECONDS}s"]
+                    )
                 self._make_part_indexes(alias)
+                self._keep_or_drop_former_indexes(alias)
             if not database_limits.make_default(alias, settings.DATABASE_LIMITS.of_server()):
                 self.stderr.write(f"database {alias}: only its owner can make the limits of sessions its defaults.")
 
@@ -161,11 +170,18 @@ class Command(BaseCommand):
                 " and run this again."
             )
             return
-        with connections[alias].cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{settings.MIGRATION_WAIT_SECONDS}s"])
         for model, one in missing:
             self._say(f"  the index {one.name} is made")
             online_ddl.make_index(model, one.index(), using=alias)
+
+    def _keep_or_drop_former_indexes(self, alias: str) -> None:
+        """See Note [Former indexes]."""
+        here = [model for model in apps.get_models() if router.allow_migrate(alias, model._meta.app_label)]
+        for model, index in [(one, index) for one in here for index in getattr(one, "former_indexes", ())]:
+            if settings.UPGRADING:
+                online_ddl.make_index(model, index, using=alias)
+            else:
+                online_ddl.drop_index(index.name, using=alias)
 
     def _watch(self, alias: str, executor: Executor) -> LockWatch:
         return LockWatch(
