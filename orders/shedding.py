@@ -143,14 +143,15 @@ def backlog() -> Backlog:
     if known is not None and now - known[0] < EVERY:
         return known[1]
     is_old = known is None or now - known[0] > 2 * EVERY  # nobody has measured lately, or it takes long
-    if _measuring.acquire(blocking=is_old):
+    # Note [Waiting for one who measures]: only for a moment. A database that does not answer would keep the next one
+    # waiting just as long, and so on, each after the one before.
+    if _measuring.acquire(timeout=EVERY if is_old else 0):
         try:
             if _measured is known:
                 _measured = (clock.ticks(), measure())
         finally:
             _measuring.release()
-    assert _measured is not None
-    return _measured[1]
+    return _measured[1] if _measured is not None else NOTHING
 
 
 def last_backlog() -> Backlog:

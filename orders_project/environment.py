@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import environ
 
@@ -17,6 +17,8 @@ T = TypeVar("T")
 Network = IPv4Network | IPv6Network
 
 MIN_SECRET_LENGTH = 16
+POSTGRES = ("postgres", "postgresql")
+WHOLE = re.compile(r"[0-9]{1,18}")
 RENAMED = {"ROOMS": "SERVICES"}  # variables under their former names, which still work in this release
 
 
@@ -100,7 +102,10 @@ class Environment:
         words = [word.partition("=") for word in self.words(name, default=[])]
         if not all(key and value for key, _, value in words):
             self.problems.append(f"{name} is not of the form name=value,name=value.")
-        return {key: value for key, _, value in words}
+        found = {key: value for key, _, value in words}
+        if len(found) < len(words):
+            self.problems.append(f"{name} has two values for one name.")
+        return found
 
     def services(self, name: str, *, of: tuple[str, ...]) -> tuple[str, ...]:
         """The services that are named, by default all. "none" is for a process that serves none, such as beat."""
@@ -127,7 +132,7 @@ class Environment:
     def whole_numbers(self, name: str, *, of: tuple[str, ...]) -> dict[str, int]:
         """Whole numbers that are given for some of the known words: `word=number`, separated by commas."""
         given = self.pairs(name)
-        if wrong := [word for word, text in given.items() if word not in of or not text.isdecimal()]:
+        if wrong := [word for word, text in given.items() if word not in of or not WHOLE.fullmatch(text)]:
             self.problems.append(f"{name}: {', '.join(wrong)} has no whole number, or is none of {', '.join(of)}.")
         return {word: int(text) for word, text in given.items() if word not in wrong}
 
@@ -150,13 +155,9 @@ class Environment:
             such = "shop.example" if schemes[0] == "https" else "user:password@host/name"
             self.problems.append(f"{name} is missing: a URL such as {schemes[0]}://{such}.")
             return f"{schemes[0]}://missing.invalid/"
-        parts = urlsplit(value)
-        try:
-            usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
+        if _parts(value, schemes) is None:
             self.problems.append(f"{name} is not a URL of the form {schemes[0]}://user:password@host/name.")
+            return f"{schemes[0]}://missing.invalid/"
         return value
 
     def urls(self, name: str, *, schemes: tuple[str, ...], default: str | None = None) -> str:
@@ -164,12 +165,9 @@ class Environment:
         value = self.text(name)
         if ";" not in value:
             return self.url(name, schemes=schemes, default=default)
-        nodes = [urlsplit(node.strip()) for node in value.split(";")]
-        try:
-            usable = all(node.scheme in schemes and node.hostname and node.port != 0 for node in nodes)
-        except ValueError:
-            usable = False
-        if not usable:
+        found = [_parts(node.strip(), schemes) for node in value.split(";")]
+        nodes = [node for node in found if node is not None]
+        if len(nodes) < len(found):
             form = f"{schemes[0]}://user:password@host/name"
             self.problems.append(f"{name}: each node needs a URL of the form {form}, and a ; only between two of them.")
         elif len({(node.scheme, node.username, node.path) for node in nodes}) > 1:
@@ -190,32 +188,39 @@ class Environment:
         return found
 
     def _database(self, name: str, database: str) -> dict[str, Any]:
-        default = f"postgres://localhost/{database}" if self.debug else None
-        url, schemes = os.environ.get(name, "").strip(), ("postgres", "postgresql")
-        credentials, _, hosts = urlsplit(url).netloc.rpartition("@")
-        if "," not in hosts:
-            return dict(environ.Env.db_url_config(self.url(name, schemes=schemes, default=default)))
-        # libpq tries one after the other, until one of them takes writes, or is a standby if that is what is wanted.
-        several = [urlsplit(f"//{host}") for host in hosts.split(",")]
-        try:
-            ports = [host.port or 5432 for host in several]
-            usable = urlsplit(url).scheme in schemes and all(host.hostname for host in several)
-        except ValueError:
-            usable = False
-        if not usable:
-            self.problems.append(f"{name} is not a URL of the form postgres://user:password@host:port,host:port/name.")
+        value = self.text(name) or (f"postgres://localhost/{database}" if self.debug else "")
+        if not value:
+            self.url(name, schemes=POSTGRES)  # which says that it is missing
             return {}
-        one = urlsplit(url)._replace(netloc=f"{credentials}@{hosts.partition(',')[0]}".removeprefix("@")).geturl()
-        found = dict(environ.Env.db_url_config(one))
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            parts = urlsplit("//")
+        credentials, _, hosts = parts.netloc.rpartition("@")
+        found = [_parts(f"{parts.scheme}://{host}", POSTGRES) for host in hosts.split(",")]
+        several = [host for host in found if host is not None]
+        if len(several) < len(found) or not value.startswith(_beginnings(POSTGRES)):
+            form = "host:port,host:port" if "," in hosts else "host"
+            self.problems.append(f"{name} is not a URL of the form postgres://user:password@{form}/name.")
+            return {}
+        if not parts.path.strip("/"):
+            self.problems.append(f"{name} names no database: postgres://user:password@host/name.")
+            return {}
+        one = parts._replace(netloc=f"{credentials}@{hosts.partition(',')[0]}".removeprefix("@")).geturl()
+        settings = dict(environ.Env.db_url_config(one))
+        if len(several) == 1:
+            return settings
+        # libpq tries one after the other, until one of them takes writes, or is a standby if that is what is wanted.
         wanted = "prefer-standby" if name.endswith("_READ") else "read-write"
-        options = {"target_session_attrs": wanted} | found.get("OPTIONS", {})
-        names = ",".join(str(host.hostname) for host in several)
-        return found | {"HOST": names, "PORT": ",".join(map(str, ports)), "OPTIONS": options}
+        options = {"target_session_attrs": wanted} | settings.get("OPTIONS", {})
+        names, ports = (str(host.hostname) for host in several), (str(host.port or 5432) for host in several)
+        return settings | {"HOST": ",".join(names), "PORT": ",".join(ports), "OPTIONS": options}
 
     def addresses(self, name: str) -> list[str]:
         """The addresses of databases, each at one server."""
         urls = self.words(name, default=[])
-        if not all(url.startswith(("postgres://", "postgresql://")) for url in urls):
+        found = [_parts(url, POSTGRES) for url in urls]
+        if not all(parts is not None and parts.path.strip("/") for parts in found):
             self.problems.append(f"{name} is not of the form postgres://user:password@host/name, one host in each.")
         return urls
 
@@ -242,6 +247,20 @@ def _end(problems: list[str]) -> NoReturn:
         sys.stderr.write(f"orders: {problem}\n")
     sys.stderr.write("orders: see .env.example for every variable.\n")
     raise SystemExit(78)  # EX_CONFIG
+
+
+def _beginnings(schemes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{scheme}://" for scheme in schemes)
+
+
+def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult | None:
+    """The parts of a URL with one of these schemes and a host; None if it is none, or more than one."""
+    try:
+        parts = urlsplit(url)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of its port or its brackets
+        return None
+    return parts if has_host and url.startswith(_beginnings(schemes)) and url.count("://") == 1 else None
 
 
 def _lookup(table: dict[str, T], key: str) -> T:

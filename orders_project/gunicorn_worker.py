@@ -1,12 +1,15 @@
 """gunicorn's worker, with a timeout for slow clients, and problem documents for requests that never reach Django."""
 
+import contextlib
 import random
 import select
+import selectors
 import socket
 import struct
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from gunicorn import util
@@ -17,6 +20,7 @@ from outbox import context
 
 READ_TIMEOUT = 10  # seconds for the next byte of a request, after which a silent client loses its thread
 AVERAGED = 20  # requests
+DRAINED = 64 * 1024  # bytes that are read at once, and thrown away
 LONG = 1.0  # seconds that a request waits for a thread, after which its client may have given up
 RECEIVE_TIMEOUT = struct.pack("ll", READ_TIMEOUT, 0)
 
@@ -40,15 +44,10 @@ class Worker(ThreadWorker):
     def enqueue_req(self, conn: Any) -> None:
         conn.came_at, conn.lot = time.monotonic(), random.random()
         waited.set(self.queued * self.seconds / self.cfg.threads)
-        try:
-            is_refused = self._is_refused(conn)
-        except OSError:  # its client could not be told
-            self.nr_conns -= 1
-            conn.close()
-            return
-        if is_refused:
+        is_kept = self._refused(conn)
+        if is_kept is not None:
             done: Future[bool] = Future()
-            done.set_result(True)
+            done.set_result(is_kept)
             self.finish_request(conn, done)
             return
         with self.counting:
@@ -69,11 +68,8 @@ class Worker(ThreadWorker):
         waited.set(seconds)
         if seconds > LONG and _has_gone(conn.sock):
             return False
-        try:
-            if self._is_refused(conn):
-                return True
-        except OSError:
-            return False
+        if (is_kept := self._refused(conn)) is not None:
+            return is_kept
         # Not settimeout(): gunicorn makes the socket blocking just before it reads.
         conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, RECEIVE_TIMEOUT)
         return super().handle(conn)
@@ -85,21 +81,55 @@ class Worker(ThreadWorker):
         finally:
             self.seconds += (time.monotonic() - began - self.seconds) / AVERAGED
 
-    def _is_refused(self, conn: Any) -> bool:
+    def finish_request(self, conn: Any, fs: Any) -> None:
         """
-        Whether the next request was a new order, and is refused and answered; the connection is kept.
+        Keep the connection for the next request, or close it.
 
-        :raises OSError: if it could not be answered
+        # Note [Closing waits for nobody]: a client may be sending still while its last answer is on the way, and would
+        # lose that answer if the connection were closed at once. So gunicorn reads on for up to two seconds until the
+        # client has closed it as well, but with the thread that accepts connections: a few clients that close nothing
+        # would keep all others waiting, and in the end have the worker killed. Here the poller waits.
         """
+        if fs.cancelled() or fs.exception() is not None or fs.result():
+            super().finish_request(conn, fs)
+            return
+        with contextlib.suppress(OSError):  # the client has gone
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.setblocking(False)
+            conn.set_timeout()
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
+            self.pending_conns.append(conn)  # which are closed when their time is over
+            return
+        self._close(conn)
+
+    def _drain(self, conn: Any, sock: socket.socket) -> None:
+        """Read what a client still sends on a connection that is being closed, and close it if the client has."""
+        with contextlib.suppress(OSError):
+            if sock.recv(DRAINED):
+                return
+        self.poller.unregister(sock)
+        self.pending_conns.remove(conn)
+        self._close(conn)
+
+    def _close(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
+    def _refused(self, conn: Any) -> bool | None:
+        """Whether the connection is kept after its next request, a new order, was refused; None if it was not."""
         from .http import unread_orders  # needs the settings, which the parent process does not read
 
         lot.set(conn.lot)
         if conn.parser is not None and conn.parser.unreader.buf.getvalue():
-            return False  # a part of it has been read already
-        if not self.alive or not unread_orders.refuse(conn.sock):
+            return None  # a part of it has been read already
+        is_kept = len(self.keepalived_conns) < self.max_keepalived
+        try:
+            if not self.alive or not unread_orders.refuse(conn.sock, is_kept=is_kept):
+                return None
+            conn.init()  # as for every connection that is kept
+        except OSError:  # its client could not be told
             return False
-        conn.init()  # as for every connection that is kept
-        return True
+        return is_kept
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Any) -> None:
         """Answer for a request that fails outside of Django, under the id in its headers if they could be read."""

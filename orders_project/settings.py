@@ -69,10 +69,11 @@ MIGRATION_WAIT_SECONDS = env.seconds("MIGRATION_WAIT_SECONDS", default=600)
 # Standbys of these databases, which lists, exports, reports and the audit are read from: see docs/reads.md.
 STANDBYS: dict[str, str] = {}
 for service in SERVICES_HERE:
-    if env.text(f"DATABASE_URL_{service.upper()}_READ"):
+    _name = f"DATABASE_URL_{service.upper()}_READ"
+    if env.text(_name) and (_standby := env.database(_name, database=service)):
         STANDBYS[service] = f"{service}_read"
-        DATABASES[STANDBYS[service]] = env.database(f"DATABASE_URL_{service.upper()}_READ", database=service)
-        DATABASES[STANDBYS[service]].pop("DIRECT", None)  # nothing that is read from it outlives a transaction
+        DATABASES[STANDBYS[service]] = _standby
+        _standby.pop("DIRECT", None)  # nothing that is read from it outlives a transaction
 READ_LAG_MAX_SECONDS = env.seconds("READ_LAG_MAX_SECONDS", default=5)
 for database in filter(None, DATABASES.values()):
     for each in (database, *filter(None, [database.get("DIRECT")])):
@@ -129,9 +130,11 @@ OUTBOX_QUEUES = 1 if UPGRADING else ORDERS_QUEUES  # workers of the release befo
 
 # How long outboxes and inboxes keep their rows. A message older than the horizon is never handled without a check, as
 # its inbox row may be gone.
-OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, min_value=1))
-INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, min_value=2))
-IDEMPOTENCY_RETENTION = timedelta(hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, min_value=24))
+OUTBOX_RETENTION = timedelta(days=env.whole("OUTBOX_RETENTION_DAYS", default=7, min_value=1, max_value=3650))
+INBOX_RETENTION = timedelta(days=env.whole("INBOX_RETENTION_DAYS", default=14, min_value=2, max_value=3650))
+IDEMPOTENCY_RETENTION = timedelta(
+    hours=env.whole("IDEMPOTENCY_RETENTION_HOURS", default=48, min_value=24, max_value=3650 * 24)
+)
 UNKNOWN_MESSAGE_WAIT = timedelta(seconds=env.seconds("UNKNOWN_MESSAGE_WAIT_SECONDS", default=3600))
 IDEMPOTENCY_MAX_KEYS = env.whole("IDEMPOTENCY_MAX_KEYS", default=1_000_000)
 DEDUPE_HORIZON = INBOX_RETENTION - timedelta(days=1)
@@ -149,7 +152,9 @@ CURRENCIES = tuple(dict.fromkeys((CURRENCY, *_also)))  # the default first
 ORDERS_ALLOW_FREE_LINES = env.flag("ORDERS_ALLOW_FREE_LINES", default=EMBEDDED)
 PAYMENT_TIMEOUT = timedelta(seconds=env.seconds("PAYMENT_TIMEOUT_SECONDS", default=900))
 CAPTURE_AFTER_PROCESSING = env.flag("CAPTURE_AFTER_PROCESSING", default=False)
-AUTHORIZATION_TTL = timedelta(hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1))
+AUTHORIZATION_TTL = timedelta(
+    hours=env.whole("AUTHORIZATION_TTL_HOURS", default=6 * 24, min_value=1, max_value=3650 * 24)
+)
 PROCESSING_TIMEOUT = timedelta(seconds=env.seconds("PROCESSING_TIMEOUT_SECONDS", default=300))
 SHED_ABOVE = env.whole("SHED_ABOVE", default=30, max_value=3600)  # seconds; 0: no order is refused for being late
 HOLD_TTL = timedelta(seconds=env.seconds("HOLD_TTL_SECONDS", default=1200))

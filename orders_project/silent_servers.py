@@ -55,12 +55,12 @@ def _watched(session: Any, work: Generator[Any, Any, Any]) -> Generator[Any, Any
 
 def _make_sure_of(session: Any) -> None:
     server = session.pgconn
-    if not _answers(server.host.decode(), int(server.port)):
+    if not answers(server.host.decode(), int(server.port)):
         server.finish()
         raise psycopg.OperationalError(f"the server has not answered for {SILENCE:g} s, and takes no connection")
 
 
-def _answers(host: str, port: int) -> bool:
+def answers(host: str, port: int) -> bool:
     """Whether a server answers who asks for another connection. libpq's own PQping would keep all other threads."""
     try:
         with socket.create_connection((host, port), timeout=ANSWER_TIMEOUT) as connection:

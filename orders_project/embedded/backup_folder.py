@@ -11,6 +11,7 @@ was, and one after it begins with the backup that the restore made.
 """
 
 import os
+import re
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from . import CannotRun, places
 
 VARIABLE = "BACKUPS"
 ARCHIVED_AFTER = 60  # seconds that a quiet server may keep what it has written to itself
+MADE = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z")  # the name of one that is complete, in the form of STAMP
 STAMP = "%Y%m%dT%H%M%S.%fZ"  # two within a second are two
 
 
@@ -120,7 +122,7 @@ class Backups:
 
     def _made(self) -> list[Path]:
         """The base backups, the oldest first."""
-        return sorted((self.folder / "base").glob("*Z"))
+        return sorted(folder for folder in (self.folder / "base").glob("*Z") if MADE.fullmatch(folder.name))
 
     def _file(self, suffix: str) -> str:
         return _quoted(self.wal) + f"/%f{suffix}"

@@ -57,6 +57,7 @@ def backup(data: Path, backups: Backups) -> Path:
     Make a base backup of the server that runs in DATA, and check it; the folder.
 
     :raises NoBackup: if none runs, or it archives nothing, or a backup cannot be made
+    :raises HomeInUse: if another one is being made in the same folder
     """
     if not places.is_in_use(data / "postgres"):
         raise NoBackup(f"no PostgreSQL runs in {data}: start it with {VARIABLE}=… make run")
@@ -64,7 +65,7 @@ def backup(data: Path, backups: Backups) -> Path:
     unfinished = backups.folder / "base" / "unfinished"
     programs = replace(server.installation, env=server.installation.env | {"PGPASSWORD": server.password})
     address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
-    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection, places.claim(backups.folder):
         archives = connection.execute("SELECT current_setting('archive_command')").fetchone()
         if archives != (backups.archive()["archive_command"],):
             raise NoBackup(f"the run in {data} archives nothing in {backups.folder}: start it with {VARIABLE}")
@@ -105,21 +106,25 @@ def restore(data: Path, backups: Backups, *, to: datetime | None) -> str:
     base = backups.base(before=to)
     backups.prepare()
     _copy_keys(backups.folder / "keys", data)
-    home, suffix = data / "postgres", f".before-{datetime.now(UTC):{STAMP}}"
-    into = data_of(home)
-    moved = {
-        folder: folder.rename(f"{folder}{suffix}")
-        for folder in (into, data_of_broker(data / "rabbitmq"))
-        if folder.exists()
-    }
+    # Note [A restore that is killed]: until the copy is complete, nothing has been moved. What was moved is looked
+    # through again by the next try, as it may hold what was never archived.
+    into, suffix = data_of(data / "postgres"), f".before-{datetime.now(UTC):{STAMP}}"
+    copy, before = into.with_name(f"{into.name}.restoring"), sorted(into.parent.glob(f"{into.name}.before-*"))
+    shutil.rmtree(copy, ignore_errors=True)
+    moved: dict[Path, Path] = {}
     try:
-        _copy(base, into)
-        _bring_unarchived(moved.get(into), into, backups)
-        (into / "recovery.signal").touch()
+        _copy(base, copy)
+        _bring_unarchived([*before, into], copy, backups)
+        (copy / "recovery.signal").touch()
+        for folder in (into, data_of_broker(data / "rabbitmq")):
+            if folder.exists():
+                moved[folder] = folder.rename(f"{folder}{suffix}")
+        copy.rename(into)
         last = _recover(data, backups, to=to)
     except BaseException:
-        shutil.rmtree(into, ignore_errors=True)
+        shutil.rmtree(copy, ignore_errors=True)
         for folder, aside in moved.items():
+            shutil.rmtree(folder, ignore_errors=True)
             aside.rename(folder)
         raise
     reached = (to or last or moment_of(base)).astimezone(UTC)
@@ -149,17 +154,26 @@ def _recover(data: Path, backups: Backups, *, to: datetime | None) -> datetime |
     return last
 
 
-def _bring_unarchived(old: Path | None, new: Path, backups: Backups) -> None:
-    """Take over what the server before had written and not archived, if its disk is still there."""
-    for file in (old / "pg_wal").glob("0*") if old else ():
-        if len(file.name) == SEGMENT and not (backups.wal / f"{file.name}.gz").exists():
+def _bring_unarchived(olds: Sequence[Path], new: Path, backups: Backups) -> None:
+    """Take over what the servers before had written and not archived, as far as their disks are still there."""
+    brought: set[str] = set()
+    for file in (file for old in olds for file in sorted((old / "pg_wal").glob("0*"))):
+        if len(file.name) == SEGMENT and not (backups.wal / f"{file.name}.gz").exists() and file.name not in brought:
             (new / "pg_wal" / file.name).unlink(missing_ok=True)
             _copy(file, new / "pg_wal" / file.name)
+            brought.add(file.name)
 
 
 def _copy(there: Path, here: Path) -> None:
-    """Copy a file or a folder, owners and all."""
-    subprocess.run(["cp", "--archive", "--reflink=auto", there, here], check=True)
+    """
+    Copy a file or a folder, owners and all.
+
+    :raises NoBackup: if it cannot be copied
+    """
+    done = subprocess.run(["cp", "--archive", "--reflink=auto", there, here], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2] or f"cp ended with {done.returncode}"
+        raise NoBackup(f"{there} could not be copied, and everything is as it was: {said}")
 
 
 def _copy_keys(there: Path, here: Path) -> None:
@@ -202,12 +216,13 @@ def main(command: str, arguments: Sequence[str]) -> None:
     data = places.data_of_run(os.environ)
     try:
         backups = Backups.named(options.folder or os.environ.get(VARIABLE, ""))
-        if command == "backup":
-            print(f"{backup(data, backups)} is complete and checked.")
-            for gone in backups.forget(keep=options.keep) if options.keep else ():
-                print(f"{gone} is deleted.")
-        else:
-            with places.claim(data):
-                print(restore(data, backups, to=options.to))
+        with places.tellable(backups.folder):
+            if command == "backup":
+                print(f"{backup(data, backups)} is complete and checked.")
+                for gone in backups.forget(keep=options.keep) if options.keep else ():
+                    print(f"{gone} is deleted.")
+            else:
+                with places.claim(data):
+                    print(restore(data, backups, to=options.to))
     except (CannotRun, psycopg.Error) as refusal:
         raise SystemExit(f"{command}: {refusal}") from None

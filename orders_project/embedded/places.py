@@ -45,6 +45,7 @@ class CannotWrite(CannotRun):
     code = "cannot_write"
 
 
+IS_NO_FOLDER = "it is no folder; name others by DATA, ORDERS_CACHE and BACKUPS"
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space and start again",
     errno.EDQUOT: "free some space and start again",
@@ -52,6 +53,10 @@ WHAT_TO_DO = {
     errno.EROFS: "name folders that can be written to by DATA and ORDERS_CACHE",
     errno.EACCES: "name folders that can be written to by DATA and ORDERS_CACHE",
     errno.EPERM: "name folders that can be written to by DATA and ORDERS_CACHE",
+    errno.EEXIST: IS_NO_FOLDER,
+    errno.ENOTDIR: IS_NO_FOLDER,
+    errno.ELOOP: IS_NO_FOLDER,
+    errno.ENAMETOOLONG: IS_NO_FOLDER,
 }
 
 

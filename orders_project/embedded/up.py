@@ -23,6 +23,7 @@ from .services import DATABASES, Services, begin, variable
 from .supervisor import Program, Supervisor, stopping_on_signals
 
 CELERY = ("-m", "celery", "-q", "-A", "orders_project")
+PORTS = {"PORT": "8000", "GRPC_PORT": "50051", "FAKE_GATEWAY_PORT": "8900"}  # where nothing else is said
 THREADS = 3  # of the web, and of gRPC
 QUIET = "[info "  # how a line of the log that tells of nothing unusual begins, after its time
 
@@ -114,8 +115,7 @@ def up(given: Mapping[str, str]) -> None:
 
 def environment(given: Mapping[str, str], *, data: Path) -> dict[str, str]:
     """The variables of this run, apart from the addresses of its servers."""
-    port = processes.free_port_from(int(given.get("PORT") or 8000))
-    gateway = processes.free_port_from(int(given.get("FAKE_GATEWAY_PORT") or 8900))
+    port, grpc, gateway = (_free_port(given, name) for name in PORTS)
     metrics = data / "metrics"
     shutil.rmtree(metrics, ignore_errors=True)
     metrics.mkdir()
@@ -129,7 +129,7 @@ def environment(given: Mapping[str, str], *, data: Path) -> dict[str, str]:
         "PORT": str(port),
         "PUBLIC_URL": given.get("PUBLIC_URL") or f"http://{here}:{port}",
         "FAKE_GATEWAY_PORT": str(gateway),
-        "GRPC_PORT": str(processes.free_port_from(int(given.get("GRPC_PORT") or 50051))),
+        "GRPC_PORT": str(grpc),
         "FAKE_GATEWAY_URL": given.get("FAKE_GATEWAY_URL") or f"http://{here}:{gateway}",
         "DATABASE_POOL": str(THREADS),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
@@ -259,8 +259,16 @@ def _refuse_half_an_address(given: Mapping[str, str]) -> None:
             raise CannotRun(f"{name}_DIRECT is set and {name} is not: they name one database, by PgBouncer and past it")
 
 
+def _free_port(given: Mapping[str, str], name: str) -> int:
+    """The port that this variable names, or the next one that is free."""
+    text = given.get(name) or PORTS[name]
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
+        raise CannotRun(f"{name}: {text!r} is not a port: name one from 1 to 65535")
+    return processes.free_port_from(int(text))
+
+
 def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Mapping[str, str]) -> None:
-    for name, usual in {"PORT": "8000", "GRPC_PORT": "50051", "FAKE_GATEWAY_PORT": "8900"}.items():
+    for name, usual in PORTS.items():
         wanted = given.get(name) or usual
         if env[name] != wanted:
             supervisor.say("up", f"port {wanted} is taken: {name} is {env[name]}")

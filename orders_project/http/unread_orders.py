@@ -10,8 +10,11 @@ Refusing new orders where they arrive, before anything is done for them.
 
 import re
 import socket
+from collections.abc import Mapping
 
 from django.conf import settings
+from django.utils import translation
+from django.utils.datastructures import CaseInsensitiveMapping
 
 from orders import shedding
 from outbox import context
@@ -20,28 +23,26 @@ from . import headers
 from .errors import problem_of
 
 LARGEST = 16 * 1024  # bytes of a request that is looked at
-PLACES_AN_ORDER = re.compile(rb"POST /orders/? HTTP/1\.1\r\n")
-SPECIAL = re.compile(
-    rb"\r\n(idempotency-key|transfer-encoding|expect|upgrade|connection)[ \t]*:(?![ \t]*keep-alive[ \t]*\r\n)",
-    re.IGNORECASE,
-)
-LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,5})[ \t]*(?=\r\n)", re.IGNORECASE)
+PLACES_AN_ORDER = re.compile(rb"POST /orders/? HTTP/1\.1\r\n(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n)+")
+SPECIAL = ("Idempotency-Key", "Transfer-Encoding", "Expect", "Upgrade")
+KEPT = "keep-alive"
 NAMED = re.compile(rb"order_id|\\")  # what is written with escapes is not deciphered here
 
 
-def refuse(sock: socket.socket) -> bool:
+def refuse(sock: socket.socket, *, is_kept: bool = True) -> bool:
     """
     Read and refuse the request that has arrived at this socket, if it is plain and to be refused; whether it was.
+
+    :param is_kept: whether the client is told that it can use the connection again
 
     :raises OSError: if it was read, and its client could not be answered
     """
     if "orders" not in settings.SERVICES_HERE or not settings.SHED_ABOVE:
         return False
-    refusal = shedding.draw(shedding.last_backlog())
-    if refusal is None or (sent := _plain(sock)) is None:
+    with translation.override(settings.LANGUAGE_CODE):  # not that of the page which this thread has shown last
+        refusal = shedding.draw(shedding.last_backlog())
+    if refusal is None or (given := _plain(sock)) is None:
         return False
-    lines = (line.decode("latin-1").partition(":") for line in sent.splitlines()[1:])
-    given = {name.title().replace("-Id", "-ID"): value.strip() for name, _, value in lines}
     with context.acting(context.Context(correlation_id=headers.correlation_id(given))) as here:
         problem = problem_of(refusal.counted())
         assert problem is not None
@@ -49,21 +50,33 @@ def refuse(sock: socket.socket) -> bool:
     for name, value in headers.of_every_answer(here.correlation_id).items():
         answer[name] = value
     answer["Content-Length"] = str(len(answer.content))
+    if not is_kept:
+        answer["Connection"] = "close"
     head = "".join(f"{name}: {value}\r\n" for name, value in answer.items())
     sock.sendall(f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + answer.content)
     return True
 
 
-def _plain(sock: socket.socket) -> bytes | None:
-    """The head of a request that places an order without any name, which is read then; none of any other."""
+def _plain(sock: socket.socket) -> Mapping[str, str] | None:
+    """
+    The headers of a request that places an order without any name, which is read then; none of any other.
+
+    # Note [Whatever can be understood in two ways is not plain]: where a proxy sees the end of a request elsewhere, the
+    # rest of it would be taken for a request of its own, in the name of whoever comes next on that connection. So a
+    # header that comes twice, or a line that is not exactly a header, is left to gunicorn, which refuses it.
+    """
     try:
         arrived = sock.recv(LARGEST, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except OSError:
         return None
     head, end, body = arrived.partition(b"\r\n\r\n")
-    lengths = LENGTH.findall(head := head + b"\r\n")
-    is_whole = bool(end) and len(lengths) == 1 and int(lengths[0]) == len(body)
-    if not is_whole or not PLACES_AN_ORDER.match(head) or SPECIAL.search(head) or NAMED.search(body):
+    if not end or not PLACES_AN_ORDER.fullmatch(head + b"\r\n") or NAMED.search(body):
+        return None
+    lines = [line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]]
+    given = CaseInsensitiveMapping([(name, value.strip(" \t")) for name, _, value in lines])
+    is_clear = len(given) == len(lines) and given.get("Content-Length") == str(len(body))
+    is_special = any(name in given for name in SPECIAL) or given.get("Connection", KEPT).lower() != KEPT
+    if not is_clear or is_special:
         return None
     sock.recv(len(arrived))
-    return head
+    return given

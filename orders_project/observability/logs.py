@@ -44,6 +44,7 @@ PATTERNS = (
 )
 # What moves the cursor of a terminal, changes its colours, or begins a line where none was written.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+BETWEEN_URLS = re.compile(r"\s*[,;]\s*(?=[a-z]+://)")
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|TOKEN|API_KEY|URL|HEADERS")
 
 
@@ -92,11 +93,19 @@ def secrets_of(environment: Mapping[str, str]) -> set[str]:
         if not SECRET_VARIABLE.search(name):
             continue
         if "://" in value:
-            password = urlsplit(value).password or ""
-            found |= {password, unquote(password)}
+            for url in BETWEEN_URLS.split(value):
+                password = _password_of(url)
+                found |= {password, unquote(password)}
         else:
             found |= {word.strip().partition("=")[2] or word.strip() for word in value.split(",")}
     return {secret for secret in found if len(secret) >= MIN_SECRET_LENGTH}
+
+
+def _password_of(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return url  # which is none: whoever reads the settings says so
 
 
 def add_context(logger: Any, method: str, event: EventDict) -> EventDict:

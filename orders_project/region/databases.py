@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 import psycopg
 from django.conf import settings
 from django.db import Error, connections
+from psycopg.conninfo import conninfo_to_dict
+
+from orders_project.silent_servers import answers
 
 CONNECT_SECONDS = 5
 STATE = """
@@ -26,7 +29,6 @@ FROM pg_control_system()
 WAITS_FOR = """
 SELECT current_setting('synchronous_standby_names') WHERE NOT EXISTS (SELECT FROM pg_stat_replication)
 """
-REFUSED = "FATAL:"  # in an error of a server that was reached
 READ_ONLY = "SELECT current_setting('transaction_read_only')::boolean"
 
 
@@ -72,7 +74,11 @@ class Database:
                 f"the role in the address of {self.alias} may not promote its server: GRANT EXECUTE ON FUNCTION"
                 " pg_promote TO it, on the first region, or promote the server by what manages it; then run this again"
             )
-        if not _ask(self.alias, "SELECT pg_promote(true, %s)", seconds)[0]:
+        try:
+            (is_promoted,) = _ask(self.alias, "SELECT pg_promote(true, %s)", seconds)
+        except Error as error:  # somebody else has promoted it meanwhile
+            raise NotPossible(f"{self.alias} was not promoted ({_in_short(error)}): run this again") from error
+        if not is_promoted:
             raise NotPossible(f"{self.alias} is still applying what it has received after {seconds} s: run this again")
 
     def must_accept_writes(self) -> None:
@@ -121,14 +127,25 @@ class Elsewhere:
 
     @classmethod
     def look(cls, url: str) -> Self:
-        """Ask it. A server that refuses to answer us may answer others."""
+        """
+        Ask it.
+
+        # Note [It answers others]: an error of ours (a password, a certificate, a right that we lack) says nothing of
+        # what others may do there. Only where no connection is taken, nobody answers.
+
+        :raises NotPossible: if that is no address
+        """
+        try:
+            server = conninfo_to_dict(url)
+        except psycopg.Error as error:
+            raise NotPossible(f"OTHER_REGION_DATABASE_URLS: {_in_short(error)}") from error
         parts = urlsplit(url)
         name = f"{parts.netloc.rpartition('@')[2]}{parts.path}"
         try:
             with psycopg.connect(url, connect_timeout=CONNECT_SECONDS, autocommit=True) as connection:
                 ((system, is_closed, written),) = connection.execute(ELSEWHERE).fetchall()
         except psycopg.Error as error:
-            if REFUSED in str(error):
+            if answers(str(server["host"]), int(server.get("port") or 5432)):
                 return cls(name, f"is there and refuses us ({_in_short(error)})", is_up=True)
             return cls(name, "does not answer")
         return cls(name, "takes no writes" if is_closed else "can be written to", not is_closed, system, written)

@@ -1,5 +1,6 @@
 """What was backed up is there again, as it was at that moment; what cannot be had is refused, and nothing is lost."""
 
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from orders_project.embedded import DATABASES, places, variable
 from orders_project.embedded.backup_folder import Backups, NoBackup
 from orders_project.embedded.backups import backup, main, restore
 from orders_project.embedded.places import HomeInUse
+from orders_project.embedded.postgres_sources import data_of
 from orders_project.embedded.services import Services, begin
 from orders_project.embedded.up import up
 from orders_project.tests.running_system import RunningSystem
@@ -146,6 +148,38 @@ def test_what_cannot_be_done_leaves_everything_as_it_was(
     shutil.rmtree(server.backups.wal)
     with pytest.raises(NoBackup, match="could not be archived"):
         backup(server.data, server.backups)
+
+
+def test_of_two_at_once_one_is_refused(server: Server) -> None:
+    """Or else the folder that the first one is about to call complete would be half written by the second one."""
+    under_way = server.backups.folder / "base" / "unfinished" / "PG_VERSION"
+    under_way.parent.mkdir(parents=True)
+    under_way.touch()
+    with places.claim(server.backups.folder), pytest.raises(HomeInUse):
+        backup(server.data, server.backups)
+    assert under_way.exists()
+    backup(server.data, server.backups)
+    assert not under_way.exists()
+
+
+def test_a_restore_that_was_killed_is_begun_again_and_loses_nothing(server: Server) -> None:
+    server.write(1)
+    backup(server.data, server.backups)
+    (server.backups.folder / "base" / "of last yearZ").mkdir()  # by a person
+    server.write(2)  # which is not archived yet
+    server.stop()
+    folder = data_of(server.data / "postgres")
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))  # as on a disk that is full
+    try:
+        with pytest.raises(NoBackup, match="could not be copied, and everything is as it was"):
+            restore(server.data, server.backups, to=None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [one.name for one in folder.parent.glob("data*")] == ["data"]
+    folder.rename(f"{folder}.before-20261101T000000.000000Z")
+    folder.with_name("data.restoring").mkdir()
+    assert server.restored(None) == [1, 2]
 
 
 def test_a_run_with_databases_elsewhere_is_not_half_backed_up(tmp_path: Path) -> None:

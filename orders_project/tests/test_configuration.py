@@ -142,6 +142,19 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("DATABASE_URL_DIRECT", "https://127.0.0.1/default", "is not a URL"),
         ("DATABASE_URL_DIRECT", "https://a:1,b:2/default", "is not a URL"),
         ("OTHER_REGION_DATABASE_URLS", "postgres://app@one,two/orders", "one host in each"),
+        ("OTHER_REGION_DATABASE_URLS", "postgres://app@one:port/orders", "one host in each"),
+        ("OTHER_REGION_DATABASE_URLS", "postgres://app@one/orders,postgres://", "one host in each"),
+        ("DATABASE_URL_ORDERS", "postgres://app@[::1/orders", "is not a URL"),
+        ("DATABASE_URL_ORDERS", "postgres://app@127.0.0.1:1", "names no database"),
+        ("DATABASE_URL_ORDERS", "postgres://app@one,two/", "names no database"),
+        ("DATABASE_URL_ORDERS_READ", "postgres://app@one,/orders", "is not a URL"),
+        ("PUBLIC_URL", "HTTPS://shop.example", "is not a URL of the form https://"),  # which nothing would count as TLS
+        ("PUBLIC_URL", "https://[::1", "is not a URL"),
+        ("AMQP_URL", "amqp://app@one//,amqp://app@two//", "is not a URL"),
+        ("AMQP_URL", "amqp://app@[::1;amqp://app@two", "each node needs a URL"),
+        ("REFUND_APPROVAL_LIMITS", f"USD={'9' * 5000}", "USD has no whole number"),
+        ("REFUND_APPROVAL_LIMITS", "USD=5,USD=6", "has two values for one name"),
+        ("INBOX_RETENTION_DAYS", "2147483647", "is not a whole number from 2 to 3650"),
     ],
 )
 def test_a_dangerous_value_ends_the_start(
@@ -150,6 +163,13 @@ def test_a_dangerous_value_ends_the_start(
     (problem, _) = settings_of(production | {name: value})
     assert problem.startswith(f"orders: {name}")
     assert why in problem
+
+
+@pytest.mark.parametrize("value", ["postgres://[x,y", "2147483647"])
+def test_no_value_of_any_variable_is_a_crash(production: dict[str, str], settings_of: Any, value: str) -> None:
+    for name in documented().keys() - {"ENV_FILE"}:
+        for problem in settings_of(production | {name: value}):
+            assert problem.startswith("orders: ")
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,18 @@ class TestASecret:
         logger.info("%s", text)
         assert lines()[0]["message"] == shown
 
+    @pytest.mark.parametrize(
+        ("url", "secrets"),
+        [
+            ("amqp://a:first-one@one;amqp://a:second%3Bone@two/x", {"first-one", "second%3Bone", "second;one"}),
+            ("postgres://a:first-one@one/x, postgres://a:second@one@two/y", {"first-one", "second@one"}),
+            ("postgres://a:first,one@one,two/x", {"first,one"}),
+            ("postgres://a:first-one@[x", {"postgres://a:first-one@[x"}),
+        ],
+    )
+    def test_in_each_of_several_addresses_is_known(self, url: str, secrets: set[str]) -> None:
+        assert logs.secrets_of({"SOME_URL": url}) == secrets
+
     def test_in_a_field_or_an_error_is_hidden(self, lines: Any) -> None:
         try:
             raise ValueError("refused correct-horse")

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 
 from orders_project.embedded import variable
 from orders_project.embedded.services import DATABASES
+from orders_project.region.databases import Database, NotPossible
 from orders_project.tests.chaos import checker
 from orders_project.tests.regions import KNOWN, two_regions
 
@@ -112,11 +113,26 @@ def test_a_region_that_is_a_primary_could_not_take_over() -> None:
 def test_nothing_is_done_while_the_other_region_can_be_written_to(settings: Any) -> None:
     url = os.environ["DATABASE_URL_ORDERS"]
     said = StringIO()
-    for other, state in ((url, "can be written to"), (re.sub("//.*@", "//app:wrong@", url), "is there and refuses us")):
+    for other, state in (
+        (url, "can be written to"),
+        (re.sub("//.*@", "//app:wrong@", url), "is there and refuses us"),
+        (re.sub("//.*@", "//app@", url), "is there and refuses us"),  # no password
+        (f"{url}?sslmode=verify-full", "is there and refuses us"),
+    ):
         settings.OTHER_REGION_DATABASE_URLS = [other, "postgres://127.0.0.1:1/nowhere"]
         with pytest.raises(CommandError, match=f"the other region is up: [0-9.:]+/orders {state}"):
             call_command("region", "promote", stdout=said)
+    settings.OTHER_REGION_DATABASE_URLS = [f"{url}?nonsense=1"]
+    with pytest.raises(CommandError, match="OTHER_REGION_DATABASE_URLS: invalid URI query parameter"):
+        call_command("region", "promote", stdout=said)
     assert said.getvalue() == ""
     settings.SERVICES_HERE = ("orders", "processing")
     with pytest.raises(CommandError, match="payments is not here"):
         call_command("region", "promote", stdout=said)
+
+
+@pytest.mark.django_db(databases=["orders"])
+def test_a_server_that_somebody_else_has_promoted_is_found_by_the_next_run() -> None:
+    database = Database.look("orders")  # a primary
+    with pytest.raises(NotPossible, match=r"orders was not promoted \(recovery is not in progress.*\): run this again"):
+        database.promote(seconds=1)

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from io import StringIO
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ import pytest
 import requests
 from django.core.management import call_command
 from django.test import Client
-from django.utils import timezone
+from django.utils import timezone, translation
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from gunicorn.config import Config
@@ -158,6 +158,13 @@ class TestTheEndpoints:
         assert place(client, amount=-1, order_id="new").status_code == 400
         assert place(client, order_id=None).status_code == 503
 
+    @pytest.mark.parametrize("body", ["5", "null", "true", "[]", '["order_id"]', '"order_id"'])
+    def test_what_is_no_object_is_no_failure(self, late: Callable[[], None], client: Client, body: str) -> None:
+        late()
+        assert client.post("/orders", body, "application/json").status_code == 503
+        answer = client.post("/orders", body, "application/json", headers={"Idempotency-Key": "new"})
+        assert answer.status_code == 400
+
     def test_so_is_what_has_waited_for_a_thread_for_long(
         self, switched_on: None, client: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -243,6 +250,13 @@ class TestTheEndpoints:
         place(client)
         assert len(taken) == 2
 
+    def test_nobody_waits_long_for_one_who_measures(self, switched_on: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        with shedding._measuring:  # whose database does not answer
+            assert shedding.backlog() == shedding.NOTHING
+            known = shedding.Backlog(waiting=1, late=1, wait=1, share=0.5)
+            monkeypatch.setattr(shedding, "_measured", (shedding.clock.ticks() - 100, known))
+            assert shedding.backlog() == known
+
     def test_operators_see_it(self, late: Callable[[], None], client: Client) -> None:
         assert "New orders refused" not in [tile.label for tile in dashboard.sections()[0].tiles]
         late()
@@ -326,6 +340,17 @@ class TestWhatIsNotReadFirst:
             pytest.param(asked("POST /orders", PLAIN, "Transfer-Encoding: chunked"), id="chunks"),
             pytest.param(asked("POST /orders", PLAIN, "Connection: close"), id="the last"),
             pytest.param(asked("POST /orders", PLAIN, "Content-Length: 1"), id="two lengths"),
+            pytest.param(asked("POST /orders", PLAIN, "Content-Length: 123456"), id="two lengths, one of them long"),
+            pytest.param(asked("POST /orders", PLAIN, "Content-Length:\r\n 1"), id="two lengths, one of them folded"),
+            pytest.param(asked("POST /orders", PLAIN, "Idempotency-Key: keep-alive"), id="a key like an option"),
+            pytest.param(asked("POST /orders", PLAIN, "Transfer-Encoding: keep-alive"), id="an encoding like one"),
+            pytest.param(asked("POST /orders", PLAIN, "X: 1\nTransfer-Encoding: chunked"), id="a line feed alone"),
+            pytest.param(asked("POST /orders", PLAIN, "X: 1\rTransfer-Encoding: chunked"), id="a return alone"),
+            pytest.param(asked("POST /orders", PLAIN, "Transfer-Encoding : chunked"), id="a blank before the colon"),
+            pytest.param(asked("POST /orders", PLAIN, " Transfer-Encoding: chunked"), id="a folded line"),
+            pytest.param(asked("POST /orders", PLAIN, "X: \0"), id="a control character"),
+            pytest.param(asked("POST /orders", PLAIN, "X"), id="a line without a colon"),
+            pytest.param(asked("POST /orders", PLAIN, "host: other"), id="two hosts"),
         ],
     )
     def test_every_other_request_goes_on_as_it_came(self, line: Any, request_: bytes) -> None:
@@ -334,6 +359,20 @@ class TestWhatIsNotReadFirst:
         assert not unread_orders.refuse(ours)
         if request_:
             assert ours.recv(65536) == request_
+
+    def test_in_english_whatever_this_thread_has_shown_last(self, line: Any) -> None:
+        ours, theirs = line
+        theirs.sendall(asked("POST /orders", PLAIN))
+        with translation.override("ru"):
+            assert unread_orders.refuse(ours)
+        assert b"Too many orders wait" in theirs.recv(65536)
+
+    def test_the_client_is_told_if_the_connection_is_closed(self, line: Any) -> None:
+        ours, theirs = line
+        for is_kept in (True, False):
+            theirs.sendall(asked("POST /orders", PLAIN))
+            assert unread_orders.refuse(ours, is_kept=is_kept)
+            assert (b"Connection: close" not in theirs.recv(65536)) == is_kept
 
     def test_nothing_is_refused_where_nobody_waits(self, line: Any, settings: Any) -> None:
         ours, theirs = line
@@ -392,6 +431,55 @@ class TestRefusedOnArrival:
                 assert theirs.recv(65536).startswith(b"HTTP/1.1 503 ")
             else:
                 assert ours.recv(65536) == request_
+
+    def test_closes_where_it_keeps_as_many_connections_as_it_may(self, worker: Worker) -> None:
+        worker.queued, worker.seconds, worker.max_keepalived = 1000, 0.1, 0
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            theirs.sendall(asked("POST /orders", PLAIN))
+            worker.enqueue_req(TConn(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2)))
+            assert b"\r\nConnection: close\r\n" in theirs.recv(65536)
+            assert not theirs.recv(1)
+            assert not worker.keepalived_conns
+
+
+class TestClosing:
+    """A client that does not close its side of a connection keeps nobody waiting, and one that does loses nothing."""
+
+    @pytest.fixture
+    def worker(self) -> Iterator[Worker]:
+        config = Config()
+        worker = Worker(0, os.getpid(), [], None, 30, config, Logger(config))
+        worker.nr_conns = 1
+        with selectors.DefaultSelector() as worker.poller, worker.tmp._tmp:
+            yield worker
+
+    @pytest.fixture
+    def theirs(self, worker: Worker) -> Iterator[socket.socket]:
+        ours, theirs = socket.socketpair()
+        conn = TConn(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))
+        with ours, theirs:
+            ours.sendall(b"the last answer")
+            done: Future[bool] = Future()
+            done.set_result(False)
+            worker.finish_request(conn, done)
+            assert (theirs.recv(100), theirs.recv(100)) == (b"the last answer", b"")
+            yield theirs
+
+    def test_waits_for_nobody(self, worker: Worker, theirs: socket.socket) -> None:
+        worker.murder_pending()
+        assert (worker.nr_conns, len(worker.pending_conns)) == (1, 1)
+        worker.pending_conns[0].timeout = time.monotonic()  # as after two seconds
+        worker.murder_pending()
+        assert (worker.nr_conns, len(worker.pending_conns), len(worker.poller.get_map())) == (0, 0, 0)
+
+    def test_reads_on_until_the_client_closes_as_well(self, worker: Worker, theirs: socket.socket) -> None:
+        theirs.sendall(b"more")
+        worker.wait_for_and_dispatch_events(timeout=60)
+        assert worker.nr_conns == 1
+        theirs.close()
+        worker.wait_for_and_dispatch_events(timeout=60)
+        assert (worker.nr_conns, len(worker.pending_conns), len(worker.poller.get_map())) == (0, 0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -460,6 +548,16 @@ def test_a_part_that_stands_still(system: RunningSystem, part: str) -> None:
     assert post(refused[0]).status_code == 201  # nothing was stored under its key
     system.until(ended)
     system.manage("audit", "--grace", "0")  # finds nothing
+
+
+@pytest.mark.processes
+def test_clients_that_close_nothing_keep_nobody_waiting(system: RunningSystem) -> None:
+    last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with contextlib.ExitStack() as held:
+        for _ in range(20):  # two seconds each
+            client = held.enter_context(socket.create_connection(("127.0.0.1", system.port)))
+            client.sendall(last)
+        assert requests.get(system.url("/health/live"), timeout=30).status_code == 200
 
 
 @pytest.mark.processes

@@ -16,7 +16,9 @@ import psycopg
 import pytest
 import requests
 
-from orders_project.embedded import places, processes
+from orders_project.embedded import CannotRun, places, processes
+from orders_project.embedded.backup_folder import Backups
+from orders_project.embedded.up import environment
 
 from .process_tree import family
 from .test_embedded import lives
@@ -170,3 +172,20 @@ class TestUp:
         assert "'soon' is not a number of seconds" in line
         assert run.process.wait(timeout=180) == 1
         assert not [words for words in run.said if "Traceback" in words]
+
+
+@pytest.mark.parametrize("name", ["PORT", "GRPC_PORT", "FAKE_GATEWAY_PORT"])
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "70000", "1_000", "\u0663", "9" * 5000])
+def test_what_is_no_port_is_refused(tmp_path: Path, name: str, value: str) -> None:
+    with pytest.raises(CannotRun, match=f"{name}: .* is not a port: name one from 1 to 65535"):
+        environment({name: value}, data=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
+def test_what_is_no_folder_is_said_in_one_line(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / name
+    monkeypatch.setenv("ORDERS_CACHE", str(folder))
+    for use in (places.cache, lambda: places.claim(folder), lambda: Backups(folder).prepare()):
+        with pytest.raises(CannotRun, match="it is no folder; name others by DATA, ORDERS_CACHE and BACKUPS"):
+            use()

@@ -4,6 +4,7 @@ import re
 from argparse import ArgumentTypeError
 from datetime import UTC, date, datetime, time, timedelta
 
+LONGEST = timedelta(days=3650)
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -14,9 +15,36 @@ def duration(text: str) -> timedelta:
     :raises ArgumentTypeError: if it is none
     """
     match = re.fullmatch(r"(\d{1,6})([smhd])", text, re.ASCII)
-    if match is None:
+    found = timedelta(seconds=int(match[1]) * UNITS[match[2]]) if match is not None else None
+    if found is None or found > LONGEST:
         raise ArgumentTypeError(f"{text!r} is not a duration: write 90s, 15m, 2h or 7d")
-    return timedelta(seconds=int(match[1]) * UNITS[match[2]])
+    return found
+
+
+def number(text: str) -> float:
+    """
+    Read a number of seconds or hours: 0 or more.
+
+    :raises ArgumentTypeError: if it is none
+    """
+    try:
+        found = float(text)
+    except ValueError:
+        found = -1
+    if not 0 <= found <= LONGEST.total_seconds():  # neither is NaN
+        raise ArgumentTypeError(f"{text!r} is not a number from 0 to {LONGEST.total_seconds():.0f}")
+    return found
+
+
+def count(text: str) -> int:
+    """
+    Read a whole number: 1 or more.
+
+    :raises ArgumentTypeError: if it is none
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not int(text):
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 1 to 999999999")
+    return int(text)
 
 
 def moment(text: str) -> datetime:

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from orders_project import database_limits
 from orders_project.audit import CHECKS, Report, audit
+from outbox.management.arguments import number
 
 SHOWN = 20
 
@@ -23,13 +24,13 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="write one JSON object")
         parser.add_argument(
-            "--window", type=float, default=24, metavar="HOURS", help="how far back messages are checked"
+            "--window", type=number, default=24, metavar="HOURS", help="how far back messages are checked"
         )
         parser.add_argument(
-            "--grace", type=float, default=60, metavar="SECONDS", help="what has changed within this time is in flight"
+            "--grace", type=number, default=60, metavar="SECONDS", help="what has changed within this time is in flight"
         )
         parser.add_argument(
-            "--settle", type=float, default=5, metavar="SECONDS", help="the pause before suspects are checked again"
+            "--settle", type=number, default=5, metavar="SECONDS", help="the pause before suspects are checked again"
         )
 
         parser.add_argument(

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from orders_project import database_limits
 from orders_project.region import promotion, readiness
 from orders_project.region.databases import NotPossible
-from outbox.management.arguments import moment
+from outbox.management.arguments import count, moment
 
 AFTERWARDS = """
 This region is written to now. Only a person can do the rest:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
             help="send again only what was sent at this time or later; by default, all that outboxes still have",
         )
         promote.add_argument(
-            "--seconds", type=int, default=300, help="how long a server may take to apply what it has received (300)"
+            "--seconds", type=count, default=300, help="how long a server may take to apply what it has received (300)"
         )
 
     def handle(self, *args: Any, action: str, **options: Any) -> None:

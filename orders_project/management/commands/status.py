@@ -14,6 +14,7 @@ from django.utils import timezone
 from common import money
 from orders_project.observability import status
 from orders_project.observability.status import Status
+from outbox.management.arguments import number
 
 CLEAR = "\033[2J\033[H"
 
@@ -26,7 +27,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--watch", nargs="?", type=float, const=2.0, metavar="SECONDS", help="repeat it until Ctrl-C"
+            "--watch", nargs="?", type=number, const=2.0, metavar="SECONDS", help="repeat it until Ctrl-C"
         )
         parser.add_argument("--json", action="store_true", help="write JSON; with --watch, one object on each line")
 

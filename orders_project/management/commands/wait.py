@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from orders_project.observability import waiting
+from outbox.management.arguments import number
 
 
 class Command(BaseCommand):
@@ -22,7 +23,7 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--seconds", type=float, default=settings.WAIT_SECONDS, help="at most this long")
+        parser.add_argument("--seconds", type=number, default=settings.WAIT_SECONDS, help="at most this long")
         parser.add_argument(
             "--unmigrated", action="store_true", help="do not wait for migrations, in order to run them"
         )

@@ -18,7 +18,7 @@ from django.utils import timezone
 from outbox import clock, corrections, dead_letters
 from outbox.dead_letters import CANARY_TIMEOUT, Outcome, Selection
 from outbox.errors import OutboxError
-from outbox.management.arguments import duration
+from outbox.management.arguments import count, duration
 from outbox.models import DeadLetter
 from outbox.preview import preview
 from outbox.services import database_of, services_here
@@ -62,7 +62,7 @@ class Command(BaseCommand):
             one.add_argument("--subject", "--order", default="", help="what the message is about, such as an order id")
             one.add_argument("--older-than", type=duration, metavar="AGE", help="90s, 15m, 2h, 7d")
             one.add_argument("--younger-than", type=duration, metavar="AGE")
-            one.add_argument("--limit", type=int, help="at most this many, the oldest first")
+            one.add_argument("--limit", type=count, help="at most this many, the oldest first")
             if action == "list":
                 one.add_argument("--each", action="store_true", help="one line for each dead letter")
                 one.add_argument("--status", default=DeadLetter.Status.DEAD, choices=DeadLetter.Status.values)
@@ -88,7 +88,7 @@ class Command(BaseCommand):
             )
             one.add_argument("--rate", type=positive, help="at most this many per second")
             one.add_argument(
-                "--canary", type=int, default=0, metavar="N", help="first N of them; stop if one dies again"
+                "--canary", type=count, default=0, metavar="N", help="first N of them; stop if one dies again"
             )
             for option, help_text in (("--timeout", "for the answer to a canary (1m)"), ("--patience", SUPPRESS)):
                 one.add_argument(option, type=duration, default=CANARY_TIMEOUT, dest="timeout", help=help_text)
