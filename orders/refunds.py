@@ -248,6 +248,8 @@ def _told(refund: Refund) -> dict[str, Any]:
         "status": str(refund.status),
         "reason": refund.reason,
         "fail_code": refund.fail_code or None,
+        "lines": refund.lines,
+        "restock": refund.restock,
     }
 
 
