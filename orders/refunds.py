@@ -165,7 +165,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
         updated_at=now,
     )
     transitions.record(
-        order, kind="order.refund_requested", now=now, by=by, note=wanted.reason, about={"refund": _told(refund)}
+        order, kind="order.refund_requested", now=now, by=by, note=wanted.reason, about={"refund": told(refund)}
     )
     Outgoing.post(
         RefundPart(
@@ -239,7 +239,7 @@ def _check_lines(
         raise WrongLines(" ".join([_g("These lines cannot be refunded like this."), *reasons]), errors=errors)
 
 
-def _told(refund: Refund) -> dict[str, Any]:
+def told(refund: Refund) -> dict[str, Any]:
     """What the history and the events of an order tell of a refund; the amount is in minor units."""
     return {
         "refund_id": str(refund.refund_id),
@@ -275,7 +275,7 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
         changes={"refunded": refunded},
         fact="refunded",
         now=now,
-        about={"refund": _told(refund)},
+        about={"refund": told(refund)},
     )
     if refund.restock:
         Outgoing.post(
@@ -304,7 +304,7 @@ def failed(event: RefundFailed, *, now: datetime) -> None:
     _become(refund, Refund.Status.FAILED, now=now, fail_code=event.code)
     changes = {"refunded": max(0, order.refunded - refund.amount)} if was_back else {}
     transitions.record(
-        order, kind=event.type, changes=changes, fact="refund_failed", now=now, about={"refund": _told(refund)}
+        order, kind=event.type, changes=changes, fact="refund_failed", now=now, about={"refund": told(refund)}
     )
 
 

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -96,7 +95,7 @@ def store(transactions: Iterable[Transaction], *, gateway: str) -> int:
     Each batch is stored in a transaction of its own, or in that of the caller.
     """
     told, number = iter(transactions), 0
-    while batch := list(islice(told, BATCH)):
+    for batch in in_batches(told, BATCH):
         number += len(batch)
         # In one statement a row can be stored only once.
         _store(gateway, list({one.transaction_id: one for one in batch}.values()))
