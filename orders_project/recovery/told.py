@@ -50,7 +50,7 @@ def settle(missing: Missing, *, since: datetime, dry_run: bool, report: Report) 
 
 def _place_again(since: datetime, changed: set[str], *, report: Report) -> None:
     for events in _events(since, of_new_orders=True):
-        numbers = []
+        highest = 0
         for event in rebuilding.unknown(events):
             try:
                 order = rebuilding.place_again(Told(event), now=clock.now("orders"))
@@ -61,9 +61,9 @@ def _place_again(since: datetime, changed: set[str], *, report: Report) -> None:
             if order is not None:
                 report.done[PLACED] += 1
                 changed.add(order.order_id)
-                numbers.append(order.number)
-        if numbers:
-            rebuilding.count_past(max(numbers))
+                highest = max(highest, order.number or 0)
+        if highest:
+            rebuilding.count_past(highest)
 
 
 def _bring_forward(since: datetime, changed: set[str], *, report: Report) -> None:
@@ -124,9 +124,10 @@ def _handle(missing: Missing, changed: set[str], *, report: Report) -> None:
                 try:
                     _deliver(envelope)
                 except (CodedError, Order.DoesNotExist) as refusal:
-                    is_there = not isinstance(refusal, Order.DoesNotExist)
                     refused[one.subject] = (
-                        f"{one.type} cannot be handled: {refusal}" if is_there else _unplaced(one.type)
+                        _unplaced(one.type)
+                        if isinstance(refusal, Order.DoesNotExist)
+                        else f"{one.type} cannot be handled: {refusal}"
                     )
                 else:
                     handled += 1

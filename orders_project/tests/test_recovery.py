@@ -10,23 +10,29 @@ from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from io import StringIO
 from typing import Any
+from uuid import uuid4
 
+import amqp
 import pytest
 import time_machine
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import transaction
 from django.test import override_settings
 from django.utils import timezone
 
-from orders.models import ENDS, Order
+from orders.models import ENDS, Order, OrderLine
 from orders.models import Refund as OrderRefund
 from orders_project import recovery
 from orders_project.audit import audit
+from orders_project.celery import declare_topology
 from orders_project.recovery import AGAIN, REMEMBERED, recover, stock
 from orders_project.tests.test_money_of_orders import Shopper
 from orders_project.tests.test_money_of_orders import gateway as gateway
 from orders_project.tests.test_money_of_orders import shopper as shopper
 from orders_project.tests.test_money_of_orders import unlimited as unlimited
+from outbox import stream
+from outbox.broker import Publisher, connect
 from outbox.services import model_of
 from payments import rebuilding
 from payments import services as money
@@ -170,6 +176,30 @@ class Shop:
 
 
 @pytest.fixture
+def told(settings: Any) -> Iterator[None]:
+    """A stream of events of its own."""
+    declare_topology()
+    settings.EVENTS_STREAM = f"events.{uuid4()}"
+    assert stream.declare() == ""
+    yield
+    with connect() as connection:
+        connection.channel().queue_delete(settings.EVENTS_STREAM)
+
+
+def tell(shop: Shop) -> None:
+    """Let the stream have what was told since the last time, and some of it twice, as a relay does that dies."""
+    facts, shop.shopper.carrier.facts = shop.shopper.carrier.facts, []
+    publisher = Publisher(exchanges=[""])
+    content = {"content_type": "application/cloudevents+json"}
+    rest = [("", settings.EVENTS_STREAM, amqp.Message(one.encode(), **content)) for one in [*facts, *facts[-3:]]]
+    outcome = publisher.send(rest)
+    while outcome.waiting:
+        publisher.read_answers()
+    publisher.close()
+    assert len(outcome.confirmed) == len(rest)
+
+
+@pytest.fixture
 def shop(shopper: Shopper, gateway: ModelGateway) -> Shop:
     return Shop(shopper, gateway)
 
@@ -186,11 +216,22 @@ def ended() -> list[str]:
     return list(Order.objects.filter(status__in=ENDS).values_list("pk", flat=True))
 
 
+# What is stored of an order, but for what is given anew: when it changed, and its timer.
+AS_STORED = [
+    field.attname
+    for field in Order._meta.concrete_fields
+    if field.attname not in ("updated_at", "status_since", "timer_at", "timer_id")
+]
+
+
 def picture(order_ids: list[str]) -> dict[str, list[Any]]:
     """What all services say of these orders, without times and ids that are given anew."""
     of = {"order_id__in": order_ids}
     rows = {
-        "orders": Order.objects.filter(pk__in=order_ids).values_list("pk", "status", "captured", "refunded", "blocked"),
+        "orders": Order.objects.filter(pk__in=order_ids).values_list(*AS_STORED),
+        "lines": OrderLine.objects.filter(**of).values_list(
+            "order_id", "position", "kind", "of_position", "product_id", "sku", "name", "quantity", "unit_price"
+        ),
         "refunds": OrderRefund.objects.filter(**of).values_list("pk", "status", "amount", "restock", "fail_code"),
         "payments": Payment.objects.filter(pk__in=order_ids).values_list(
             "pk", "status", "amount", "method", "gateway_payment_id"
@@ -241,9 +282,11 @@ def comes_to_rest(shop: Shop, clock: Any) -> None:
 MOMENTS = [0, *(pytest.param(number, marks=pytest.mark.slow) for number in (4, 9, 13, 17, 21, 25))]
 
 
-@pytest.mark.parametrize("service", ["payments", "processing"])
+@pytest.mark.parametrize("service", ["payments", "processing", "orders"])
 @pytest.mark.parametrize("copied_after", MOMENTS)
-def test_everything_is_as_it_was_and_goes_on(shop: Shop, service: str, copied_after: int, settings: Any) -> None:
+def test_everything_is_as_it_was_and_goes_on(
+    shop: Shop, told: None, service: str, copied_after: int, settings: Any
+) -> None:
     with time_machine.travel(timezone.now(), tick=True) as clock:
         shop.before()
         steps = shop.steps()
@@ -257,6 +300,7 @@ def test_everything_is_as_it_was_and_goes_on(shop: Shop, service: str, copied_af
             assert {order.status for order in Order.objects.filter(pk__in=orders)} == ENDS
             at_gateway = {key: (held.answer, held.refunds) for key, held in shop.gateway.payments.items()}
             clock.shift(timedelta(hours=2))  # every deadline is over, and so is every hold
+        tell(shop)
         settings.PROCESSING_SUCCESS_RATE = 0.0  # whoever is asked again is refused
         assert picture(orders) != expected
 
