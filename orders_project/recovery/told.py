@@ -89,11 +89,8 @@ def _events(since: datetime, *, of_new_orders: bool) -> Iterator[list[Envelope]]
     now = clock.now("orders")
     selection = stream.Selection(since=since)
     for kept in stream.kept_until(now, start=stream.start_of(selection, None)):
-        yield [
-            Envelope.parse(one.event)
-            for one in kept
-            if one in selection and one.event.get("source") == SOURCE and (one.type == CREATED) == of_new_orders
-        ]
+        ours = [Envelope.parse(one.event) for one in kept if one in selection and one.event.get("source") == SOURCE]
+        yield [one for one in ours if (one.type == CREATED) == of_new_orders]
 
 
 def _causes(events: Collection[Envelope]) -> dict[str, str]:

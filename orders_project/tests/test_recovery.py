@@ -216,19 +216,19 @@ def ended() -> list[str]:
     return list(Order.objects.filter(status__in=ENDS).values_list("pk", flat=True))
 
 
-# What is stored of an order, but for what is given anew: when it changed, and its timer.
-AS_STORED = [
-    field.attname
-    for field in Order._meta.concrete_fields
-    if field.attname not in ("updated_at", "status_since", "timer_at", "timer_id")
-]
+# What of an order is never changed.
+AS_PLACED = (
+    "pk", "number", "reference", "principal", "customer_id", "user_id", "user_email", "description", "metadata",
+    "total", "currency", "payment_method", "capture", "hold_id", "fingerprint", "created_at",
+)  # fmt: skip
 
 
 def picture(order_ids: list[str]) -> dict[str, list[Any]]:
     """What all services say of these orders, without times and ids that are given anew."""
     of = {"order_id__in": order_ids}
     rows = {
-        "orders": Order.objects.filter(pk__in=order_ids).values_list(*AS_STORED),
+        "orders": Order.objects.filter(pk__in=order_ids).values_list("pk", "status", "captured", "refunded", "blocked"),
+        "asked": Order.objects.filter(pk__in=order_ids).values_list(*AS_PLACED),
         "lines": OrderLine.objects.filter(**of).values_list(
             "order_id", "position", "kind", "of_position", "product_id", "sku", "name", "quantity", "unit_price"
         ),

@@ -19,8 +19,8 @@ from outbox.stream import StreamError
 class Command(BaseCommand):
     help = (
         "Recover a service whose database was set back to an earlier moment while the others are ahead: make again what"
-        " orders, its events and the gateway know of, and have sent again what it was sent. It can be repeated. The exit"
-        " status is 1 if something is left for a person to decide."
+        " orders, its events and the gateway know of, and have sent again what it was sent. It can be repeated. The"
+        " exit status is 1 if something is left for a person to decide."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
