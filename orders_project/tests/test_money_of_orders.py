@@ -452,6 +452,7 @@ class TestRefunds:
         assert shopper.post(path, {"amount": 5}, **key).json()["refund_id"] == first["refund_id"]
         IdempotencyKey.objects.all().delete()
         assert shopper.post(path, {"amount": 6}, **key).status_code == 409
+        IdempotencyKey.objects.all().delete()
         Refund.objects.all().delete()  # as where the database of orders was set back
         assert shopper.post(path, {"amount": 5}, **key).json()["refund_id"] == first["refund_id"]
         shopper.carrier.run()

@@ -9,7 +9,7 @@ from django.core.management import CommandError
 from django.test import override_settings
 from django.utils import timezone
 
-from orders import rebuilding, webhook_endpoints
+from orders import rebuilding
 from orders.models import Order, Outgoing, Refund, WebhookDelivery, WebhookEndpoint
 from orders.rebuilding import NO_ORIGIN, Told
 from orders_project.recovery import recover
@@ -200,12 +200,10 @@ def test_a_refund_on_its_way_is_known_again_and_named(shop: Shop) -> None:
 
 
 def test_webhooks_about_what_happened_since_are_sent_again_under_the_same_ids(shop: Shop) -> None:
-    webhook_endpoints.register(url="https://example.com/hook", actor="root", now=timezone.now())
-    WebhookEndpoint.objects.update(is_active=False)
     with set_back("orders") as moment:
         shop.by_account("one")
     facts = tell(shop)
-    WebhookEndpoint.objects.update(is_active=True)
+    WebhookEndpoint.objects.create(url="https://example.com/hook", principal="shop", created_at=timezone.now())
     recover("orders", since=moment)
     assert {str(one.event_id) for one in WebhookDelivery.objects.all()} == {one.id for one in facts}
     assert not any("origin" in one.body for one in WebhookDelivery.objects.all())
@@ -215,8 +213,9 @@ def test_webhooks_about_what_happened_since_are_sent_again_under_the_same_ids(sh
 
 def test_without_the_stream_of_events_it_says_so_in_one_line(shop: Shop, settings: Any) -> None:
     settings.EVENTS_STREAM = "events.none"
-    with pytest.raises(CommandError, match="There is no stream events.none: run manage.py declare_topology") as refused:
+    with pytest.raises(CommandError) as refused:
         command(timezone.now(), service="orders")
+    assert str(refused.value).startswith("There is no stream events.none: run manage.py declare_topology")
     assert "\n" not in str(refused.value)
 
 

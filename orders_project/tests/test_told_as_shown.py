@@ -20,7 +20,7 @@ from payments.messages import PaymentDisputed, PaymentSucceeded, RefundSucceeded
 __all__ = ["client_named", "lamp", "shop", "unlimited"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
 
-OF_EVENTS = {"reference", "total", "refund", "dispute"}
+OF_EVENTS = {"reference", "total", "refund", "dispute", "captured_amount", "origin"}
 DOCUMENT = asyncapi.document()
 
 
