@@ -45,7 +45,7 @@ class Told:
 
     @property
     def at(self) -> datetime:
-        return datetime.fromisoformat(self.event.data["updated_at"])
+        return datetime.fromisoformat(self.event.data.get("updated_at") or self.event.time)
 
     @property
     def kind(self) -> str:
@@ -99,7 +99,14 @@ def place_again(told: Told, *, now: datetime) -> Order | None:
 
 
 def _as_placed(told: Told) -> tuple[Order, list[OrderLine]]:
-    data, at = told.event.data, datetime.fromisoformat(told.event.data["created_at"])
+    data = told.event.data
+    if origins.NAME not in data:
+        raise NotRebuilt(NO_ORIGIN)
+    try:
+        origin = origins.Origin.unseal(data[origins.NAME])
+    except encryption.NotReadable as error:
+        raise NotRebuilt(f"{NO_ORIGIN}, or add the key of that time to ENCRYPTION_KEY and run this again") from error
+    at = datetime.fromisoformat(data["created_at"])
     order = Order(
         order_id=told.event.subject,
         number=data["number"],
@@ -115,12 +122,7 @@ def _as_placed(told: Told) -> tuple[Order, list[OrderLine]]:
         status_since=at,
         **{name: data[name] or "" for name in ("customer_id", "user_id", "user_email", "description")},
     )
-    if origins.NAME not in data:
-        raise NotRebuilt(NO_ORIGIN)
-    try:
-        origins.Origin.unseal(data[origins.NAME]).apply(order)
-    except encryption.NotReadable as error:
-        raise NotRebuilt(f"{NO_ORIGIN}, or add the key of that time to ENCRYPTION_KEY and run this again") from error
+    origin.apply(order)
     lines = [
         OrderLine(
             order=order,
@@ -172,7 +174,7 @@ def _become(order: Order, told: Told, *, now: datetime) -> None:
     changes = {
         "payment_id": data["payment_id"] or "",
         "fail_reason": data["fail_reason"] or "",
-        "refunded": told.minor_units(data["refunded_amount"]),
+        "refunded": told.minor_units(data.get("refunded_amount", 0)),
         "captured": None if captured is None else told.minor_units(captured),
         "blocked": order.blocked if data["status"] == before else "",
     }
@@ -263,6 +265,8 @@ def _restore_refund(order: Order, told: Told, about: Mapping[str, Any]) -> None:
     refund.restock = stored.get("restock", refund.restock)
     refund.updated_at = told.at
     refund.save(update_fields=["status", "fail_code", "restock", "updated_at"])
+    if refund.status == Refund.Status.SUCCEEDED:
+        refunds.take_back(refund, order)  # nobody knows whether that had left
 
 
 @transaction.atomic(using="orders")

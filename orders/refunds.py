@@ -314,6 +314,11 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
         now=now,
         about={"refund": told(refund)},
     )
+    take_back(refund, order)
+
+
+def take_back(refund: Refund, order: Order) -> None:
+    """Have the pieces of a refund put back into stock, if they are to go there; asked for twice, it is done once."""
     if refund.restock:
         Outgoing.post(
             TakeBack(

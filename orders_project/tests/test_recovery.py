@@ -23,9 +23,10 @@ from django.test import override_settings
 from django.utils import timezone
 
 from orders import history
-from orders.models import ENDS, LOADED_LINES, Order, OrderLine, Outgoing
+from orders.models import ENDS, Order, OrderLine, Outgoing
 from orders.models import Refund as OrderRefund
 from orders.serializers import snapshot
+from orders.services import with_lines
 from orders_project import recovery
 from orders_project.audit import audit
 from orders_project.celery import declare_topology
@@ -274,7 +275,7 @@ def dead_letters() -> list[str]:
 def assert_is_as_told(facts: list[Envelope]) -> None:
     """Orders are as they were last told of, or went on from there, each step of their histories once."""
     newest = {one.subject: one.data for one in sorted(facts, key=lambda one: (one.subject, one.sequence or ""))}
-    for order in Order.objects.filter(pk__in=newest).prefetch_related(LOADED_LINES):
+    for order in with_lines(Order.objects.filter(pk__in=newest)):
         told, now = newest[order.pk], snapshot(order)
         assert order.version >= told["version"]
         if order.version == told["version"]:

@@ -33,6 +33,7 @@ from orders_project.tests.test_recovery import shop as shop
 from orders_project.tests.test_recovery import told as told
 from payments.gateways.base import RefundStatus
 from payments.models import Payment
+from processing.models import Product
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited", "told")]
 KEY = {"Idempotency-Key": "k"}
@@ -174,6 +175,24 @@ def test_what_may_not_have_left_is_asked_for_again(shop: Shop) -> None:
     recover("orders", since=moment)
     shop.shopper.carrier.run()
     assert Order.objects.get().status == "done"
+    assert_all_is_well()
+
+
+def test_stock_that_was_to_come_back_with_a_refund_does_so_once(shop: Shop) -> None:
+    """Also where the command for it had not left."""
+    for name in ("left", "not-left"):
+        shop.by_account(name)
+    carrier, before = shop.shopper.carrier, Product.objects.get().available
+    with set_back("orders") as moment:
+        shop.asks("left", "refunds", lines=[{"position": 1, "quantity": 1}], restock=True)
+        carrier.passes_over = lambda envelope: envelope.type == "processing.take_back"
+        shop.asks("not-left", "refunds", lines=[{"position": 1, "quantity": 2}], restock=True)
+        carrier.passes_over = lambda envelope: False
+    assert Product.objects.get().available == before + 1
+    tell(shop)
+    assert recover("orders", since=moment).decisions == []
+    carrier.run()
+    assert Product.objects.get().available == before + 3
     assert_all_is_well()
 
 
