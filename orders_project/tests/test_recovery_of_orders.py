@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import time_machine
 from django.core.management import CommandError
+from django.db import connections
 from django.test import override_settings
 from django.utils import timezone
 
 from orders import rebuilding
-from orders.models import Order, Outgoing, Refund, WebhookDelivery, WebhookEndpoint
+from orders.models import NUMBERS, Order, OrderEvent, Outgoing, Refund, WebhookDelivery, WebhookEndpoint
 from orders.rebuilding import NO_ORIGIN, Told
 from orders_project.recovery import recover
 from orders_project.recovery.report import AGAIN, ASKED, PLACED, TOLD
@@ -48,6 +49,8 @@ def test_a_client_that_repeats_its_requests_gets_the_same_orders(shop: Shop) -> 
         keyed = shop.shopper.post("/orders", by_key, **KEY).json()
         shop.shopper.carrier.run()
     tell(shop)
+    with connections["orders"].cursor() as cursor:  # which no rollback sets back
+        cursor.execute("SELECT setval(%s, %s)", [NUMBERS, named["number"] - 1])
     assert recover("orders", since=moment).done[PLACED] == 2
     assert shop.shopper.post("/orders", by_name).json()["number"] == named["number"]
     assert shop.shopper.post("/orders", by_key, **KEY).json()["order_id"] == keyed["order_id"]
@@ -175,6 +178,22 @@ def test_what_may_not_have_left_is_asked_for_again(shop: Shop) -> None:
     recover("orders", since=moment)
     shop.shopper.carrier.run()
     assert Order.objects.get().status == "done"
+    assert_all_is_well()
+
+
+def test_what_an_event_stands_for_is_not_handled_again(shop: Shop) -> None:
+    shop.by_gateway("paid")
+    shop.pays("paid")
+    payment = shop.payment("paid")
+    with set_back("orders") as moment:
+        shop.gateway.disputes_payment(payment, amount=3_00)
+        shop.shopper.hears(shop.gateway)
+    tell(shop)
+    report = recover("orders", since=moment)
+    assert (report.done[TOLD], report.done[AGAIN]) == (1, 0)
+    shop.shopper.carrier.run()
+    assert Outgoing.objects.filter(type="order.disputed").count() == 1
+    assert OrderEvent.objects.filter(type="payment.disputed", data__dispute__amount=3_00).count() == 1
     assert_all_is_well()
 
 
