@@ -164,6 +164,10 @@ def test_what_no_event_tells_of_any_more_is_handled_again_in_an_order_that_is_po
             report = recover("orders", since=moment)
             assert report.decisions == []
             assert report.done[AGAIN]
+            # Workers would get them in any order.
+            assert set(Order.objects.values_list("reference", "status")) == {
+                (name, "failed" if name == "poor" else "done") for name in ("a", "poor", "g", "manual", "i")
+            }
             shop.shopper.carrier.run()
         assert difference(picture(ended()), expected) == []
         assert_all_is_well()
@@ -176,8 +180,26 @@ def test_what_may_not_have_left_is_asked_for_again(shop: Shop) -> None:
         assert Outgoing.objects.filter(type="payments.charge").exists()
     tell(shop)
     recover("orders", since=moment)
+    assert Outgoing.objects.filter(type="orders.overdue", pk=Order.objects.get().timer_id).exists()
     shop.shopper.carrier.run()
     assert Order.objects.get().status == "done"
+    assert_all_is_well()
+
+
+def test_an_event_that_comes_after_a_newer_one_changes_nothing(shop: Shop) -> None:
+    with set_back("orders") as moment:
+        shop.by_account("one")
+        expected = picture(ended())
+    carrier, facts = shop.shopper.carrier, list(shop.shopper.carrier.facts)
+    first = tell(shop, "order.created", "order.done")
+    recover("orders", since=moment)
+    later = carrier.facts = [one for one in facts if one not in first]
+    assert later
+    tell(shop)
+    assert recover("orders", since=moment).done[TOLD] == len(later)
+    carrier.run()
+    assert difference(picture(ended()), expected) == []
+    assert_is_as_told(facts)
     assert_all_is_well()
 
 
