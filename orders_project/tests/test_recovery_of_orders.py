@@ -237,6 +237,27 @@ def test_stock_that_was_to_come_back_with_a_refund_does_so_once(shop: Shop) -> N
     assert_all_is_well()
 
 
+def test_an_order_that_is_turned_back_does_not_wait_for_its_timer_of_before(shop: Shop) -> None:
+    with time_machine.travel(timezone.now() - timedelta(hours=1), tick=True) as clock:
+        shop.by_gateway("manual", capture="manual")
+        shop.pays("manual")
+        tell(shop)
+        clock.shift(timedelta(hours=1))
+        shop.shopper.carrier.run()
+        timer = Order.objects.get().timer_at
+        assert timer is not None
+        assert timer > timezone.now() + timedelta(days=1)
+        with set_back("orders") as moment:
+            shop.shopper.carrier.passes_over = lambda envelope: envelope.type == "payments.void"
+            shop.asks("manual", "cancel")
+        tell(shop)
+        recover("orders", since=moment)
+        order = Order.objects.get()
+        assert order.status == "voiding"
+        assert order.timer_at is not None
+        assert order.timer_at < timezone.now() + timedelta(hours=1)
+
+
 def test_a_refund_on_its_way_is_known_again_and_named(shop: Shop) -> None:
     shop.by_gateway("paid")
     shop.pays("paid")
