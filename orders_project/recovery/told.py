@@ -13,6 +13,7 @@ from orders.models import ENDS, Order
 from orders.models import Refund as Asked
 from orders.rebuilding import CREATED, Told
 from outbox import clock, forgotten, lost, stream
+from outbox.broker import LOST
 from outbox.consumers import CONSUMERS, deliver
 from outbox.deliveries import Delivery
 from outbox.envelope import Envelope
@@ -88,9 +89,16 @@ def _events(since: datetime, *, of_new_orders: bool) -> Iterator[list[Envelope]]
     """Yield the events of orders since then, some at a time: that they were placed, or what became of them."""
     now = clock.now("orders")
     selection = stream.Selection(since=since)
-    for kept in stream.kept_until(now, start=stream.start_of(selection, None)):
+    for kept in _kept(now, stream.start_of(selection, None)):
         ours = [Envelope.parse(one.event) for one in kept if one in selection and one.event.get("source") == SOURCE]
         yield [one for one in ours if (one.type == CREATED) == of_new_orders]
+
+
+def _kept(now: datetime, start: stream.Start) -> Iterator[list[stream.Kept]]:
+    try:
+        yield from stream.kept_until(now, start=start)
+    except LOST as error:
+        raise stream.StreamError(f"The broker, whose stream has the events, cannot be reached: {error}") from error
 
 
 def _causes(events: Collection[Envelope]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.conf import settings
 from django.core.management import CommandError
 from django.db import connections
 from django.test import override_settings
@@ -292,11 +293,20 @@ def test_webhooks_about_what_happened_since_are_sent_again_under_the_same_ids(sh
     assert WebhookDelivery.objects.count() == len(facts)
 
 
-def test_without_the_stream_of_events_it_says_so_in_one_line(shop: Shop, settings: Any) -> None:
-    settings.EVENTS_STREAM = "events.none"
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("EVENTS_STREAM", "events.none", "There is no stream events.none: run manage.py declare_topology"),
+        ("AMQP_URL", "amqp://x:y@127.0.0.1:1//", "The broker, whose stream has the events, cannot be reached"),
+    ],
+)
+def test_without_the_stream_of_events_it_says_so_in_one_line(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, why: str
+) -> None:
+    monkeypatch.setattr(settings, setting, value)
     with pytest.raises(CommandError) as refused:
         command(timezone.now(), service="orders")
-    assert str(refused.value).startswith("There is no stream events.none: run manage.py declare_topology")
+    assert str(refused.value).startswith(why)
     assert "\n" not in str(refused.value)
 
 

@@ -11,7 +11,6 @@ from django.core.management.base import BaseCommand, CommandError
 from orders_project import database_limits
 from orders_project.recovery import NotPossible, recover
 from orders_project.recovery.report import Report
-from outbox.broker import LOST
 from outbox.management.arguments import moment
 from outbox.stream import StreamError
 
@@ -42,8 +41,6 @@ class Command(BaseCommand):
                 report = recover(service, since=since, dry_run=dry_run)
         except (NotPossible, StreamError) as refusal:
             raise CommandError(str(refusal)) from refusal
-        except LOST as error:
-            raise CommandError(f"The broker, whose stream has the events, cannot be reached: {error}") from error
         self._show(report, service=service, dry_run=dry_run)
         if report.decisions:
             sys.exit(1)
