@@ -281,7 +281,7 @@ def assert_is_as_told(facts: list[Envelope]) -> None:
         if order.version == told["version"]:
             assert {name: value for name, value in told.items() if name in now} == now
         if order.status not in ENDS:
-            assert Outgoing.objects.filter(pk=order.timer_id, published_at=None).exists()
+            assert Outgoing.objects.filter(pk=str(order.timer_id), published_at=None).exists()
     for mismatch in history.check():
         assert isinstance(mismatch, int), mismatch
     assert not Order.objects.annotate(steps=Count("events")).exclude(steps=F("version")).exists()

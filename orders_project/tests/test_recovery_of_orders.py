@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import time_machine
-from django.conf import settings
 from django.core.management import CommandError
 from django.db import connections
 from django.test import override_settings
@@ -181,7 +180,7 @@ def test_what_may_not_have_left_is_asked_for_again(shop: Shop) -> None:
         assert Outgoing.objects.filter(type="payments.charge").exists()
     tell(shop)
     recover("orders", since=moment)
-    assert Outgoing.objects.filter(type="orders.overdue", pk=Order.objects.get().timer_id).exists()
+    assert Outgoing.objects.filter(type="orders.overdue", pk=str(Order.objects.get().timer_id)).exists()
     shop.shopper.carrier.run()
     assert Order.objects.get().status == "done"
     assert_all_is_well()
@@ -300,11 +299,8 @@ def test_webhooks_about_what_happened_since_are_sent_again_under_the_same_ids(sh
         ("AMQP_URL", "amqp://x:y@127.0.0.1:1//", "The broker, whose stream has the events, cannot be reached"),
     ],
 )
-def test_without_the_stream_of_events_it_says_so_in_one_line(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, setting: str, value: str, why: str
-) -> None:
-    monkeypatch.setattr(settings, setting, value)
-    with pytest.raises(CommandError) as refused:
+def test_without_the_stream_of_events_it_says_so_in_one_line(shop: Shop, setting: str, value: str, why: str) -> None:
+    with override_settings(**{setting: value}), pytest.raises(CommandError) as refused:
         command(timezone.now(), service="orders")
     assert str(refused.value).startswith(why)
     assert "\n" not in str(refused.value)
