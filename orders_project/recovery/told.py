@@ -6,7 +6,7 @@ from datetime import datetime
 from django.conf import settings
 
 from common.batches import in_batches
-from common.errors import NotRebuilt
+from common.errors import Refusal
 from orders import rebuilding, repair
 from orders.messages import DeliverWebhook, Overdue
 from orders.models import ENDS, Order
@@ -55,7 +55,7 @@ def _place_again(since: datetime, changed: set[str], *, report: Report) -> None:
         for event in rebuilding.unknown(events):
             try:
                 order = rebuilding.place_again(Told(event), now=clock.now("orders"))
-            except NotRebuilt as refusal:
+            except Refusal as refusal:
                 report.leave(event.subject, refusal)
                 continue
             report.done[TOLD] += 1
@@ -75,7 +75,7 @@ def _bring_forward(since: datetime, changed: set[str], *, report: Report) -> Non
             told = Told(event, causes.get(event.causationid or "", ""))
             try:
                 order = rebuilding.bring_forward(told, now=clock.now("orders"))
-            except NotRebuilt as refusal:
+            except Refusal as refusal:
                 report.leave(event.subject, refusal)
                 continue
             report.done[TOLD] += 1
@@ -128,7 +128,7 @@ def _handle(missing: Missing, changed: set[str], *, report: Report) -> None:
             for one, envelope in _read(batch):
                 try:
                     _deliver(envelope)
-                except (CodedError, Order.DoesNotExist) as refusal:
+                except (CodedError, Refusal, Order.DoesNotExist) as refusal:
                     refused[one.subject] = (
                         _unplaced(one.type)
                         if isinstance(refusal, Order.DoesNotExist)
@@ -191,7 +191,7 @@ def _ask_for_refunds(since: datetime, *, report: Report) -> None:
                     asked_at=refund.created_at,
                     now=clock.now("orders"),
                 )
-            except NotRebuilt as refusal:
+            except Refusal as refusal:
                 report.leave(refund.payment_id, refusal)
                 continue
             report.done[ASKED] += 1
