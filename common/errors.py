@@ -27,3 +27,9 @@ class NotDuringUpgrade(Refusal):
 
     def __init__(self) -> None:
         super().__init__(_g("This is not possible while the system is being upgraded. Try again later."))
+
+
+class NotRebuilt(Refusal):
+    """What a service has forgotten cannot be made again as it was told of it; says why, and what a person can do."""
+
+    code = "not_rebuilt"

@@ -28,6 +28,7 @@ OTHERS = frozenset(
     {
         "description", "metadata", "client_secret", "next_action", "phone", "address", "billing_details", "shipping",
         "customer_details", "payer",
+        "origin",  # has a digest of a request, with which one that repeats a guess could be told
     }
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from rest_framework.serializers import ListSerializer
 
 from common.authority import Authority
 from common.html_forms import WithForm
-from common.idempotency import PARAMETER, answer_once
+from common.idempotency import HEADER, PARAMETER, answer_once
 from common.pagination import KeysetPagination
 from common.principal import principal_of
 from outbox import clock
@@ -144,6 +144,7 @@ class Refunds(OnOrder):
             wanted=asked.wanted(),
             by=Authority.of(principal_of(request)),
             now=clock.now("orders"),
+            key=request.headers.get(HEADER),
         )
         location = reverse("order-refund", args=[order.shown_id, refund.refund_id])
         return Response(RefundSerializer(refund).data, 202, headers={"Location": location})

@@ -7,8 +7,9 @@ is turned back needs no refund of its own: all of its money goes back by the sag
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
@@ -18,10 +19,12 @@ from django.utils.translation import gettext_noop
 from common import money
 from common.authority import Authority
 from common.errors import NotDuringUpgrade, Refusal
+from common.idempotency import KeyReused
+from outbox.ids import uuid7
 from payments.messages import PaymentDisputed, RefundFailed, RefundPart, RefundSucceeded
 from processing.messages import TakeBack
 
-from . import shares, transitions
+from . import services, shares, transitions
 from .models import Order, OrderLine, Outgoing, Refund, Status
 
 OPEN = (Refund.Status.PENDING, Refund.Status.SUCCEEDED)  # their money is back, or on its way
@@ -121,9 +124,19 @@ def left_of(order: Order) -> Left:
 
 
 @transaction.atomic(using="orders")
-def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_version: int | None = None) -> Refund:
+def ask(
+    *,
+    order_id: str,
+    wanted: Wanted,
+    by: Authority,
+    now: datetime,
+    key: str | None = None,
+    if_version: int | None = None,
+) -> Refund:
     """
     Have money of an order refunded, and return the refund, which is pending.
+
+    A refund is asked for only once under the same idempotency `key`: the second time, the stored one is returned.
 
     :param order_id: as it is stored: see `services.stored_id`
 
@@ -131,6 +144,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
     :raises ExceedsCaptured: if less is left than is wanted
     :raises WrongLines: if there are no such lines, or fewer pieces of them are left
     :raises NotSoldYet: if stock is to come back that is not sold yet
+    :raises KeyReused: if another amount was asked for under the key
     :raises transitions.VersionConflict: if the order is at another version
     :raises ReasonMissing: if staff give no reason
     :raises NeedsSecondPerson: if staff have refunded more of the order than one person may
@@ -139,6 +153,12 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
     if settings.UPGRADING:
         raise NotDuringUpgrade
     order = transitions.lock(order_id)
+    ids = _ids_under(key, order_id=order_id, principal=by.name, now=now)
+    since = now - settings.IDEMPOTENCY_RETENTION
+    if (stored := order.refunds.filter(pk__in=ids, created_at__gt=since).first()) is not None:
+        if wanted.amount not in (None, stored.amount):
+            raise KeyReused("This key was already used for another request.")
+        return stored
     if if_version is not None and order.version != if_version:
         raise transitions.VersionConflict(order)
     if code := obstacle(order):
@@ -154,6 +174,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
         raise NotSoldYet(_g("The stock of order %(order)s is not sold yet.") % {"order": order.shown_id})
     by.permit(before + amount, order.currency)  # all refunds of an order count together
     refund = Refund.objects.create(
+        refund_id=ids[0],
         order=order,
         amount=amount,
         currency=order.currency,
@@ -165,7 +186,7 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
         updated_at=now,
     )
     transitions.record(
-        order, kind="order.refund_requested", now=now, by=by, note=wanted.reason, about={"refund": _told(refund)}
+        order, kind="order.refund_requested", now=now, by=by, note=wanted.reason, about={"refund": told(refund)}
     )
     Outgoing.post(
         RefundPart(
@@ -177,6 +198,22 @@ def ask(*, order_id: str, wanted: Wanted, by: Authority, now: datetime, if_versi
         )
     )
     return refund
+
+
+def _ids_under(key: str | None, *, order_id: str, principal: str, now: datetime) -> list[UUID]:
+    """
+    Return the ids that a refund under this key may have, that of one that is asked for today first.
+
+    # Note [Known by its id]: payments knows a refund by its id, and makes it once. So a client that asks again after
+    # orders has forgotten its answer is paid once. See `services.id_under`.
+    """
+    if key is None:
+        return [uuid7()]
+    name, days = f"{order_id} {key}", (now.date() - (now - settings.IDEMPOTENCY_RETENTION).date()).days
+    return [
+        UUID(services.derived_id("orders.refund_id", name, principal=principal, day=now.date() - timedelta(day)))
+        for day in range(days + 1)
+    ]
 
 
 def _lines_and_amount(
@@ -239,7 +276,7 @@ def _check_lines(
         raise WrongLines(" ".join([_g("These lines cannot be refunded like this."), *reasons]), errors=errors)
 
 
-def _told(refund: Refund) -> dict[str, Any]:
+def told(refund: Refund) -> dict[str, Any]:
     """What the history and the events of an order tell of a refund; the amount is in minor units."""
     return {
         "refund_id": str(refund.refund_id),
@@ -248,6 +285,8 @@ def _told(refund: Refund) -> dict[str, Any]:
         "status": str(refund.status),
         "reason": refund.reason,
         "fail_code": refund.fail_code or None,
+        "lines": refund.lines,
+        "restock": refund.restock,
     }
 
 
@@ -273,8 +312,13 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
         changes={"refunded": refunded},
         fact="refunded",
         now=now,
-        about={"refund": _told(refund)},
+        about={"refund": told(refund)},
     )
+    take_back(refund, order)
+
+
+def take_back(refund: Refund, order: Order) -> None:
+    """Have the pieces of a refund put back into stock, if they are to go there; asked for twice, it is done once."""
     if refund.restock:
         Outgoing.post(
             TakeBack(
@@ -302,7 +346,7 @@ def failed(event: RefundFailed, *, now: datetime) -> None:
     _become(refund, Refund.Status.FAILED, now=now, fail_code=event.code)
     changes = {"refunded": max(0, order.refunded - refund.amount)} if was_back else {}
     transitions.record(
-        order, kind=event.type, changes=changes, fact="refund_failed", now=now, about={"refund": _told(refund)}
+        order, kind=event.type, changes=changes, fact="refund_failed", now=now, about={"refund": told(refund)}
     )
 
 

@@ -253,15 +253,15 @@ def _found(where: str, *parameters: Any, turn: str) -> Order | None:
 
 def id_of_reference(reference: str, *, principal: str, day: date) -> str:
     """The id of the order that this principal names so and places on this day: the same for every attempt."""
-    return _derived_id("orders.reference", reference, principal=principal, day=day)
+    return derived_id("orders.reference", reference, principal=principal, day=day)
 
 
 def id_under(key: str, *, principal: str, day: date) -> str:
     """The id of the order that is placed under this idempotency key on this day: the same for every attempt."""
-    return _derived_id("orders.order_id", key, principal=principal, day=day)
+    return derived_id("orders.order_id", key, principal=principal, day=day)
 
 
-def _derived_id(kind: str, name: str, *, principal: str, day: date) -> str:
+def derived_id(kind: str, name: str, *, principal: str, day: date) -> str:
     """
     An id that nobody else can foresee.
 

@@ -19,7 +19,7 @@ from outbox.message import Message
 from outbox.store import Batch, Statement
 from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentReturnUndone, PaymentSucceeded
 
-from . import archive, history, metrics, webhooks
+from . import archive, history, metrics, origin, webhooks
 from .messages import OrderFact, Overdue
 from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number
 from .saga import (
@@ -73,13 +73,14 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     order.loaded_lines = lines
     first = order.created_at + min(TIMEOUTS[status]() for status in FORTH)
     with ROWS.batch() as batch:
-        _set_timer(order, at=first, batch=batch)
+        set_timer(order, at=first, batch=batch)
         batch.insert(order)
         batch.insert(*lines)
         batch.insert(
             _event(order, kind="order.created", status=order.status, actor=actor, data=history.initial_data(order))
         )
-        posted = Outgoing.post(first_command(order), _fact(order, "created"), batch=batch)
+        # Note [Told before it is asked for]: what a command has led to elsewhere can then be traced to an event.
+        posted = Outgoing.post(_fact(order, "created"), first_command(order), batch=batch)
         listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS.format(principal='%s')}", [order.principal]))
     if batch.touched[listeners]:
         webhooks.announce(order, posted)
@@ -337,7 +338,7 @@ def _time_out(order: Order, *, timer_id: str | None, now: datetime, batch: Batch
         apply(Overdue(order_id=order.order_id), order, now=now, batch=batch)
     if order.timer_at is None:
         at = now + _pause(order, now=now) if is_overdue else overdue_at(order)
-        _set_timer(order, at=max(at, now + timedelta(seconds=1)), batch=batch)
+        set_timer(order, at=max(at, now + timedelta(seconds=1)), batch=batch)
         batch.update(order, "timer_at", "timer_id")
 
 
@@ -354,21 +355,33 @@ def _pause(order: Order, *, now: datetime) -> timedelta:
 def _hasten_timer(order: Order, *, batch: Batch) -> None:
     """Set a timer for the status that an order has entered, unless one comes before its time ends anyway."""
     if order.timer_at is None or order.timer_at > overdue_at(order):
-        _set_timer(order, at=overdue_at(order), batch=batch)
+        set_timer(order, at=overdue_at(order), batch=batch)
 
 
-def _set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
+def set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
+    """Let an order have this next timer; store its `timer_at` and `timer_id` as well."""
     (timer,) = Outgoing.post(Overdue(order_id=order.order_id), due_at=at, batch=batch)
     order.timer_at, order.timer_id = at, timer.message_id
 
 
 def _fact(order: Order, fact: str, *, about: Mapping[str, Any] | None = None) -> Message:
     """The message that tells of an order; `about` is what it tells besides, with an `amount` in minor units."""
-    besides = {
-        name: told | {"amount": money.number(told["amount"], currency=told["currency"])}
-        for name, told in (about or {}).items()
-    }
+    besides: dict[str, Any] = {name: _in_units(told, told["currency"]) for name, told in (about or {}).items()}
+    if fact == "created":
+        besides[origin.NAME] = origin.Origin.of(order).seal()
+    if order.captured is not None:
+        besides["captured_amount"] = money.number(order.captured, currency=order.currency)
     return OrderFact(order_id=order.order_id, fact=str(fact), order=snapshot(order) | besides)
+
+
+def _in_units(told: Mapping[str, Any], currency: str) -> dict[str, Any]:
+    """The same with its amounts, and those of its lines, in the unit of the currency."""
+    shown = dict(told)
+    if "amount" in told:
+        shown["amount"] = money.number(told["amount"], currency=currency)
+    if "lines" in told:
+        shown["lines"] = [_in_units(line, currency) for line in told["lines"]]
+    return shown
 
 
 REQUESTS = {CancelRequested: "order.cancel_requested", CaptureRequested: "order.capture_requested"}

@@ -26,7 +26,7 @@ from outbox.ids import uuid7
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
-from . import metrics, outbound_http, webhook_endpoints, webhook_secrets
+from . import metrics, origin, outbound_http, webhook_endpoints, webhook_secrets
 from .messages import DeliverWebhook
 from .models import ROWS, Order, Outgoing, WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
@@ -44,6 +44,8 @@ PING = "ping"  # the type of what is sent to try an endpoint
 
 HEARS = "is_active AND (hears_all OR principal = {principal})"  # SQL: the endpoints that hear of a client's orders
 LISTENERS = f"EXISTS (SELECT FROM orders_webhookendpoint WHERE {HEARS})"
+
+OURS = frozenset({"reference", origin.NAME})  # what events tell that is not for a client
 
 
 class EndpointOff(Refusal):
@@ -89,7 +91,7 @@ def announce(order: Order, posted: Iterable[OutgoingMessage]) -> None:
 
 
 def _body(row: OutgoingMessage, order: Order) -> str:
-    data = {name: value for name, value in row.data.items() if name != "reference"} | {"order_id": order.shown_id}
+    data = {name: value for name, value in row.data.items() if name not in OURS} | {"order_id": order.shown_id}
     return json.dumps({"type": row.type, "timestamp": row.created_at.isoformat(), "data": data})
 
 

@@ -15,7 +15,9 @@ from uuid import UUID
 from django.db import connections, transaction
 
 from . import conf
+from .envelope import Envelope
 from .ids import floor7, time7
+from .message import EVENTS
 from .models import OutgoingMessage
 from .services import database_of, model_of
 from .store import Rows
@@ -66,6 +68,35 @@ def remember(sender: str, found: Sequence[Handled]) -> int:
             len(Rows(using).insert_new(*(_row(outgoing, one) for one in found[begin : begin + 500])))
             for begin in range(0, len(found), 500)
         )
+
+
+def remember_events(sender: str, events: Sequence[Envelope], *, now: datetime) -> int:
+    """
+    Let the outbox of `sender` know events again that were read where they were told; return how many it did not know.
+
+    Call it in a transaction of that service.
+    """
+    outgoing = model_of(sender, "Outgoing")
+    rows = [
+        outgoing(
+            id=UUID(one.id),
+            message_id=UUID(one.id),
+            type=one.type,
+            version=one.schemaversion,
+            compatible_from=one.compatiblefrom,
+            subject=one.subject,
+            to=EVENTS,
+            data=one.data,
+            correlation_id=one.correlationid,
+            causation_id=one.causationid,
+            traceparent=one.traceparent,
+            created_at=datetime.fromisoformat(one.time),
+            due_at=one.sent_at,
+            published_at=now,
+        )
+        for one in events
+    ]
+    return len(Rows(database_of(sender)).insert_new(*rows)) if rows else 0
 
 
 def _row(outgoing: type[OutgoingMessage], one: Handled) -> OutgoingMessage:

@@ -228,6 +228,34 @@ def start_of(selection: Selection, offset: int | None) -> Start:
     return selection.since - SKEW if selection.since else "first"
 
 
+def kept_until(now: datetime, *, start: Start) -> Iterator[list[Kept]]:
+    """
+    Yield the events that are in the stream now, from a point on, some at a time.
+
+    :raises StreamError: if there is no stream, or the broker stops on the way
+    """
+    last = _last()
+    if last is None:
+        return
+    if isinstance(start, int):
+        is_certain = start <= last.offset  # otherwise there may be some in the last chunk
+    else:
+        is_certain = not isinstance(start, datetime) or (last.time is not None and last.time >= start)
+    next_offset = None
+    with Reader(start) as reader:
+        while True:
+            is_due = is_certain if next_offset is None else next_offset <= last.offset
+            kept = reader.read(wait=SILENCE if is_due else FIRST_ANSWER if next_offset is None else QUIET)
+            if not kept:
+                if is_due:
+                    raise StreamError(f"The broker has sent nothing for {SILENCE:g} s, and there is more.")
+                return
+            yield kept
+            next_offset = kept[-1].offset + 1
+            if any(one.offset > last.offset and one.time and one.time > now + SKEW for one in kept):
+                return  # written since it began
+
+
 def replay(*, to: str, selection: Selection, offset: int | None, now: datetime) -> Iterator[Progress]:
     """
     Copy the events that are in the stream now to a queue. Yields its progress after each batch that is confirmed.
@@ -235,36 +263,18 @@ def replay(*, to: str, selection: Selection, offset: int | None, now: datetime) 
     :raises StreamError: if there is no stream or no such queue, or the broker stops on the way
     """
     _check_target(to)
-    last = _last()
-    start = start_of(selection, offset)
     progress = Progress(next_offset=offset)
-    if last is None:
-        yield progress
-        return
-    if isinstance(start, int):
-        is_certain = start <= last.offset  # otherwise there may be some in the last chunk
-    else:
-        is_certain = not isinstance(start, datetime) or (last.time is not None and last.time >= start)
     publisher = Publisher(exchanges=[""])
     try:
-        with Reader(start) as reader:
-            while True:
-                is_due = (progress.next_offset or 0) <= last.offset if progress.read else is_certain
-                kept = reader.read(wait=SILENCE if is_due else QUIET if progress.read else FIRST_ANSWER)
-                if not kept:
-                    if is_due:
-                        raise StreamError(f"The broker has sent nothing for {SILENCE:g} s, and there is more.")
-                    break
-                chosen = [one for one in kept if one in selection]
-                _publish(publisher, to, chosen)
-                if progress.first_offset is None:
-                    progress.first_offset = kept[0].offset
-                progress.read += len(kept)
-                progress.copied += len(chosen)
-                progress.next_offset = kept[-1].offset + 1
-                yield progress
-                if any(one.offset > last.offset and one.time and one.time > now + SKEW for one in kept):
-                    break  # written since it began
+        for kept in kept_until(now, start=start_of(selection, offset)):
+            chosen = [one for one in kept if one in selection]
+            _publish(publisher, to, chosen)
+            if progress.first_offset is None:
+                progress.first_offset = kept[0].offset
+            progress.read += len(kept)
+            progress.copied += len(chosen)
+            progress.next_offset = kept[-1].offset + 1
+            yield progress
     finally:
         publisher.close()
     yield progress

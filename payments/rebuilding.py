@@ -17,7 +17,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from common.errors import Refusal
+from common.errors import NotRebuilt, Refusal
 from common.money import Money
 from common.money import text as _text
 
@@ -51,12 +51,6 @@ class Told:
     went_back: bool = False  # all of it
     is_over: bool = False  # the order takes no money any more
     reason: str = ""  # why none came in, if it has failed
-
-
-class NotRebuilt(Refusal):
-    """A payment or a refund cannot be what was told of it; says why, and what a person can do."""
-
-    code = "not_rebuilt"
 
 
 # Payments -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import transaction
 
-from common.errors import Refusal
+from common.errors import NotRebuilt
 from outbox.store import Statement
 
 from . import holds
@@ -59,12 +59,6 @@ class Told:
     @property
     def went_back_unsold(self) -> bool:
         return self.is_over and not self.was_accepted
-
-
-class NotRebuilt(Refusal):
-    """What was held or decided cannot be made again; says why, and what a person can do."""
-
-    code = "not_rebuilt"
 
 
 def lost_holds(hold_ids: Collection[UUID]) -> set[UUID]:

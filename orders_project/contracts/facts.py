@@ -40,7 +40,25 @@ BESIDES: dict[str, Any] = {
             "status": {"enum": Refund.Status.values},
             "reason": {"type": "string"},
             "fail_code": {"type": ["string", "null"]},
+            "lines": {
+                "type": "array",
+                "description": f"The lines it is of, if it is of some. {ADDED_LATER}",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "position": {"type": "integer"},
+                        "quantity": {"type": "integer"},
+                        "amount": AMOUNT,
+                    },
+                },
+            },
+            "restock": {"type": "boolean", "description": f"Whether they go back into stock. {ADDED_LATER}"},
         },
+    },
+    "captured_amount": {**AMOUNT, "description": f"What is taken, if it is less than the total. {ADDED_LATER}"},
+    "origin": {
+        "type": "string",
+        "description": "In `order.created`, and in no webhook: encrypted, for this system alone.",
     },
     "dispute": {
         "type": "object",

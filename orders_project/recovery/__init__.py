@@ -7,25 +7,29 @@ finds things as they were, and is answered as it was; who hears an answer a seco
 `orders.saga`. Each step is a transaction for each order and finds what is done already, so a recovery that was
 interrupted is begun again.
 
-# Note [Not orders]: what clients asked of orders since that moment, and who they are, no other service has been told.
+# Note [Orders]: of an order, its events tell all that became of it. So they come first there, then what orders was
+sent, which it handles at once, in an order that its table allows.
 """
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from django.conf import settings
+from django.db import connections, transaction
 
+from common.batches import in_batches
 from outbox import clock, conf, forgotten, lost
 
-from . import money, stock
-from .report import Report
+from . import money, stock, told
+from .report import AGAIN, REMEMBERED, Report
 
-SERVICES = {"payments": money.settle, "processing": stock.settle}
+SERVICES = {"payments": money.settle, "processing": stock.settle, "orders": told.settle}
 WAITED = timedelta(days=1)  # a message that was sent before the moment may have been handled so much after it
 SLOWEST = timedelta(minutes=2)  # from when the id of a message was made to its commit
-AGAIN, REMEMBERED = "messages sent again", "messages that it had sent are known to it again"
 
 
 class NotPossible(ValueError):
@@ -38,6 +42,7 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
 
     :param dry_run: only count; what a person has to decide is found by doing it
     :raises NotPossible: if that moment is in the future, or longer ago than outboxes remember
+    :raises stream.StreamError: if the events of orders cannot be read
     """
     now = clock.now(service)
     oldest = now - conf.OUTBOX_RETENTION
@@ -51,19 +56,30 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
             f" was sent before {oldest.isoformat(timespec='seconds')} cannot be had. Restore all databases to one"
             " moment: see docs/backups.md."
         )
-    report = Report()
-    begin, everybody = max(oldest, since - WAITED), settings.SERVICES
-    missing = list(lost.find(everybody, [service], since=begin, until=now))
-    SERVICES[service]({one.subject for one in missing}, since=since - SLOWEST, dry_run=dry_run, report=report)
-    others = [one for one in everybody if one != service]
-    handled = list(forgotten.find(others, everybody, since=since - SLOWEST, until=now))
-    report.done[REMEMBERED] += len(handled)
-    sent_again = [one for one in missing if one.subject not in report.held_back]
-    report.done[AGAIN] += len(sent_again)
-    if not dry_run:
-        forgotten.remember(service, handled)
-        _send_again(sent_again)
+    report, begin = Report(), max(oldest, since - WAITED)
+    others = [one for one in settings.SERVICES if one != service]
+    missing = partial(lost.find, settings.SERVICES, [service], since=begin, until=now)
+    with _undone(service) if dry_run else nullcontext():
+        SERVICES[service](missing, since=since - SLOWEST, dry_run=dry_run, report=report)
+        for handled in in_batches(forgotten.find(others, settings.SERVICES, since=since - SLOWEST, until=now)):
+            report.done[REMEMBERED] += len(handled)
+            if not dry_run:
+                forgotten.remember(service, handled)
+        for sent in in_batches(one for one in missing() if one.subject not in report.held_back):
+            report.done[AGAIN] += len(sent)
+            if not dry_run:
+                _send_again(sent)
     return report
+
+
+@contextmanager
+def _undone(service: str) -> Iterator[None]:
+    """Undo what is done to the database of this service in the block, which may take its time."""
+    with transaction.atomic(using=service):
+        with connections[service].cursor() as cursor:
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield
+        transaction.set_rollback(True, using=service)
 
 
 def _send_again(found: Collection[lost.Sent]) -> None:

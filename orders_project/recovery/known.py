@@ -2,14 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TypeVar
 from uuid import UUID
 
+from common.batches import in_batches
 from orders.models import LOADED_LINES, Order, OrderEvent, OrderLine, Refund
-
-BATCH = 500
-Row = TypeVar("Row")
 
 
 @dataclass
@@ -33,13 +29,6 @@ def known(order_ids: Iterable[str]) -> Iterator[list[Known]]:
     orders = Order.objects.filter(pk__in=ids).order_by("created_at", "order_id").values_list("pk", flat=True)
     for batch in in_batches(orders):
         yield _read(batch)
-
-
-def in_batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Yield these in lists of at most `BATCH`."""
-    left = iter(rows)
-    while batch := list(islice(left, BATCH)):
-        yield batch
 
 
 def _read(order_ids: list[str]) -> list[Known]:

@@ -1,17 +1,17 @@
 """What orders and the gateway know of payments that payments itself has forgotten."""
 
-from collections.abc import Collection
 from datetime import datetime
 
+from common.errors import NotRebuilt
 from common.money import Money
 from orders.models import Order, Refund, Status
 from outbox import clock
 from payments import rebuilding
 from payments.models import Payment
-from payments.rebuilding import NotRebuilt, Told, ToldRefund
+from payments.rebuilding import Told, ToldRefund
 
 from .known import Known, known
-from .report import Report
+from .report import Missing, Report
 
 OVER = frozenset({Status.VOIDING, Status.RELEASING, Status.CANCELED, Status.FAILED})  # they take no money any more
 STEPS: dict[rebuilding.Step, str] = {
@@ -23,9 +23,13 @@ STEPS: dict[rebuilding.Step, str] = {
 REFUNDS = "refunds made again"
 
 
-def settle(order_ids: Collection[str], *, since: datetime, dry_run: bool, report: Report) -> None:
-    """Have the payments of these orders, and of those that the gateway may know more of, be what they were."""
-    ids = {*order_ids, *Payment.objects.filter(status__in=rebuilding.ASKED).values_list("pk", flat=True)}
+def settle(missing: Missing, *, since: datetime, dry_run: bool, report: Report) -> None:
+    """
+    Have payments be what they were: those of the orders of which payments misses messages, and those of which the
+    gateway may know more.
+    """
+    ids = {one.subject for one in missing()}
+    ids |= set(Payment.objects.filter(status__in=rebuilding.ASKED).values_list("pk", flat=True))
     ids |= set(Refund.objects.filter(updated_at__gte=since).values_list("order_id", flat=True))
     # Money that goes back comes first, so that an account which had enough for everything has it again.
     for goes_back in (True, False):

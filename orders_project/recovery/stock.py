@@ -1,27 +1,28 @@
 """What orders knows of holds and verdicts that processing has forgotten."""
 
 from collections import Counter
-from collections.abc import Collection
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from common.batches import in_batches
+from common.errors import NotRebuilt
 from orders.models import Order, Status
 from outbox import clock
 from processing import rebuilding
 from processing.messages import PROCESSING_TIMEOUT
-from processing.rebuilding import Goods, NotRebuilt, Told
+from processing.rebuilding import Goods, Told
 
-from .known import Known, in_batches, known
-from .report import Decision, Report
+from .known import Known, known
+from .report import Decision, Missing, Report
 
 SLOWEST = timedelta(hours=1)  # from when an order was begun to the commit of its hold, by far
 HOLDS, VERDICTS, PRODUCTS = "holds made again", "verdicts recorded again", "products made again"
 
 
-def settle(order_ids: Collection[str], *, since: datetime, dry_run: bool, report: Report) -> None:
-    """Have the holds of the orders since then, and the verdicts about all of these orders, be what they were."""
+def settle(missing: Missing, *, since: datetime, dry_run: bool, report: Report) -> None:
+    """Have the holds of the orders since then be what they were, and the verdicts of which it misses messages."""
     lost = _lost_holds(since - SLOWEST)
-    for batch in known({*order_ids, *lost}):
+    for batch in known({*(one.subject for one in missing()), *lost}):
         undecided = rebuilding.lost_verdicts([one.order.order_id for one in batch])
         for one in batch:
             told = told_of(one)

@@ -22,6 +22,7 @@ from .databases import Database, NotPossible, by_server, of_the_other, of_this_r
 AHEAD = timedelta(days=1)  # by which the clock of the first region may have been ahead of ours
 SLOWEST = timedelta(minutes=2)  # from when the id of a message was made to its commit
 UNKNOWN = timedelta(days=1)  # how old the last commit may be that a server does not know any more
+FROM_THE_STREAM = "orders"  # is recovered from the stream of events, which stays with the broker of the first region
 Say = Callable[[str], None]
 
 
@@ -93,9 +94,10 @@ def _settle_differences(databases: list[Database], *, say: Say) -> list[str]:
         say(f"{service}: behind the others; {number} messages that it has sent are not known to it any more")
     for order_id in found.orders:
         say(f"order {order_id}: lost to orders and known to the other services; the audit says what they keep of it")
-    for service in recovery.SERVICES:
-        _recover(service, since=since, say=say)
-    return [service for service in settings.SERVICES if service not in recovery.SERVICES]
+    for service in settings.SERVICES:
+        if service != FROM_THE_STREAM:
+            _recover(service, since=since, say=say)
+    return [FROM_THE_STREAM]
 
 
 def _recover(service: str, *, since: datetime, say: Say) -> None:

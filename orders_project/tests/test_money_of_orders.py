@@ -16,7 +16,7 @@ from common.money import Money
 from common.principal import SCOPES, Principal
 from orders import refunds, transitions
 from orders.messages import Overdue
-from orders.models import Order, OrderEvent, Outgoing, Refund
+from orders.models import IdempotencyKey, Order, OrderEvent, Outgoing, Refund
 from orders.refunds import Wanted
 from orders.tests.conftest import lamp, shop, unlimited
 from orders_project.audit import between_services
@@ -442,6 +442,23 @@ class TestRefunds:
         assert (first.json(), again.headers["Idempotency-Replayed"]) == (again.json(), "true")
         assert shopper.post(path, {"amount": 6}, **{"Idempotency-Key": "k"}).status_code == 409
         assert Refund.objects.count() == 1
+
+    def test_under_a_key_are_made_once_also_where_the_answer_is_forgotten(self, shopper: Shopper) -> None:
+        order_id = paid_from_account(shopper, amount=100)["order_id"]
+        path, key = f"/orders/{order_id}/refunds", {"Idempotency-Key": "k"}
+        first = shopper.post(path, {"amount": 5}, **key).json()
+        shopper.carrier.run()
+        IdempotencyKey.objects.all().delete()
+        assert shopper.post(path, {"amount": 5}, **key).json()["refund_id"] == first["refund_id"]
+        IdempotencyKey.objects.all().delete()
+        assert shopper.post(path, {"amount": 6}, **key).status_code == 409
+        IdempotencyKey.objects.all().delete()
+        Refund.objects.all().delete()  # as where the database of orders was set back
+        assert shopper.post(path, {"amount": 5}, **key).json()["refund_id"] == first["refund_id"]
+        shopper.carrier.run()
+        assert money.Payment.objects.get().refunds.count() == 1
+        other = shopper.post(path, {"amount": 5}, **{"Idempotency-Key": "k2"}).json()
+        assert other["refund_id"] != first["refund_id"]
 
     def test_of_staff_need_a_reason_and_above_the_limit_a_second_person(self, shopper: Shopper, settings: Any) -> None:
         settings.REFUND_APPROVAL_ABOVE = 50

@@ -267,6 +267,14 @@ def run(sql: str) -> None:
         cursor.execute(sql)
 
 
+def test_whose_an_order_is_and_what_was_asked_for_are_erased_from_its_first_event(life: Order) -> None:
+    created = Outgoing.objects.get(type="order.created", subject=life.order_id)
+    assert created.data["origin"]
+    erase(EMAIL, USER)
+    created.refresh_from_db()
+    assert created.data["origin"] == ""
+
+
 def test_messages_that_wait_for_the_relay_lose_the_name_as_well(life: Order) -> None:
     assert Outgoing.objects.filter(subject=life.pk, data__user_id=USER).exists()
     erase(EMAIL, USER)

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import islice
 from typing import Any
 
 from django.conf import settings
 from django.db import connections, transaction
 
+from common.batches import in_batches
 from outbox.ids import uuid7_from
 
 from .. import gateways
@@ -95,8 +95,8 @@ def store(transactions: Iterable[Transaction], *, gateway: str) -> int:
 
     Each batch is stored in a transaction of its own, or in that of the caller.
     """
-    told, number = iter(transactions), 0
-    while batch := list(islice(told, BATCH)):
+    number = 0
+    for batch in in_batches(transactions, BATCH):
         number += len(batch)
         # In one statement a row can be stored only once.
         _store(gateway, list({one.transaction_id: one for one in batch}.values()))

@@ -9,21 +9,17 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from orders_project import database_limits
-from orders_project.recovery import SERVICES, NotPossible, recover
+from orders_project.recovery import NotPossible, recover
 from orders_project.recovery.report import Report
 from outbox.management.arguments import moment
-
-NOT_ORDERS = (
-    "What clients have asked of orders since then, no other service was told: orders cannot be recovered alone. Restore"
-    " all databases to that moment: see docs/backups.md."
-)
+from outbox.stream import StreamError
 
 
 class Command(BaseCommand):
     help = (
         "Recover a service whose database was set back to an earlier moment while the others are ahead: make again what"
-        " orders and the gateway know of, and have sent again what it was sent. It can be repeated. The exit status is"
-        " 1 if something is left for a person to decide."
+        " orders, its events and the gateway know of, and have sent again what it was sent. It can be repeated. The"
+        " exit status is 1 if something is left for a person to decide."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -38,14 +34,12 @@ class Command(BaseCommand):
         parser.add_argument("--dry-run", action="store_true", help="only count what would be done")
 
     def handle(self, *args: Any, service: str, since: datetime, dry_run: bool, **options: Any) -> None:
-        if service not in SERVICES:
-            raise CommandError(NOT_ORDERS)
         if missing := sorted(set(settings.SERVICES) - set(settings.SERVICES_HERE)):
             raise CommandError(f"Run it where all services are: {', '.join(missing)} is not here (SERVICES).")
         try:
             with database_limits.without_limits_of_statements(*settings.DATABASES_HERE):
                 report = recover(service, since=since, dry_run=dry_run)
-        except NotPossible as refusal:
+        except (NotPossible, StreamError) as refusal:
             raise CommandError(str(refusal)) from refusal
         self._show(report, service=service, dry_run=dry_run)
         if report.decisions:

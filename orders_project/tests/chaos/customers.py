@@ -43,6 +43,7 @@ class Memory:
     """What all customers were told."""
 
     by_key: dict[str, set[str]] = field(default_factory=dict)  # the orders that were the answer under each key
+    requests: dict[str, dict[str, Any]] = field(default_factory=dict)  # for an order, by key
     accepted: dict[str, float] = field(default_factory=dict)  # when, in seconds of time.time()
     seen: dict[str, list[Seen]] = field(default_factory=dict)
     deposited: dict[int, bool] = field(default_factory=dict)  # by amount: whether it was answered that it is there
@@ -104,6 +105,8 @@ class Customers:
     def _buy(self, number: int, chance: random.Random) -> None:
         key = f"key-{number}"
         order = self._order(number, chance)
+        with self._lock:
+            self.memory.requests[key] = order
         if chance.random() < 0.2:
             self._deposit(number, chance)
         repeats = chance.random() > 0.25
@@ -126,6 +129,11 @@ class Customers:
         if refunds and self._look(order_id) == "done":
             self._refund(order_id, key, chance)
         self._look(order_id)
+
+    def repeat(self) -> None:
+        """Send each request for an order that was accepted once more, as clients do that are not sure."""
+        for key in sorted(self.memory.by_key):
+            self._place(key, self.memory.requests[key])
 
     def _deposit(self, number: int, chance: random.Random) -> None:
         amount = ADDED + number
