@@ -80,7 +80,9 @@ def system(given: Callable[..., Services], request: pytest.FixtureRequest) -> It
 
 
 @pytest.mark.parametrize(("system", "service"), [(one, one) for one in SERVICES], indirect=["system"])
-def test_a_service_goes_back_under_load_and_everything_ends_well(system: RunningSystem, service: str) -> None:
+def test_a_service_goes_back_under_load_and_everything_ends_well(
+    system: RunningSystem, service: str, request: pytest.FixtureRequest
+) -> None:
     customers = Customers(system, seed=19, rate=3)
     customers.prepare()
     records = Records(
@@ -90,6 +92,7 @@ def test_a_service_goes_back_under_load_and_everything_ends_well(system: Running
     )
     database = Database(system.env[variable(service)])
     customers.start()
+    request.addfinalizer(customers.stop)
     system.until(lambda: len(customers.memory.accepted) >= SOME)
     reserved = [order_with_reserved_money(system)]
     moment = database.back_up()
