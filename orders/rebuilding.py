@@ -187,9 +187,9 @@ def _become(order: Order, told: Told, *, now: datetime) -> None:
                 setattr(order, name, value)
             order.status = data["status"]
             besides = {name: _stored(data[name], told) for name in ("refund", "dispute") if name in data}
-            events.append(_entry(order, told, data=changes | {"status": order.status} | besides))
+            events.append(_entry(order, told, data=changes | besides))
         else:  # not every version has an event
-            events.append(_entry(order, told, data={"status": before}, kind=RECOVERED))
+            events.append(_entry(order, told, data={}, kind=RECOVERED))
     if order.status != before:
         order.status_since = told.at
     with ROWS.batch() as batch:
