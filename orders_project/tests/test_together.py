@@ -88,8 +88,8 @@ def without_ids(text: str, prefix: str) -> str:
 
 
 def is_personal(name: str) -> bool:
-    """Whether it is another one for each order: an id that is made anew, or a time."""
-    return name in {"number", "hold_id", "delivery_id"} or name.endswith(("_at", "_since", "deadline", "until"))
+    """Whether it is another one for each order: an id that is made anew, a time, or what is encrypted."""
+    return name in {"number", "hold_id", "delivery_id", "origin"} or name.endswith(("_at", "_since", "deadline", "until"))
 
 
 def of_orders(model: Any, name: str) -> dict[str, str]:
