@@ -352,8 +352,10 @@ class Publisher:
                 connection.collect()
 
     def _leave(self, *, why: str) -> None:
-        """End the connection, and connect to the next node if there is one."""
+        """End the connection without a good-bye, which a silent node would not answer; the next is to the next node."""
         leave(self._url or conf.AMQP_URL, self._node)
+        if self._connection is not None:
+            self._connection.collect()
         self.close(why=why)
 
     def publish(self, batch: Sequence[tuple[Sequence[Envelope], str]]) -> Outcome:
