@@ -22,13 +22,14 @@ from django.conf import settings
 from django.db import connections, transaction
 
 from common.batches import in_batches
-from outbox import clock, conf, forgotten, lost
+from outbox import clock, conf, forgotten, lost, sessions
 
 from . import money, stock, told
 from .report import AGAIN, REMEMBERED, Report
 
 SERVICES = {"payments": money.settle, "processing": stock.settle, "orders": told.settle}
 WAITED = timedelta(days=1)  # a message that was sent before the moment may have been handled so much after it
+TURN = "recovery"  # whose it is: an advisory lock in the database of the service
 SLOWEST = timedelta(minutes=2)  # from when the id of a message was made to its commit
 
 
@@ -41,7 +42,8 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
     Have a service whose database was set back to the moment `since` know again what it knew, and return what was done.
 
     :param dry_run: only count; what a person has to decide is found by doing it
-    :raises NotPossible: if that moment is in the future, or longer ago than outboxes remember
+    :raises NotPossible: if that moment is in the future or longer ago than outboxes remember, or if another process is
+        recovering the service
     :raises stream.StreamError: if the events of orders cannot be read
     """
     now = clock.now(service)
@@ -59,7 +61,7 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
     report, begin = Report(), max(oldest, since - WAITED)
     others = [one for one in settings.SERVICES if one != service]
     missing = partial(lost.find, settings.SERVICES, [service], since=begin, until=now)
-    with _undone(service) if dry_run else nullcontext():
+    with _alone(service), _undone(service) if dry_run else nullcontext():
         SERVICES[service](missing, since=since - SLOWEST, dry_run=dry_run, report=report)
         for handled in in_batches(forgotten.find(others, settings.SERVICES, since=since - SLOWEST, until=now)):
             report.done[REMEMBERED] += len(handled)
@@ -70,6 +72,16 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
             if not dry_run:
                 _send_again(sent)
     return report
+
+
+@contextmanager
+def _alone(service: str) -> Iterator[None]:
+    """Run the block while nobody else recovers this service; a session of PostgreSQL's own holds the turn."""
+    with sessions.connect(sessions.of_its_own(service)) as session:
+        turn = session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [TURN]).fetchone()
+        if turn != (True,):
+            raise NotPossible(f"Another process is recovering {service}: wait until it has ended.")
+        yield
 
 
 @contextmanager

@@ -483,6 +483,14 @@ def test_an_upgrade_is_finished_first(settings: Any) -> None:
         command(timezone.now())
 
 
+def test_one_recovers_a_service_at_a_time() -> None:
+    with recovery._alone("payments"):
+        with pytest.raises(CommandError, match="Another process is recovering payments: wait until it has ended"):
+            command(timezone.now())
+        assert command(timezone.now(), service="processing") == "processing has nothing to recover.\n"
+    assert command(timezone.now()) == "payments has nothing to recover.\n"
+
+
 def test_where_nothing_is_lost_nothing_is_done(shop: Shop) -> None:
     shop.by_account("a-done")
     for service in ("payments", "processing"):

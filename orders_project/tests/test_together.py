@@ -89,7 +89,8 @@ def without_ids(text: str, prefix: str) -> str:
 
 def is_personal(name: str) -> bool:
     """Whether it is another one for each order: an id that is made anew, a time, or what is encrypted."""
-    return name in {"number", "hold_id", "delivery_id", "origin"} or name.endswith(("_at", "_since", "deadline", "until"))
+    made_anew = {"number", "hold_id", "delivery_id", "origin"}
+    return name in made_anew or name.endswith(("_at", "_since", "deadline", "until"))
 
 
 def of_orders(model: Any, name: str) -> dict[str, str]:
