@@ -2,7 +2,7 @@
 What an error of PostgreSQL means for the work that met it: one table for consumers, relays, web, gRPC and tasks.
 
 The longest prefix of the SQLSTATE decides. An error without one comes from the driver: the connection is gone, or
-could not be made.
+could not be made, or ended with the very answer to a COMMIT, which psycopg calls an internal error.
 """
 
 import functools
@@ -12,7 +12,7 @@ from enum import Enum
 from typing import ParamSpec
 
 import psycopg
-from django.db import Error, InterfaceError, OperationalError, connections
+from django.db import Error, InterfaceError, InternalError, OperationalError, connections
 
 from . import metrics
 
@@ -64,6 +64,12 @@ VERDICTS: dict[str, Verdict] = {
 # fmt: on
 
 
+OF_CONNECTION = (
+    OperationalError, InterfaceError, InternalError,
+    psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError,
+)  # fmt: skip
+
+
 def sqlstate_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error of Django or psycopg; "" if it has none."""
     for one in (error, error.__cause__):
@@ -78,8 +84,7 @@ def verdict_on(error: BaseException) -> Verdict:
         return FAIL
     state = sqlstate_of(error)
     if not state:
-        of_connection = OperationalError | InterfaceError | psycopg.OperationalError | psycopg.InterfaceError
-        return WAIT if isinstance(error, of_connection) else FAIL
+        return WAIT if isinstance(error, OF_CONNECTION) else FAIL
     return next((VERDICTS[state[:n]] for n in (5, 2) if state[:n] in VERDICTS), FAIL)
 
 

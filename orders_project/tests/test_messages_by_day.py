@@ -36,7 +36,7 @@ OUTBOX, INBOX = by_day_ddl.TABLES
 Outgoing, Incoming, DeadLetter = (model_of(SERVICE, name) for name in ("Outgoing", "Incoming", "DeadLetter"))
 WITHIN = 60.0
 
-pytestmark = pytest.mark.django_db(transaction=True, databases=[SERVICE])
+pytestmark = [pytest.mark.django_db(transaction=True, databases=[SERVICE]), pytest.mark.slow]
 
 
 def sql(statement: Any, *parameters: Any) -> list[tuple[Any, ...]]:

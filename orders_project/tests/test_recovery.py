@@ -50,7 +50,7 @@ from processing import services as goods
 from processing.models import Hold, Processing, Product, StockMovement
 from processing.tasks import expire_holds
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited"), pytest.mark.slow]
 
 PRICE = 20_00
 

@@ -36,7 +36,7 @@ from payments.gateways.base import RefundStatus
 from payments.models import Payment
 from processing.models import Product
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited", "told")]
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("unlimited", "told"), pytest.mark.slow]
 KEY = {"Idempotency-Key": "k"}
 OLD_KEY = "a key that was replaced since then ....."
 

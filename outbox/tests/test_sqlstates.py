@@ -58,6 +58,17 @@ class TestTheTable:
     def test_decides_by_the_class_what_is_not_known(self, state: str, verdict: str) -> None:
         assert verdict_on(raised(state)).value == verdict
 
+    def test_waits_where_the_connection_ends_with_the_answer_to_a_commit(self) -> None:
+        """As one that is terminated at that moment: psycopg gets two results for one command."""
+        connection = connections[SERVICE]
+        connection.ensure_connection()
+        driver = connection.connection
+        two_results = driver._exec_command(b"SELECT 1; SELECT 2")
+        with pytest.raises(Error, match="received 2 results") as caught, connection.wrap_database_errors:
+            driver.wait(two_results)
+        assert sqlstate_of(caught.value) == ""
+        assert verdict_on(caught.value) is verdict_on(caught.value.__cause__ or caught.value) is Verdict.WAIT
+
     def test_blames_the_work_for_what_is_no_error_of_the_database(self) -> None:
         assert verdict_on(ValueError()) is Verdict.FAIL
         assert not is_unavailable(ValueError())
