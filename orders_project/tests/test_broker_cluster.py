@@ -86,8 +86,8 @@ def test_all_restart_one_after_the_other(shop: Shop) -> None:
         shop.until_all_are_members()
         began = time.monotonic()
         node.stop()
-        rest = publish(publisher, rest, until=len(rest) - RUBBISH // 3)
         shop.serves_soon_after(began, "restarting")
+        rest = publish(publisher, rest, until=len(rest) - RUBBISH // 3)  # whose answers may take as long as they like
         node.start()
     publish(publisher, rest, until=0)
     publisher.close()
