@@ -10,6 +10,7 @@ from common.errors import Refusal
 
 HALF_OPEN = "Times are in UTC; a period is from its first moment until before its second."
 MAX_LENGTH = 40  # of a moment as text
+YEARS = range(1900, 9000)  # a day before or after a moment is one as well
 
 
 class NoPeriod(Refusal):
@@ -26,7 +27,7 @@ def moment(text: str) -> datetime:
     """
     try:
         at = _parsed(text) if len(text) <= MAX_LENGTH else None
-        if at is not None:
+        if at is not None and at.year in YEARS:
             return at.replace(tzinfo=UTC) if is_naive(at) else at.astimezone(UTC)
     except (ValueError, OverflowError):
         pass

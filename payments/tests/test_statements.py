@@ -112,7 +112,8 @@ class TestTheStatementOfAnAccount:
     @pytest.mark.parametrize(
         ("query", "field"),
         [("from=yesterday", "from"), ("to=2026-13-01", "to"), ("from=2026-06-01&to=2026-05-01", "to"),
-         ("since=2026-05-01", "since"), ("from=0001-01-01T00:00:00%2B14:00", "from"), ("from=%00", "from")],
+         ("since=2026-05-01", "since"), ("from=0001-01-01T00:00:00%2B14:00", "from"), ("from=%00", "from"),
+         ("from=0001-01-01", "from"), ("to=9999-12-31", "to")],
     )  # fmt: skip
     def test_needs_a_period(self, client: Client, query: str, field: str) -> None:
         answer = get(client, query)
