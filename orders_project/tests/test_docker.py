@@ -219,6 +219,7 @@ class TestCompose:
             "rabbitmq", "redis", "prometheus", "grafana", "jaeger",
         }  # fmt: skip
 
+    @pytest.mark.processes
     def test_pgbouncer_says_in_a_line_what_it_is_not_given(self) -> None:
         done = subprocess.run(
             ["/bin/sh", DOCKER / "pgbouncer" / "start.sh"],
