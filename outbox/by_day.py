@@ -42,9 +42,10 @@ NIL = UUID(int=0)
 
 # A promise without partitions was left behind by a conversion that died: see by_day_ddl.py.
 PARTS = """
-SELECT part, first, bound FROM outbox_parts(%s)
+SELECT part, first, bound FROM outbox_parts(%(table)s)
 UNION ALL SELECT '', NULL, NULL FROM pg_constraint
-WHERE conrelid = to_regclass(%s) AND conname = %s || '_by_day' AND NOT EXISTS (SELECT FROM outbox_parts(%s))
+WHERE conrelid = to_regclass(%(table)s) AND conname = %(table)s || '_by_day'
+  AND NOT EXISTS (SELECT FROM outbox_parts(%(table)s))
 """
 MAKE = "SELECT outbox_make_days(%s, %s)"
 DROP = """
@@ -88,7 +89,7 @@ class ByDay:
     def of(cls, using: str, table: str) -> "ByDay":
         """Return how a table is partitioned; one that is not has no parts."""
         with connections[using].cursor() as cursor:
-            cursor.execute(PARTS, [table] * 4)
+            cursor.execute(PARTS, {"table": table})
             found = cursor.fetchall()
         parts = (Part(name, first or NIL, bound) for name, first, bound in found if name)
         return cls(using, table, sorted(parts, key=lambda part: part.bound), ("", None, None) in found)

@@ -191,7 +191,7 @@ def _swap(using: str, table: str, *, bound: UUID, late: str) -> Iterator[sql.Com
     before, rest = f"{table}_before", f"{table}_rest"
     indexes = _rows(using, INDEXES, [table, late])
     options = _only(using, OPTIONS, table)
-    rights = [sql.SQL(one) for query in (RIGHTS, POLICIES) for (one,) in _rows(using, query, {"table": table})]
+    rights = _rights(using, table)
     yield _format("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table)
     yield _format("ALTER TABLE {} RENAME TO {}", table, before)
     for name, _definition, _is_primary in indexes:
@@ -209,7 +209,7 @@ def _swap(using: str, table: str, *, bound: UUID, late: str) -> Iterator[sql.Com
             if is_primary
             else sql.Composed([sql.SQL(definition)])
         )
-    yield from (sql.Composed([one]) for one in rights)
+    yield from rights
     yield _format("CREATE TABLE {} (LIKE {} INCLUDING ALL)", rest, table)
     if options:
         yield _format("ALTER TABLE {} SET ({})", rest, sql.SQL(options))
@@ -221,14 +221,20 @@ def _swap(using: str, table: str, *, bound: UUID, late: str) -> Iterator[sql.Com
 def _swap_back(using: str, table: str) -> Iterator[sql.Composed]:
     rest = f"{table}_rest"
     indexes = _rows(using, INDEXES_OF_REST, [rest])
-    rights = [sql.SQL(one) for query in (RIGHTS, POLICIES) for (one,) in _rows(using, query, {"table": table})]
+    rights = _rights(using, table)
     yield _format("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", table)
     yield _format("ALTER TABLE {} DETACH PARTITION {}", table, rest)
     yield _format("DROP TABLE {}", table)
     yield _format("ALTER TABLE {} RENAME TO {}", rest, table)
     for mine, whole in indexes:
         yield _format("ALTER INDEX {} RENAME TO {}", mine, whole)
-    yield from (sql.Composed([one]) for one in rights)
+    yield from rights
+
+
+def _rights(using: str, table: str) -> list[sql.Composed]:
+    """Read, before a swap, who may do what with a table: the statements that say so of the one that takes its place."""
+    found = (one for query in (RIGHTS, POLICIES) for (one,) in _rows(using, query, {"table": table}))
+    return [sql.Composed([sql.SQL(one)]) for one in found]
 
 
 def _format(template: str, *parts: Any) -> sql.Composed:

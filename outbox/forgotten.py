@@ -77,25 +77,7 @@ def remember_events(sender: str, events: Sequence[Envelope], *, now: datetime) -
     Call it in a transaction of that service.
     """
     outgoing = model_of(sender, "Outgoing")
-    rows = [
-        outgoing(
-            id=UUID(one.id),
-            message_id=UUID(one.id),
-            type=one.type,
-            version=one.schemaversion,
-            compatible_from=one.compatiblefrom,
-            subject=one.subject,
-            to=EVENTS,
-            data=one.data,
-            correlation_id=one.correlationid,
-            causation_id=one.causationid,
-            traceparent=one.traceparent,
-            created_at=datetime.fromisoformat(one.time),
-            due_at=one.sent_at,
-            published_at=now,
-        )
-        for one in events
-    ]
+    rows = [outgoing.of(one, id=UUID(one.id), to=EVENTS, due_at=one.sent_at, published_at=now) for one in events]
     return len(Rows(database_of(sender)).insert_new(*rows)) if rows else 0
 
 

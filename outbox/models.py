@@ -126,25 +126,33 @@ class OutgoingMessage(models.Model):
         waiting_since: datetime | None = None,
     ) -> Self:
         """Send this message once more, as the same one: to this service itself unless `to` is given."""
-        row = cls(
-            message_id=envelope.id,
-            type=envelope.type,
-            version=envelope.schemaversion,
-            compatible_from=envelope.compatiblefrom,
-            subject=envelope.subject,
+        row = cls.of(
+            envelope,
             to=to or cls._meta.app_label,
-            data=envelope.data,
-            correlation_id=envelope.correlationid,
-            causation_id=envelope.causationid,
-            traceparent=_kept_trace(envelope.traceparent, envelope.correlationid),
             attempt=attempt,
-            created_at=datetime.fromisoformat(envelope.time),
             due_at=due_at,
             waiting_since=waiting_since,
             first_due_at=envelope.sent_at,
         )
         cls._store([row])
         return row
+
+    @classmethod
+    def of(cls, envelope: Envelope, **more: Any) -> Self:
+        """Return a row, which is not stored, of a message that has travelled, with these further fields."""
+        return cls(
+            message_id=UUID(envelope.id),
+            type=envelope.type,
+            version=envelope.schemaversion,
+            compatible_from=envelope.compatiblefrom,
+            subject=envelope.subject,
+            data=envelope.data,
+            correlation_id=envelope.correlationid,
+            causation_id=envelope.causationid,
+            traceparent=_kept_trace(envelope.traceparent, envelope.correlationid),
+            created_at=datetime.fromisoformat(envelope.time),
+            **more,
+        )
 
     @classmethod
     def _store(cls, rows: list[Self], batch: Batch | None = None) -> None:

@@ -119,8 +119,8 @@ def _needed(service: str, *, before: datetime) -> dict[str, list[QuerySet[Any]]]
     The inbox rows that `_handled` leaves.
 
     # Note [Between two looks]: a row to be sent that appears after what is `early` was looked for finds no inbox row,
-    # and so is a dead letter for a person to decide about (see `remembers`): nothing has its effect twice. A dead
-    # letter says that there is an inbox row, if there ever was one; so those are looked for under the lock.
+    # and so is a dead letter for a person to decide about (see `remembers`): nothing has its effect twice. Rows of
+    # dead letters are looked for under the lock, as `remembers` takes it that they are there if they ever were.
     """
     incoming = model_of(service, "Incoming")
     dead = model_of(service, "DeadLetter").objects.filter(message_id=OuterRef("pk"))

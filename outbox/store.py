@@ -154,14 +154,12 @@ class Rows:
 
     def _bound(self, statement: Statement) -> str:
         """
-        The SQL with its parameters in it.
+        The SQL with its parameters in it; call it while a cursor is open.
 
         # Note [Bound without a search]: psycopg looks for the placeholders of a statement with more than 50 parameters
         # each time anew, which took longer than all else that it does with one.
         """
-        connection = connections[self.using]
-        connection.ensure_connection()
-        literal = Transformer(connection.connection).as_literal
+        literal = Transformer(connections[self.using].connection).as_literal
         values = [b"NULL" if value is None else literal(value) for value in statement.parameters]
         return (statement.sql.encode() % tuple(values)).decode()
 
