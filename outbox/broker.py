@@ -456,17 +456,25 @@ class Publisher:
         return not ahead or ahead + size <= WINDOW
 
     def _read_until(self, done: Callable[[], bool], until: float) -> bool:
-        """Read answers until this is true; return false if it is not in time."""
+        """Read answers until this is true, and keep the connection alive; return false if it is not in time."""
         while not done():
-            if not self._read(until=until):
+            if (now := time.monotonic()) >= until:
                 return False
+            self._read(until=min(until, now + conf.AMQP_HEARTBEAT / 4))
+            if self._connection is not None:
+                self._connection.heartbeat_tick()
         return True
 
     def _read(self, *, until: float) -> bool:
-        """Read one answer; return false if none comes in time."""
+        """
+        Read what comes next, an answer or a heartbeat; return false if nothing comes in time.
+
+        # Note [A heartbeat is no answer]: `drain_events` would wait on after one, as long again, without an end where the
+        # broker answers nothing but is alive; and it would send none itself, so that the broker closes the connection.
+        """
         assert self._connection is not None
         try:
-            self._connection.drain_events(timeout=max(until - time.monotonic(), 0.0))
+            self._connection.blocking_read(timeout=max(until - time.monotonic(), 0.0))
         except TimeoutError:
             return False
         except (AccessRefused, NotFound) as error:

@@ -171,7 +171,7 @@ class Reader:
             try:
                 self._connection.heartbeat_tick()
                 left = max(until - monotonic(), 0.001)
-                self._connection.drain_events(timeout=0.01 if self._kept else min(left, LOOK))
+                self._connection.blocking_read(timeout=0.01 if self._kept else min(left, LOOK))
             except TimeoutError:
                 if self._kept or monotonic() >= until:
                     break

@@ -189,6 +189,16 @@ class TestANodeThatConfirmsNothing:
         publisher._connection.on_unblocked()
         assert "has not answered" in self.sent(publisher).cut_off
 
+    def test_is_not_waited_for_longer_than_that(
+        self, publisher: broker.Publisher, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And gets heartbeats meanwhile, or else it would have closed the connection by then."""
+        monkeypatch.setattr(broker, "CONFIRM_TIMEOUT", 4.0)
+        begun = time.monotonic()
+        outcome = publisher.send([("", "events.unheard", amqp.Message("x"))])
+        assert time.monotonic() - begun >= 4
+        assert (outcome.waiting, outcome.cut_off) == ({0}, "")
+
     def test_keeps_its_messages_if_it_is_the_only_one(self, publisher: broker.Publisher) -> None:
         publisher._url = settings.AMQP_URL
         assert self.sent(publisher).cut_off == ""
