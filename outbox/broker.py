@@ -469,8 +469,8 @@ class Publisher:
         """
         Read what comes next, an answer or a heartbeat; return false if nothing comes in time.
 
-        # Note [A heartbeat is no answer]: `drain_events` would wait on after one, as long again, without an end where the
-        # broker answers nothing but is alive; and it would send none itself, so that the broker closes the connection.
+        # Note [A heartbeat is no answer]: `drain_events` would wait on after one, as long again, without an end where
+        # the broker answers nothing but is alive; and no heartbeat is sent meanwhile, so that it closes the connection.
         """
         assert self._connection is not None
         try:

@@ -172,8 +172,8 @@ def free_port(*, preferred: int | None = None) -> int:
     """
     A free port on the loopback interface, below the range from which outgoing connections are taken.
 
-    # Note [Found is not taken]: seconds may pass until a server listens there. So each is handed out once, by all of
-    our processes that live: whoever found it keeps a lock on its byte of a file.
+    # Note [Found is not taken]: seconds may pass until a server listens there. So each is handed out once, by all
+    processes of this user that live, of any copy of the project: whoever found it keeps a lock on its byte of a file.
     """
     for candidate in [preferred, *random.sample(range(20_000, 32_000), 200)]:
         if candidate and is_free(candidate) and (candidate == preferred or _claimed(candidate)):
@@ -184,7 +184,11 @@ def free_port(*, preferred: int | None = None) -> int:
 @functools.cache
 def _claims(pid: int) -> IO[bytes]:
     """Opened once a process: closing any handle of the file would give back every lock that the process has."""
-    return (places.cache() / "ports").open("ab")
+    try:
+        file = os.open(places.SHELF / f"orders-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:  # nothing can be written there
+        return (places.cache() / "ports").open("ab")
+    return open(file, "ab")
 
 
 def _claimed(port: int) -> bool:

@@ -44,6 +44,8 @@ UPDATE payments_refund SET ask_at = now() WHERE ask_at > now()
 EXPIRE_NOW = """
 UPDATE processing_hold SET expires_at = now() WHERE status = 'held' AND expires_at > now() AND order_id <> ALL(%s)
 """
+# The gateway has given a part back that is forgotten here, so all of it cannot go back: a person decides.
+REFUSED = "SELECT order_id FROM payments_payment WHERE status IN ('void_refused', 'refund_refused')"
 IS_SYNCHRONOUS = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
 
 
@@ -166,14 +168,15 @@ class Regions:
         print(f"RTO: from the loss {times[0]} to one done; from the command {times[1]}")
         return said
 
-    def end_everything(self, *, deposits_again: bool = False) -> None:
+    def end_everything(self, *, some_is_lost: bool = False) -> None:
         """
         No customer comes any more, and what would be done in some minutes is done now.
 
-        :param deposits_again: whether customers send all their deposits again, as some of them are lost
+        :param some_is_lost: whether customers send all their deposits again, as some of them are lost, and orders may
+            be left to a person
         """
         self.customers.stop()
-        for amount in self.customers.memory.deposited if deposits_again else ():
+        for amount in self.customers.memory.deposited if some_is_lost else ():
             number = amount - ADDED
             path, headers = f"/accounts/u{number % USERS}/deposit", {"Idempotency-Key": f"in-{number}"}
             sent = requests.post(self.system.url(path), json={"amount": amount / 100}, headers=headers, timeout=60)
@@ -184,7 +187,8 @@ class Regions:
         def ended() -> bool:
             self.system.query("payments", ASK_NOW)
             self.system.query("processing", EXPIRE_NOW, [order for (order,) in self.system.query("orders", KNOWN)])
-            return not records.open_orders() and records.is_quiet()
+            left = {order for (order,) in self.system.query("payments", REFUSED)} if some_is_lost else set[str]()
+            return {order for order, _ in records.open_orders()} <= left and records.is_quiet(but=left)
 
         self.system.until(ended)
 

@@ -223,7 +223,7 @@ class TestWhoWatches:
 
     def test_sees_how_old_the_last_comparison_is(self) -> None:
         assert ("reconciliation_age_seconds", "") not in measured()
-        ended = {"gateway": "fake", "since": AT, "until": NOW, "started_at": NOW - timedelta(hours=40)}
+        ended = {"gateway": "fake", "since": AT, "until": NOW, "started_at": timezone.now() - timedelta(hours=40)}
         Reconciliation.objects.create(**ended, status="failed", finished_at=NOW)
         Reconciliation.objects.create(**ended | {"gateway": "paypal"}, status="succeeded", source="a.csv")
         assert measured()["reconciliation_age_seconds", ""] >= 40 * 3600

@@ -4,14 +4,10 @@ recover` puts things right. What is checked afterwards is what `make chaos` chec
 """
 
 from collections.abc import Callable, Collection, Iterator
-from datetime import UTC, datetime
-from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
-import psycopg
 import pytest
 import requests
-from psycopg import sql
 
 from orders_project.embedded import processes, variable
 from orders_project.embedded.services import DATABASES, Services
@@ -19,6 +15,7 @@ from orders_project.tests.chaos import checker
 from orders_project.tests.chaos.checker import Records
 from orders_project.tests.chaos.customers import ADDED, USERS, Customers
 from orders_project.tests.chaos.schedule import SERVICES
+from orders_project.tests.going_back import Database
 from orders_project.tests.running_system import RunningSystem
 
 ENVIRONMENT = {
@@ -34,38 +31,6 @@ WHERE NOT EXISTS (SELECT FROM outbox_incomingmessage WHERE message_id = asked)
 """
 
 pytestmark = pytest.mark.processes
-
-
-class Database:
-    """The database of one service, of which a copy is made and put in its place."""
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.name = parts.path.strip("/")
-        self.copy = f"{self.name}_copy"
-        self._server = urlunsplit(parts._replace(path="/postgres"))
-
-    def tell(self, *statements: str) -> None:
-        names = {"name": sql.Identifier(self.name), "copy": sql.Identifier(self.copy)}
-        with psycopg.connect(self._server, autocommit=True) as connection:
-            for statement in statements:
-                connection.execute(sql.SQL(statement).format(**names))
-
-    def back_up(self) -> datetime:
-        """Copy it while everybody is cut off for a moment; the moment of the copy."""
-        self.tell("ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        try:
-            with psycopg.connect(self._server, autocommit=True) as connection:
-                connection.execute(
-                    "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = %s", [self.name]
-                )
-            self.tell("CREATE DATABASE {copy} TEMPLATE {name}")
-            return datetime.now(UTC)
-        finally:
-            self.tell("ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-
-    def go_back(self) -> None:
-        self.tell("DROP DATABASE {name} WITH (FORCE)", "ALTER DATABASE {copy} RENAME TO {name}")
 
 
 @pytest.fixture

@@ -29,6 +29,6 @@ def test_a_database_that_is_behind_the_others_is_recovered() -> None:
         assert re.findall(r"^(\w+): behind the others; \d+ messages", said, re.MULTILINE) == ["payments"]
         assert re.search(r"^payments: recovered since .*: .*messages that it had sent are known", said, re.MULTILINE)
         regions.accept(SOME)
-        regions.end_everything(deposits_again=True)
+        regions.end_everything(some_is_lost=True)
         assert checker.check(regions.records()) == []
         regions.system.manage("audit", "--grace", "0", "--settle", "2", env=regions.second)

@@ -1,7 +1,7 @@
 """What databases and gateway say, asked by plain SQL and HTTP."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,16 @@ class Records:
         found = self.ask("orders", "SELECT order_id, status FROM orders_order WHERE status <> ALL(%s)", list(ENDS))
         return [(order, status) for order, status in found if order in self.memory.accepted]
 
-    def is_quiet(self) -> bool:
-        """Whether nothing is on its way any more."""
+    def is_quiet(self, *, but: Collection[str] = ()) -> bool:
+        """Whether nothing is on its way any more, but for these orders, which wait for a person."""
         waiting = "SELECT 1 FROM outbox_outgoingmessage WHERE published_at IS NULL AND type <> 'orders.overdue' LIMIT 1"
         open_money = "SELECT 1 FROM payments_payment WHERE ask_at IS NOT NULL LIMIT 1"
         open_refunds = "SELECT 1 FROM payments_refund WHERE status IN ('requested', 'pending') LIMIT 1"
         held = "SELECT 1 FROM processing_hold WHERE status = 'held' LIMIT 1"
         asked = [(service, waiting) for service in SERVICES]
         asked += [("payments", open_money), ("payments", open_refunds), ("processing", held)]
-        open_orders = "SELECT 1 FROM orders_order WHERE status NOT IN ('done', 'failed', 'canceled') LIMIT 1"
-        return not any(self.ask(service, sql) for service, sql in [*asked, ("orders", open_orders)])
+        open_orders = """
+            SELECT 1 FROM orders_order
+            WHERE status NOT IN ('done', 'failed', 'canceled') AND order_id <> ALL(%s) LIMIT 1
+        """
+        return not (any(self.ask(service, sql) for service, sql in asked) or self.ask("orders", open_orders, list(but)))
