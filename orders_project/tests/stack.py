@@ -102,15 +102,19 @@ class Stack:
         definitions.write_text(self.inside("deploy", "python", "manage.py", "grant", "--definitions"))
         self.servers.rabbitmq.import_definitions(definitions)
 
-    def inside(self, name: str, *command: str) -> str:
+    def inside(self, name: str, *command: str, **more: str) -> str:
         """Run a command as in the container of a service, which must end well; what it said."""
-        said, code = self.ask(name, *command)
+        said, code = self.ask(name, *command, **more)
         assert code == 0, f"{name}: {' '.join(command)}: {said}"
         return said
 
-    def ask(self, name: str, *command: str) -> tuple[str, int]:
-        """Run a command as in the container of a service; what it said (of what went wrong, too), and its code."""
-        done = forked.run(self._here(name, list(command)), env=self._outer() | self.environment(name))
+    def ask(self, name: str, *command: str, **more: str) -> tuple[str, int]:
+        """
+        Run a command as in the container of a service; what it said (of what went wrong, too), and its code.
+
+        :param more: what is in its environment besides
+        """
+        done = forked.run(self._here(name, list(command)), env=self._outer() | self.environment(name) | more)
         return done.stdout + (done.stderr if done.returncode else ""), done.returncode
 
     def start_gateway(self) -> None:
