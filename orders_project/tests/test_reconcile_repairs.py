@@ -25,6 +25,7 @@ from payments.gateways.base import (
     Answer,
     DisputeAnswer,
     DisputeStatus,
+    GatewayRefused,
     GatewayUnavailable,
     PaymentRequest,
     RefundAnswer,
@@ -77,6 +78,9 @@ class Bank(FakeGateway):
         return self.payments.get(payment_id or f"pi_{order_id}")
 
     def refund(self, refund: RefundRequest) -> RefundAnswer:
+        returned = sum(one.amount for one in self.refunds(payment_id=refund.payment_id))
+        if returned + refund.amount > self.payments[refund.payment_id].amount:
+            raise GatewayRefused("refund_exceeds_captured")
         answer = RefundAnswer(
             gateway_refund_id=f"re_{len(self.returned)}", payment_id=refund.payment_id, order_id=refund.order_id,
             refund_id=refund.refund_id, status=RefundStatus.SUCCEEDED, amount=refund.amount, currency=refund.currency,
@@ -202,6 +206,24 @@ class TestAfterARestore:
         assert found() == set()
         assert set(Difference.objects.values_list("status", flat=True)) == {"repaired"}
         assert Entry.objects.filter(kind="fee").count() == 6
+
+    def test_all_goes_back_of_which_a_part_had_gone_back_before(self, bank: type[Bank]) -> None:
+        charge("in-part")
+        backup, part = Backup(), Money(1200, "USD")
+        refunds.request(order_id="in-part", refund_id=str(uuid7()), money=part, reason="", now=timezone.now())
+        work()
+        backup.restore()
+        services.give_back(order_id="in-part", now=timezone.now())
+        work()
+        refused = Payment.objects.get(pk="in-part")
+        assert (refused.status, refused.refusal) == ("refund_refused", "refund_exceeds_captured")
+        assert found() == {("missing_here", "refund", "in-part")}
+        repair_all()
+        services.try_return_again(order_id="in-part", now=timezone.now())
+        work()
+        assert Payment.objects.get(pk="in-part").status == "refunded"
+        assert [one.amount for one in bank.returned] == [1200, 3800]
+        assert found() == set()
 
 
 DONE = st.sampled_from(["asked", "refund", "dispute", "win", "refund_here"])
