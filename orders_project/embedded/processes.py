@@ -207,9 +207,9 @@ _ours: set[int] = set()
 
 
 def free_port_from(first: int) -> int:
-    """The first free port from this one on."""
+    """The first port from this one on that is free, and handed out to no other process (see `free_port`)."""
     for candidate in range(first, min(first + 1000, 65_536)):
-        if is_free(candidate):
+        if is_free(candidate) and (candidate in _ours or _claimed(candidate)):
             return candidate
     raise CannotRun(f"no port from {first} on is free on 127.0.0.1")
 

@@ -270,6 +270,23 @@ class TestRabbitMQ:
         assert rabbitmq.greeting(processes.free_port()) == ""
 
 
+def test_a_port_is_handed_out_once_whatever_copy_of_the_project_asks(tmp_path: Path) -> None:
+    """Seconds may pass until something listens there."""
+    first = processes.free_port_from(33_000)
+    other = run_python(
+        """
+        import os, sys
+        os.environ["ORDERS_CACHE"] = sys.argv[1]
+        from orders_project.embedded import processes
+        print(processes.free_port_from(int(sys.argv[2])))
+        """,
+        tmp_path,
+        first,
+    )
+    assert int(other.communicate()[0]) > first
+    assert processes.free_port_from(first) == first  # it is ours
+
+
 def _after(seconds: float) -> Callable[[], bool]:
     from time import monotonic
 

@@ -119,6 +119,58 @@ class TestStarting:
         assert "database" not in stack.said("beat")
 
 
+class TestGoingBack:
+    """The database of one service goes back alone, and the back office recovers it, as the roles that it has."""
+
+    @pytest.mark.parametrize("service", ["orders", "payments", "processing"])
+    def test_what_was_lost_comes_again(self, stack: Stack, client: requests.Session, service: str) -> None:
+        def manage(*command: str, **more: str) -> str:
+            return stack.inside("back-office", "python", "manage.py", *command, **more)
+
+        def done(sku: str) -> dict[str, Any]:
+            order = {"order_id": str(uuid7()), "user_email": "c@example.com", **free_line(sku)}
+            # Sessions that were cut off are noticed when they are used.
+            stack.until(lambda: client.post(stack.url("/orders"), json=order, timeout=60).ok)
+            ended = ends(stack, client, order)
+            assert ended["status"] == "done"
+            return ended
+
+        def shown(order: dict[str, Any]) -> dict[str, Any]:
+            return dict(client.get(stack.url(f"/orders/{order['order_id']}"), timeout=60).json())
+
+        def is_handled() -> bool:
+            status = json.loads(manage("status", "--json"))
+            waiting = [one["waiting"] for one in status["queues"] if is_work_queue(one["name"])]
+            return not any([*waiting, *(one["pending"] for one in status["services"])])
+
+        assert stack.servers.postgres is not None
+        owner = urlsplit(stack.environment("deploy")[f"DATABASE_URL_{service.upper()}"])
+        database = Database(stack.servers.postgres.url(owner.path[1:]))
+        kept = done("candle")
+        moment = database.back_up()
+        lost = done("wick")
+        refund = {"amount": 1, "reason": "burnt"}
+        client.post(stack.url(f"/orders/{lost['order_id']}/refunds"), json=refund, timeout=60).raise_for_status()
+        stack.until(lambda: shown(lost)["refunded_amount"] == 1)
+        stack.until(is_handled)
+        lost = shown(lost)
+        for name in ("orders-web", "beat", f"{service}-worker"):
+            stack.stop(name)
+        database.go_back()
+        database.tell("ALTER DATABASE {name} OWNER TO {owner}", owner=str(owner.username))
+        stack.inside("deploy", "python", "manage.py", "grant")  # a copy has no privileges of the database itself
+
+        recover = ("recover", "--service", service, "--since", moment.isoformat())
+        reader = stack.environment("deploy")["AMQP_URL"]  # may read the stream of events
+        assert "messages that it had sent are known to it again" in manage(*recover, AMQP_URL=reader)
+        stack.start(*(name for name in stack.ours if name not in stack.running))
+        stack.until(lambda: stack.answers("/health/ready", service="orders-web", port=8000))
+        stack.until(is_handled)
+        assert (shown(kept), shown(lost)) == (kept, lost)
+        assert manage(*recover, AMQP_URL=reader) == f"{service} has nothing to recover.\n"
+        manage("audit", "--grace", "0", "--settle", "2")  # finds nothing
+
+
 class TestCredentials:
     def test_a_process_has_those_of_its_service_only(self, stack: Stack) -> None:
         found = {
@@ -167,7 +219,7 @@ def channel_of(stack: Stack, name: str) -> Any:
 def read_stream(channel: Any) -> None:
     """Begin to read the stream of events, and end."""
     channel.basic_qos(0, 1, False)
-    channel.basic_consume("events.stream", arguments={"x-stream-offset": "first"})
+    channel.basic_consume("events.stream", callback=lambda message: None, arguments={"x-stream-offset": "first"})
     channel.connection.close()
 
 
@@ -415,58 +467,6 @@ class TestHealth:
         up = re.compile(r'database_up\{database="(\w+)"\} (\S+)')
         stack.until(lambda: ("orders", "1.0") in up.findall(requests.get(url, timeout=60).text))
         assert {name for name, _ in up.findall(requests.get(url, timeout=60).text)} == {"orders"}
-
-
-class TestGoingBack:
-    """The database of one service goes back alone, and the back office recovers it, as the roles that it has."""
-
-    @pytest.mark.parametrize("service", ["orders", "payments", "processing"])
-    def test_what_was_lost_comes_again(self, stack: Stack, client: requests.Session, service: str) -> None:
-        def manage(*command: str, **more: str) -> str:
-            return stack.inside("back-office", "python", "manage.py", *command, **more)
-
-        def done(sku: str) -> dict[str, Any]:
-            order = {"order_id": str(uuid7()), "user_email": "c@example.com", **free_line(sku)}
-            # Sessions that were cut off are noticed when they are used.
-            stack.until(lambda: client.post(stack.url("/orders"), json=order, timeout=60).ok)
-            ended = ends(stack, client, order)
-            assert ended["status"] == "done"
-            return ended
-
-        def shown(order: dict[str, Any]) -> dict[str, Any]:
-            return dict(client.get(stack.url(f"/orders/{order['order_id']}"), timeout=60).json())
-
-        def is_handled() -> bool:
-            status = json.loads(manage("status", "--json"))
-            waiting = [one["waiting"] for one in status["queues"] if is_work_queue(one["name"])]
-            return not any([*waiting, *(one["pending"] for one in status["services"])])
-
-        assert stack.servers.postgres is not None
-        owner = urlsplit(stack.environment("deploy")[f"DATABASE_URL_{service.upper()}"])
-        database = Database(stack.servers.postgres.url(owner.path[1:]))
-        kept = done("candle")
-        moment = database.back_up()
-        lost = done("wick")
-        refund = {"amount": 1, "reason": "burnt"}
-        client.post(stack.url(f"/orders/{lost['order_id']}/refunds"), json=refund, timeout=60).raise_for_status()
-        stack.until(lambda: shown(lost)["refunded_amount"] == 1)
-        stack.until(is_handled)
-        lost = shown(lost)
-        for name in (*WEBS, "beat", "grpc", f"{service}-worker", "webhooks-worker"):
-            stack.stop(name)
-        database.go_back()
-        database.tell("ALTER DATABASE {name} OWNER TO {owner}", owner=str(owner.username))
-        stack.inside("deploy", "python", "manage.py", "grant")  # a copy has no privileges of the database itself
-
-        recover = ("recover", "--service", service, "--since", moment.isoformat())
-        reader = stack.environment("deploy")["AMQP_URL"]  # may read the stream of events
-        assert "messages that it had sent are known to it again" in manage(*recover, AMQP_URL=reader)
-        stack.start(*(name for name in stack.ours if name not in stack.running))
-        stack.until(lambda: stack.answers("/health/ready", service="orders-web", port=8000))
-        stack.until(is_handled)
-        assert (shown(kept), shown(lost)) == (kept, lost)
-        assert manage(*recover, AMQP_URL=reader) == f"{service} has nothing to recover.\n"
-        manage("audit", "--grace", "0", "--settle", "2")  # finds nothing
 
 
 class TestLosingAServer:
