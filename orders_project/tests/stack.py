@@ -89,7 +89,7 @@ class Stack:
         """What the service's container would have in its environment, with the addresses of here."""
         # Nothing starts it again here, and receivers are near.
         near = {"WEBHOOKS_ALLOW_LOOPBACK": "true", "WEBHOOKS_ALLOW_LOOPBACK_ACKNOWLEDGED": "true"}
-        here = {"WAIT_SECONDS": "900", **near}
+        here = {"WAIT_SECONDS": "900", "RATE_LIMIT_ORDERS_PER_MINUTE": "0", **near}
         given = self.services[name]["environment"] | here
         return {key: self._here(name, [str(value)])[0] for key, value in given.items() if key not in NOT_HERE}
 
