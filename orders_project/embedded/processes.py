@@ -206,10 +206,14 @@ def _claimed(port: int) -> bool:
 _ours: set[int] = set()
 
 
-def free_port_from(first: int) -> int:
-    """The first port from this one on that is free, and handed out to no other process (see `free_port`)."""
+def free_port_from(first: int, *, is_named: bool = False) -> int:
+    """
+    The first port from this one on that is free, and handed out to no other process (see `free_port`).
+
+    :param is_named: whether the first one was asked for by name: whoever did so may have found it for us
+    """
     for candidate in range(first, min(first + 1000, 65_536)):
-        if is_free(candidate) and (candidate in _ours or _claimed(candidate)):
+        if is_free(candidate) and ((is_named and candidate == first) or candidate in _ours or _claimed(candidate)):
             return candidate
     raise CannotRun(f"no port from {first} on is free on 127.0.0.1")
 

@@ -264,7 +264,7 @@ def _free_port(given: Mapping[str, str], name: str) -> int:
     text = given.get(name) or PORTS[name]
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 0 < int(text) < 65536):
         raise CannotRun(f"{name}: {text!r} is not a port: name one from 1 to 65535")
-    return processes.free_port_from(int(text))
+    return processes.free_port_from(int(text), is_named=bool(given.get(name)))
 
 
 def _say_what_moved(supervisor: Supervisor, *, given: Mapping[str, str], env: Mapping[str, str]) -> None:

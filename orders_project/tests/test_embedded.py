@@ -278,12 +278,14 @@ def test_a_port_is_handed_out_once_whatever_copy_of_the_project_asks(tmp_path: P
         import os, sys
         os.environ["ORDERS_CACHE"] = sys.argv[1]
         from orders_project.embedded import processes
-        print(processes.free_port_from(int(sys.argv[2])))
+        print(processes.free_port_from(int(sys.argv[2])), processes.free_port_from(int(sys.argv[2]), is_named=True))
         """,
         tmp_path,
         first,
     )
-    assert int(other.communicate()[0]) > first
+    found, named = map(int, other.communicate()[0].split())
+    assert found > first
+    assert named == first  # as if we had found it for that process
     assert processes.free_port_from(first) == first  # it is ours
 
 
