@@ -413,7 +413,6 @@ class Publisher:
         try:
             while self._read(until=0.0):
                 pass
-            self._connection.heartbeat_tick()
         except LOST as error:
             self._leave(why=f"{type(error).__name__}: {error}")
         else:
@@ -461,22 +460,22 @@ class Publisher:
             if (now := time.monotonic()) >= until:
                 return False
             self._read(until=min(until, now + conf.AMQP_HEARTBEAT / 4))
-            if self._connection is not None:
-                self._connection.heartbeat_tick()
         return True
 
     def _read(self, *, until: float) -> bool:
         """
-        Read what comes next, an answer or a heartbeat; return false if nothing comes in time.
+        Read what comes next, an answer or a heartbeat; return false if nothing comes in time. Sends one if it is due.
 
         # Note [A heartbeat is no answer]: `drain_events` would wait on after one, as long again, without an end where
         # the broker answers nothing but is alive; and no heartbeat is sent meanwhile, so that it closes the connection.
         """
-        assert self._connection is not None
+        connection, has_come = self._connection, True
+        assert connection is not None
         try:
-            self._connection.blocking_read(timeout=max(until - time.monotonic(), 0.0))
+            connection.blocking_read(timeout=max(until - time.monotonic(), 0.0))
         except TimeoutError:
-            return False
+            has_come = False
         except (AccessRefused, NotFound) as error:
             self._close_lane(error)
-        return True
+        connection.heartbeat_tick()
+        return has_come

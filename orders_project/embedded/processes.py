@@ -182,13 +182,13 @@ def free_port(*, preferred: int | None = None) -> int:
 
 
 @functools.cache
-def _claims(pid: int) -> IO[bytes]:
+def _claims(pid: int) -> int:
     """Opened once a process: closing any handle of the file would give back every lock that the process has."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     try:
-        file = os.open(places.SHELF / f"orders-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return os.open(places.SHELF / f"orders-ports-{os.getuid()}", flags, 0o600)
     except OSError:  # nothing can be written there
-        return (places.cache() / "ports").open("ab")
-    return open(file, "ab")
+        return os.open(places.cache() / "ports", flags, 0o600)
 
 
 def _claimed(port: int) -> bool:

@@ -44,8 +44,7 @@ class Records:
         held = "SELECT 1 FROM processing_hold WHERE status = 'held' LIMIT 1"
         asked = [(service, waiting) for service in SERVICES]
         asked += [("payments", open_money), ("payments", open_refunds), ("processing", held)]
-        open_orders = """
-            SELECT 1 FROM orders_order
-            WHERE status NOT IN ('done', 'failed', 'canceled') AND order_id <> ALL(%s) LIMIT 1
-        """
-        return not (any(self.ask(service, sql) for service, sql in asked) or self.ask("orders", open_orders, list(but)))
+        if any(self.ask(service, sql) for service, sql in asked):
+            return False
+        open_orders = "SELECT 1 FROM orders_order WHERE status <> ALL(%s) AND order_id <> ALL(%s) LIMIT 1"
+        return not self.ask("orders", open_orders, list(ENDS), list(but))
