@@ -20,6 +20,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import connections, transaction
+from psycopg.errors import LockNotAvailable
 
 from common.batches import in_batches
 from outbox import clock, conf, forgotten, lost, sessions
@@ -30,6 +31,7 @@ from .report import AGAIN, REMEMBERED, Report
 SERVICES = {"payments": money.settle, "processing": stock.settle, "orders": told.settle}
 WAITED = timedelta(days=1)  # a message that was sent before the moment may have been handled so much after it
 TURN = "recovery"  # whose it is: an advisory lock in the database of the service
+A_MOMENT = "5s"  # in which the session of a recovery that has ended ends too
 SLOWEST = timedelta(minutes=2)  # from when the id of a message was made to its commit
 
 
@@ -78,9 +80,12 @@ def recover(service: str, *, since: datetime, dry_run: bool = False) -> Report:
 def _alone(service: str) -> Iterator[None]:
     """Run the block while nobody else recovers this service; a session of PostgreSQL's own holds the turn."""
     with sessions.connect(sessions.of_its_own(service)) as session:
-        turn = session.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [TURN]).fetchone()
-        if turn != (True,):
-            raise NotPossible(f"Another process is recovering {service}: wait until it has ended.")
+        try:
+            # The session of one that has just ended, or was killed, may live on for a moment.
+            session.execute("SELECT set_config('lock_timeout', %s, false)", [A_MOMENT])
+            session.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [TURN])
+        except LockNotAvailable:
+            raise NotPossible(f"Another process is recovering {service}: wait until it has ended.") from None
         yield
 
 

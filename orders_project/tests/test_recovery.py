@@ -5,7 +5,9 @@ Here a database is set back by rolling back one of the transactions around a tes
 test_recovery_run.py.
 """
 
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timedelta
 from io import StringIO
@@ -35,7 +37,7 @@ from orders_project.tests.test_money_of_orders import Shopper
 from orders_project.tests.test_money_of_orders import gateway as gateway
 from orders_project.tests.test_money_of_orders import shopper as shopper
 from orders_project.tests.test_money_of_orders import unlimited as unlimited
-from outbox import stream
+from outbox import sessions, stream
 from outbox.broker import Publisher, connect
 from outbox.envelope import Envelope
 from outbox.services import model_of
@@ -483,12 +485,30 @@ def test_an_upgrade_is_finished_first(settings: Any) -> None:
         command(timezone.now())
 
 
-def test_one_recovers_a_service_at_a_time() -> None:
+def test_one_recovers_a_service_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "A_MOMENT", "10ms")
     with recovery._alone("payments"):
         with pytest.raises(CommandError, match="Another process is recovering payments: wait until it has ended"):
             command(timezone.now())
         assert command(timezone.now(), service="processing") == "processing has nothing to recover.\n"
     assert command(timezone.now()) == "payments has nothing to recover.\n"
+
+
+def test_the_session_of_a_recovery_that_was_killed_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "A_MOMENT", "300s")
+    with sessions.connect(sessions.of_its_own("payments")) as killed, ThreadPoolExecutor(1) as pool:
+        killed.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [recovery.TURN])
+
+        def ends_when_somebody_waits() -> None:
+            here = "SELECT oid FROM pg_database WHERE datname = current_database()"
+            waits = f"SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = ({here})"
+            while not killed.execute(waits).rowcount:
+                time.sleep(0.02)
+            killed.close()
+
+        ended = pool.submit(ends_when_somebody_waits)
+        assert command(timezone.now()) == "payments has nothing to recover.\n"
+        ended.result()
 
 
 def test_where_nothing_is_lost_nothing_is_done(shop: Shop) -> None:
