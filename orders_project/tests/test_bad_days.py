@@ -311,7 +311,7 @@ class TestTheDeadLetterQueue:
 
     def publish(self, stage: Stage, body: bytes, *, headers: dict[str, Any], content_type: str) -> None:
         with stage.channel() as channel:
-            channel.basic_publish(
+            channel.basic_publish_confirm(
                 amqp.Message(
                     body, content_type=content_type, content_encoding="utf-8", application_headers=headers,
                     delivery_mode=2,
@@ -344,7 +344,7 @@ class TestTheDeadLetterQueue:
         with stage.channel() as channel:
             beyond_time = amqp.Message(b"[[{}], {}, {}]")
             beyond_time._serialize_properties = lambda: HEADER_BEYOND_TIME
-            channel.basic_publish(beyond_time, routing_key="payments")
+            channel.basic_publish_confirm(beyond_time, routing_key="payments")
         fine = stage.post(20)
         stage.until(lambda: len(stage.dead()) >= 18 and not stage.pending())
         found = sorted(reason for reason, _, _ in stage.dead())

@@ -309,9 +309,9 @@ def test_dead_letters_of_every_queue_are_collected_and_replayed(
     )  # fmt: skip
     exchange, key, message = broker.encode(malformed, to="orders")
     assert key == broker.address(queue_of(malformed.as_dict()), kind)[1] != f"orders.{kind}"
-    with system.channel() as channel:
-        channel.basic_publish(message, exchange, key)
-        channel.basic_publish(amqp.Message(b"no JSON"), exchange, key)
+    with system.channel() as channel:  # which may be closed before the broker has looked at what it does not confirm
+        channel.basic_publish_confirm(message, exchange, key)
+        channel.basic_publish_confirm(amqp.Message(b"no JSON"), exchange, key)
 
     found = "SELECT id, reason FROM outbox_deadletter WHERE status = 'dead' ORDER BY reason"
     system.until(lambda: len(system.query("orders", found)) == 2)

@@ -319,14 +319,14 @@ class TestTheConsumerInTheDocumentation:
             assert "Copied 8 of 8" in replay("--to", to)
         tell_to = amqp.Message(event("really-the-end").encode(), message_id="x")
         with broker.connect() as connection:
-            connection.channel().basic_publish(tell_to, exchange="", routing_key=to)
+            connection.channel().basic_publish_confirm(tell_to, exchange="", routing_key=to)
         printed = [
             f"order.paid {subject} {version:010}"
             for subject, version in (("o-1", 1), ("o-1", 3), ("o-2", 9), ("o-2", 10), ("end", 1))
         ]
         assert lines(to, until="really-the-end") == [*printed, "order.paid really-the-end 0000000001"]
         with broker.connect() as connection:
-            connection.channel().basic_publish(
+            connection.channel().basic_publish_confirm(
                 amqp.Message(event("later").encode(), message_id="y"), exchange="", routing_key=to
             )
         again = lines(to, until="later")
