@@ -1,13 +1,11 @@
 """The configuration of gunicorn: `gunicorn -c python:orders_project.gunicorn orders_project.wsgi`."""
 
 import os
-import shutil
-import tempfile
 from typing import Any
 
 from gunicorn import glogging
 
-from orders_project.observability import logs
+from orders_project.observability import logs, shared_counts
 from outbox import tracing
 
 
@@ -25,10 +23,7 @@ logconfig_dict = logs.configuration(
     level=os.environ.get("LOG_LEVEL") or "INFO", form=os.environ.get("LOG_FORMAT") or "auto"
 )
 
-# The workers share one folder for their metrics, so that each of them serves the metrics of all.
-_own_folder = None if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else tempfile.mkdtemp(prefix="orders-metrics-")
-if _own_folder:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = _own_folder
+shared_counts.share()
 
 
 def post_fork(server: Any, worker: Any) -> None:
@@ -53,8 +48,3 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)
-
-
-def on_exit(server: Any) -> None:
-    if _own_folder:
-        shutil.rmtree(_own_folder, ignore_errors=True)

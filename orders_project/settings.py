@@ -1,7 +1,5 @@
 """The settings, read from the environment. `.env.example` describes each variable."""
 
-import os
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from common.money import EXPONENTS
 from . import production
 from .database_limits import Limits
 from .environment import Environment
-from .observability import logs
+from .observability import logs, shared_counts
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment(env_file=BASE_DIR / ".env")
@@ -388,8 +386,7 @@ HEARTBEAT_FILE = env.text("HEARTBEAT_FILE")  # touched by a running worker, rela
 METRICS_HOST = env.text("METRICS_HOST", default="127.0.0.1")
 METRICS_PORT = env.whole("METRICS_PORT", default=0, max_value=65535)
 if METRICS_PORT and not env.text("PROMETHEUS_MULTIPROC_DIR"):
-    # Set before any metric is created, so that the children of this process share it.
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="orders-metrics-")
+    shared_counts.share()
 
 if not env.relaxed:
     env.problems += production.problems(globals())

@@ -72,6 +72,7 @@ class RunningSystem:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE_URL", "AMQP_URL"))}
         self.env = clean | {
             "EMBEDDED": "1", "API_AUTH": "open", "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "TMPDIR": str(self.home),  # a worker that is killed leaves a folder behind
             "FAKE_PAYMENT_SUCCESS_RATE": "1", "PROCESSING_SUCCESS_RATE": "1", "PYTHONUNBUFFERED": "1",
             "PROMETHEUS_MULTIPROC_DIR": str(self.home / "metrics"), "RATE_LIMIT_LOGINS_PER_MINUTE": "0",
         } | self.environment  # fmt: skip

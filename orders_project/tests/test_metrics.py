@@ -178,6 +178,19 @@ class TestSeveralProcesses:
         assert found["orders_created_total"] == found["orders_total"] == 6
         assert found['database_pool{database="orders",what="size"}'] == 4
 
+    def test_are_in_a_folder_that_goes_with_the_process_that_made_it(self, tmp_path: Path) -> None:
+        code = (
+            "import os, sys; from django.conf import settings; settings.METRICS_PORT; "
+            "os.fork() or sys.exit(); os.wait(); print(os.listdir(os.environ['TMPDIR']))"
+        )
+        env = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "orders_project.settings", "METRICS_PORT": "9100", "TMPDIR": str(tmp_path),
+        }  # fmt: skip
+        env.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        done = forked.run(["python", "-c", code], env=env)
+        assert "'orders-metrics-" in done.stdout, done.stderr  # its child has ended
+        assert os.listdir(tmp_path) == []
+
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("databases", [True, False])
