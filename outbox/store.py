@@ -5,15 +5,16 @@ Rows without the query builder, and several statements in one round trip: for th
 # own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
+from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from django.db import connections, models
+from django.db import connections, models, transaction
 from psycopg.adapt import Transformer
 
 Row = TypeVar("Row", bound=models.Model)
@@ -26,11 +27,28 @@ class Statement(NamedTuple):
     parameters: Sequence[Any]
 
 
+class Column(NamedTuple):
+    """A column of a model that statements store values in."""
+
+    field: Any
+    name: str  # of the attribute
+    unchanged: Collection[type]  # types of values that are stored as they are
+    read: Callable[[Any, Any, Any], Any] | None  # what makes a value of that which is stored, where they differ
+
+
 @cache
-def _columns(kind: type[models.Model], *, given: bool = False) -> tuple[tuple[Any, ...], str]:
-    """The fields of a model and their columns; `given` leaves out those that the database numbers."""
-    fields = tuple(f for f in kind._meta.concrete_fields if not (given and isinstance(f, models.AutoField)))
-    return fields, ", ".join(f'"{field.column}"' for field in fields)
+def _columns(kind: type[models.Model], *, given: bool = False) -> tuple[tuple[Column, ...], str]:
+    """The columns of a model, and their names in SQL; `given` leaves out those that the database numbers."""
+    fields = [f for f in kind._meta.concrete_fields if not (given and isinstance(f, models.AutoField))]
+    return tuple(map(_column, fields)), ", ".join(f'"{field.column}"' for field in fields)
+
+
+@cache
+def _column(field: Any) -> Column:
+    """The column of a field."""
+    is_set_here = getattr(field, "auto_now", False) or getattr(field, "auto_now_add", False)
+    unchanged = () if is_set_here else UNCHANGED.get(type(field), ())
+    return Column(field, field.attname, unchanged, getattr(field, "from_db_value", None))
 
 
 @dataclass(frozen=True)
@@ -46,25 +64,25 @@ class Rows:
         :param where: `WHERE …` and what may follow it
         :param more: further attributes to set, each with its SQL
         """
-        fields, columns = _columns(kind)
-        selected = ", ".join([columns, *more.values()])
+        columns, names = _columns(kind)
+        selected = ", ".join([names, *more.values()])
         with connections[self.using].cursor() as cursor:
             cursor.execute(f'SELECT {selected} FROM "{kind._meta.db_table}" {where}', parameters)
-            return [self._read(kind, fields, values, more) for values in cursor.fetchall()]
+            return [self._read(kind, columns, values, more) for values in cursor.fetchall()]
 
     def first(self, kind: type[Row], where: str, *parameters: Any, **more: str) -> Row | None:
         """Return the first of the rows that `select` returns, if there is one."""
         found = self.select(kind, where, *parameters, **more)
         return found[0] if found else None
 
-    def _read(self, kind: type[Row], fields: Sequence[Any], values: Sequence[Any], more: Iterable[str]) -> Row:
+    def _read(self, kind: type[Row], columns: Sequence[Column], values: Sequence[Any], more: Iterable[str]) -> Row:
         connection = connections[self.using]
         stored = [
-            field.from_db_value(value, None, connection) if hasattr(field, "from_db_value") else value
-            for field, value in zip(fields, values, strict=False)
+            column.read(value, None, connection) if column.read is not None else value
+            for column, value in zip(columns, values, strict=False)
         ]
-        row = kind.from_db(self.using, [field.attname for field in fields], stored)
-        for name, value in zip(more, values[len(fields) :], strict=True):
+        row = kind.from_db(self.using, [column.name for column in columns], stored)
+        for name, value in zip(more, values[len(columns) :], strict=True):
             setattr(row, name, value)
         return row
 
@@ -78,7 +96,7 @@ class Rows:
         """Store those of these rows of one model that do not exist, and return their primary keys."""
         sql, parameters = self.insert(*rows, or_nothing=True)
         with connections[self.using].cursor() as cursor:
-            cursor.execute(self._bound(Statement(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', parameters)))
+            cursor.execute(*self._bound(Statement(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', parameters)))
             return [key for (key,) in cursor.fetchall()]
 
     def insert_if(self, update: Statement, row: models.Model) -> Statement:
@@ -88,12 +106,11 @@ class Rows:
         return Statement(sql, [*update.parameters, *parameters])
 
     def _insert(self, rows: Sequence[models.Model]) -> tuple[str, str, list[Any]]:
-        fields, columns = _columns(type(rows[0]), given=True)
+        columns, names = _columns(type(rows[0]), given=True)
         for row in rows:
             row._state.adding, row._state.db = False, self.using
-        connection = connections[self.using]
-        parameters = [_value(row, field, connection, add=True) for row in rows for field in fields]
-        return f'"{rows[0]._meta.db_table}" ({columns})', ", ".join(["%s"] * len(fields)), parameters
+        parameters = self._values(rows, columns, add=True)
+        return f'"{rows[0]._meta.db_table}" ({names})', ", ".join(["%s"] * len(columns)), parameters
 
     def update(self, row: models.Model, *names: str) -> Statement:
         """Store these fields of a row."""
@@ -103,13 +120,12 @@ class Rows:
         """Store these fields of several rows of one model, of each its own."""
         meta, given, pk = rows[0]._meta, "", "%s"
         fields: list[Any] = [meta.get_field(name) for name in names]
-        connection = connections[self.using]
-        parameters = [_value(row, field, connection, add=False) for row in rows for field in (*fields, meta.pk)]
+        parameters = self._values(rows, [_column(field) for field in (*fields, meta.pk)], add=False)
         if len(rows) == 1:
             changes = ", ".join(f'"{field.column}" = %s' for field in fields)
         else:
             # The types of the first row are those of all; without their lengths, so that no cast cuts a text short.
-            types = [str(field.db_type(connection)).partition("(")[0] for field in (*fields, meta.pk)]
+            types = [str(field.db_type(connections[self.using])).partition("(")[0] for field in (*fields, meta.pk)]
             first = ", ".join(f"%s::{kind}" for kind in types)
             others = f", ({', '.join(['%s'] * len(types))})" * (len(rows) - 1)
             columns = ", ".join(f'"{field.column}"' for field in (*fields, meta.pk))
@@ -117,6 +133,17 @@ class Rows:
             given, pk = f" FROM (VALUES ({first}){others}) AS given({columns})", f'given."{meta.pk.column}"'
         table = meta.db_table
         return Statement(f'UPDATE "{table}" SET {changes}{given} WHERE "{table}"."{meta.pk.column}" = {pk}', parameters)
+
+    def _values(self, rows: Sequence[models.Model], columns: Sequence[Column], *, add: bool) -> list[Any]:
+        """The values of these rows as statements take them, row by row."""
+        connection = connections[self.using]
+        return [
+            value
+            if type(value := getattr(row, column.name)) in column.unchanged
+            else column.field.get_db_prep_save(column.field.pre_save(row, add), connection)
+            for row in rows
+            for column in columns
+        ]
 
     def update_all(self, kind: type[models.Model], keys: Sequence[Any], **values: Any) -> Statement:
         """Store these values in the rows with these primary keys."""
@@ -140,41 +167,55 @@ class Rows:
             return
         batch = Batch()
         yield batch
-        statements = [step(self) for step in batch.steps]
-        batch.touched = self.run(*statements) if statements else []
+        batch.touched = self.run(*(step(self) for step in batch.steps))
 
     def run(self, *statements: Statement) -> list[int]:
         """Run these in order, in one round trip; return how many rows each of them touched."""
+        if not statements:
+            return []
         with connections[self.using].cursor() as cursor:
-            cursor.execute(";\n".join(map(self._bound, statements)))
+            cursor.execute(";\n".join(self._bound(*statements)))
             touched = [cursor.rowcount]
             while cursor.nextset():
                 touched.append(cursor.rowcount)
         return touched
 
-    def _bound(self, statement: Statement) -> str:
+    def run_alone(self, *statements: Statement) -> list[int]:
         """
-        The SQL with its parameters in it; call it while a cursor is open.
+        Do the same in a transaction of their own; within another transaction behind a savepoint.
+
+        PostgreSQL takes what comes in one round trip for one transaction, so none has to be begun and ended.
+        """
+        if connections[self.using].in_atomic_block:
+            with transaction.atomic(using=self.using):
+                return self.run(*statements)
+        return self.run(*statements)
+
+    def _bound(self, *statements: Statement) -> Iterator[str]:
+        """
+        The SQL of each with its parameters in it; call it while a cursor is open.
 
         # Note [Bound without a search]: psycopg looks for the placeholders of a statement with more than 50 parameters
         # each time anew, which took longer than all else that it does with one.
         """
         literal = Transformer(connections[self.using].connection).as_literal
-        values = [b"NULL" if value is None else literal(value) for value in statement.parameters]
-        return (statement.sql.encode() % tuple(values)).decode()
+        for sql, parameters in statements:
+            values = [b"NULL" if value is None else literal(value) for value in parameters]
+            yield (sql.encode() % tuple(values)).decode()
 
 
-UNCHANGED: dict[type, tuple[Any, ...]] = {  # values that fields store as they are
-    str: (models.CharField, models.TextField),
-    int: (models.IntegerField, models.BigIntegerField, models.PositiveIntegerField, models.PositiveSmallIntegerField),
-    datetime: (models.DateTimeField,),
-    UUID: (models.UUIDField,),
+TEXT, NUMBER = {str, NoneType}, {int, NoneType}
+UNCHANGED: dict[type, Collection[type]] = {  # types of values that a field stores as they are
+    models.CharField: TEXT,
+    models.TextField: TEXT,
+    models.IntegerField: NUMBER,
+    models.BigIntegerField: NUMBER,
+    models.PositiveIntegerField: NUMBER,
+    models.PositiveSmallIntegerField: NUMBER,
+    models.BooleanField: {bool, NoneType},
+    models.DateTimeField: {datetime, NoneType},
+    models.UUIDField: {UUID, NoneType},
 }
-
-
-def _value(row: models.Model, field: Any, connection: Any, *, add: bool) -> Any:
-    value = field.pre_save(row, add)
-    return value if type(field) in UNCHANGED.get(type(value), ()) else field.get_db_prep_save(value, connection)
 
 
 def _with_keys(kind: type[models.Model]) -> str:

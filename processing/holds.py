@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _g
 
 from common import locks, trial_outcomes
 from common.errors import Refusal
+from outbox.ids import uuid7
 from outbox.store import Statement
 
 from . import metrics, returns
@@ -63,18 +64,32 @@ class Lacking:
     available: int
 
 
+# Note [A hold in one statement]: all of it happens or nothing, without a transaction around it, which would keep a
+# popular product locked for two more round trips, and for as long as whoever holds its stock is frozen between them.
+# What is read of the products is read after they have been locked. Nothing is stored unless all of them are there.
 HOLD = """
 WITH wanted AS (
-    SELECT product.product_id, asked.quantity
+    SELECT product.product_id, asked.quantity, asked.movement_id,
+           product.is_active AND product.available >= asked.quantity AS is_there
     FROM processing_product product
-    JOIN unnest(%s::uuid[], %s::bigint[]) AS asked(product_id, quantity) USING (product_id)
+    JOIN unnest(%s::uuid[], %s::bigint[], %s::uuid[]) AS asked(product_id, quantity, movement_id) USING (product_id)
     ORDER BY product.product_id
     FOR NO KEY UPDATE OF product
+), enough AS (
+    SELECT FROM wanted HAVING count(*) FILTER (WHERE is_there) = %s
+), stored AS (
+    INSERT INTO processing_hold (hold_id, order_id, status, created_at, expires_at)
+    SELECT %s, %s, 'held', %s, %s FROM enough
+), line AS (
+    INSERT INTO processing_holdline (hold_id, product_id, quantity) SELECT %s, product_id, quantity FROM wanted, enough
+), moved AS (
+    INSERT INTO processing_stockmovement (id, product_id, kind, quantity, hold_id, reason, actor, at)
+    SELECT movement_id, product_id, 'held', quantity, %s, '', '', %s FROM wanted, enough
 )
 UPDATE processing_product product
 SET available = product.available - wanted.quantity, held = product.held + wanted.quantity, updated_at = %s
-FROM wanted
-WHERE product.product_id = wanted.product_id AND product.available >= wanted.quantity AND product.is_active
+FROM wanted, enough
+WHERE product.product_id = wanted.product_id
 """
 
 
@@ -97,20 +112,27 @@ def hold(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
     :raises PlacedTooSlowly: if the hold that is there has expired since `now`
     """
     # Note [Looked for when it is in the way]: nearly every order is new, and has no hold. So the first try does not
-    # look for one, which would cost each order a round trip; where there is one, the constraint says so.
+    # look for one, which would cost each order three round trips; where there is one, the constraint says so, or it
+    # holds the stock that lacks.
     for is_known, is_last in ((False, False), (True, False), (True, True)):
         try:
-            with transaction.atomic(using="processing"), _waits.one("processing"):
-                known = _open_hold("order_id", order_id) if is_known else None
-                return _hold(order_id=order_id, quantities=quantities, known=known, now=now)
-        except IntegrityError:
+            with _waits.one() as briefly:
+                if not is_known:
+                    return _hold_anew(order_id=order_id, quantities=quantities, now=now, first=briefly)
+                with transaction.atomic(using="processing"):
+                    ROWS.run(*briefly)
+                    return _hold_again(order_id=order_id, quantities=quantities, now=now)
+        except (IntegrityError, InsufficientStock) as error:
             if is_last or not Hold.objects.filter(order_id=order_id, status=Hold.Status.HELD).exists():
+                if isinstance(error, InsufficientStock):
+                    metrics.STOCK_HOLDS.labels("insufficient").inc()
                 raise  # else there is one, or another attempt was faster
     raise AssertionError("unreachable")
 
 
-def _hold(*, order_id: str, quantities: dict[str, int], known: Hold | None, now: datetime) -> UUID:
-    expires_at = now + settings.HOLD_TTL
+def _hold_again(*, order_id: str, quantities: dict[str, int], now: datetime) -> UUID:
+    """Hold stock for an order for which some may be held already."""
+    known = _open_hold("order_id", order_id)
     if known is not None:
         # Note [Whose hold is ended here]: no stored order's. A stored order is one that was not there when the caller
         # looked, after `now`. Its hold was made or prolonged at most half of its time before (`orders.services`), so it
@@ -123,21 +145,24 @@ def _hold(*, order_id: str, quantities: dict[str, int], known: Hold | None, now:
                     _g("Other stock is held for the order %(order)s.") % {"order": order_id},
                     extra={"retry_after": math.ceil((known.expires_at - now).total_seconds())},
                 )
-            known.expires_at = max(known.expires_at, expires_at)
+            known.expires_at = max(known.expires_at, now + settings.HOLD_TTL)
             ROWS.run(ROWS.update(known, "expires_at"))
             return known.hold_id
         lock_products({*map(UUID, quantities), *map(UUID, known.quantities)})
         _end(known, status=Hold.Status.RELEASED, now=now)
-    new = Hold(order_id=order_id, created_at=now, expires_at=expires_at)
-    lines = [HoldLine(hold=new, product_id=UUID(one), quantity=quantity) for one, quantity in quantities.items()]
-    moved = ROWS.insert(*movements(new, quantities, kind=StockMovement.Kind.HELD, now=now))
-    # Note [Stock last]: the row of a popular product stays locked from here to the commit, so nothing else is between.
-    stock = Statement(HOLD, [list(quantities), list(quantities.values()), now])
-    if ROWS.run(ROWS.insert(new), ROWS.insert(*lines), moved, stock)[-1] != len(quantities):
-        metrics.STOCK_HOLDS.labels("insufficient").inc()
+    return _hold_anew(order_id=order_id, quantities=quantities, now=now)
+
+
+def _hold_anew(*, order_id: str, quantities: dict[str, int], now: datetime, first: Sequence[Statement] = ()) -> UUID:
+    """Hold stock for an order for which none is held; run some other statements in the same transaction first."""
+    hold_id, movement_ids = uuid7(), [uuid7() for _ in quantities]
+    moved = [list(quantities), list(quantities.values()), movement_ids, len(quantities)]
+    stored = [hold_id, order_id, now, now + settings.HOLD_TTL]
+    hold = Statement(HOLD, [*moved, *stored, hold_id, hold_id, now, now])
+    if not ROWS.run_alone(*first, hold)[-1]:
         raise InsufficientStock(_lacking(quantities))
     metrics.count_hold("held")
-    return new.hold_id
+    return hold_id
 
 
 def lock_products(product_ids: set[UUID]) -> None:

@@ -76,8 +76,8 @@ BUGS: dict[str, list[Edit]] = {
     "locks-unsorted": [
         (
             "processing/holds.py",
-            "AS asked(product_id, quantity) USING (product_id)\n    ORDER BY product.product_id\n",
-            "AS asked(product_id, quantity) USING (product_id)\n    ORDER BY random()\n",
+            "AS asked(product_id, quantity, movement_id) USING (product_id)\n    ORDER BY product.product_id\n",
+            "AS asked(product_id, quantity, movement_id) USING (product_id)\n    ORDER BY random()\n",
         )
     ],
     "holds-never-expire": [
