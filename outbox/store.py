@@ -204,7 +204,8 @@ class Rows:
             yield (sql.encode() % tuple(values)).decode()
 
 
-TEXT, NUMBER = {str, NoneType}, {int, NoneType}
+TEXT: Collection[type] = {str, NoneType}
+NUMBER: Collection[type] = {int, NoneType}
 UNCHANGED: dict[type, Collection[type]] = {  # types of values that a field stores as they are
     models.CharField: TEXT,
     models.TextField: TEXT,
