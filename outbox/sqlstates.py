@@ -64,6 +64,8 @@ VERDICTS: dict[str, Verdict] = {
 # fmt: on
 
 
+READ_ONLY = "25006"
+OF_ONE_SESSION = ("25P03", "25P04")  # which took too long
 OF_CONNECTION = (
     OperationalError, InterfaceError, InternalError,
     psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError,
@@ -108,13 +110,18 @@ def let_go(error: BaseException) -> None:
 
     # Note [Why the session is given up]: after a failover a connection may lead to what is a standby now, and a
     # session may have been made read-only. A new connection finds out; a pool would hand out the old one again.
+    # Where one session was lost, the others of its pool are as well, and each would cost a request an error.
     """
-    if verdict_on(error) is not WAIT or sqlstate_of(error).startswith(("55", "53")):
+    state = sqlstate_of(error)
+    if verdict_on(error) is not WAIT or state.startswith(("55", "53")):
         return
     for connection in connections.all(initialized_only=True):
         if connection.connection is not None and not connection.in_atomic_block:
+            is_lost = state == READ_ONLY or (connection.connection.broken and state not in OF_ONE_SESSION)
             connection.connection.close()  # the real one, so that a pool drops it
             connection.close()
+            if is_lost and (pool := getattr(connection, "pool", None)):
+                pool.drain()
 
 
 def skip_while_unavailable(task: Callable[P, None]) -> Callable[P, None]:

@@ -4,17 +4,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import psycopg
 import pytest
 from django.db import Error, connections, transaction
 from psycopg import errors
 
-from outbox import consumers
+from outbox import consumers, sessions
 from outbox.relay import Relay
 from outbox.services import model_of
-from outbox.sqlstates import Verdict, is_unavailable, skip_while_unavailable, sqlstate_of, verdict_on
+from outbox.sqlstates import Verdict, is_unavailable, note, skip_while_unavailable, sqlstate_of, verdict_on
 from outbox.tests.examples import SERVICE, Count
 
 Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLetter")
@@ -184,3 +185,48 @@ class TestAReadOnlyDatabase:
         read_only(False)
         task()
         assert (len(ran), Outgoing.objects.count()) == (2, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_where_one_session_is_lost_its_pool_drops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(connections.settings[SERVICE]["OPTIONS"], "pool", {"min_size": 0, "max_size": 4, "timeout": 60})
+    monkeypatch.setitem(connections.settings[SERVICE], "CONN_MAX_AGE", 0)
+    all_are_open, this = threading.Barrier(4), cast("Any", connections[SERVICE])
+
+    def at_once(threads: ThreadPoolExecutor) -> list[int | None]:
+        """The session that each of four requests has at the same time; None if it was lost."""
+
+        def ask(_: int) -> int | None:
+            all_are_open.wait(60)
+            try:
+                with connections[SERVICE].cursor() as cursor:
+                    cursor.execute("SELECT pg_backend_pid()")
+                    (session,) = cursor.fetchone()
+            except Error:
+                session = None
+            all_are_open.wait(60)
+            connections[SERVICE].close()
+            return session
+
+        return list(threads.map(ask, range(4)))
+
+    def notice() -> bool:
+        try:
+            connections[SERVICE].cursor().execute("SELECT 1")
+        except Error as error:
+            note(error, where="a test")
+            return True
+        return False
+
+    with ThreadPoolExecutor(4) as threads:
+        try:
+            lost = at_once(threads)
+            assert len(set(lost)) == 4
+            with sessions.connect(sessions.of_its_own(SERVICE)) as killer:
+                killer.execute("SELECT pg_terminate_backend(pid, 60000) FROM unnest(%s::int[]) AS pid", [lost])
+            assert threads.submit(notice).result()
+            again = at_once(threads)
+            assert None not in again
+            assert not set(again) & set(lost)
+        finally:
+            this.close_pool()
