@@ -3,13 +3,15 @@
 import copy
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.utils.translation import gettext_lazy as _
 from rest_framework import serializers
-from rest_framework.fields import empty
+from rest_framework.fields import SkipField, empty
 from rest_framework.utils.html import is_html_input
 
 from . import money
@@ -219,6 +221,13 @@ class Metadata(serializers.DictField):
 NESTED = (serializers.BaseSerializer, serializers.DictField, serializers.ListField)  # fields that contain others
 
 
+def _shallow_copy(field: Any) -> Any:
+    """What `copy.copy` returns, in a fraction of its time."""
+    copied = object.__new__(type(field))
+    vars(copied).update(vars(field))
+    return copied
+
+
 class StrictSerializer(serializers.Serializer[Any]):
     """
     A serializer that refuses unknown fields, because a misspelled name is a mistake.
@@ -241,7 +250,7 @@ class StrictSerializer(serializers.Serializer[Any]):
         # one that contains others, which learn of it, needs the deep copy of the framework, which makes each one anew.
         """
         return {
-            name: copy.deepcopy(field) if isinstance(field, NESTED) else copy.copy(field)
+            name: copy.deepcopy(field) if isinstance(field, NESTED) else _shallow_copy(field)
             for name, field in self._declared_fields.items()
         }
 
@@ -278,3 +287,37 @@ class StrictSerializer(serializers.Serializer[Any]):
         # and lose some. A condition, which is always met here, is left to those that validate.
         rules = [rule.schema(self.fields) for rule in self.rules]
         return {"if": {"type": "object"}, "then": {"allOf": rules}} if rules else {}
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    """
+    A serializer of answers alone, whose fields are attributes that are no methods.
+
+    # Note [How a field is read is found out once]: the framework finds out for each field of each object, which takes
+    half of the time that a snapshot of an order takes; and each event of an order contains one.
+    """
+
+    @cached_property
+    def _columns(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """The fields, and what reads the attribute of each."""
+        return [
+            (field, attrgetter(str(field.source)) if field.source != "*" else _itself)
+            for field in self._readable_fields
+        ]
+
+    def to_representation(self, instance: Any) -> dict[str, Any]:
+        shown = {}
+        for field, read in self._columns:
+            try:
+                value = read(instance)
+            except AttributeError:
+                try:
+                    value = field.get_attribute(instance)
+                except SkipField:  # it was not read
+                    continue
+            shown[field.field_name] = None if value is None else field.to_representation(value)
+        return shown
+
+
+def _itself(instance: Any) -> Any:
+    return instance

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from django.conf import settings
@@ -35,9 +35,10 @@ class NewOrder:
         """What tells a repeated request from another one under the same id."""
         # Note [Fingerprints outlive releases]: what a later release has added counts only where it is given. Otherwise
         # a request that is repeated after the deploy would be taken for another one.
-        said = {name: value for name, value in asdict(self).items() if name not in self._ADDED or value}
+        said = {name: value for name, value in vars(self).items() if name not in self._ADDED or value}
         if self.currency == settings.CURRENCY:
             del said["currency"]
+        said["lines"] = [vars(line).copy() for line in self.lines]
         for line in said["lines"]:
             if line["kind"] == OrderLine.Kind.ITEM:
                 del line["kind"], line["of"]

@@ -11,7 +11,7 @@ from rest_framework.utils.html import is_html_input
 
 from common import money
 from common.field_rules import AtLeastOne, ExactlyOne, Requires, When, Without
-from common.fields import Amount, Currency, Integer, Metadata, StrictSerializer, Text
+from common.fields import Amount, AnswerSerializer, Currency, Integer, Metadata, StrictSerializer, Text
 
 from .models import Order, OrderEvent, OrderLine, Status
 from .new_order import NewOrder
@@ -241,7 +241,7 @@ class NullableText(serializers.CharField):
         return str(value) or None
 
 
-class LineSerializer(serializers.Serializer[OrderLine]):
+class LineSerializer(AnswerSerializer):
     """A line of an order. The price of a discount is negative."""
 
     position = serializers.IntegerField(read_only=True)
@@ -265,7 +265,7 @@ class LineSerializer(serializers.Serializer[OrderLine]):
         return money.number(line.unit_price, currency=line.order.currency)
 
 
-class EventSerializer(serializers.Serializer[OrderEvent]):
+class EventSerializer(AnswerSerializer):
     """One transition of an order."""
 
     version = serializers.IntegerField(read_only=True)
@@ -284,7 +284,7 @@ class EventSerializer(serializers.Serializer[OrderEvent]):
         return event.data.get("payment_id") or None
 
 
-class OrderSerializer(serializers.Serializer[Order]):
+class OrderSerializer(AnswerSerializer):
     """An order in an answer."""
 
     order_id = serializers.CharField(source="shown_id", read_only=True)

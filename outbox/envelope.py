@@ -1,5 +1,6 @@
 """The envelope in which a message travels: CloudEvents 1.0 with a few extensions."""
 
+import functools
 import uuid
 from dataclasses import MISSING, dataclass, fields
 from datetime import datetime
@@ -55,16 +56,11 @@ class Envelope:
         """
         if not isinstance(raw, dict):
             raise Unreadable("malformed", "The envelope is not an object.")
-        known = {field.name: field for field in fields(cls)}
-        missing = [name for name, field in known.items() if field.default is MISSING and name not in raw]
-        if missing:
+        if missing := [name for name in _required() if name not in raw]:
             raise Unreadable("malformed", f"The envelope lacks {', '.join(missing)}.")
-        hints = strict_json.hints(Envelope)
         # Attributes that we don't know are ignored: CloudEvents allows extensions.
-        values = {
-            name: raw[name] if name == "data" else strict_json.read(hints[name], raw[name], where=name, unknown=[])
-            for name in known.keys() & raw.keys()
-        }
+        values = {name: read(raw[name], name, []) for name, read in _readers().items() if name in raw}
+        values["data"] = raw["data"]  # which the message reads
         if too_long := [name for name, limit in MAX_LENGTHS.items() if len(values.get(name) or "") > limit]:
             raise Unreadable("malformed", f"The envelope's {', '.join(too_long)} is too long.")
         numbers = (values.get("attempt", 0), values["schemaversion"], values.get("compatiblefrom") or 0)
@@ -128,3 +124,13 @@ class Envelope:
             subject=self.subject or None,
             is_replay=replays(self.attempt) > 0,
         )
+
+
+@functools.cache
+def _required() -> list[str]:
+    return [field.name for field in fields(Envelope) if field.default is MISSING]
+
+
+@functools.cache
+def _readers() -> dict[str, strict_json.Reader]:
+    return {name: strict_json.reader(kind) for name, kind in strict_json.hints(Envelope).items() if name != "data"}

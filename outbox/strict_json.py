@@ -19,6 +19,13 @@ def write(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
+def plain(value: Any) -> Any:
+    """Return what JSON has for this value of an annotated type; what is plain already is not copied."""
+    if isinstance(value, tuple):
+        return [plain(each) for each in value]
+    return {name: plain(each) for name, each in vars(value).items()} if is_dataclass(value) else value
+
+
 def loads(text: str | bytes, *, number: Callable[[str], Any] = float) -> Any:
     """
     Return the plain value of JSON that somebody else has written.
@@ -55,50 +62,74 @@ def read(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:
     :param unknown: takes the names of the fields that the type does not have; their values are ignored
     :raises Unreadable: if the value is of another type, or lacks fields
     """
-    origin = typing.get_origin(kind)
+    return reader(kind)(value, where, unknown)
+
+
+Reader = Callable[[object, str, list[str]], Any]
+
+
+@functools.cache
+def reader(kind: Any) -> Reader:
+    """What reads values of this type, as `read` does."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(kind)
-        if value is None and type(None) in options:
-            return None
-        (kind,) = (option for option in options if option is not type(None))
-        return read(kind, value, where=where, unknown=unknown)
+        (given,) = (reader(option) for option in arguments if option is not types.NoneType)
+        return lambda value, where, unknown: None if value is None else given(value, where, unknown)
     if origin is tuple:
+        return _list_of(reader(arguments[0]))
+    if origin is dict and arguments[1] is not Any:
+        return _dict_of(reader(arguments[1]))
+    return _object_of(kind) if is_dataclass(kind) else _plain(origin or kind)
+
+
+def _plain(kind: type) -> Reader:
+    def read(value: object, where: str, unknown: list[str]) -> object:
+        if type(value) is not kind:
+            raise Unreadable("malformed", f"{where} is not {kind.__name__}.")
+        if isinstance(value, str) and not is_storable(value):
+            raise Unreadable("malformed", f"{where} has characters that no text has.")
+        return value
+
+    return read
+
+
+def _list_of(item: Reader) -> Reader:
+    def read(value: object, where: str, unknown: list[str]) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple):
             raise Unreadable("malformed", f"{where} is not a list.")
-        (item_kind, *_) = typing.get_args(kind)
-        return tuple(read(item_kind, item, where=f"{where}[{n}]", unknown=unknown) for n, item in enumerate(value))
-    if origin is dict and typing.get_args(kind)[1] is not Any:
+        return tuple(item(each, f"{where}[{n}]", unknown) for n, each in enumerate(value))
+
+    return read
+
+
+def _dict_of(item: Reader) -> Reader:
+    def read(value: object, where: str, unknown: list[str]) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise Unreadable("malformed", f"{where} is not an object.")
-        (_, item_kind) = typing.get_args(kind)
-        return {name: read(item_kind, item, where=f"{where}.{name}", unknown=unknown) for name, item in value.items()}
-    kind = origin if origin is dict else kind
-    if is_dataclass(kind):
-        return _read_object(kind, value, where=where, unknown=unknown)
-    if type(value) is not kind:
-        raise Unreadable("malformed", f"{where} is not {kind.__name__}.")
-    if isinstance(value, str) and not is_storable(value):
-        raise Unreadable("malformed", f"{where} has characters that no text has.")
-    return value
+        return {name: item(each, f"{where}.{name}", unknown) for name, each in value.items()}
+
+    return read
+
+
+def _object_of(kind: Any) -> Reader:
+    types_of = hints(kind)
+    known = {field.name: reader(types_of[field.name]) for field in fields(kind)}
+    required = [field.name for field in fields(kind) if field.default is MISSING]
+
+    def read(value: object, where: str, unknown: list[str]) -> Any:
+        if not isinstance(value, dict):
+            raise Unreadable("malformed", f"{where} is not an object.")
+        if missing := [name for name in required if name not in value]:
+            raise Unreadable("malformed", f"{where} lacks {', '.join(missing)}.")
+        if more := value.keys() - known.keys():
+            unknown += sorted(f"{where}.{name}" for name in more)
+        return kind(
+            **{name: of(value[name], f"{where}.{name}", unknown) for name, of in known.items() if name in value}
+        )
+
+    return read
 
 
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL can store this text: JSON can express NUL and half a surrogate pair, text can't."""
     return "\0" not in text and (text.isascii() or text.encode(errors="ignore").decode() == text)
-
-
-def _read_object(kind: Any, value: object, *, where: str, unknown: list[str]) -> Any:
-    if not isinstance(value, dict):
-        raise Unreadable("malformed", f"{where} is not an object.")
-    types_of = hints(kind)
-    known = {field.name: field for field in fields(kind)}
-    unknown += sorted(f"{where}.{name}" for name in value.keys() - known.keys())
-    missing = [name for name, field in known.items() if name not in value and field.default is MISSING]
-    if missing:
-        raise Unreadable("malformed", f"{where} lacks {', '.join(missing)}.")
-    return kind(
-        **{
-            name: read(types_of[name], value[name], where=f"{where}.{name}", unknown=unknown)
-            for name in known.keys() & value.keys()
-        }
-    )

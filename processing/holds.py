@@ -8,7 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import Q
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
@@ -19,7 +19,7 @@ from outbox.ids import uuid7
 from outbox.store import Statement
 
 from . import metrics, returns
-from .models import ROWS, Hold, HoldLine, Processing, Product, StockMovement
+from .models import ROWS, Hold, Processing, Product, StockMovement
 
 HOLD_LOST = "hold_lost"
 TEST_REFUSAL = "bad_luck"  # as the default processor refuses
@@ -225,23 +225,29 @@ def movements(
         yield StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
 
 
+ASKED = """
+SELECT processing.verdict, processing.reason, EXISTS (
+    SELECT FROM processing_hold hold
+    JOIN processing_holdline line USING (hold_id)
+    JOIN processing_product product USING (product_id)
+    WHERE hold.order_id = asked.order_id AND product.sku = %s
+)
+FROM (SELECT %s AS order_id) asked LEFT JOIN processing_processing processing USING (order_id)
+"""
+
+
 def ask_processor(*, order_id: str) -> str | None:
     """
     Return why the processor refuses an order, or None if it accepts. Call it outside of transactions: it may take long.
 
     If there is a verdict already, it is returned, and the processor is not asked.
     """
-    verdict = ROWS.first(Processing, "WHERE order_id = %s", order_id)
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(ASKED, [trial_outcomes.REFUSED if settings.TEST_MODE else None, order_id])
+        verdict, reason, is_refused_in_tests = cursor.fetchone()
     if verdict is not None:
-        return verdict.reason or (None if verdict.verdict == Processing.Verdict.ACCEPTED else verdict.verdict)
-    if settings.TEST_MODE and _holds_test_product(order_id):
-        return TEST_REFUSAL
-    reason: str | None = import_string(settings.PROCESSOR)(order_id)
-    return reason
-
-
-def _holds_test_product(order_id: str) -> bool:
-    return HoldLine.objects.filter(hold__order_id=order_id, product__sku=trial_outcomes.REFUSED).exists()
+        return reason or (None if verdict == Processing.Verdict.ACCEPTED else verdict)
+    return TEST_REFUSAL if is_refused_in_tests else import_string(settings.PROCESSOR)(order_id)
 
 
 @transaction.atomic(using="processing", savepoint=False)

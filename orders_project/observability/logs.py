@@ -42,6 +42,8 @@ PATTERNS = (
     ),
     (re.compile(r"(?<![\w.+-])([\w.+-])[\w.+-]*(@|%40)((?:[\w-]+\.)+[A-Za-z]{2,})"), rf"\1{HIDDEN}\2\3"),
 )
+# Most of what is logged: ids, numbers, times, names of modules. None of the above can match in it.
+PLAIN = re.compile(r"[0-9a-f:TZ.-]*|[a-z]+(?:\.[a-z]+)*")
 # What moves the cursor of a terminal, changes its colours, or begins a line where none was written.
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 BETWEEN_URLS = re.compile(r"\s*[,;]\s*(?=[a-z]+://)")
@@ -71,6 +73,8 @@ class Redaction:
         """The value without secrets. The whole value is one if its name says so."""
         if is_secret(name) and value is not None:
             return HIDDEN
+        if isinstance(value, str):  # nearly all of them
+            return self.text(str(value))
         if isinstance(value, Mapping):
             return {self.text(str(key)): self.clean(each, str(key)) for key, each in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
@@ -81,6 +85,8 @@ class Redaction:
         """The text without the secrets in it."""
         if self._known is not None:
             text = self._known.sub(HIDDEN, text)
+        if PLAIN.fullmatch(text):
+            return text
         for pattern, instead in PATTERNS:
             text = pattern.sub(instead, text)
         return text

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orders_project.observability import logs
 from outbox import context
@@ -109,6 +111,13 @@ class TestASecret:
     )
     def test_in_each_of_several_addresses_is_known(self, url: str, secrets: set[str]) -> None:
         assert logs.secrets_of({"SOME_URL": url}) == secrets
+
+    @given(text=st.from_regex(logs.PLAIN, fullmatch=True))
+    def test_is_in_no_text_that_is_not_looked_through(self, text: str) -> None:
+        assert [pattern.pattern for pattern, _ in logs.PATTERNS if pattern.search(text)] == []
+
+    def test_that_is_known_is_hidden_in_every_text(self) -> None:
+        assert logs.Redaction(["deadbeefdeadbeef"]).text("deadbeefdeadbeef") == logs.HIDDEN
 
     def test_in_a_field_or_an_error_is_hidden(self, lines: Any) -> None:
         try:
