@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -37,14 +38,14 @@ class Run:
             [sys.executable, "manage.py", "up"],
             cwd=places.PROJECT,
             env=clean | {"DATA": str(data), "PROCESSING_SUCCESS_RATE": "1"} | environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
         with self.process.stdout as output:
-            for line in output:
+            for line in map(bytes.decode, output):
                 self.said.append(line)
                 self._lines.put(line)
 
@@ -80,12 +81,28 @@ def data(tmp_path: Path) -> Iterator[Path]:
     places.forget(folder)
 
 
+Up = Callable[..., Run]
+
+
+@pytest.fixture
+def up(data: Path) -> Iterator[Up]:
+    """Starts runs, which end with the test, however it ends."""
+    with ExitStack() as stack:
+
+        def start(**environment: str) -> Run:
+            run = Run(data, **environment)
+            stack.callback(processes.end, run.process, grace=180)
+            return run
+
+        yield start
+
+
 @pytest.mark.processes
 class TestUp:
-    def test_runs_everything_serves_an_order_heals_and_leaves_no_process(self, data: Path) -> None:
+    def test_runs_everything_serves_an_order_heals_and_leaves_no_process(self, up: Up, data: Path) -> None:
         port, gateway = processes.free_port(), processes.free_port()
         with socket.create_server(("127.0.0.1", port)):
-            run = Run(data, PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
+            run = up(PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
             assert f"port {port} is taken" in run.until_it_says("is taken")
             api = run.until_it_says("API   ").split()[1].removesuffix("/orders")
             password = run.until_it_says("Admin  ").split()[-1]
@@ -112,7 +129,7 @@ class TestUp:
 
         self.the_tour_works_as_printed(data, port=api.rpartition(":")[2])
 
-        second = Run(data)
+        second = up()
         assert f"in use by process {run.process.pid}" in second.until_it_says("in use")
         assert second.process.wait(timeout=180) == 1
 
@@ -124,7 +141,7 @@ class TestUp:
         assert run.end(signal.SIGINT) == 0
         processes.wait_until(lambda: not any(map(lives, started)), timeout=60)
 
-        again = Run(data, PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
+        again = up(PORT=str(port), FAKE_GATEWAY_PORT=str(gateway))
         again.until_it_says("Ctrl-C stops")
         kept = requests.get(f"http://127.0.0.1:{port}/orders/{order.json()['order_id']}", timeout=60)
         assert kept.json()["status"] == "done"
@@ -166,8 +183,8 @@ class TestUp:
         run.until_it_says("relaying")
         assert relay not in family(run.process.pid)
 
-    def test_says_in_one_line_what_is_wrong_with_a_variable(self, data: Path) -> None:
-        run = Run(data, AMQP_URL="amqp://nobody@127.0.0.1:1//", PAYMENT_TIMEOUT_SECONDS="soon")
+    def test_says_in_one_line_what_is_wrong_with_a_variable(self, up: Up) -> None:
+        run = up(AMQP_URL="amqp://nobody@127.0.0.1:1//", PAYMENT_TIMEOUT_SECONDS="soon")
         line = run.until_it_says("PAYMENT_TIMEOUT_SECONDS")
         assert "'soon' is not a number of seconds" in line
         assert run.process.wait(timeout=180) == 1
