@@ -66,10 +66,13 @@ def run(
         timeline = Timeline(file)
         timeline.say(f"seed {seed}, {seconds:g} s, {rate:g} orders a second, {len(schedule)} faults")
         customers.start()
-        _inject(faulty, schedule, timeline, report, seconds=seconds)
-        repaired_at = time.time()
-        timeline.say("all is mended; no more customers come")
-        customers.stop()
+        try:
+            _inject(faulty, schedule, timeline, report, seconds=seconds)
+        finally:  # also when somebody has had enough of it
+            faulty.repair()
+            repaired_at = time.time()
+            timeline.say("all is mended; no more customers come")
+            customers.stop()
         log = faulty.servers.postgres.log if given is None and faulty.servers.postgres else None
         records = Records(faulty.urls, gateway=faulty.gateway_url, memory=customers.memory, log=log)
         _judge(faulty, records, timeline, report, repaired_at=repaired_at)
@@ -79,7 +82,7 @@ def run(
 def _inject(
     faulty: FaultySystem, schedule: Sequence[Fault], timeline: Timeline, report: Report, *, seconds: float
 ) -> None:
-    """Begin and mend each fault at its time; at the end all are mended."""
+    """Begin and mend each fault at its time."""
     coming, going = list(schedule), dict[Fault, float]()  # with the time when it is over
     while timeline.now < seconds or going:
         for fault in [one for one, until in going.items() if until <= timeline.now]:
@@ -96,7 +99,6 @@ def _inject(
             report.ended_by_themselves += 1
             timeline.say(ended)
         time.sleep(STEP)
-    faulty.repair()
 
 
 def _judge(faulty: FaultySystem, records: Records, timeline: Timeline, report: Report, *, repaired_at: float) -> None:
