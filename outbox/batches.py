@@ -15,10 +15,10 @@ Messages of one type that travel and are handled together.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.db import transaction
 
@@ -116,14 +116,19 @@ def _handle(consumer: "Consumer", arrived: Sequence[Arrived]) -> list[Arrived]:
     """Handle the first of these messages, those whose calls take no longer than they may; return the rest."""
     began, received_at = time.monotonic(), clock.now(consumer.database)
     asked: list[Arrived] = []
-    seen = consumer.incoming.seen_of([one.envelope for one in arrived]) if consumer.first is not None else frozenset()
+    new_ids: set[str] = set()
+    answers: Iterator[Any] = iter(())
+    if consumer.first is not None:
+        seen = consumer.incoming.seen_of([one.envelope for one in arrived])
+        unseen = [one for one in arrived if one.envelope.id not in seen]
+        new_ids, answers = {one.envelope.id for one in unseen}, consumer.first([one.message for one in unseen])
     for one in arrived:
         if asked and time.monotonic() - began > FIRST_SECONDS:
             break
         answer = None
-        if consumer.first is not None and one.envelope.id not in seen:
+        if one.envelope.id in new_ids:
             with context.acting(one.envelope.context):
-                answer = consumer.first(one.message)
+                answer = next(answers)
         asked.append(replace(one, answer=answer))
     new = _commit(consumer, asked, received_at=received_at)
     metrics.BATCH_SIZE.labels(consumer.service).observe(len(asked))

@@ -12,7 +12,7 @@ import random
 import socket
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -49,7 +49,7 @@ class Consumer:
 
     message: type[Message]
     handle: Callable[..., None]
-    first: Callable[[Any], Any] | None = None
+    first: Callable[[Sequence[Any]], Iterator[Any]] | None = None  # one call for each of some messages, when it is due
     together: Callable[[Sequence[Arrived]], None] | None = None
 
     @property
@@ -73,6 +73,7 @@ def consumes(
     message: type[Message],
     *,
     first: Callable[[Any], Any] | None = None,
+    first_of_each: Callable[[Sequence[Any]], Iterator[Any]] | None = None,
     together: Callable[[Sequence[Arrived]], None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """
@@ -80,6 +81,8 @@ def consumes(
 
     `first` is called with the message before the transaction begins and without one open (it may call a foreign
     service); the handler then gets its result as second argument. It can run more than once, so it must be idempotent.
+    `first_of_each` is given messages that arrived together, or the one that came alone, and yields the result for each:
+    for what can be looked up for all of them at once.
 
     `together` does for many messages, in one transaction, what the handler does for one: see batches.py.
 
@@ -91,7 +94,8 @@ def consumes(
             raise TypeError(f"{message.name} is an event for the outside world: no service handles it.")
         if message.name in CONSUMERS:
             raise TypeError(f"{message.name} has a handler already.")
-        CONSUMERS[message.name] = Consumer(message, handle, first, together)
+        each = functools.partial(map, first) if first is not None else first_of_each
+        CONSUMERS[message.name] = Consumer(message, handle, each, together)
 
         @shared_task(name=message.name, bind=True, throws=(Dead,), Request=REQUEST)
         @functools.wraps(handle)
@@ -187,7 +191,7 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message, delivery: 
     with Arrived(envelope, message).acting():
         answer: tuple[Any, ...] = ()
         if consumer.first is not None and not consumer.incoming.seen(envelope):
-            answer = (consumer.first(message),)
+            answer = (next(consumer.first([message])),)
         return _commit(consumer, envelope, message, *answer, delivery=delivery, received_at=received_at)
 
 

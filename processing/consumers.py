@@ -1,6 +1,6 @@
 """What processing does with each message that it receives."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from outbox import clock
@@ -12,15 +12,16 @@ from . import messages, services
 from .models import ROWS, Outgoing, Processing
 
 
-def ask_processor(command: messages.Process) -> str | None:
+def ask_processor(commands: Sequence[messages.Process]) -> Iterator[str | None]:
     """
-    Return why the processor refuses the order, or None if it accepts. After the deadline it is not asked.
+    Yield for each order why the processor refuses it, or None if it accepts. After the deadline it is not asked.
 
     It runs before the transaction.
     """
-    if command.deadline and datetime.fromisoformat(command.deadline) <= clock.now("processing"):
-        return messages.PROCESSING_TIMEOUT
-    return services.ask_processor(order_id=command.order_id)
+    known = services.answered([command.order_id for command in commands])
+    for command in commands:
+        is_late = command.deadline and datetime.fromisoformat(command.deadline) <= clock.now("processing")
+        yield messages.PROCESSING_TIMEOUT if is_late else services.ask_processor(order_id=command.order_id, known=known)
 
 
 def process_all(arrived: Sequence[Arrived]) -> None:
@@ -36,7 +37,7 @@ def process_all(arrived: Sequence[Arrived]) -> None:
                 Outgoing.post(_answer(verdicts[command.order_id]), batch=batch)
 
 
-@consumes(messages.Process, first=ask_processor, together=process_all)
+@consumes(messages.Process, first_of_each=ask_processor, together=process_all)
 def process(command: messages.Process, refusal: str | None) -> None:
     """Record the verdict of the processor, and tell orders."""
     now = clock.now("processing")

@@ -1,7 +1,7 @@
 """Stock that is held for an order, and how its hold ends: sold, released or given back."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -225,29 +225,40 @@ def movements(
         yield StockMovement(product_id=UUID(product_id), kind=kind, quantity=quantity, hold=held, at=now)
 
 
-ASKED = """
-SELECT processing.verdict, processing.reason, EXISTS (
+ANSWERED = """
+SELECT asked.order_id, processing.verdict, processing.reason, EXISTS (
     SELECT FROM processing_hold hold
     JOIN processing_holdline line USING (hold_id)
     JOIN processing_product product USING (product_id)
     WHERE hold.order_id = asked.order_id AND product.sku = %s
 )
-FROM (SELECT %s AS order_id) asked LEFT JOIN processing_processing processing USING (order_id)
+FROM unnest(%s::text[]) AS asked(order_id) LEFT JOIN processing_processing processing USING (order_id)
 """
 
 
-def ask_processor(*, order_id: str) -> str | None:
+def answered(order_ids: Sequence[str]) -> dict[str, str | None]:
+    """Return why each of these orders is refused, or None if it is not: those about which nobody need be asked."""
+    known: dict[str, str | None] = {}
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(ANSWERED, [trial_outcomes.REFUSED if settings.TEST_MODE else None, list(order_ids)])
+        for order_id, verdict, reason, is_refused_in_tests in cursor.fetchall():
+            if verdict is not None:
+                known[order_id] = reason or (None if verdict == Processing.Verdict.ACCEPTED else verdict)
+            elif is_refused_in_tests:
+                known[order_id] = TEST_REFUSAL
+    return known
+
+
+def ask_processor(*, order_id: str, known: Mapping[str, str | None]) -> str | None:
     """
     Return why the processor refuses an order, or None if it accepts. Call it outside of transactions: it may take long.
 
-    If there is a verdict already, it is returned, and the processor is not asked.
+    :param known: what `answered` has returned; whoever is in it is not asked about again
     """
-    with connections["processing"].cursor() as cursor:
-        cursor.execute(ASKED, [trial_outcomes.REFUSED if settings.TEST_MODE else None, order_id])
-        verdict, reason, is_refused_in_tests = cursor.fetchone()
-    if verdict is not None:
-        return reason or (None if verdict == Processing.Verdict.ACCEPTED else verdict)
-    return TEST_REFUSAL if is_refused_in_tests else import_string(settings.PROCESSOR)(order_id)
+    if order_id in known:
+        return known[order_id]
+    reason: str | None = import_string(settings.PROCESSOR)(order_id)
+    return reason
 
 
 @transaction.atomic(using="processing", savepoint=False)

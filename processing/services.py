@@ -20,6 +20,7 @@ from .holds import (
     Lacking,
     PlacedTooSlowly,
     ToProcess,
+    answered,
     ask_processor,
     expired_holds,
     give_back,
@@ -33,8 +34,8 @@ from .models import ROWS, Product, ProductPrice, StockMovement
 from .returns import take_back
 
 __all__ = [
-    "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ToProcess", "ask_processor", "expired_holds",
-    "give_back", "hold", "keep_hold", "process", "process_all", "release", "take_back",
+    "HeldOtherwise", "InsufficientStock", "Lacking", "PlacedTooSlowly", "ToProcess", "answered", "ask_processor",
+    "expired_holds", "give_back", "hold", "keep_hold", "process", "process_all", "release", "take_back",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import amqp
@@ -243,7 +244,9 @@ class TestHandling:
         def handle(arrived: Sequence[Arrived]) -> None:
             told.append([one.answer for one in arrived])
 
-        monkeypatch.setitem(CONSUMERS, NAME, dataclasses.replace(CONSUMERS[NAME], first=ask, together=handle))
+        monkeypatch.setitem(
+            CONSUMERS, NAME, dataclasses.replace(CONSUMERS[NAME], first=partial(map, ask), together=handle)
+        )
         monkeypatch.setattr(batches, "FIRST_SECONDS", 0.0)
         envelopes = batch("", "", "")
         hand_over_all(envelopes)

@@ -152,15 +152,12 @@ class TestProcessing:
 
     def test_does_not_ask_the_processor_once_there_is_a_verdict(self, settings: Any) -> None:
         settings.PROCESSOR = f"{__name__}.bad_mood"
-        assert services.ask_processor(order_id="o1") == "bad_mood"
+        assert ask_processor("o1") == "bad_mood"
         process("o1", None)
         process("o2", None, refusal="late")
         release("o3", None)
-        assert [services.ask_processor(order_id=order_id) for order_id in ("o1", "o2", "o3")] == [
-            None,
-            "late",
-            "withdrawn",
-        ]
+        assert services.answered(["o1", "o2", "o3", "o4"]) == {"o1": None, "o2": "late", "o3": "withdrawn"}
+        assert [ask_processor(order_id) for order_id in ("o1", "o2", "o3")] == [None, "late", "withdrawn"]
 
     @pytest.mark.parametrize(("is_on", "refusal"), [(True, "bad_luck"), (False, None)])
     def test_refuses_the_product_of_the_test_mode_where_it_is_on(
@@ -171,8 +168,11 @@ class TestProcessing:
         product("lamp")
         hold("o1", **{trial_outcomes.REFUSED: 1, "lamp": 1})
         hold("o2", lamp=1)
-        assert services.ask_processor(order_id="o1") == refusal
-        assert services.ask_processor(order_id="o2") is None
+        assert (ask_processor("o1"), ask_processor("o2")) == (refusal, None)
+
+
+def ask_processor(order_id: str) -> str | None:
+    return services.ask_processor(order_id=order_id, known=services.answered([order_id]))
 
 
 def bad_mood(order_id: str) -> str | None:
