@@ -30,7 +30,7 @@ from .holds import (
     process_all,
     release,
 )
-from .models import ROWS, Product, ProductPrice, StockMovement
+from .models import Product, StockMovement
 from .returns import take_back
 
 __all__ = [
@@ -71,16 +71,22 @@ class Offer:
     is_active: bool
 
 
+OFFERED = """
+SELECT product_id, sku, name, CASE WHEN currency = %s THEN price ELSE (
+    SELECT other.price FROM processing_productprice other
+    WHERE other.product_id = processing_product.product_id AND other.currency = %s
+) END, is_active
+FROM processing_product WHERE product_id = ANY(%s) OR sku = ANY(%s)
+"""
+
+
 def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[str] = ()) -> list[Offer]:
     """Return the products with these ids or skus, as they are sold now in this currency. Unknown ones are left out."""
     if not (product_ids or skus):
         return []
-    found = ROWS.select(Product, "WHERE product_id = ANY(%s) OR sku = ANY(%s)", list(product_ids), list(skus))
-    prices: dict[UUID, int] = {product.product_id: product.price for product in found if product.currency == currency}
-    if others := [product.product_id for product in found if product.currency != currency]:
-        in_it = ROWS.select(ProductPrice, "WHERE product_id = ANY(%s) AND currency = %s", others, currency)
-        prices |= {one.product_id: one.price for one in in_it}
-    return [Offer(str(p.product_id), p.sku, p.name, prices.get(p.product_id), p.is_active) for p in found]
+    with connections["processing"].cursor() as cursor:
+        cursor.execute(OFFERED, [currency, currency, list(product_ids), list(skus)])
+        return [Offer(str(product_id), *more) for product_id, *more in cursor.fetchall()]
 
 
 # Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every sku
