@@ -43,8 +43,8 @@ BUGS: dict[str, list[Edit]] = {
         ),
         (
             "outbox/batches.py",
-            "        if consumer.first is not None and one.envelope.id not in seen:\n",
-            "        if consumer.first is not None:\n",
+            "        unseen = [one for one in arrived if one.envelope.id not in seen]\n",
+            "        unseen = list(arrived)\n",
         ),
     ],
     "batch-split-skipped": [
