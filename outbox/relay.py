@@ -32,7 +32,8 @@ CHANGED = ("due_at", "first_due_at", "publish_attempts", "refusals", "last_error
 LEASE = timedelta(seconds=30)  # for rows that the broker has not answered
 ANSWERS = 0.1  # seconds between two looks for the answers of a slow broker
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
-REST_FACTOR = 3  # times as long as a batch took
+REST_FACTOR = 3  # times as long as many messages took
+MANY = 10  # messages; after fewer it rests for less time
 MAX_REST = 0.1  # seconds
 QUIET = 0.1  # seconds without a notification
 MAX_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
@@ -101,6 +102,13 @@ class Relay:
         if outcome.refused:
             self._declare_topology()
         return len(rows)
+
+    def _send_burst(self) -> int:
+        """Send what is due now, in as many batches as it takes; return how many messages were locked."""
+        sent = size = self.send_batch(now=self._now())
+        while size == BATCH:
+            sent += (size := self.send_batch(now=self._now()))
+        return sent
 
     def settle(self) -> None:
         """Read what the broker has answered late, and stamp what it has confirmed."""
@@ -204,6 +212,7 @@ class Relay:
 
         # Note [Notifications come in bursts]: the first is answered at once, the next ones together, after a rest that
         # is longer the longer the batch took: the busier the system, the larger the batches, and the less they cost.
+        # After a few messages it hardly rests, as there is little to be saved, and an order would wait at each step.
         # Only when no more arrive does it ask when the next message is due.
         """
         failures, notified, rested_at = 0, False, 0.0
@@ -216,10 +225,9 @@ class Relay:
                         stop.wait(max(0.0, rested_at - time.monotonic()))
                         began, wait = time.monotonic(), QUIET
                         self.publisher.open()
-                        while self.send_batch(now=self._now()) == BATCH:
-                            pass
+                        factor = REST_FACTOR * min(1, self._send_burst() / MANY)
                         sent_at = time.monotonic()
-                        rested_at = sent_at + min(MAX_REST, REST_FACTOR * (sent_at - began))
+                        rested_at = sent_at + min(MAX_REST, factor * (sent_at - began))
                     else:
                         due = self.drain()
                         wait = POLL if due is None else min(POLL, max(0.0, (due - self._now()).total_seconds()))
