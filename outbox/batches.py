@@ -116,26 +116,32 @@ def _handle(consumer: "Consumer", arrived: Sequence[Arrived]) -> list[Arrived]:
     """Handle the first of these messages, those whose calls take no longer than they may; return the rest."""
     began, received_at = time.monotonic(), clock.now(consumer.database)
     asked: list[Arrived] = []
-    new_ids: set[str] = set()
-    answers: Iterator[Any] = iter(())
-    if consumer.first is not None:
-        seen = consumer.incoming.seen_of([one.envelope for one in arrived])
-        unseen = [one for one in arrived if one.envelope.id not in seen]
-        new_ids, answers = {one.envelope.id for one in unseen}, consumer.first([one.message for one in unseen])
+    answers = _answers(consumer, arrived)
     for one in arrived:
         if asked and time.monotonic() - began > FIRST_SECONDS:
             break
-        answer = None
-        if one.envelope.id in new_ids:
-            with context.acting(one.envelope.context):
-                answer = next(answers)
-        asked.append(replace(one, answer=answer))
+        asked.append(replace(one, answer=next(answers)))
     new = _commit(consumer, asked, received_at=received_at)
     metrics.BATCH_SIZE.labels(consumer.service).observe(len(asked))
     share = (time.monotonic() - began) / len(asked)
     for one in asked:
         log_handled(consumer.service, one.envelope, is_new=one.envelope.id in new, seconds=share)
     return list(arrived[len(asked) :])
+
+
+def _answers(consumer: "Consumer", arrived: Sequence[Arrived]) -> Iterator[Any]:
+    """Call for each of these messages what comes first, when its turn comes; None for those that were handled."""
+    if consumer.first is None:
+        yield from (None for _ in arrived)
+        return
+    seen = consumer.incoming.seen_of([one.envelope for one in arrived])
+    answers = consumer.first([one.message for one in arrived if one.envelope.id not in seen])
+    for one in arrived:
+        answer = None
+        if one.envelope.id not in seen:
+            with context.acting(one.envelope.context):
+                answer = next(answers)
+        yield answer
 
 
 @retry_on_conflict

@@ -159,9 +159,7 @@ class Postgres:
         note = self._data / "postmaster.pid"
         if not note.exists():
             return
-        pid = note.read_text().split("\n", 1)[0].strip()
-        folder = Path("/proc") / pid / "cwd"
-        if folder.exists() and folder.resolve() != self._data:
+        if processes.is_elsewhere(note.read_text().split("\n", 1)[0].strip(), self._data):
             note.unlink()
 
     def _launch(self) -> None:

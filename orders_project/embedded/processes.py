@@ -159,6 +159,15 @@ def end_orphan(path: Path, *, by: signal.Signals = signal.SIGTERM, grace: float 
     path.unlink(missing_ok=True)
 
 
+def is_elsewhere(pid: int | str, folder: Path) -> bool:
+    """Whether there is such a process and it works in another folder: a server's pid that is noted may be reused."""
+    try:
+        works_in = Path(f"/proc/{pid}/cwd")
+        return works_in.exists() and works_in.resolve() != folder
+    except PermissionError:  # of another user
+        return True
+
+
 def _birth(pid: int) -> int:
     """When the kernel says this process began; 0 if there is none, or it is a zombie."""
     try:

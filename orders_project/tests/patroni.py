@@ -106,11 +106,9 @@ class Member(FailingServer):
 
     def _signal(self, number: signal.Signals) -> None:
         super()._signal(number)
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            # PostgreSQL is no child of Patroni, so that it may outlive it. One that was killed leaves its file behind,
-            # and the number in it may be that of a stranger by now.
+        with contextlib.suppress(FileNotFoundError):  # PostgreSQL is no child of Patroni, so that it may outlive it
             pid = int((self._data / "postmaster.pid").read_text().split()[0])
-            if Path(f"/proc/{pid}/cwd").readlink() == self._data.resolve():
+            if not processes.is_elsewhere(pid, self._data.resolve()):
                 signal_family(pid, number)
 
     def _configuration(self) -> dict[str, Any]:

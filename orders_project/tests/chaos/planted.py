@@ -43,8 +43,8 @@ BUGS: dict[str, list[Edit]] = {
         ),
         (
             "outbox/batches.py",
-            "        unseen = [one for one in arrived if one.envelope.id not in seen]\n",
-            "        unseen = list(arrived)\n",
+            "    seen = consumer.incoming.seen_of([one.envelope for one in arrived])\n",
+            "    seen = frozenset()\n",
         ),
     ],
     "batch-split-skipped": [
