@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db import connections, models
+from django.db import models
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -86,9 +86,8 @@ def new_order_id() -> str:
 
 def new_number() -> int:
     """The next order number. Some are never used: those of orders that were not placed in the end."""
-    with connections["orders"].cursor() as cursor:
-        cursor.execute("SELECT nextval(%s)", [NUMBERS])
-        return int(cursor.fetchone()[0])
+    ((number,),) = ROWS.fetch("SELECT nextval(%s)", NUMBERS)
+    return int(number)
 
 
 class Order(models.Model):

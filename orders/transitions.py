@@ -16,12 +16,12 @@ from outbox import clock, context
 from outbox.arrivals import Arrived
 from outbox.errors import Undeliverable
 from outbox.message import Message
-from outbox.store import Batch, Statement
+from outbox.store import Batch
 from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentReturnUndone, PaymentSucceeded
 
 from . import archive, history, metrics, origin, webhooks
 from .messages import OrderFact, Overdue
-from .models import ENDS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status, new_number
+from .models import ENDS, NUMBERS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status
 from .saga import (
     REASONS,
     REFUSALS,
@@ -60,6 +60,9 @@ class VersionConflict(Refusal):
         )
 
 
+NUMBERED = f"SELECT nextval(%s), {webhooks.LISTENERS.format(principal='%s')}"
+
+
 def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     """
     Store a new order with its lines and its first event; ask for what it needs first, announce it and set its timer.
@@ -68,7 +71,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
     """
     # Note [The first timer]: it comes after the shortest time that an order on its way forth may wait, so that an order
     # which is done by then needs no other timer. Where it comes too early, it sets the next one.
-    order.number = new_number()
+    ((order.number, has_listeners),) = ROWS.fetch(NUMBERED, NUMBERS, order.principal)
     order.updated_at = _time_of_change(order, now=order.created_at)
     order.loaded_lines = lines
     first = order.created_at + min(TIMEOUTS[status]() for status in FORTH)
@@ -81,8 +84,7 @@ def begin(order: Order, lines: list[OrderLine], *, actor: str) -> None:
         )
         # Note [Told before it is asked for]: what a command has led to elsewhere can then be traced to an event.
         posted = Outgoing.post(_fact(order, "created"), first_command(order), batch=batch)
-        listeners = batch.add(Statement(f"SELECT WHERE {webhooks.LISTENERS.format(principal='%s')}", [order.principal]))
-    if batch.touched[listeners]:
+    if has_listeners:
         webhooks.announce(order, posted)
     metrics.created(order)
 

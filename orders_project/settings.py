@@ -55,6 +55,7 @@ DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments
 OTHER_REGION_DATABASE_URLS = env.addresses("OTHER_REGION_DATABASE_URLS")
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
 CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
+PREPARED_AFTER = 5  # times that a session has run a statement: see outbox/store.py
 DATABASE_LIMITS = Limits(
     lock=env.seconds("DATABASE_LOCK_TIMEOUT", default=5),
     statement=env.seconds("DATABASE_STATEMENT_TIMEOUT", default=30),
@@ -80,6 +81,8 @@ for database in filter(None, DATABASES.values()):
     if "DIRECT" in database:  # PgBouncer in transaction mode: see outbox/sessions.py
         del database["OPTIONS"]["options"]  # which it takes not; the defaults of the database hold
         database["DISABLE_SERVER_SIDE_CURSORS"] = True
+    else:
+        database["OPTIONS"]["prepare_threshold"] = PREPARED_AFTER
     if DATABASE_POOL:
         database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:
@@ -88,6 +91,7 @@ for database in filter(None, DATABASES.values()):
 for alias, standby in ((alias, DATABASES[standby]) for alias, standby in STANDBYS.items()):
     standby["OPTIONS"]["options"] += " -c default_transaction_read_only=on"  # whatever it is that the URL names
     standby["OPTIONS"]["connect_timeout"] = 2  # the primary is there as well
+    standby["OPTIONS"]["prepare_threshold"] = None  # what is read from it is no hot path
     if DATABASE_POOL:
         standby["OPTIONS"]["pool"] |= {"timeout": 2}
     standby["TEST"] = {"MIRROR": alias}

@@ -44,6 +44,7 @@ REPEAT, WAIT, RETRY, FAIL = Verdict.REPEAT, Verdict.WAIT, Verdict.RETRY, Verdict
 # fmt: off
 VERDICTS: dict[str, Verdict] = {
     "08":    WAIT,    # the connection is gone
+    "0A":    REPEAT,  # a column has changed its type since a statement was prepared: see store.py
     "25006": WAIT,    # read-only: a standby, a failover, or a provider that has run out of disk
     "25P03": WAIT,    # idle in a transaction for too long: this process was frozen or very slow
     "25P04": WAIT,    # a transaction that took too long

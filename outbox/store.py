@@ -3,6 +3,11 @@ Rows without the query builder, and several statements in one round trip: for th
 
 # Note [Why not query sets here]: building one costs several times what it costs to run it, and each statement on its
 # own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
+
+# Note [Prepared where a session may keep it]: parsing and planning a small statement costs more than running it. What
+# runs alone and has few parameters is sent without them in its text, and psycopg has a session prepare it once it has
+# run it a few times: `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind
+# PgBouncer in transaction mode.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -14,10 +19,12 @@ from types import NoneType
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from django.db import connections, models, transaction
+import psycopg
+from django.db import NotSupportedError, connections, models, transaction
 from psycopg.adapt import Transformer
 
 Row = TypeVar("Row", bound=models.Model)
+FEW = 50  # parameters; with more of them psycopg takes the text of a statement apart each time
 
 
 class Statement(NamedTuple):
@@ -66,14 +73,18 @@ class Rows:
         """
         columns, names = _columns(kind)
         selected = ", ".join([names, *more.values()])
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(f'SELECT {selected} FROM "{kind._meta.db_table}" {where}', parameters)
-            return [self._read(kind, columns, values, more) for values in cursor.fetchall()]
+        found = self.fetch(f'SELECT {selected} FROM "{kind._meta.db_table}" {where}', *parameters)
+        return [self._read(kind, columns, values, more) for values in found]
 
     def first(self, kind: type[Row], where: str, *parameters: Any, **more: str) -> Row | None:
         """Return the first of the rows that `select` returns, if there is one."""
         found = self.select(kind, where, *parameters, **more)
         return found[0] if found else None
+
+    def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Return what one query finds."""
+        with self._prepared(Statement(sql, parameters)) as cursor:
+            return list(cursor.fetchall())
 
     def _read(self, kind: type[Row], columns: Sequence[Column], values: Sequence[Any], more: Iterable[str]) -> Row:
         connection = connections[self.using]
@@ -173,6 +184,9 @@ class Rows:
         """Run these in order, in one round trip; return how many rows each of them touched."""
         if not statements:
             return []
+        if len(statements) == 1 and len(statements[0].parameters) <= FEW:
+            with self._prepared(statements[0]) as cursor:
+                return [cursor.rowcount]
         with connections[self.using].cursor() as cursor:
             cursor.execute(";\n".join(self._bound(*statements)))
             touched = [cursor.rowcount]
@@ -190,6 +204,28 @@ class Rows:
             with transaction.atomic(using=self.using):
                 return self.run(*statements)
         return self.run(*statements)
+
+    @contextmanager
+    def _prepared(self, statement: Statement) -> Iterator[Any]:
+        """
+        The cursor of a statement that has run, which is prepared if the session has run it often.
+
+        # Note [Columns of another type]: a session refuses what it has prepared when a column has got another type, or
+        # just a greater length. Outside of a transaction it prepares it anew here. A transaction is repeated by whoever
+        # began it; with its ROLLBACK psycopg lets go of all that is prepared.
+        """
+        connection = connections[self.using]
+        connection.ensure_connection()
+        of_psycopg = psycopg.Cursor(connection.connection)  # Django's own would put the parameters into the text
+        with connection._prepare_cursor(of_psycopg) as cursor:  # type: ignore[attr-defined]
+            try:
+                cursor.execute(*statement)
+            except NotSupportedError:
+                if connection.in_atomic_block:
+                    raise
+                cursor.execute("DEALLOCATE ALL")
+                cursor.execute(*statement)
+            yield cursor
 
     def _bound(self, *statements: Statement) -> Iterator[str]:
         """

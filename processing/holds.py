@@ -8,7 +8,7 @@ from typing import Literal
 from uuid import UUID
 
 from django.conf import settings
-from django.db import IntegrityError, connections, transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Q
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
@@ -239,13 +239,12 @@ FROM unnest(%s::text[]) AS asked(order_id) LEFT JOIN processing_processing proce
 def answered(order_ids: Sequence[str]) -> dict[str, str | None]:
     """Return why each of these orders is refused, or None if it is not: those about which nobody need be asked."""
     known: dict[str, str | None] = {}
-    with connections["processing"].cursor() as cursor:
-        cursor.execute(ANSWERED, [trial_outcomes.REFUSED if settings.TEST_MODE else None, list(order_ids)])
-        for order_id, verdict, reason, is_refused_in_tests in cursor.fetchall():
-            if verdict is not None:
-                known[order_id] = reason or (None if verdict == Processing.Verdict.ACCEPTED else verdict)
-            elif is_refused_in_tests:
-                known[order_id] = TEST_REFUSAL
+    refused_in_tests = trial_outcomes.REFUSED if settings.TEST_MODE else None
+    for order_id, verdict, reason, is_refused_in_tests in ROWS.fetch(ANSWERED, refused_in_tests, list(order_ids)):
+        if verdict is not None:
+            known[order_id] = reason or (None if verdict == Processing.Verdict.ACCEPTED else verdict)
+        elif is_refused_in_tests:
+            known[order_id] = TEST_REFUSAL
     return known
 
 

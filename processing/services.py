@@ -30,7 +30,7 @@ from .holds import (
     process_all,
     release,
 )
-from .models import Product, StockMovement
+from .models import ROWS, Product, StockMovement
 from .returns import take_back
 
 __all__ = [
@@ -84,9 +84,8 @@ def offers(*, currency: str, product_ids: Sequence[UUID] = (), skus: Sequence[st
     """Return the products with these ids or skus, as they are sold now in this currency. Unknown ones are left out."""
     if not (product_ids or skus):
         return []
-    with connections["processing"].cursor() as cursor:
-        cursor.execute(OFFERED, [currency, currency, list(product_ids), list(skus)])
-        return [Offer(str(product_id), *more) for product_id, *more in cursor.fetchall()]
+    found = ROWS.fetch(OFFERED, currency, currency, list(product_ids), list(skus))
+    return [Offer(str(product_id), *more) for product_id, *more in found]
 
 
 # Note [Nearly the same]: the catalogue may be large, so what was meant is looked up by the index of skus: every sku

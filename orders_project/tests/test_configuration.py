@@ -201,7 +201,8 @@ def test_a_database_with_a_direct_address_is_used_as_one_behind_pgbouncer(
     assert behind["DISABLE_SERVER_SIDE_CURSORS"]
     assert "options" not in behind["OPTIONS"]
     assert (past["HOST"], past["PORT"], past["NAME"]) == ("postgres", 5433, "stock")
-    assert past["OPTIONS"] == databases["orders"]["OPTIONS"]
+    assert databases["orders"]["OPTIONS"] == past["OPTIONS"] | {"prepare_threshold": 5}
+    assert "prepare_threshold" not in behind["OPTIONS"]
     assert "DIRECT" not in databases["orders"]
 
 

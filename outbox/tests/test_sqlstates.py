@@ -28,7 +28,7 @@ KNOWN = sorted(
     if not state.startswith(("00", "01", "02"))
 )
 DECIDED = {
-    Verdict.REPEAT: {"40000", "40001", "40P01", "72000"},
+    Verdict.REPEAT: {"0A000", "40000", "40001", "40P01", "72000"},
     Verdict.WAIT: {
         *(state for state in KNOWN if state[:2] in ("08", "28", "3D", "53", "58")),
         *("25006", "25P03", "25P04", "40003", "55006", "55P03"),

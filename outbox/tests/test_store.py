@@ -1,6 +1,7 @@
 """Rows without the query builder."""
 
 import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
 from outbox.checks import databases_run_several_statements
+from outbox.conflicts import retry_on_conflict
 from outbox.models import IncomingMessage
 from outbox.services import model_of
 from outbox.store import Rows, Statement
@@ -109,6 +111,72 @@ def test_changes_and_deletes_by_key() -> None:
     )
     assert changed == [3, 2]
     assert stored() == [("a", 7), ("b", 7)]
+
+
+def prepared() -> list[str]:
+    with connections[SERVICE].cursor() as cursor:
+        cursor.execute("SELECT statement FROM pg_prepared_statements ORDER BY prepare_time")
+        return [statement for (statement,) in cursor.fetchall()]
+
+
+def look() -> None:
+    assert ROWS.select(IncomingMessage, "WHERE type = %s AND attempt < %s", TEXT, 5) == []
+
+
+@pytest.mark.parametrize("threshold", [3, None])
+def test_a_session_prepares_what_it_runs_often_if_it_may(
+    threshold: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connections[SERVICE].cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    monkeypatch.setattr(connections[SERVICE].connection, "prepare_threshold", threshold)
+    for _ in range(3):
+        look()
+    assert prepared() == []
+    look()
+    assert [statement.endswith("WHERE type = $1 AND attempt < $2") for statement in prepared()] == [True] * bool(
+        threshold
+    )
+    look()
+
+
+@pytest.fixture
+def widened(transactional_db: None) -> Iterator[Callable[[], None]]:
+    """A function that lets somebody else make a column longer which this session has prepared a query of."""
+    other = connections[SERVICE].copy()
+    with other.cursor() as cursor:
+        cursor.execute("CREATE TABLE shelf (label varchar(5)); INSERT INTO shelf VALUES ('a')")
+        yield lambda: cursor.execute("ALTER TABLE shelf ALTER label TYPE varchar(9)")
+        cursor.execute("DROP TABLE shelf")
+    other.close()
+
+
+def labels() -> list[tuple[Any, ...]]:
+    return ROWS.fetch("SELECT label FROM shelf WHERE label <> %s", "b")
+
+
+def test_what_is_prepared_outlives_a_column_of_another_type(widened: Callable[[], None]) -> None:
+    for _ in range(10):
+        labels()
+    assert len(prepared()) == 1
+    widened()
+    assert labels() == [("a",)]
+
+
+def test_a_transaction_is_repeated_after_a_column_of_another_type(widened: Callable[[], None]) -> None:
+    attempts: list[int] = []
+
+    @retry_on_conflict
+    @transaction.atomic(using=SERVICE)
+    def work() -> list[tuple[Any, ...]]:
+        attempts.append(len(attempts))
+        return labels()
+
+    for _ in range(10):
+        labels()
+    widened()
+    assert work() == [("a",)]
+    assert len(attempts) == 2
 
 
 def test_databases_that_bind_in_the_server_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
