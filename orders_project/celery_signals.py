@@ -8,6 +8,7 @@ from celery.signals import (
     celeryd_init,
     heartbeat_sent,
     setup_logging,
+    worker_before_create_process,
     worker_process_init,
     worker_process_shutdown,
 )
@@ -32,6 +33,11 @@ def on_worker_start(sender: str, **kwargs: Any) -> None:
     global _name
     _name = sender.partition("@")[0]
     process.begin(_name, forks=True)
+
+
+@worker_before_create_process.connect
+def on_fork(**kwargs: Any) -> None:
+    process.settle()
 
 
 @worker_process_init.connect

@@ -32,12 +32,17 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     from django.conf import settings  # the parent process does not read them
+    from django.urls import get_resolver
 
+    from orders_project.observability import process
+
+    get_resolver().url_patterns  # noqa: B018 - imports all views, which the first request would have to wait for
     tracing.begin("web")  # after the settings have been read, which may configure tracing
     if settings.BACK_OFFICE:
         from common.admin import bulk_runs
 
         bulk_runs.begin()
+    process.settle()
 
 
 def worker_exit(server: Any, worker: Any) -> None:
