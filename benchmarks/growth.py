@@ -13,6 +13,7 @@ ROWS = {
     "payments_entry": 1, "processing_product": 1, "processing_hold": 1, "processing_holdline": 1,
     "processing_stockmovement": 1, "processing_processing": 1, "outbox_outgoingmessage": 4, "outbox_incomingmessage": 4,
 }  # fmt: skip
+LONGEST = 6 * 3600  # seconds
 GATHER = """
 from orders_project.tests.many_rows import gather
 rows = {rows}
@@ -25,7 +26,7 @@ for table, times in rows.items():
 
 def fill(system: RunningSystem, *, orders: int) -> None:
     """Store what so many finished orders would have left."""
-    system.manage("shell", "-v", "0", "-c", GATHER.format(rows=ROWS, orders=orders))
+    system.manage("shell", "-v", "0", "-c", GATHER.format(rows=ROWS, orders=orders), timeout=LONGEST)
     for service in measurement.SERVICES:
         system.query(service, "VACUUM ANALYZE")
 

@@ -118,18 +118,18 @@ class RunningSystem:
                     self.env |= {name: bouncer.url(url), f"{name}_DIRECT": url}
             yield
 
-    def manage(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    def manage(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> str:
         """Run a manage.py command to its end, which must be a good one; what it printed."""
-        said, code = self.ask(*arguments, env=env)
+        said, code = self.ask(*arguments, env=env, timeout=timeout)
         assert code == 0, f"manage.py {' '.join(arguments)}: {said}"
         return said
 
-    def ask(self, *arguments: str, env: Mapping[str, str] | None = None) -> tuple[str, int]:
+    def ask(self, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> tuple[str, int]:
         """Run a manage.py command to its end; what it printed (also of what went wrong, if something did), its code."""
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
             process = self._spawn(["manage.py", *arguments], output=output, errors=errors, env=env)
             try:
-                code = process.wait(timeout=300)
+                code = process.wait(timeout=timeout)
             finally:
                 processes.end(process, grace=0)
             output.seek(0)
