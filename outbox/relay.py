@@ -23,7 +23,7 @@ from .listener import Listener
 from .models import DeadLetter, OutgoingMessage
 from .services import database_of, model_of
 from .sqlstates import is_unavailable, note
-from .store import Rows
+from .store import Rows, Statement
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ MAX_REST = 0.1  # seconds
 QUIET = 0.1  # seconds without a notification
 MAX_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
 OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
+WITHOUT_FLUSH = Statement("SET LOCAL synchronous_commit TO off", [])
 
 
 @dataclass
@@ -128,6 +129,9 @@ class Relay:
 
         # Note [A lease on what is unanswered]: such a row is made due again later and later, as long as the connection
         # lives, so that no relay sends it again meanwhile. If this relay dies, another one does when the lease is over.
+
+        # Note [A stamp may be lost]: its commit does not wait for the disk, where orders that are under way commit as
+        # well. What a server that crashes has forgotten is sent again, as if the relay had died before it was stamped.
         """
         outcome, stored = batch.outcome, Rows(self.database)
         outgoing = model_of(self.service, "Outgoing")
@@ -140,7 +144,7 @@ class Relay:
             elif index in outcome.waiting:
                 waiting[index] = rows
         if sent:
-            stored.run(stored.update_all(outgoing, sent, published_at=self._now()))
+            stored.run(WITHOUT_FLUSH, stored.update_all(outgoing, sent, published_at=self._now()))
         changed = []
         for index, row in failed:
             unknown = outcome.declined.get(index) or outcome.suspected.get(index) or outcome.cut_off

@@ -14,6 +14,7 @@ import time_machine
 from celery import current_app
 from django.conf import settings
 from django.db import connections, transaction
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from outbox import broker
@@ -77,6 +78,22 @@ class TestABatch:
         ids = [str(row.message_id) for _ in range(20) for row in post(3)]
         relay.drain()
         assert [message.properties["message_id"] for message in take()] == ids
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_but_the_stamp_may_be_lost_in_a_crash(relay: Relay, take: Any) -> None:
+    post()
+    connection = connections[SERVICE]
+    with CaptureQueriesContext(connection) as run:
+        relay.drain()
+    assert len(take()) == 1
+    (stamp,) = [one["sql"] for one in run if "synchronous_commit" in one["sql"]]
+    unhurried, update = stamp.split(";\n")
+    assert unhurried.startswith("SET LOCAL ")
+    assert update.startswith('UPDATE "outbox_outgoingmessage" SET "published_at" = ')
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchone() == ("on",)
 
 
 @pytest.mark.django_db
