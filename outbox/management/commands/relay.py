@@ -1,7 +1,6 @@
 """manage.py relay: send what the services have posted."""
 
 import logging
-import signal
 import threading
 from argparse import ArgumentParser
 from typing import Any
@@ -11,6 +10,7 @@ from django.core.management.base import BaseCommand
 from outbox import conf
 from outbox.relay import Relay
 from outbox.services import all_services, services_here
+from outbox.stop_signals import StopSignals
 
 logger = logging.getLogger(__name__)
 
@@ -26,17 +26,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, services: list[str], **options: Any) -> None:
         conf.call("ON_START", "relay")
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        signals, stop = StopSignals(), threading.Event()
         relays = [Relay(service) for service in services or services_here()]
         threads = [threading.Thread(target=relay.run, args=(stop,), name=relay.service) for relay in relays]
         for thread in threads:
             thread.start()
         logger.info("relaying %s", ", ".join(relay.service for relay in relays))
-        while not stop.wait(1.0):
-            if not all(thread.is_alive() for thread in threads):
-                stop.set()
-                raise SystemExit(1)
+        is_whole = True
+        while is_whole and not signals.wait(1.0):
+            is_whole = all(thread.is_alive() for thread in threads)
+        stop.set()
         for thread in threads:
             thread.join()
+        if not is_whole:
+            raise SystemExit(1)

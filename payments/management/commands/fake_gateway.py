@@ -1,6 +1,5 @@
 """manage.py fake_gateway: run the fake payment service."""
 
-import signal
 import threading
 from argparse import ArgumentParser
 from pathlib import Path
@@ -10,6 +9,7 @@ from urllib.parse import urlsplit
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from outbox.stop_signals import StopSignals
 from payments.gateways.fake import webhook_url
 from payments.gateways.server import LOOPBACK, FakeService
 
@@ -24,9 +24,7 @@ class Command(BaseCommand):
         parser.add_argument("--state", type=Path, metavar="FILE", help="keep the payments in this file across restarts")
 
     def handle(self, *args: Any, host: str, port: int, state: Path | None, **options: Any) -> None:
-        stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+        signals = StopSignals()
         service = FakeService(
             (host, port),
             webhook_url=webhook_url(),
@@ -39,6 +37,6 @@ class Command(BaseCommand):
         thread.start()
         self.stdout.write(f"fake gateway listening on http://{host}:{service.port}")
         self.stdout.flush()
-        stop.wait()
+        signals.wait()
         service.close()
         thread.join()
