@@ -4,27 +4,26 @@ Rows without the query builder, and several statements in one round trip: for th
 # Note [Why not query sets here]: building one costs several times what it costs to run it, and each statement on its
 # own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
 
-# Note [Prepared where a session may keep it]: parsing and planning a small statement costs more than running it. What
-# runs alone and has few parameters is sent without them in its text, and psycopg has a session prepare it once it has
-# run it a few times: `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind
-# PgBouncer in transaction mode.
+# Note [Prepared where a session may keep it]: parsing and planning a small statement costs more than running it. So
+# parameters are not put into its text, and psycopg has a session prepare it once it has run it a few times:
+# `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind PgBouncer in
+# transaction mode. Several statements go in a pipeline, which is one round trip.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
-from types import NoneType
-from typing import Any, NamedTuple, TypeVar
+from functools import cache, lru_cache
+from types import NoneType, SimpleNamespace
+from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import psycopg
 from django.db import NotSupportedError, connections, models, transaction
-from psycopg.adapt import Transformer
 
 Row = TypeVar("Row", bound=models.Model)
-FEW = 50  # parameters; with more of them psycopg takes the text of a statement apart each time
+FEW = 200  # parameters; a statement with more of them stores many rows, and hardly ever as many again
 
 
 class Statement(NamedTuple):
@@ -83,7 +82,7 @@ class Rows:
 
     def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return what one query finds."""
-        with self._prepared(Statement(sql, parameters)) as cursor:
+        with self._ran(_Cursor(self._session()), sql, parameters) as cursor:
             return list(cursor.fetchall())
 
     def _read(self, kind: type[Row], columns: Sequence[Column], values: Sequence[Any], more: Iterable[str]) -> Row:
@@ -106,9 +105,7 @@ class Rows:
     def insert_new(self, *rows: models.Model) -> list[Any]:
         """Store those of these rows of one model that do not exist, and return their primary keys."""
         sql, parameters = self.insert(*rows, or_nothing=True)
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(*self._bound(Statement(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', parameters)))
-            return [key for (key,) in cursor.fetchall()]
+        return [key for (key,) in self.fetch(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', *parameters)]
 
     def insert_if(self, update: Statement, row: models.Model) -> Statement:
         """Store a new row if this UPDATE touches one."""
@@ -184,15 +181,12 @@ class Rows:
         """Run these in order, in one round trip; return how many rows each of them touched."""
         if not statements:
             return []
-        if len(statements) == 1 and len(statements[0].parameters) <= FEW:
-            with self._prepared(statements[0]) as cursor:
+        if len(statements) == 1:
+            with self._ran(_Cursor(self._session()), *statements[0]) as cursor:
                 return [cursor.rowcount]
-        with connections[self.using].cursor() as cursor:
-            cursor.execute(";\n".join(self._bound(*statements)))
-            touched = [cursor.rowcount]
-            while cursor.nextset():
-                touched.append(cursor.rowcount)
-        return touched
+        together = _Pipeline(self._session())
+        with self._ran(together, ";\n".join(one.sql for one in statements), statements):
+            return together.touched
 
     def run_alone(self, *statements: Statement) -> list[int]:
         """
@@ -205,39 +199,64 @@ class Rows:
                 return self.run(*statements)
         return self.run(*statements)
 
+    def _session(self) -> psycopg.Connection[Any]:
+        connection = connections[self.using]
+        connection.ensure_connection()
+        session: psycopg.Connection[Any] = connection.connection
+        return session
+
     @contextmanager
-    def _prepared(self, statement: Statement) -> Iterator[Any]:
+    def _ran(self, cursor: Any, sql: str, parameters: Sequence[Any]) -> Iterator[Any]:
         """
-        The cursor of a statement that has run, which is prepared if the session has run it often.
+        A cursor of psycopg that has run this: Django's own would put the parameters into the text.
 
         # Note [Columns of another type]: a session refuses what it has prepared when a column has got another type, or
         # just a greater length. Outside of a transaction it prepares it anew here. A transaction is repeated by whoever
         # began it; with its ROLLBACK psycopg lets go of all that is prepared.
         """
         connection = connections[self.using]
-        connection.ensure_connection()
-        of_psycopg = psycopg.Cursor(connection.connection)  # Django's own would put the parameters into the text
-        with connection._prepare_cursor(of_psycopg) as cursor:  # type: ignore[attr-defined]
+        with connection._prepare_cursor(cursor) as of_django:  # type: ignore[attr-defined]
             try:
-                cursor.execute(*statement)
+                of_django.execute(sql, parameters)
             except NotSupportedError:
                 if connection.in_atomic_block:
                     raise
-                cursor.execute("DEALLOCATE ALL")
-                cursor.execute(*statement)
-            yield cursor
+                with connection.cursor() as other:
+                    other.execute("DEALLOCATE ALL")
+                of_django.execute(sql, parameters)
+            yield of_django
 
-    def _bound(self, *statements: Statement) -> Iterator[str]:
-        """
-        The SQL of each with its parameters in it; call it while a cursor is open.
 
-        # Note [Bound without a search]: psycopg looks for the placeholders of a statement with more than 50 parameters
-        # each time anew, which took longer than all else that it does with one.
-        """
-        literal = Transformer(connections[self.using].connection).as_literal
-        for sql, parameters in statements:
-            values = [b"NULL" if value is None else literal(value) for value in parameters]
-            yield (sql.encode() % tuple(values)).decode()
+@lru_cache(1000)
+def _numbered(sql: str) -> str:
+    """SQL with its placeholders as PostgreSQL has them, which psycopg does not take apart."""
+    first, *others = sql.split("%s")
+    return first + "".join(f"${number}{text}" for number, text in enumerate(others, start=1))
+
+
+class _Cursor(psycopg.RawCursor[Any]):
+    """Runs one statement, which its session prepares if it is run often and is likely to be run as it is."""
+
+    def execute(self, sql: str, parameters: Sequence[Any]) -> Self:  # type: ignore[override]
+        return super().execute(_numbered(sql).encode(), parameters, prepare=None if len(parameters) <= FEW else False)
+
+
+class _Pipeline:
+    """Runs several statements in one round trip; Django takes it for a cursor."""
+
+    def __init__(self, session: psycopg.Connection[Any]) -> None:
+        self._session = session
+        self._query = SimpleNamespace(query=None)  # for Django's log of statements
+        self.touched: list[int] = []
+
+    def execute(self, sql: str, statements: Sequence[Statement]) -> None:
+        self._query.query = sql.encode()
+        with self._session.pipeline():
+            cursors = [_Cursor(self._session).execute(*statement) for statement in statements]
+        self.touched = [cursor.rowcount for cursor in cursors]
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 TEXT: Collection[type] = {str, NoneType}

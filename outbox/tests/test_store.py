@@ -8,7 +8,6 @@ import pytest
 from django.db import IntegrityError, connections, transaction
 from django.utils import timezone
 
-from outbox.checks import databases_run_several_statements
 from outbox.conflicts import retry_on_conflict
 from outbox.models import IncomingMessage
 from outbox.services import model_of
@@ -177,11 +176,3 @@ def test_a_transaction_is_repeated_after_a_column_of_another_type(widened: Calla
     widened()
     assert work() == [("a",)]
     assert len(attempts) == 2
-
-
-def test_databases_that_bind_in_the_server_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(databases_run_several_statements(None)) == []
-    monkeypatch.setitem(connections[SERVICE].settings_dict["OPTIONS"], "server_side_binding", True)
-    assert [(error.id, repr(SERVICE) in error.msg) for error in databases_run_several_statements(None)] == [
-        ("outbox.E004", True)
-    ]
