@@ -21,6 +21,7 @@ from benchmarks.measurement import SEED, finish, latency, load, measure
 from orders_project.tests.running_system import RunningSystem
 
 GENTLE = 10
+THREADS = 8  # of the web, as in docker/compose.yaml
 
 
 def main() -> None:
@@ -92,6 +93,7 @@ def measure_itself(system: RunningSystem, *, seconds: int, rate: float) -> dict[
 
 def start(system: RunningSystem) -> None:
     """Start all processes, and give them some orders: the first ones of a process cost it more than those after."""
+    system.commands["web"][-1] = str(THREADS)
     system.start_all()
     load(system, rate=GENTLE, seconds=3)
     finish(system)
