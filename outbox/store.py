@@ -178,22 +178,22 @@ class Rows:
         batch.touched = self.run(*(step(self) for step in batch.steps))
 
     def run(self, *statements: Statement) -> list[int]:
-        """Run these in order, in one round trip; return how many rows each of them touched."""
+        """Run these in order, in one round trip, all or none; return how many rows each of them touched."""
         if not statements:
             return []
         if len(statements) == 1:
             with self._ran(_Cursor(self._session()), *statements[0]) as cursor:
                 return [cursor.rowcount]
+        if not connections[self.using].in_atomic_block:
+            # What is in a pipeline already would be committed if the next one could not be sent.
+            with transaction.atomic(using=self.using):
+                return self.run(*statements)
         together = _Pipeline(self._session())
         with self._ran(together, ";\n".join(one.sql for one in statements), statements):
             return together.touched
 
     def run_alone(self, *statements: Statement) -> list[int]:
-        """
-        Do the same in a transaction of their own; within another transaction behind a savepoint.
-
-        PostgreSQL takes what comes in one round trip for one transaction, so none has to be begun and ended.
-        """
+        """Do the same in a transaction of their own; within another transaction behind a savepoint."""
         if connections[self.using].in_atomic_block:
             with transaction.atomic(using=self.using):
                 return self.run(*statements)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, connections, transaction
+from django.db import DataError, IntegrityError, connections, transaction
 from django.utils import timezone
 
 from outbox.conflicts import retry_on_conflict
@@ -65,6 +65,16 @@ def test_all_of_it_fails_together() -> None:
     with pytest.raises(IntegrityError), transaction.atomic(using=SERVICE):
         ROWS.run(ROWS.insert(one), ROWS.insert(incoming("b", message_id=one.message_id)))
     assert stored() == []
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("kind", ["\0", "x" * 101])
+def test_nothing_is_stored_if_one_of_them_cannot_be_sent_or_fails(kind: str) -> None:
+    with pytest.raises((DataError, ValueError)):
+        ROWS.run(ROWS.insert(incoming("a")), ROWS.insert(incoming(kind)))
+    assert stored() == []
+    assert ROWS.run(ROWS.insert(incoming("b")), ROWS.insert(incoming("c"))) == [1, 1]
+    assert stored() == [("b", 0), ("c", 0)]
 
 
 def test_passes_over_what_stands() -> None:
