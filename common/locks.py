@@ -4,9 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connections
-
-from outbox.store import Statement
+from outbox.store import Rows, Statement
 
 
 def turn(name: str) -> Statement:
@@ -16,8 +14,7 @@ def turn(name: str) -> Statement:
 
 def take_turn(using: str, name: str) -> None:
     """Wait for the lock of this name in the database `using`, and hold it until the transaction ends."""
-    with connections[using].cursor() as cursor:
-        cursor.execute(*turn(name))
+    Rows(using).run(turn(name))
 
 
 BRIEFLY = "250ms"

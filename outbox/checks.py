@@ -6,7 +6,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router
+from django.db import connections, router
 
 from .consumers import CONSUMERS, unhandled
 from .message import REGISTRY
@@ -75,4 +75,17 @@ def every_version_is_read(app_configs: Sequence[AppConfig] | None, **kwargs: Any
                 f"{message.name} has no upcaster from version {version}.",
                 hint=f"Write one beside it, or give it oldest={version + 1} if none of them can be under way any more.",
                 id="outbox.E005",
+            )
+
+
+@register(Tags.database)
+@register(Tags.models)
+def databases_run_several_statements(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterable[CheckMessage]:
+    """Parameters must be bound in the client: the server takes only one statement with parameters at a time."""
+    for database in sorted({database_of(service) for service in all_services()} & set(connections)):
+        if connections[database].settings_dict["OPTIONS"].get("server_side_binding"):
+            yield Error(
+                f"The database {database!r} binds parameters in the server, which takes one statement at a time then.",
+                hint="Remove server_side_binding from its OPTIONS.",
+                id="outbox.E004",
             )

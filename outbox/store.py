@@ -4,10 +4,14 @@ Rows without the query builder, and several statements in one round trip: for th
 # Note [Why not query sets here]: building one costs several times what it costs to run it, and each statement on its
 # own costs a round trip. The hot paths write their SQL; everything else uses the ORM. Columns come from the models.
 
-# Note [Prepared where a session may keep it]: parsing and planning a small statement costs more than running it. So
-# parameters are not put into its text, and psycopg has a session prepare it once it has run it a few times:
-# `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind PgBouncer in
-# transaction mode. Several statements go in a pipeline, which is one round trip.
+# Note [Prepared where a session may keep it]: parsing and planning a small statement costs more than running it. What
+# runs alone is sent without its parameters in its text, and psycopg has a session prepare it once it has run it a few
+# times: `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind PgBouncer in
+# transaction mode. Several statements that only store rows, each in a table of its own, become one.
+#
+# Note [No pipeline]: it would prepare several statements in one round trip as well. But a process that is frozen within
+# one keeps its locks for ever, also with psycopg's last message behind its end: the server waits for the rest of what
+# it takes for a request, and its limit of an idle transaction does not run. So all of a round trip is sent at once.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -15,15 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, lru_cache
-from types import NoneType, SimpleNamespace
+from types import NoneType
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 import psycopg
 from django.db import NotSupportedError, connections, models, transaction
+from psycopg.adapt import Transformer
 
 Row = TypeVar("Row", bound=models.Model)
 FEW = 200  # parameters; a statement with more of them stores many rows, and hardly ever as many again
+MOST = 30_000  # parameters that are sent apart from the text; the protocol has twice as many
 
 
 class Statement(NamedTuple):
@@ -31,6 +37,7 @@ class Statement(NamedTuple):
 
     sql: str
     parameters: Sequence[Any]
+    table: str = ""  # in which it stores rows, if it reads no other
 
 
 class Column(NamedTuple):
@@ -82,7 +89,7 @@ class Rows:
 
     def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """Return what one query finds."""
-        with self._ran(_Cursor(self._session()), sql, parameters) as cursor:
+        with self._prepared(sql, parameters) as cursor:
             return list(cursor.fetchall())
 
     def _read(self, kind: type[Row], columns: Sequence[Column], values: Sequence[Any], more: Iterable[str]) -> Row:
@@ -100,11 +107,11 @@ class Rows:
         """Store new rows of one model; `or_nothing` skips those that exist."""
         into, values, parameters = self._insert(rows)
         sql = f"INSERT INTO {into} VALUES {', '.join([f'({values})'] * len(rows))}"
-        return Statement(sql + " ON CONFLICT DO NOTHING" * or_nothing, parameters)
+        return Statement(sql + " ON CONFLICT DO NOTHING" * or_nothing, parameters, rows[0]._meta.db_table)
 
     def insert_new(self, *rows: models.Model) -> list[Any]:
         """Store those of these rows of one model that do not exist, and return their primary keys."""
-        sql, parameters = self.insert(*rows, or_nothing=True)
+        sql, parameters, _ = self.insert(*rows, or_nothing=True)
         return [key for (key,) in self.fetch(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', *parameters)]
 
     def insert_if(self, update: Statement, row: models.Model) -> Statement:
@@ -140,7 +147,8 @@ class Rows:
             changes = ", ".join(f'"{field.column}" = given."{field.column}"' for field in fields)
             given, pk = f" FROM (VALUES ({first}){others}) AS given({columns})", f'given."{meta.pk.column}"'
         table = meta.db_table
-        return Statement(f'UPDATE "{table}" SET {changes}{given} WHERE "{table}"."{meta.pk.column}" = {pk}', parameters)
+        sql = f'UPDATE "{table}" SET {changes}{given} WHERE "{table}"."{meta.pk.column}" = {pk}'
+        return Statement(sql, parameters, table)
 
     def _values(self, rows: Sequence[models.Model], columns: Sequence[Column], *, add: bool) -> list[Any]:
         """The values of these rows as statements take them, row by row."""
@@ -178,85 +186,95 @@ class Rows:
         batch.touched = self.run(*(step(self) for step in batch.steps))
 
     def run(self, *statements: Statement) -> list[int]:
-        """Run these in order, in one round trip, all or none; return how many rows each of them touched."""
+        """Run these in order, in one round trip; return how many rows each of them touched."""
         if not statements:
             return []
-        if len(statements) == 1:
-            with self._ran(_Cursor(self._session()), *statements[0]) as cursor:
-                return [cursor.rowcount]
-        if not connections[self.using].in_atomic_block:
-            # What is in a pipeline already would be committed if the next one could not be sent.
-            with transaction.atomic(using=self.using):
-                return self.run(*statements)
-        together = _Pipeline(self._session())
-        with self._ran(together, ";\n".join(one.sql for one in statements), statements):
-            return together.touched
+        parameters = [value for one in statements for value in one.parameters]
+        tables = {one.table for one in statements}
+        if len(parameters) <= MOST:
+            if len(statements) == 1:
+                with self._prepared(statements[0].sql, parameters) as cursor:
+                    return [cursor.rowcount]
+            if all(tables) and len(tables) == len(statements):
+                (counts,) = self.fetch(_together(tuple(one.sql for one in statements)), *parameters)
+                return list(counts)
+        with connections[self.using].cursor() as cursor:
+            cursor.execute(";\n".join(self._bound(*statements)))
+            touched = [cursor.rowcount]
+            while cursor.nextset():
+                touched.append(cursor.rowcount)
+        return touched
 
     def run_alone(self, *statements: Statement) -> list[int]:
-        """Do the same in a transaction of their own; within another transaction behind a savepoint."""
+        """
+        Do the same in a transaction of their own; within another transaction behind a savepoint.
+
+        PostgreSQL takes what comes in one round trip for one transaction, so none has to be begun and ended.
+        """
         if connections[self.using].in_atomic_block:
             with transaction.atomic(using=self.using):
                 return self.run(*statements)
         return self.run(*statements)
 
-    def _session(self) -> psycopg.Connection[Any]:
-        connection = connections[self.using]
-        connection.ensure_connection()
-        session: psycopg.Connection[Any] = connection.connection
-        return session
-
     @contextmanager
-    def _ran(self, cursor: Any, sql: str, parameters: Sequence[Any]) -> Iterator[Any]:
+    def _prepared(self, sql: str, parameters: Sequence[Any]) -> Iterator[Any]:
         """
-        A cursor of psycopg that has run this: Django's own would put the parameters into the text.
+        The cursor of a statement that has run, which is prepared if the session has run it often.
 
         # Note [Columns of another type]: a session refuses what it has prepared when a column has got another type, or
         # just a greater length. Outside of a transaction it prepares it anew here. A transaction is repeated by whoever
         # began it; with its ROLLBACK psycopg lets go of all that is prepared.
         """
         connection = connections[self.using]
-        with connection._prepare_cursor(cursor) as of_django:  # type: ignore[attr-defined]
+        connection.ensure_connection()
+        of_psycopg = _Cursor(connection.connection)  # Django's own would put the parameters into the text
+        with connection._prepare_cursor(of_psycopg) as cursor:  # type: ignore[attr-defined]
             try:
-                of_django.execute(sql, parameters)
+                cursor.execute(sql, parameters)
             except NotSupportedError:
                 if connection.in_atomic_block:
                     raise
-                with connection.cursor() as other:
-                    other.execute("DEALLOCATE ALL")
-                of_django.execute(sql, parameters)
-            yield of_django
+                cursor.execute("DEALLOCATE ALL", ())
+                cursor.execute(sql, parameters)
+            yield cursor
 
+    def _bound(self, *statements: Statement) -> Iterator[str]:
+        """
+        The SQL of each with its parameters in it; call it while a cursor is open.
 
-@lru_cache(1000)
-def _numbered(sql: str) -> str:
-    """SQL with its placeholders as PostgreSQL has them, which psycopg does not take apart."""
-    first, *others = sql.split("%s")
-    return first + "".join(f"${number}{text}" for number, text in enumerate(others, start=1))
+        # Note [Bound without a search]: psycopg looks for the placeholders of a statement with more than 50 parameters
+        # each time anew, which took longer than all else that it does with one.
+        """
+        literal = Transformer(connections[self.using].connection).as_literal
+        for sql, parameters, _ in statements:
+            values = [b"NULL" if value is None else literal(value) for value in parameters]
+            yield (sql.encode() % tuple(values)).decode()
 
 
 class _Cursor(psycopg.RawCursor[Any]):
-    """Runs one statement, which its session prepares if it is run often and is likely to be run as it is."""
+    """Has its session prepare a statement that is run often, and is likely to be run with as many parameters again."""
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> Self:  # type: ignore[override]
         return super().execute(_numbered(sql).encode(), parameters, prepare=None if len(parameters) <= FEW else False)
 
 
-class _Pipeline:
-    """Runs several statements in one round trip; Django takes it for a cursor."""
+@lru_cache(1000)
+def _numbered(sql: str) -> str:
+    """SQL with its placeholders as PostgreSQL has them, so that psycopg need not look for them."""
+    first, *others = sql.split("%s")
+    return first + "".join(f"${number}{text}" for number, text in enumerate(others, start=1))
 
-    def __init__(self, session: psycopg.Connection[Any]) -> None:
-        self._session = session
-        self._query = SimpleNamespace(query=None)  # for Django's log of statements
-        self.touched: list[int] = []
 
-    def execute(self, sql: str, statements: Sequence[Statement]) -> None:
-        self._query.query = sql.encode()
-        with self._session.pipeline():
-            cursors = [_Cursor(self._session).execute(*statement) for statement in statements]
-        self.touched = [cursor.rowcount for cursor in cursors]
+@lru_cache(1000)
+def _together(parts: Sequence[str]) -> str:
+    """
+    One statement that does what these do, and returns how many rows each of them touched.
 
-    def close(self) -> None:
-        """There is nothing to close."""
+    None sees what the others do, and in which order they are done is not said.
+    """
+    named = ", ".join(f"part{number} AS ({sql} RETURNING 1)" for number, sql in enumerate(parts))
+    counts = ", ".join(f"(SELECT count(*) FROM part{number})" for number in range(len(parts)))
+    return f"WITH {named} SELECT {counts}"
 
 
 TEXT: Collection[type] = {str, NoneType}

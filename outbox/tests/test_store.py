@@ -4,10 +4,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DataError, IntegrityError, connections, transaction
 from django.utils import timezone
 
+from outbox.checks import databases_run_several_statements
 from outbox.conflicts import retry_on_conflict
 from outbox.models import IncomingMessage
 from outbox.services import model_of
@@ -70,11 +72,32 @@ def test_all_of_it_fails_together() -> None:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("kind", ["\0", "x" * 101])
 def test_nothing_is_stored_if_one_of_them_cannot_be_sent_or_fails(kind: str) -> None:
-    with pytest.raises((DataError, ValueError)):
+    with pytest.raises((DataError, psycopg.DataError)):
         ROWS.run(ROWS.insert(incoming("a")), ROWS.insert(incoming(kind)))
     assert stored() == []
-    assert ROWS.run(ROWS.insert(incoming("b")), ROWS.insert(incoming("c"))) == [1, 1]
-    assert stored() == [("b", 0), ("c", 0)]
+
+
+def test_what_is_stored_in_several_tables_is_one_statement_that_is_prepared(threshold_of_one: None) -> None:
+    one, dead = (
+        incoming("a"),
+        model_of(SERVICE, "DeadLetter")(
+            queue="q", reason="r", error=TEXT, body=b"", died_at=timezone.now(), fingerprint="f"
+        ),
+    )
+    ROWS.run(ROWS.insert(one))
+    for attempt in (1, 2, 3):
+        one.attempt, dead.pk = attempt, uuid.uuid4()
+        assert ROWS.run(ROWS.insert(dead), ROWS.update(one, "attempt")) == [1, 1]
+        assert ROWS.run(ROWS.insert(dead, or_nothing=True), ROWS.update(incoming("b"), "attempt")) == [0, 0]
+    assert (stored(), type(dead).objects.count()) == ([("a", 3)], 3)
+    assert [text.startswith("WITH part0 AS (INSERT") for text in prepared()].count(True) == 2
+
+
+def test_as_many_rows_as_anybody_likes() -> None:
+    rows = [incoming(str(number)) for number in range(6_000)]
+    other = ROWS.insert(incoming("other"))
+    assert ROWS.run(ROWS.insert(*rows)) == [6_000]
+    assert ROWS.run(other, ROWS.delete_all(type(rows[0]), [row.pk for row in rows])) == [1, 6_000]
 
 
 def test_passes_over_what_stands() -> None:
@@ -126,6 +149,13 @@ def prepared() -> list[str]:
     with connections[SERVICE].cursor() as cursor:
         cursor.execute("SELECT statement FROM pg_prepared_statements ORDER BY prepare_time")
         return [statement for (statement,) in cursor.fetchall()]
+
+
+@pytest.fixture
+def threshold_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with connections[SERVICE].cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+    monkeypatch.setattr(connections[SERVICE].connection, "prepare_threshold", 1)
 
 
 def look() -> None:
@@ -186,3 +216,11 @@ def test_a_transaction_is_repeated_after_a_column_of_another_type(widened: Calla
     widened()
     assert work() == [("a",)]
     assert len(attempts) == 2
+
+
+def test_databases_that_bind_in_the_server_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(databases_run_several_statements(None)) == []
+    monkeypatch.setitem(connections[SERVICE].settings_dict["OPTIONS"], "server_side_binding", True)
+    assert [(error.id, repr(SERVICE) in error.msg) for error in databases_run_several_statements(None)] == [
+        ("outbox.E004", True)
+    ]
