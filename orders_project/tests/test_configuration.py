@@ -105,6 +105,7 @@ def test_production_starts_without_problems(production: dict[str, str]) -> None:
         ("ADMIN_SECRET", "long-enough-for-everybody,dev-admin-secret", "is a development secret"),
         ("ADMIN_SECRET", "abababababababababab", "is easy to guess"),
         ("ADMIN_SECRET", "change-me-before-you-start", "is a placeholder"),
+        ("ADMIN_SECRET", "TODO_4fPq8Zr1LmN7vWb3Yc9HsJ6gTdKx", "is a placeholder"),
         ("PAYMENT_WEBHOOK_SECRET", "dev-webhook-secret", "is a development secret"),
         ("PAYMENT_WEBHOOK_SECRET", "x", "is too short"),
         ("SECRET_KEY", "dev-secret-key", "is a development secret"),
@@ -179,6 +180,7 @@ def test_no_value_of_any_variable_is_a_crash(production: dict[str, str], setting
         {"API_AUTH": "open", "API_AUTH_OPEN_ACKNOWLEDGED": "true"},
         {"PAYMENT_GATEWAY": "fake", "FAKE_GATEWAY_ACKNOWLEDGED": "true"},
         {"PAYMENT_GATEWAY": "fake", "FAKE_GATEWAY_ACKNOWLEDGED": "true", "TEST_MODE": "true"},
+        {"ADMIN_SECRET": "4fPq8ZrToDo7vWb3Yc9HsJ6gTdKx2LmN"},  # as random as any
         {"PUBLIC_URL": "http://localhost:8080"},
         {"PUBLIC_URL": "http://orders.localhost", "STRIPE_API_URL": "http://127.0.0.1:12111"},
         {"EMBEDDED": "1", "ADMIN_SECRET": "", "PUBLIC_URL": "", "PAYMENT_GATEWAY": "", "ALLOWED_HOSTS": "*"},
