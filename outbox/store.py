@@ -196,7 +196,7 @@ class Rows:
                 with self._prepared(statements[0].sql, parameters) as cursor:
                     return [cursor.rowcount]
             if all(tables) and len(tables) == len(statements):
-                (counts,) = self.fetch(_together(tuple(one.sql for one in statements)), *parameters)
+                (counts,) = self.fetch(_together([one.sql for one in statements]), *parameters)
                 return list(counts)
         with connections[self.using].cursor() as cursor:
             cursor.execute(";\n".join(self._bound(*statements)))
@@ -255,17 +255,18 @@ class _Cursor(psycopg.RawCursor[Any]):
     """Has its session prepare a statement that is run often, and is likely to be run with as many parameters again."""
 
     def execute(self, sql: str, parameters: Sequence[Any]) -> Self:  # type: ignore[override]
-        return super().execute(_numbered(sql).encode(), parameters, prepare=None if len(parameters) <= FEW else False)
+        if len(parameters) <= FEW:
+            return super().execute(_numbered(sql), parameters)
+        return super().execute(_numbered.__wrapped__(sql), parameters, prepare=False)
 
 
 @lru_cache(1000)
-def _numbered(sql: str) -> str:
+def _numbered(sql: str) -> bytes:
     """SQL with its placeholders as PostgreSQL has them, so that psycopg need not look for them."""
     first, *others = sql.split("%s")
-    return first + "".join(f"${number}{text}" for number, text in enumerate(others, start=1))
+    return (first + "".join(f"${number}{text}" for number, text in enumerate(others, start=1))).encode()
 
 
-@lru_cache(1000)
 def _together(parts: Sequence[str]) -> str:
     """
     One statement that does what these do, and returns how many rows each of them touched.
