@@ -9,9 +9,9 @@ Rows without the query builder, and several statements in one round trip: for th
 # times: `prepare_threshold` in the options of a database. Without that nothing is prepared, as behind PgBouncer in
 # transaction mode. Several statements that only store rows, each in a table of its own, become one.
 #
-# Note [No pipeline]: it would prepare several statements in one round trip as well. But a process that is frozen within
-# one keeps its locks for ever, also with psycopg's last message behind its end: the server waits for the rest of what
-# it takes for a request, and its limit of an idle transaction does not run. So all of a round trip is sent at once.
+# Note [No pipeline]: it would prepare several statements in one round trip as well. But between two messages of a
+# pipeline no limit of the server runs, and psycopg sends one more behind its end, for which the server stops the limit
+# of an idle transaction. A process that is frozen there would keep its locks for ever. So a round trip is sent at once.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
