@@ -17,6 +17,7 @@ worker_before_create_process.send(None)
 OTHER = "import django; django.setup(); from orders_project.observability import process; process.begin('relay')"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("start", [WEB, WORKER, OTHER])
 def test_what_is_loaded_is_out_of_the_collectors_sight(start: str) -> None:
     count = "import gc; print(gc.get_freeze_count(), 'orders.api' in sys.modules)"

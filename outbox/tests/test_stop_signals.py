@@ -25,6 +25,7 @@ print("ended", flush=True)
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGTERM]])
 def test_no_signal_waits_for_another(numbers: list[signal.Signals]) -> None:
     command, told = [sys.executable, "-c", ROUNDS], itertools.cycle(numbers)
