@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 DEV_SECRETS = {"dev-admin-secret", "dev-webhook-secret", "dev-secret-key", "dev-encryption-key"}
 MIN_DISTINCT = 6  # characters of a secret; random ones of 16 digits have more
-# One of a million random texts of four letters is todo in some case, so that has to stand alone.
+# A random secret may contain todo, in upper or lower case, so only the word by itself counts.
 PLACEHOLDER = re.compile(
     r"change.?me|example|insecure|placeholder|replace|password|(?<![^\W_])todo(?![^\W_])|your.?secret", re.IGNORECASE
 )

@@ -111,8 +111,8 @@ class Rows:
 
     def insert_new(self, *rows: models.Model) -> list[Any]:
         """Store those of these rows of one model that do not exist, and return their primary keys."""
-        sql, parameters, _ = self.insert(*rows, or_nothing=True)
-        return [key for (key,) in self.fetch(f'{sql} RETURNING "{rows[0]._meta.pk.column}"', *parameters)]
+        new = self.insert(*rows, or_nothing=True)
+        return [key for (key,) in self.fetch(f'{new.sql} RETURNING "{rows[0]._meta.pk.column}"', *new.parameters)]
 
     def insert_if(self, update: Statement, row: models.Model) -> Statement:
         """Store a new row if this UPDATE touches one."""
@@ -246,9 +246,9 @@ class Rows:
         # each time anew, which took longer than all else that it does with one.
         """
         literal = Transformer(connections[self.using].connection).as_literal
-        for sql, parameters, _ in statements:
-            values = [b"NULL" if value is None else literal(value) for value in parameters]
-            yield (sql.encode() % tuple(values)).decode()
+        for one in statements:
+            values = [b"NULL" if value is None else literal(value) for value in one.parameters]
+            yield (one.sql.encode() % tuple(values)).decode()
 
 
 class _Cursor(psycopg.RawCursor[Any]):

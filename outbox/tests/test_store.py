@@ -77,7 +77,8 @@ def test_nothing_is_stored_if_one_of_them_cannot_be_sent_or_fails(kind: str) -> 
     assert stored() == []
 
 
-def test_what_is_stored_in_several_tables_is_one_statement_that_is_prepared(threshold_of_one: None) -> None:
+def test_what_is_stored_in_several_tables_is_one_statement_that_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_after(1, monkeypatch)
     one, dead = (
         incoming("a"),
         model_of(SERVICE, "DeadLetter")(
@@ -151,11 +152,11 @@ def prepared() -> list[str]:
         return [statement for (statement,) in cursor.fetchall()]
 
 
-@pytest.fixture
-def threshold_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def prepare_after(threshold: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the session, in which nothing is prepared, prepares what it has run so often."""
     with connections[SERVICE].cursor() as cursor:
         cursor.execute("DEALLOCATE ALL")
-    monkeypatch.setattr(connections[SERVICE].connection, "prepare_threshold", 1)
+    monkeypatch.setattr(connections[SERVICE].connection, "prepare_threshold", threshold)
 
 
 def look() -> None:
@@ -166,9 +167,7 @@ def look() -> None:
 def test_a_session_prepares_what_it_runs_often_if_it_may(
     threshold: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with connections[SERVICE].cursor() as cursor:
-        cursor.execute("DEALLOCATE ALL")
-    monkeypatch.setattr(connections[SERVICE].connection, "prepare_threshold", threshold)
+    prepare_after(threshold, monkeypatch)
     for _ in range(3):
         look()
     assert prepared() == []

@@ -17,9 +17,9 @@ TIMES = 20  # one may arrive while another is handled
 def told(everything: RunningSystem) -> RunningSystem:
     """The system with all of its processes, also those of gRPC."""
     port = processes.free_port()
-    everything.commands.setdefault("grpc", ["manage.py", "grpcserver", "--port", str(port)])
     everything.start_all()
-    everything.until(lambda: processes.answers(int(everything.commands["grpc"][-1])))
+    everything.start("grpc", command=["manage.py", "grpcserver", "--port", str(port)])
+    everything.until(lambda: processes.answers(port))
     return everything
 
 

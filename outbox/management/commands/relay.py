@@ -32,11 +32,11 @@ class Command(BaseCommand):
         for thread in threads:
             thread.start()
         logger.info("relaying %s", ", ".join(relay.service for relay in relays))
-        is_whole = True
-        while is_whole and not signals.wait(1.0):
-            is_whole = all(thread.is_alive() for thread in threads)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        if not is_whole:
-            raise SystemExit(1)
+        try:
+            while not signals.wait(1.0):
+                if not all(thread.is_alive() for thread in threads):
+                    raise SystemExit(1)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
