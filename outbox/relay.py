@@ -32,9 +32,10 @@ CHANGED = ("due_at", "first_due_at", "publish_attempts", "refusals", "last_error
 LEASE = timedelta(seconds=30)  # for rows that the broker has not answered
 ANSWERS = 0.1  # seconds between two looks for the answers of a slow broker
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
-REST_FACTOR = 3  # times as long as many messages took
+REST_FACTOR = 3  # times as long as many messages take
 MANY = 10  # messages; after fewer it rests for less time
 MAX_REST = 0.1  # seconds
+LATELY = 10  # bursts that tell how long to rest
 QUIET = 0.1  # seconds without a notification
 MAX_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
 OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
@@ -50,6 +51,25 @@ class _Batch:
 
     def __len__(self) -> int:
         return sum(map(len, self.rows.values()))
+
+
+@dataclass
+class Rest:
+    """
+    How long a relay rests after a burst: the longer, the more bursts have had to send, and the longer they took.
+
+    # Note [Not by the last burst alone]: a small one would be followed by a short rest, and so by another small one, a
+    # large one by a long rest. Then the rests differ much more than the load, and an order waits for the longest.
+    """
+
+    _messages: float = 0.0
+    _took: float = 0.0
+
+    def after(self, messages: int, *, took: float) -> float:
+        """Return how many seconds to rest after a burst of so many messages that took so long."""
+        self._messages += (messages - self._messages) / LATELY
+        self._took += (min(took, MAX_REST) - self._took) / LATELY
+        return min(MAX_REST, REST_FACTOR * self._took * min(1.0, self._messages / MANY))
 
 
 @dataclass
@@ -215,11 +235,11 @@ class Relay:
         Work until `stop` is set, through every loss of the broker or the database.
 
         # Note [Notifications come in bursts]: the first is answered at once, the next ones together, after a rest that
-        # is longer the longer the batch took: the busier the system, the larger the batches, and the less they cost.
+        # is longer the longer batches take: the busier the system, the larger the batches, and the less they cost.
         # After a few messages it hardly rests, as there is little to be saved, and an order would wait at each step.
         # Only when no more arrive does it ask when the next message is due.
         """
-        failures, notified, rested_at = 0, False, 0.0
+        failures, notified, rested_at, rest = 0, False, 0.0, Rest()
         with Listener(self.database) as listener:
             while not stop.is_set():
                 heartbeat.beat()
@@ -229,9 +249,8 @@ class Relay:
                         stop.wait(max(0.0, rested_at - time.monotonic()))
                         began, wait = time.monotonic(), QUIET
                         self.publisher.open()
-                        factor = REST_FACTOR * min(1, self._send_burst() / MANY)
-                        sent_at = time.monotonic()
-                        rested_at = sent_at + min(MAX_REST, factor * (sent_at - began))
+                        sent, sent_at = self._send_burst(), time.monotonic()
+                        rested_at = sent_at + rest.after(sent, took=sent_at - began)
                     else:
                         due = self.drain()
                         wait = POLL if due is None else min(POLL, max(0.0, (due - self._now()).total_seconds()))
