@@ -1,5 +1,5 @@
 """
-The topology of the broker: exchanges, queues, dead-lettering and periodic tasks. The deployment declares it.
+The topology of the broker: exchanges, queues and dead-lettering. The deployment declares it.
 
     messages          a topic exchange for the messages to services, by <queue>.<type>: the broker limits by it what the
                       user of a service may send
@@ -29,6 +29,8 @@ from kombu import Connection, Exchange, Queue
 
 from outbox import partitions, stream
 from outbox.broker import answering_first, binding
+
+from . import beat_schedule
 
 logger = logging.getLogger(__name__)
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orders_project.settings")
@@ -145,17 +147,6 @@ def as_declared(queue: Any) -> Any:
 QUESTIONS_STREAM, ANSWERS_STREAM = map(as_declared, inspection())
 
 
-def every(seconds: float, task: str, service: str, *args: Any) -> dict[str, dict[str, Any]]:
-    return {
-        f"{task} {service}": {
-            "task": task,
-            "schedule": seconds,
-            "args": args,
-            "options": {"queue": f"{service}.beat"},
-        }
-    }
-
-
 app = Celery("orders_project", set_as_current=True, control="orders_project.celery_inspect:Control")
 app.conf.update(
     broker_url=settings.AMQP_URL,
@@ -192,18 +183,8 @@ app.conf.update(
     worker_enable_remote_control=False,
     worker_send_task_events=False,
     timezone="UTC",
-    beat_schedule={
-        **{name: entry for service in SERVICES for name, entry in every(1, "outbox.tick", service, service).items()},
-        **{name: entry for service in SERVICES for name, entry in every(5, "outbox.collect", service, service).items()},
-        **{name: entry for service in SERVICES for name, entry in every(10, "outbox.purge", service, service).items()},
-        **every(10, "processing.expire_holds", "processing"),
-        **every(10, "outbox.forget_answers", "orders", "orders"),
-        **every(10, "outbox.forget_answers", "payments", "payments"),
-        **every(5, "payments.janitor", "payments"),
-        # Workers of the release before do not know these.
-        **({} if settings.UPGRADING else every(600, "payments.reconcile", "payments")),
-        **({} if settings.UPGRADING or not settings.ARCHIVE_ORDERS_AFTER else every(300, "orders.archive", "orders")),
-    },
+    beat_schedule=beat_schedule.entries(),
+    beat_scheduler="celery.beat:Scheduler",  # keeps no file
 )
 app.conf["CELERY_DB_REUSE_MAX"] = 1000  # for Celery's Django fixup: a child keeps its connections for this many tasks
 app.autodiscover_tasks()

@@ -10,7 +10,7 @@ the time.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -25,6 +25,7 @@ CLAIM = (
     "WHERE published_at IS NULL AND due_at >= %s AND due_at <= greatest(%s, statement_timestamp() - %s)"
     " ORDER BY due_at, id LIMIT %s FOR UPDATE SKIP LOCKED"
 )
+CLAIM_OF = CLAIM.replace("WHERE", "WHERE type = ANY(%s) AND", 1)
 NEXT = "WHERE published_at IS NULL AND due_at >= %s ORDER BY due_at LIMIT 1"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 SLOWEST = timedelta(seconds=2)  # from the due time of a row to the commit of its transaction, as a rule
@@ -46,6 +47,10 @@ class DueRows:
         self._begin = (rows[0].due_at if rows else now - overdue) - SLOWEST
         return rows
 
+    def claim_of(self, types: Collection[str], *, now: datetime, limit: int) -> Sequence[OutgoingMessage]:
+        """Lock the rows of these types that have become due just now, the oldest first, and return them."""
+        return self._select(CLAIM_OF, list(types), now - SLOWEST, now, timedelta(0), limit)
+
     def next_due(self) -> datetime | None:
         """Return when the next message is due, if one waits."""
         rows, now = self._look(NEXT), clock.now(database_of(self.service))
@@ -56,10 +61,11 @@ class DueRows:
         began = time.monotonic()
         is_everywhere = began >= self._everywhere_at
         begin = BEGINNING if is_everywhere else self._begin
-        rows: Sequence[OutgoingMessage] = Rows(database_of(self.service)).select(
-            model_of(self.service, "Outgoing"), where, begin, *parameters
-        )
+        rows = self._select(where, begin, *parameters)
         if is_everywhere:
             now = time.monotonic()
             self._everywhere_at = now + max(EVERYWHERE, SHARE * (now - began))
         return rows
+
+    def _select(self, where: str, *parameters: object) -> Sequence[OutgoingMessage]:
+        return Rows(database_of(self.service)).select(model_of(self.service, "Outgoing"), where, *parameters)

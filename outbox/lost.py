@@ -21,7 +21,8 @@ from django.db import connections, transaction
 from . import clock
 from .due_rows import BEGINNING
 from .message import EVENTS
-from .models import OutgoingMessage, WakeUp
+from .models import OutgoingMessage
+from .notifications import WakeUp
 from .services import database_of, model_of
 
 PAGE = 10_000

@@ -5,13 +5,12 @@ The tables are in every service's database. A service uses its own through proxi
 (`shop.models.Outgoing`), so that no call can forget the database.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
-from django.db import connections, models, router, transaction
+from django.db import connections, models, router
 from django.utils.translation import gettext_lazy as _
 
 from . import clock, conf, context, strict_json
@@ -23,10 +22,10 @@ from .envelope import Envelope
 from .errors import PostedOutsideTransaction, TooLarge
 from .ids import time7, uuid7
 from .message import EVENTS, MAX_BYTES, Message
+from .notifications import WakeUp
 from .store import Batch, Rows
 
 UNSAMPLED = ""  # in place of the traceparent that follows from the correlation id
-CHANNEL = "outbox"  # the NOTIFY channel that wakes the relay of a database
 
 
 class OutgoingMessage(models.Model):
@@ -112,7 +111,8 @@ class OutgoingMessage(models.Model):
             )
             for message in messages
         ]
-        cls._store(rows, batch)
+        replies = {row.type for row in rows if row.to != EVENTS} if here.causation_id and due_at is None else set()
+        cls._store(rows, batch, replies=replies)
         return rows
 
     @classmethod
@@ -155,7 +155,7 @@ class OutgoingMessage(models.Model):
         )
 
     @classmethod
-    def _store(cls, rows: list[Self], batch: Batch | None = None) -> None:
+    def _store(cls, rows: list[Self], batch: Batch | None = None, *, replies: Collection[str] = ()) -> None:
         using = cls.database()
         if not connections[using].in_atomic_block:
             raise PostedOutsideTransaction(f"Post inside transaction.atomic(using={using!r}).")
@@ -169,7 +169,7 @@ class OutgoingMessage(models.Model):
         else:
             with Rows(using).batch() as alone:
                 alone.insert(*rows)
-        WakeUp.after_commit(using)
+        WakeUp.after_commit(using, replies)
 
     def postpone(self, to: datetime, *, why: str) -> None:
         """Make it due later, after an attempt to publish it. Call save() or the like."""
@@ -225,37 +225,6 @@ def _kept_trace(traceparent: str | None, correlation_id: str) -> str | None:
     """Return what a row keeps of a traceparent; relays of the release before need all of it."""
     follows = traceparent == context.unsampled_trace(correlation_id) and not conf.OUTBOX_WITHHOLDS
     return UNSAMPLED if follows else traceparent
-
-
-class WakeUp:
-    """
-    Wakes the relay of a database once after a commit, however much was posted in the transaction.
-
-    # Note [NOTIFY after the commit, not in it]: a transaction that notifies takes one lock for the whole server
-    # while it commits, which serializes every commit. Sent on its own afterwards it costs a round trip and no
-    # flush. It may be lost; the relay polls.
-    """
-
-    # The one to be sent next on a connection. After a rollback it is still there, and the next transaction uses it.
-    _next: WeakKeyDictionary[Any, "WakeUp"] = WeakKeyDictionary()
-
-    def __init__(self, using: str) -> None:
-        self.using = using
-        self.sent = False
-
-    @classmethod
-    def after_commit(cls, using: str) -> None:
-        """Send one when the transaction in this database commits."""
-        wake_up = cls._next.get(connections[using])
-        if wake_up is None or wake_up.sent:
-            wake_up = cls._next[connections[using]] = cls(using)
-        transaction.on_commit(wake_up, using=using, robust=True)
-
-    def __call__(self) -> None:
-        if not self.sent:
-            self.sent = True
-            with connections[self.using].cursor() as cursor:
-                cursor.execute(f"NOTIFY {CHANNEL}")
 
 
 class IncomingMessage(models.Model):

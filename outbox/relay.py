@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -19,8 +20,8 @@ from . import batches, clock, conf, heartbeat, metrics, tracing
 from .attempts import LAST_ATTEMPT, backoff
 from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .due_rows import DueRows
-from .listener import Listener
 from .models import DeadLetter, OutgoingMessage
+from .notifications import Listener
 from .services import database_of, model_of
 from .sqlstates import is_unavailable, note
 from .store import Rows, Statement
@@ -101,13 +102,16 @@ class Relay:
             self.settle()
         return due
 
-    def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0)) -> int:
-        """Lock, publish and stamp one batch; return how many messages were locked."""
+    def send_batch(self, *, now: datetime, overdue: timedelta = timedelta(0), types: Collection[str] = ()) -> int:
+        """Lock, publish and stamp one batch, if need be of these types alone; return how many messages were locked."""
         free = BATCH - sum(map(len, self._unanswered))
         if free <= 0:
             return 0
         with transaction.atomic(using=self.database):
-            rows = self._due.claim(now=now, overdue=overdue, limit=free)
+            if types:
+                rows = self._due.claim_of(types, now=now, limit=free)
+            else:
+                rows = self._due.claim(now=now, overdue=overdue, limit=free)
             if not rows:
                 return 0
             lag = max(now - rows[0].due_at, timedelta(0))
@@ -238,24 +242,36 @@ class Relay:
         # is longer the longer batches take: the busier the system, the larger the batches, and the less they cost.
         # After a few messages it hardly rests, as there is little to be saved, and an order would wait at each step.
         # Only when no more arrive does it ask when the next message is due.
+
+        # Note [Replies do not wait]: a rest is for what requests post one by one. What a handler sends to a service
+        # comes as one batch already, of the messages that it was given together, so it is sent at once; all else goes
+        # on waiting, or its batches would become smaller.
         """
-        failures, notified, rested_at, rest = 0, False, 0.0, Rest()
+        failures, rested_at, rest = 0, 0.0, Rest()
+        is_posted, replies = False, set[str]()
         with Listener(self.database) as listener:
             while not stop.is_set():
                 heartbeat.beat()
                 try:
                     self.settle()
-                    if notified:
-                        stop.wait(max(0.0, rested_at - time.monotonic()))
-                        began, wait = time.monotonic(), QUIET
+                    began = time.monotonic()
+                    if is_posted and began < rested_at:
+                        if replies:
+                            self.publisher.open()
+                            self.send_batch(now=self._now(), types=replies)
+                        wait = rested_at - time.monotonic()
+                    elif is_posted:
                         self.publisher.open()
                         sent, sent_at = self._send_burst(), time.monotonic()
                         rested_at = sent_at + rest.after(sent, took=sent_at - began)
+                        is_posted, wait = False, QUIET
                     else:
                         due = self.drain()
-                        wait = POLL if due is None else min(POLL, max(0.0, (due - self._now()).total_seconds()))
-                    failures, notified = 0, False
-                    notified = listener.wait(min(wait, ANSWERS) if self._unanswered else wait)
+                        wait = POLL if due is None else (due - self._now()).total_seconds()
+                    failures, replies = 0, set()
+                    heard = listener.wait(max(0.0, min(wait, ANSWERS if self._unanswered else POLL)))
+                    if heard is not None:
+                        is_posted, replies = True, heard
                 except BrokerTooOld:
                     raise
                 except (*LOST, Error) as error:

@@ -167,7 +167,7 @@ def programs(env: Mapping[str, str], *, data: Path, password: Path) -> list[Prog
         Program("relay", ["manage.py", "relay"], after=[*migrate, topology], says="relaying"),
         Program(
             "beat",
-            [*CELERY, "beat", "-l", "INFO", "-s", str(data / "beat-schedule"), "--pidfile="],
+            [*CELERY, "beat", "-l", "INFO", "--pidfile="],
             after=[*migrate, topology],
             says="beat: Starting",
             whispers=QUIET,

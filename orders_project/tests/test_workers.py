@@ -1,6 +1,5 @@
 """What `celery inspect` and `manage.py workers` make of the answers; see test_observability.py for a real run."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,7 +7,6 @@ from urllib.parse import urlsplit
 import kombu
 import pytest
 from amqp.exceptions import AccessRefused, NotFound
-from celery.beat import PersistentScheduler
 from celery.worker.consumer import Consumer
 from celery.worker.control import Panel
 from celery.worker.pidbox import Pidbox
@@ -21,14 +19,6 @@ from orders_project.celery_worker import Answers, CarefulConsumer
 from orders_project.observability import workers
 from orders_project.tests.chaos.proxy import Proxies
 from outbox import broker
-
-
-def test_beat_sends_what_workers_take_and_nothing_else(tmp_path: Path) -> None:
-    scheduler = PersistentScheduler(app, schedule_filename=str(tmp_path / "schedule"))
-    schedule = dict(scheduler.schedule)  # ours, and what Celery adds of its own accord
-    scheduler.close()
-    assert schedule.keys() == app.conf.beat_schedule.keys()
-    assert {one.options["queue"] for one in schedule.values()} == {f"{service}.beat" for service in settings.SERVICES}
 
 
 def test_workers_answer_what_celery_knows_as_a_question() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from django.utils import timezone
 from outbox import due_rows
 from outbox.due_rows import CLAIM, DueRows
 from outbox.services import model_of
-from outbox.tests.examples import SERVICE, Count
+from outbox.tests.examples import SERVICE, Count, Echo
 
 Outgoing = model_of(SERVICE, "Outgoing")
 ROWS = 1500
@@ -48,6 +49,18 @@ def test_what_is_due_by_the_clock_of_the_database_is_due_though_this_process_is_
     with transaction.atomic(using=SERVICE):
         assert [one.pk for one in DueRows(SERVICE).claim(now=early, limit=200)] == [row.pk]
         assert not DueRows(SERVICE).claim(now=early, overdue=timedelta(minutes=1), limit=200)
+
+
+@pytest.mark.django_db
+def test_rows_of_some_types_are_found_without_changing_where_a_look_at_all_begins() -> None:
+    due = DueRows(SERVICE)
+    (late,) = post(ago=2 * due_rows.SLOWEST)
+    with transaction.atomic(using=SERVICE):
+        (reply, _) = Outgoing.post(Echo(), Count())
+        Outgoing.post(Echo(), due_at=timezone.now() + timedelta(minutes=1))
+        assert due.claim_of({"tests.echo"}, now=timezone.now(), limit=200) == [reply]
+    due._everywhere_at = time.monotonic() + 3600
+    assert late.pk in claimed(due)
 
 
 @pytest.mark.django_db(transaction=True)

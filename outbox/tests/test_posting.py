@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from django.core.checks import run_checks
@@ -17,11 +18,12 @@ from outbox.checks import ensure_services_keep_together
 from outbox.envelope import MAX_LENGTHS
 from outbox.errors import PostedOutsideTransaction, TooLarge
 from outbox.ids import floor7, time7, uuid7
-from outbox.message import MAX_BYTES
+from outbox.message import EVENTS, MAX_BYTES, Message
 from outbox.models import OutgoingMessage
+from outbox.notifications import Listener, WakeUp
 from outbox.preview import MESSAGE_COLUMNS
 from outbox.services import model_of
-from outbox.tests.examples import SERVICE, Count
+from outbox.tests.examples import SERVICE, Count, CountTogether, Echo
 
 Outgoing = model_of(SERVICE, "Outgoing")
 SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -68,6 +70,25 @@ class TestWakingTheRelay:
 
         with connections[SERVICE].execute_wrapper(watch):
             yield count
+
+    def test_names_the_messages_to_services_that_a_handler_sends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Told(Message, name="tests.told_by_handler", to=EVENTS): ...
+
+        monkeypatch.setattr(WakeUp, "_next", WeakKeyDictionary())  # without what was rolled back earlier
+        handled = context.Context("c-1", causation_id=str(uuid7()))
+        with Listener(SERVICE) as listener:
+            listener.wait(0)  # from now on
+            with transaction.atomic(using=SERVICE):
+                Outgoing.post(Count())
+            assert listener.wait(60) == set()
+            with context.acting(handled), transaction.atomic(using=SERVICE):
+                Outgoing.post(Echo(), Told(), Count())
+                Outgoing.post(CountTogether(), due_at=timezone.now() + timedelta(minutes=1))
+            assert listener.wait(60) == {"tests.count", "tests.echo"}
+            with context.acting(handled), transaction.atomic(using=SERVICE):
+                Outgoing.post(Told())
+            assert listener.wait(60) == set()
+            assert listener.wait(0) is None
 
     def test_is_done_once_a_transaction(self, notifications: Callable[[], int]) -> None:
         for _ in range(2):

@@ -17,15 +17,15 @@ from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from outbox import broker
+from outbox import broker, context
 from outbox import relay as relays
 from outbox.broker import Publisher
-from outbox.models import CHANNEL
+from outbox.notifications import CHANNEL
 from outbox.relay import MANY, MAX_REST, REST_FACTOR, Relay, Rest
 from outbox.services import model_of
 from outbox.stream import Reader
 from outbox.tasks import tick
-from outbox.tests.examples import SERVICE, Count
+from outbox.tests.examples import SERVICE, Count, CountTogether, Echo
 from outbox.tests.proxy import Proxy
 
 Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLetter")
@@ -377,8 +377,20 @@ class TestARunningRelay:
             post()
             self.wait(self.sent)
 
+    @pytest.mark.usefixtures("without_polling")
+    def test_sends_replies_while_it_rests(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Rest, "after", lambda self, messages, took: 3600.0)
+        post()
+        self.wait(self.sent)
+        (alone,) = post()
+        with context.acting(context.Context("c-1", causation_id="m-1")), transaction.atomic(using=SERVICE):
+            replies = [*Outgoing.post(Echo(), Echo()), *Outgoing.post(CountTogether())]
+        self.wait(lambda: Outgoing.objects.filter(published_at=None).count() == 1)
+        assert Outgoing.objects.get(published_at=None) == alone
+        assert Outgoing.objects.filter(pk__in=[row.pk for row in replies]).count() == 3
+
     def test_polls_where_no_notification_arrives(self, running: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("outbox.models.WakeUp.__call__", lambda self: None)
+        monkeypatch.setattr("outbox.notifications.WakeUp.__call__", lambda self: None)
         post()
         self.wait(self.sent)
 

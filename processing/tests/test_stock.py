@@ -241,7 +241,7 @@ class TestExpiry:
 
     def test_is_checked_periodically(self) -> None:
         entry = current_app.conf.beat_schedule["processing.expire_holds processing"]
-        assert (entry["schedule"], entry["options"]["queue"]) == (10, "processing.beat")
+        assert (entry["schedule"].seconds, entry["options"]["queue"]) == (10, "processing.beat")
         assert entry["task"] in current_app.tasks
 
 

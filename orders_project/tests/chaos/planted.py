@@ -57,12 +57,12 @@ BUGS: dict[str, list[Edit]] = {
     "publish-before-commit": [
         (
             "outbox/models.py",
-            "        WakeUp.after_commit(using)\n",
+            "        WakeUp.after_commit(using, replies)\n",
             "        from .broker import Publisher\n\n"
             "        due = [row for row in rows if row.due_at <= clock.now(using)]\n"
             "        (publisher := Publisher()).publish([([row.envelope()], row.to) for row in due])\n"
             "        publisher.close()\n"
-            "        WakeUp.after_commit(using)\n",
+            "        WakeUp.after_commit(using, replies)\n",
         )
     ],
     "webhook-amount-ignored": [

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from orders_project.tests.running_system import RunningSystem
-from outbox.models import CHANNEL
+from outbox.notifications import CHANNEL
 
 from .conftest import run_only
 
