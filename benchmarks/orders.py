@@ -39,7 +39,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=20, help="how long each part lasts")
-    parser.add_argument("--rate", type=float, default=150, help="orders a second that are more than it can take")
+    parser.add_argument("--rate", type=float, default=200, help="orders a second that are more than it can take")
     parser.add_argument("--baseline", metavar="REV", help="measure another revision in turn with this one")
     parser.add_argument("--turns", type=int, default=3, help="how often each of the two is measured")
     parser.add_argument("--peer", choices=peer.PEERS, help="measure another durable engine on the same server")
