@@ -6,11 +6,15 @@ for all of them. So each has a time of its own within its interval. It is a time
 of beat and a time without a broker, so no file has to say when a task was sent last.
 """
 
+import time
 from datetime import datetime, timedelta
 from typing import Any
 
+from celery.beat import Scheduler as CeleryScheduler
 from celery.schedules import schedstate, schedule
 from django.conf import settings
+
+Task = tuple[float, str, str, tuple[str, ...]]
 
 GOLDEN = 0.618034  # multiples of the golden section, taken modulo 1, are far from each other, however many there are
 
@@ -35,9 +39,26 @@ class Staggered(schedule):
         return schedstate(is_due=True, next=self.remaining_estimate(self.now()).total_seconds())
 
 
-def tasks() -> list[tuple[float, str, str, tuple[str, ...]]]:
+class Scheduler(CeleryScheduler):
+    """Goes on where the clock was set back: Celery's waits until it shows the time that it had shown."""
+
+    _latest = 0.0
+
+    def tick(self, *arguments: Any, **options: Any) -> float:
+        """Send what is due; return for how many seconds nothing will be."""
+        now = time.time()
+        if now < self._latest:
+            for entry in self.schedule.values():
+                entry.last_run_at = entry.default_now()
+            self._heap = None  # of the times at which to look again; it is made anew
+        self._latest = now
+        seconds: float = super().tick(*arguments, **options)
+        return seconds
+
+
+def tasks() -> list[Task]:
     """Return the tasks: how many seconds lie between two runs, the name, the service that runs it and its arguments."""
-    found: list[tuple[float, str, str, tuple[str, ...]]] = [
+    found: list[Task] = [
         *((1, "outbox.tick", service, (service,)) for service in settings.SERVICES),
         *((5, "outbox.collect", service, (service,)) for service in settings.SERVICES),
         (5, "payments.janitor", "payments", ()),

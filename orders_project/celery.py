@@ -184,7 +184,7 @@ app.conf.update(
     worker_send_task_events=False,
     timezone="UTC",
     beat_schedule=beat_schedule.entries(),
-    beat_scheduler="celery.beat:Scheduler",  # keeps no file
+    beat_scheduler="orders_project.beat_schedule:Scheduler",  # keeps no file
 )
 app.conf["CELERY_DB_REUSE_MAX"] = 1000  # for Celery's Django fixup: a child keeps its connections for this many tasks
 app.autodiscover_tasks()

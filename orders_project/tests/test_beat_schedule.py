@@ -1,18 +1,20 @@
 """When beat sends the periodic tasks."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import time_machine
-from celery.beat import Scheduler
+from celery.utils.imports import symbol_by_name
 from django.conf import settings
 
 from orders_project.beat_schedule import Staggered, entries
 from orders_project.celery import app
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+Scheduler: Any = symbol_by_name(app.conf.beat_scheduler)
 
 
 def at(seconds: float) -> datetime:
@@ -44,12 +46,34 @@ def test_a_task_is_sent_at_its_own_time_of_the_clock(last: float, now: float, is
 
 def test_a_restart_moves_no_task() -> None:
     with time_machine.travel(at(8), tick=False) as clock:
-        scheduler: Any = Scheduler(app)
+        scheduler = Scheduler(app)
         entry = scheduler.schedule["payments.reconcile payments"]
         wait = entry.is_due().next
         clock.move_to(at(8 + wait - 1))
-        again: Any = Scheduler(app)
+        again = Scheduler(app)
         assert again.schedule["payments.reconcile payments"].is_due() == (False, pytest.approx(1, abs=1e-3))
+
+
+@pytest.mark.parametrize("step", [-3600, -5, 3600])
+def test_tasks_are_sent_as_often_after_the_clock_was_set(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    sent: Counter[str] = Counter()
+    scheduler = Scheduler(app)
+    monkeypatch.setattr(scheduler, "apply_entry", lambda entry, producer: sent.update([entry.name]))
+    monkeypatch.setattr(Scheduler, "producer", None)
+
+    def run(*, since: float) -> Counter[str]:
+        sent.clear()
+        for look in range(200):
+            clock.move_to(at(since + look / 10))
+            while scheduler.tick() == 0:
+                pass
+        return sent.copy()
+
+    with time_machine.travel(NOON, tick=False) as clock:
+        before = run(since=0)
+        after = run(since=20 + step)
+    often = [name for name, entry in entries().items() if entry["schedule"].seconds <= 10]
+    assert all(before[name] >= 2 and abs(after[name] - before[name]) <= 1 for name in often)
 
 
 def test_no_two_tasks_are_sent_at_the_same_time() -> None:
