@@ -47,7 +47,7 @@ def collect(service: str) -> None:
 @shared_task(name="outbox.purge")
 @skip_while_unavailable
 def purge(service: str) -> None:
-    """Delete what the service need not keep any longer. Every minute."""
+    """Delete what the service need not keep any longer. Every ten seconds."""
     purged = retention.purge(service, now=clock.now(database_of(service)))
     if any(purged.values()):
         logger.info("%s: purged %s", service, ", ".join(f"{number} {kind}" for kind, number in purged.items()))
