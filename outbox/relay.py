@@ -22,6 +22,7 @@ from .broker import LOST, BrokerTooOld, Outcome, Publisher
 from .due_rows import DueRows
 from .models import DeadLetter, OutgoingMessage
 from .notifications import Listener
+from .rest import Rest
 from .services import database_of, model_of
 from .sqlstates import is_unavailable, note
 from .store import Rows, Statement
@@ -33,10 +34,6 @@ CHANGED = ("due_at", "first_due_at", "publish_attempts", "refusals", "last_error
 LEASE = timedelta(seconds=30)  # for rows that the broker has not answered
 ANSWERS = 0.1  # seconds between two looks for the answers of a slow broker
 POLL = 1.0  # seconds; NOTIFY wakes the relay earlier
-REST_FACTOR = 3  # times as long as many messages take
-MANY = 10  # messages; after fewer it rests for less time
-MAX_REST = 0.1  # seconds
-LATELY = 10  # bursts that tell how long to rest
 QUIET = 0.1  # seconds without a notification
 MAX_PAUSE = 2  # by `backoff`: four seconds between attempts to reach a server that is gone
 OVERDUE = timedelta(seconds=1)  # a running relay would have sent this by now
@@ -52,25 +49,6 @@ class _Batch:
 
     def __len__(self) -> int:
         return sum(map(len, self.rows.values()))
-
-
-@dataclass
-class Rest:
-    """
-    How long a relay rests after a burst: the longer, the more bursts have had to send, and the longer they took.
-
-    # Note [Not by the last burst alone]: a small one would be followed by a short rest, and so by another small one, a
-    # large one by a long rest. Then the rests differ much more than the load, and an order waits for the longest.
-    """
-
-    _messages: float = 0.0
-    _took: float = 0.0
-
-    def after(self, messages: int, *, took: float) -> float:
-        """Return how many seconds to rest after a burst of so many messages that took so long."""
-        self._messages += (messages - self._messages) / LATELY
-        self._took += (min(took, MAX_REST) - self._took) / LATELY
-        return min(MAX_REST, REST_FACTOR * self._took * min(1.0, self._messages / MANY))
 
 
 @dataclass

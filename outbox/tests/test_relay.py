@@ -21,7 +21,8 @@ from outbox import broker, context
 from outbox import relay as relays
 from outbox.broker import Publisher
 from outbox.notifications import CHANNEL
-from outbox.relay import MANY, MAX_REST, REST_FACTOR, Relay, Rest
+from outbox.relay import Relay
+from outbox.rest import Rest
 from outbox.services import model_of
 from outbox.stream import Reader
 from outbox.tasks import tick
@@ -444,18 +445,6 @@ class TestTheTick:
     def test_asks_one_question_if_nothing_is_due(self, django_assert_num_queries: Any, channel: Any) -> None:
         with django_assert_num_queries(1, using=SERVICE):
             tick(SERVICE)
-
-
-def test_rests_after_many_messages_as_long_as_they_take_of_late() -> None:
-    rest = Rest()
-    for _ in range(100):
-        steady = rest.after(MANY, took=0.01)
-    assert steady == pytest.approx(REST_FACTOR * 0.01, rel=0.01)
-    assert steady < rest.after(MANY, took=0.02) < 1.2 * steady  # one that takes twice as long changes little
-    assert rest.after(MANY, took=60) <= MAX_REST
-    for _ in range(100):
-        alone = rest.after(1, took=0.01)
-    assert alone == pytest.approx(steady / MANY, rel=0.01)
 
 
 def test_every_service_has_a_tick() -> None:

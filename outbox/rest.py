@@ -1,0 +1,37 @@
+"""
+How long a relay rests after a burst, so that what is posted meanwhile travels together.
+
+# Note [Soon as long as an order may wait]: what a message costs on its way through broker, worker and database is
+several times what the relay spends on it. So a relay rests for nearly as long as an order may wait as soon as a few
+messages come at a time; if it rested by what it spends itself, a machine would be busiest at a third of what it can
+take. When very many come at a time, larger batches are worth a longer wait.
+"""
+
+from dataclasses import dataclass
+
+FACTOR = 8  # times as long as many messages take
+MANY = 10  # messages; after fewer it rests for less time
+LONG = 0.05  # seconds
+LONGEST = 0.1  # seconds, when very many come
+EACH = 0.001  # seconds for each message of a burst, between these two
+LATELY = 10  # bursts
+
+
+@dataclass
+class Rest:
+    """
+    The longer, the more the last bursts had to send, and the longer they took.
+
+    # Note [Not by the last burst alone]: a small one would be followed by a short rest, and so by another small one, a
+    large one by a long rest. Then the rests differ much more than the load, and an order waits for the longest.
+    """
+
+    _messages: float = 0.0
+    _took: float = 0.0
+
+    def after(self, messages: int, *, took: float) -> float:
+        """Return how many seconds to rest after a burst of so many messages that took so long."""
+        self._messages += (messages - self._messages) / LATELY
+        self._took += (min(took, LONGEST) - self._took) / LATELY
+        longest = min(LONGEST, max(LONG, EACH * self._messages))
+        return min(longest, FACTOR * self._took * min(1.0, self._messages / MANY))
