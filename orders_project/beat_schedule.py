@@ -30,7 +30,7 @@ class Staggered(schedule):
         """Return how long it takes until the first such time after the last run; less than nothing if it is over."""
         last = last_run_at.timestamp()
         due = last + self.seconds - (last - self.offset) % self.seconds
-        return timedelta(seconds=due - self.now().timestamp())
+        return timedelta(seconds=due - time.time())
 
     def is_due(self, last_run_at: datetime) -> schedstate:
         """Return whether the task is due, and in how many seconds to ask again."""

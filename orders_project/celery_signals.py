@@ -1,5 +1,6 @@
 """What a Celery process does when it starts, forks, beats and ends."""
 
+import logging
 from typing import Any
 
 from celery.signals import (
@@ -19,6 +20,7 @@ from outbox import heartbeat, tracing
 
 from .observability import logs, process
 
+logger = logging.getLogger(__name__)
 _name = "worker"
 
 
@@ -57,6 +59,7 @@ def on_child_end(**kwargs: Any) -> None:
 @beat_init.connect
 def on_beat_start(**kwargs: Any) -> None:
     logs.take_over()
+    logger.info("beat is starting")
 
 
 @heartbeat_sent.connect

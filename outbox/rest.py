@@ -1,26 +1,26 @@
 """
 How long a relay rests after a burst, so that what is posted meanwhile travels together.
 
-# Note [Soon as long as an order may wait]: what a message costs on its way through broker, worker and database is
-several times what the relay spends on it. So a relay rests for nearly as long as an order may wait as soon as a few
-messages come at a time; if it rested by what it spends itself, a machine would be busiest at a third of what it can
-take. When very many come at a time, larger batches are worth a longer wait.
+# Note [What a message costs behind the relay]: in the broker, in a worker and in its database, several times what the
+relay spends on it. So as soon as a few messages come at a time, a relay rests for nearly as long as an order may wait.
+If it rested by its own work alone, a machine would be busiest at a third of what it can take. When very many come at a
+time, larger batches are worth a longer wait.
 """
 
 from dataclasses import dataclass
 
 FACTOR = 8  # times as long as many messages take
 MANY = 10  # messages; after fewer it rests for less time
-LONG = 0.05  # seconds
-LONGEST = 0.1  # seconds, when very many come
-EACH = 0.001  # seconds for each message of a burst, between these two
+LONG = 0.05  # seconds; with very many messages up to
+LONGEST = 0.1
+EACH = 0.001  # seconds for each message, between these two
 LATELY = 10  # bursts
 
 
 @dataclass
 class Rest:
     """
-    The longer, the more the last bursts had to send, and the longer they took.
+    The more the last bursts had to send, and the longer they took, the longer it is.
 
     # Note [Not by the last burst alone]: a small one would be followed by a short rest, and so by another small one, a
     large one by a long rest. Then the rests differ much more than the load, and an order waits for the longest.

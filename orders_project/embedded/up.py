@@ -169,7 +169,7 @@ def programs(env: Mapping[str, str], *, data: Path, password: Path) -> list[Prog
             "beat",
             [*CELERY, "beat", "-l", "INFO", "--pidfile="],
             after=[*migrate, topology],
-            says="beat: Starting",
+            says="beat is starting",
             whispers=QUIET,
         ),
         Program(

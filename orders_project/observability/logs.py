@@ -192,7 +192,8 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
         "handlers": {"lines": {"class": "logging.StreamHandler", "formatter": "lines"}},
         "root": {"handlers": ["lines"], "level": level},
         "loggers": {
-            # Two lines for each task; outbox/consumers.py logs what was handled once.
+            # Three lines for each task; outbox/consumers.py logs what was handled once.
+            "celery.beat": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
             "celery.app.trace": {"level": "WARNING"},
             "amqp": {"level": "WARNING"},
