@@ -42,7 +42,9 @@ class Staggered(schedule):
 class Scheduler(CeleryScheduler):
     """Goes on where the clock was set back: Celery's waits until it shows the time that it had shown."""
 
-    _latest = 0.0
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._latest = time.time()
+        super().__init__(*arguments, **options)
 
     def tick(self, *arguments: Any, **options: Any) -> float:
         """Send what is due; return for how many seconds nothing will be."""
