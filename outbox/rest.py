@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 FACTOR = 8  # times as long as many messages take
 MANY = 10  # messages; after fewer it rests for less time
-LONG = 0.05  # seconds; with very many messages up to
-LONGEST = 0.1
-EACH = 0.001  # seconds for each message, between these two
+LONG = 0.05  # seconds
+LONGEST = 0.1  # seconds, with very many messages
+EACH = 0.001  # seconds for each message, from LONG to LONGEST
 LATELY = 10  # bursts
 
 
