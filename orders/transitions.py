@@ -211,8 +211,8 @@ def apply(
         messages.append(step.says(order))
     posted: list[Outgoing] = []
     with ROWS.batch(batch) as batch:
-        if becomes != before and becomes not in ENDS:
-            _hasten_timer(order, batch=batch)
+        if becomes != before:
+            _renew_timer(order, batch=batch)
         if events:
             batch.update(order, "status", "version", "updated_at", "status_since", "timer_at", "timer_id", *changes)
             batch.insert(*events)
@@ -304,7 +304,8 @@ def _changes(event: Event, order: Order, *, becomes: Status) -> dict[str, Any]:
 # Its timers ---------------------------------------------------------------------------------------------------------
 #
 # Note [One timer counts]: `timer_id` is the message that counts, and it comes no later than the order is overdue. A
-# transition to a status whose time ends earlier sets another one; the former then does nothing when it comes.
+# transition to a status whose time ends earlier sets another one; the former is withdrawn, as is the last one of an
+# order that has ended. One that was under way by then does nothing when it comes.
 
 
 @transaction.atomic(using="orders", savepoint=False)
@@ -354,14 +355,23 @@ def _pause(order: Order, *, now: datetime) -> timedelta:
     return min(max(now - order.status_since, TIMEOUTS[Status(order.status)]()), LONGEST_PAUSE)
 
 
-def _hasten_timer(order: Order, *, batch: Batch) -> None:
-    """Set a timer for the status that an order has entered, unless one comes before its time ends anyway."""
-    if order.timer_at is None or order.timer_at > overdue_at(order):
+def _renew_timer(order: Order, *, batch: Batch) -> None:
+    """Set a timer for the status that an order has entered, unless one comes before its time ends, or it has ended."""
+    if order.status in ENDS:
+        _withdraw_timer(order, batch=batch)
+    elif order.timer_at is None or order.timer_at > overdue_at(order):
         set_timer(order, at=overdue_at(order), batch=batch)
 
 
+def _withdraw_timer(order: Order, *, batch: Batch) -> None:
+    if order.timer_id is not None:
+        Outgoing.withdraw(order.timer_id, batch=batch)
+    order.timer_at = order.timer_id = None
+
+
 def set_timer(order: Order, *, at: datetime, batch: Batch) -> None:
-    """Let an order have this next timer; store its `timer_at` and `timer_id` as well."""
+    """Let an order have this next timer in place of the one that it has; store its `timer_at` and `timer_id` too."""
+    _withdraw_timer(order, batch=batch)
     (timer,) = Outgoing.post(Overdue(order_id=order.order_id), due_at=at, batch=batch)
     order.timer_at, order.timer_id = at, timer.message_id
 

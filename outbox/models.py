@@ -25,6 +25,9 @@ from .message import EVENTS, MAX_BYTES, Message
 from .notifications import WakeUp
 from .store import Batch, Rows
 
+# Note [What was never sent]: no relay can have sent a row that was never due. A minute is more than the clocks of two
+# servers differ by; what was put off may have been sent before.
+NEVER_SENT = "published_at IS NULL AND first_due_at IS NULL AND due_at > statement_timestamp() + interval '1 minute'"
 UNSAMPLED = ""  # in place of the traceparent that follows from the correlation id
 
 
@@ -114,6 +117,11 @@ class OutgoingMessage(models.Model):
         replies = {row.type for row in rows if row.to != EVENTS} if here.causation_id and due_at is None else set()
         cls._store(rows, batch, replies=replies)
         return rows
+
+    @classmethod
+    def withdraw(cls, message_id: UUID, *, batch: Batch) -> None:
+        """Do not send a message that was posted for later, unless it can have been sent already."""
+        batch.delete(cls, message_id, where=NEVER_SENT)
 
     @classmethod
     def post_again(

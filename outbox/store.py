@@ -14,7 +14,7 @@ Rows without the query builder, and several statements in one round trip: for th
 # of an idle transaction. A process that is frozen there would keep its locks for ever. So a round trip is sent at once.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -167,9 +167,9 @@ class Rows:
         columns = ", ".join(f'"{field.column}" = %s' for field in fields)
         return Statement(f'UPDATE "{kind._meta.db_table}" SET {columns} {_with_keys(kind)}', [*values.values(), keys])
 
-    def delete_all(self, kind: type[models.Model], keys: Sequence[Any]) -> Statement:
+    def delete_all(self, kind: type[models.Model], keys: Sequence[Any], *, where: str = "true") -> Statement:
         """Delete the rows with these primary keys; nothing else is deleted with them, and no signal is sent."""
-        return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)}', [keys])
+        return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)} AND {where}', [keys])
 
     @contextmanager
     def batch(self, joined: "Batch | None" = None) -> Iterator["Batch"]:
@@ -308,7 +308,7 @@ class Batch:
 
     steps: list[Callable[[Rows], Statement]] = field(default_factory=list)
     touched: list[int] = field(default_factory=list)  # after the block: how many rows each statement touched
-    _collected: dict[Any, dict[int, models.Model]] = field(default_factory=dict)
+    _collected: dict[Any, dict[Any, Any]] = field(default_factory=dict)
 
     def add(self, statement: Statement) -> int:
         """Add a statement, and return its number in `touched`."""
@@ -323,10 +323,21 @@ class Batch:
         """Store these fields of a row."""
         self._collect((type(row), names), [row], lambda store, all_: store.update_each(all_, *names))
 
+    def delete(self, kind: type[models.Model], key: Any, *, where: str) -> None:
+        """Delete the row with this primary key, which this batch does not store, if it meets this SQL condition."""
+        self._gather(
+            (kind, where),
+            {key: key},
+            lambda store, keys: store.delete_all(kind, keys, where=where)._replace(table=f"deleted {kind.__name__}"),
+        )
+
     def _collect(
         self, key: Any, rows: Sequence[models.Model], statement: Callable[[Rows, list[models.Model]], Statement]
     ) -> None:
+        self._gather(key, {id(row): row for row in rows}, statement)
+
+    def _gather(self, key: Any, found: Mapping[Any, Any], statement: Callable[[Rows, list[Any]], Statement]) -> None:
         if key not in self._collected:
             collected = self._collected[key] = {}
             self.steps.append(lambda store: statement(store, list(collected.values())))
-        self._collected[key] |= {id(row): row for row in rows}
+        self._collected[key] |= found

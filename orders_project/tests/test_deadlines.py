@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import time_machine
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from orders import gauges, saga, services, transitions
 from orders.messages import Overdue
-from orders.models import Order, OrderEvent, Outgoing
+from orders.models import Incoming, Order, OrderEvent, Outgoing
 from orders_project.backoffice import timeline
 from orders_project.tests.carrier import Carrier
 from payments import services as money
@@ -57,15 +58,49 @@ def until(clock: Any, at: Any, post: Carrier) -> None:
     post.run()
 
 
-def test_an_order_that_is_done_at_once_has_cost_one_timer(post: Carrier) -> None:
+def test_the_timer_of_an_order_that_has_ended_is_withdrawn(post: Carrier) -> None:
     order = place()
+    timer = Outgoing.objects.get(type=Overdue.name)
+    assert order.timer_id == timer.message_id
     post.run()
     order.refresh_from_db()
-    assert order.status == "done"
-    assert Outgoing.objects.filter(type=Overdue.name).count() == 1
+    assert (order.status, order.timer_at, order.timer_id) == ("done", None, None)
+    assert not Outgoing.objects.filter(type=Overdue.name).exists()
     with time_machine.travel(timezone.now() + timedelta(hours=1)):
         post.run()
-    assert Outgoing.objects.filter(type=Overdue.name).count() == 1
+    assert not Incoming.objects.filter(type=Overdue.name).exists()
+
+
+def test_a_timer_that_an_earlier_one_replaces_is_withdrawn(clock: Any) -> None:
+    post, order = losing("payments.charge", "payments.void"), place()
+    post.run()
+    first = order.timer_id
+    clock.shift(3 * MINUTE)
+    services.cancel_order(order_id="o", now=timezone.now())
+    order.refresh_from_db()
+    assert first != order.timer_id
+    assert [row.message_id for row in Outgoing.objects.filter(type=Overdue.name)] == [order.timer_id]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"due_at": Now() + timedelta(seconds=50)}, id="is-due-soon"),
+        pytest.param({"first_due_at": Now() - MINUTE, "due_at": Now() + 30 * MINUTE}, id="was-put-off"),
+        pytest.param({"published_at": Now()}, id="was-sent"),
+    ],
+)
+def test_a_timer_that_can_have_been_sent_stays(post: Carrier, change: dict[str, Any]) -> None:
+    """As a message that was handled and that nobody has sent would be one that somebody made up."""
+    place()
+    Outgoing.objects.filter(type=Overdue.name).update(**change)
+    post.passes_over = lambda envelope: envelope.type == Overdue.name
+    post.run()
+    assert Order.objects.get().status == "done"
+    (timer,) = Outgoing.objects.filter(type=Overdue.name)
+    post.deliver("orders", timer.envelope())
+    assert Incoming.objects.filter(type=Overdue.name).exists()
+    assert Order.objects.get().version == 4
 
 
 def test_a_paid_order_that_nobody_processes_turns_back_after_five_minutes(clock: Any) -> None:

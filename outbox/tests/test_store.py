@@ -146,6 +146,17 @@ def test_changes_and_deletes_by_key() -> None:
     assert stored() == [("a", 7), ("b", 7)]
 
 
+def test_a_batch_deletes_what_meets_a_condition_beside_what_it_stores() -> None:
+    rows = [incoming("a", attempt=1), incoming("b", attempt=2), incoming("c", attempt=2)]
+    ROWS.run(ROWS.insert(*rows))
+    with ROWS.batch() as batch:
+        batch.insert(incoming("d"))
+        for row in rows[:2]:
+            batch.delete(type(row), row.pk, where="attempt > 1")
+    assert batch.touched == [1, 1]
+    assert stored() == [("a", 1), ("c", 2), ("d", 0)]
+
+
 def prepared() -> list[str]:
     with connections[SERVICE].cursor() as cursor:
         cursor.execute("SELECT statement FROM pg_prepared_statements ORDER BY prepare_time")
