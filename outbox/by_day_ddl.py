@@ -82,6 +82,10 @@ SELECT format('CREATE POLICY %%I ON %%I AS %%s FOR %%s TO %%s', policyname, %(ta
 FROM pg_policies WHERE schemaname = 'public' AND tablename = %(table)s
 """
 OPTIONS = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = %s::regclass"
+SAMPLES = """
+SELECT string_agg(format('ALTER COLUMN %%I SET STATISTICS %%s', attname, attstattarget), ', ')
+FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attstattarget >= 0
+"""
 TURN = "hashtextextended('by day: ' || %s, 0)"
 
 
@@ -190,7 +194,7 @@ def _ensure_possible(using: str, table: str, key: str, bound: UUID) -> None:
 def _swap(using: str, table: str, *, bound: UUID, late: str) -> Iterator[sql.Composed]:
     before, rest = f"{table}_before", f"{table}_rest"
     indexes = _rows(using, INDEXES, [table, late])
-    options = _only(using, OPTIONS, table)
+    options, samples = _only(using, OPTIONS, table), _only(using, SAMPLES, table)
     rights = _rights(using, table)
     yield _format("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", table)
     yield _format("ALTER TABLE {} RENAME TO {}", table, before)
@@ -215,6 +219,8 @@ def _swap(using: str, table: str, *, bound: UUID, late: str) -> Iterator[sql.Com
         yield _format("ALTER TABLE {} SET ({})", rest, sql.SQL(options))
     yield _format("ALTER TABLE {} ATTACH PARTITION {} DEFAULT", table, rest)
     yield _format("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM (MINVALUE) TO ({})", table, before, bound)
+    if samples:
+        yield _format("ALTER TABLE {} {}", table, sql.SQL(samples))
     yield _format("ALTER TABLE {} DROP CONSTRAINT {}", before, f"{table}_by_day")
 
 

@@ -86,6 +86,14 @@ def parts(table: str) -> list[str]:
     return [part.name for part in ByDay.of(SERVICE, table).parts]
 
 
+def samples(table: str) -> list[tuple[Any, ...]]:
+    return sql(
+        "SELECT attname, attstattarget FROM pg_attribute"
+        " WHERE attrelid = %s::regclass AND attnum > 0 AND attstattarget >= 0 ORDER BY 1",
+        table,
+    )
+
+
 def rest(table: str) -> set[UUID]:
     key, _stamp = by_day_ddl.COLUMNS[table]
     return {one for (one,) in sql(f"SELECT {key} FROM {table}_rest")}
@@ -99,8 +107,8 @@ def tables() -> dict[str, Any]:
             f"{table} {what}": sorted(map(str, sql(query.replace("%s", f"'{table}'"))))
             for what, query in {
                 "rows": f"SELECT to_jsonb(row) FROM {table} AS row",
-                "columns": "SELECT attname, atttypid::regtype, atttypmod, attnotnull, attidentity FROM pg_attribute"
-                " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
+                "columns": "SELECT attname, atttypid::regtype, atttypmod, attnotnull, attidentity, attstattarget"
+                " FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped",
                 "indexes": "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %s::regclass",
                 "constraints": "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
                 " WHERE conrelid = %s::regclass",
@@ -171,6 +179,8 @@ class TestATable:
         for part in ("rest", *(name.removeprefix(f"{OUTBOX}_") for name in parts(OUTBOX))):
             (options,) = sql(f"SELECT reloptions::text FROM pg_class WHERE relname = '{OUTBOX}_{part}'")
             assert "autovacuum_vacuum_scale_factor" in options[0], part
+            assert samples(f"{OUTBOX}_{part}") == samples(OUTBOX), part
+        assert ("data", 0) in samples(OUTBOX)
         self.fill()
         before |= {name: value for name, value in tables().items() if name.endswith("rows")}
         call_command("messages_by_day", service=[SERVICE], undo=True, at_once=True, verbosity=0)
