@@ -11,7 +11,7 @@ import platform
 import shlex
 from pathlib import Path
 
-from . import CannotRun
+from . import CannotRun, processes
 
 ELF = b"\x7fELF"
 LOADERS = {"x86_64": "usr/lib64/ld-linux-x86-64.so.2", "aarch64": "usr/lib/ld-linux-aarch64.so.1"}
@@ -45,5 +45,5 @@ def use_own_libraries(unpacked: Path, final: Path, *, under: str) -> None:
             "exec", final / loader, "--library-path", os.pathsep.join(map(str, libraries)), "--argv0",
         ]  # fmt: skip
         command = " ".join(shlex.quote(str(word)) for word in words)
-        program.write_text(f'#!/bin/sh\n{command} "$0" {shlex.quote(str(final / kept.relative_to(unpacked)))} "$@"\n')
-        program.chmod(0o755)
+        kept_there = shlex.quote(str(final / kept.relative_to(unpacked)))
+        processes.write_program(program, f'#!/bin/sh\n{command} "$0" {kept_there} "$@"\n')

@@ -38,6 +38,17 @@ class Process(Protocol):
     def terminate(self) -> None: ...
 
 
+def write_program(path: Path, text: str) -> None:
+    """
+    Store a script that can be run at once.
+
+    # Note [Text file busy]: nobody can run a file as long as somebody has it open for writing, and what one thread has
+    open is open as well in a child that another thread starts, until that runs its own program. So a child writes it.
+    """
+    command: list[str | Path] = ["/bin/sh", "-c", 'cat > "$0" && chmod 755 "$0"', path]
+    subprocess.run(command, input=text, text=True, check=True, env={"PATH": os.defpath})
+
+
 def spawn(
     argv: Sequence[str | Path],
     *,

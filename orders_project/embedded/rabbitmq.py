@@ -411,7 +411,7 @@ def _relocate_erlang(unpacked: Path, final: Path) -> None:
         if script.is_symlink() or not script.is_file() or not script.read_bytes().startswith(b"#!"):
             continue
         text = script.read_text()
-        script.write_text(text.replace("=/usr/lib/erlang", f"={final}/usr/lib/erlang"))
+        processes.write_program(script, text.replace("=/usr/lib/erlang", f"={final}/usr/lib/erlang"))
 
 
 def _bring_erlang(unpacked: Path, final: Path) -> None:

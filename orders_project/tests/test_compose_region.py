@@ -28,8 +28,7 @@ class Regions:
         scripts = shutil.copytree(compose.DOCKER / "postgres", home / "scripts")
         # The image's own entrypoint would start the server; here a test does.
         entrypoint = home / "docker-entrypoint.sh"
-        entrypoint.write_text('#!/bin/sh\necho "starts: $*"\n')
-        entrypoint.chmod(0o755)
+        processes.write_program(entrypoint, '#!/bin/sh\necho "starts: $*"\n')
         variables = {name: value or PASSWORD for name, value in compose.example().items()}
         primary, self.standby = (
             compose.load(variables, f"{role}-region")["services"]["postgres-orders"] for role in ("primary", "standby")

@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -258,8 +260,7 @@ class TestRabbitMQ:
 
     def test_prefers_the_one_on_the_path(self, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = tmp_path / "rabbitmq-server"
-        program.write_text("#!/bin/sh\n")
-        program.chmod(0o755)
+        processes.write_program(program, "#!/bin/sh\n")
         monkeypatch.setenv("PATH", str(tmp_path))
         monkeypatch.delenv(rabbitmq.RELEASE, raising=False)
         source = rabbitmq.find_source(home)
@@ -268,6 +269,26 @@ class TestRabbitMQ:
 
     def test_says_nothing_of_a_port_where_no_broker_greets(self) -> None:
         assert rabbitmq.greeting(processes.free_port()) == ""
+
+
+def test_a_program_runs_as_soon_as_it_is_stored_whatever_other_threads_start(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def start_others() -> None:
+        while not over.is_set():
+            subprocess.run(["/bin/true"], check=True)
+
+    with ThreadPoolExecutor() as pool:
+        others = [pool.submit(start_others) for _ in range(2)]
+        try:
+            for number in range(150):
+                program = tmp_path / str(number)
+                processes.write_program(program, f"#!/bin/sh\nexit {number % 2}\n")
+                assert subprocess.run([program], check=False).returncode == number % 2
+        finally:
+            over.set()
+        for other in others:
+            other.result()
 
 
 def test_a_port_is_handed_out_once_whatever_copy_of_the_project_asks(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orders_project.embedded import debian, other_release
+from orders_project.embedded import debian, other_release, processes
 
 pytestmark = pytest.mark.processes
 
@@ -21,8 +21,7 @@ def unpacked(tmp_path: Path) -> Path:
     program.parent.mkdir(parents=True)
     shutil.copy(str(shutil.which("printf")), program)
     script = program.with_name("script")
-    script.write_text("#!/bin/sh\nexit 3\n")
-    script.chmod(0o755)
+    processes.write_program(script, "#!/bin/sh\nexit 3\n")
     libraries = root / f"usr/lib/{platform.machine()}-linux-gnu"
     libraries.mkdir()
     said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout

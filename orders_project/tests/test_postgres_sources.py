@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from orders_project.embedded import CannotRun, debian, places, postgres_sources, prefetch
+from orders_project.embedded import CannotRun, debian, places, postgres_sources, prefetch, processes
 from orders_project.embedded.debian import NoPackages
 from orders_project.embedded.postgres import Postgres
 from orders_project.embedded.postgres_sources import NoPostgres, OtherVersion
@@ -49,8 +49,7 @@ def nothing_here(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def program(path: Path, script: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
+    processes.write_program(path, f"#!/bin/sh\n{script}\n")
     return path
 
 
@@ -187,7 +186,8 @@ class TestRefusals:
         self, broken: Callable[[Path], object], reason: str, nothing_here: Path, shelf: Path
     ) -> None:
         broken(nothing_here)
-        assert any(line.startswith("  path: ") and reason in line for line in refusal())
+        (of_path,) = (line for line in refusal() if line.startswith("  path: "))
+        assert reason in of_path
         make_programs(shelf / "installed/18/bin", "18.0")
         assert postgres_sources.find().version == 18
 
