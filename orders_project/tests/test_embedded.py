@@ -279,9 +279,9 @@ def test_a_program_runs_as_soon_as_it_is_stored_whatever_other_threads_start(tmp
             subprocess.run(["/bin/true"], check=True)
 
     with ThreadPoolExecutor() as pool:
-        others = [pool.submit(start_others) for _ in range(2)]
+        others = [pool.submit(start_others) for _ in range(4)]
         try:
-            for number in range(150):
+            for number in range(400):
                 program = tmp_path / str(number)
                 processes.write_program(program, f"#!/bin/sh\nexit {number % 2}\n")
                 assert subprocess.run([program], check=False).returncode == number % 2
@@ -380,7 +380,7 @@ class TestPlaces:
             print(places.scratch(sys.argv[1]), flush=True)
             time.sleep(600)
         """
-        runs = [run_python(script, kind) for _ in range(2)]
+        runs = [run_python(script, kind) for _ in range(4)]
         dead, living = (Path(first_line(run).strip()) for run in runs)
         for folder in (dead, living):
             os.utime(folder, (0, 0))
@@ -411,7 +411,7 @@ class TestDebian:
             except debian.NoPackages as refusal:
                 print("none:", refusal)
         """
-        runs = [run_python(script, tmp_path / "shelf") for _ in range(2)]
+        runs = [run_python(script, tmp_path / "shelf") for _ in range(4)]
         said = [run.communicate()[0].strip() for run in runs]
         if said[0].startswith("none:"):
             pytest.skip(said[0])
