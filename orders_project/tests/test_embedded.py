@@ -380,7 +380,7 @@ class TestPlaces:
             print(places.scratch(sys.argv[1]), flush=True)
             time.sleep(600)
         """
-        runs = [run_python(script, kind) for _ in range(4)]
+        runs = [run_python(script, kind) for _ in range(2)]
         dead, living = (Path(first_line(run).strip()) for run in runs)
         for folder in (dead, living):
             os.utime(folder, (0, 0))
@@ -411,7 +411,7 @@ class TestDebian:
             except debian.NoPackages as refusal:
                 print("none:", refusal)
         """
-        runs = [run_python(script, tmp_path / "shelf") for _ in range(4)]
+        runs = [run_python(script, tmp_path / "shelf") for _ in range(2)]
         said = [run.communicate()[0].strip() for run in runs]
         if said[0].startswith("none:"):
             pytest.skip(said[0])
