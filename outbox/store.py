@@ -167,9 +167,9 @@ class Rows:
         columns = ", ".join(f'"{field.column}" = %s' for field in fields)
         return Statement(f'UPDATE "{kind._meta.db_table}" SET {columns} {_with_keys(kind)}', [*values.values(), keys])
 
-    def delete_all(self, kind: type[models.Model], keys: Sequence[Any], *, where: str = "true") -> Statement:
+    def delete_all(self, kind: type[models.Model], keys: Sequence[Any]) -> Statement:
         """Delete the rows with these primary keys; nothing else is deleted with them, and no signal is sent."""
-        return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)} AND {where}', [keys])
+        return Statement(f'DELETE FROM "{kind._meta.db_table}" {_with_keys(kind)}', [keys])
 
     @contextmanager
     def batch(self, joined: "Batch | None" = None) -> Iterator["Batch"]:
@@ -325,11 +325,13 @@ class Batch:
 
     def delete(self, kind: type[models.Model], key: Any, *, where: str) -> None:
         """Delete the row with this primary key, which this batch does not store, if it meets this SQL condition."""
-        self._gather(
-            (kind, where),
-            {key: key},
-            lambda store, keys: store.delete_all(kind, keys, where=where)._replace(table=f"deleted {kind.__name__}"),
-        )
+
+        def statement(store: Rows, keys: list[Any]) -> Statement:
+            every = store.delete_all(kind, keys)
+            # Not the name of the table: it may be one statement with what stores other rows of it.
+            return Statement(f"{every.sql} AND {where}", every.parameters, f"deleted {kind.__name__}")
+
+        self._gather((kind, where), {key: key}, statement)
 
     def _collect(
         self, key: Any, rows: Sequence[models.Model], statement: Callable[[Rows, list[models.Model]], Statement]
