@@ -26,8 +26,8 @@ MAX_NAME = 100
 OF_STAFF = {
     "orders:read": "orders.view_order",
     "orders:write": "orders_project.cancel_order",
-    "payments:write": "orders_project.cancel_order",
-    "refunds:write": "orders_project.cancel_order",
+    "payments:write": "orders_project.capture_order",
+    "refunds:write": "orders_project.refund_order",
     "webhooks:read": "orders.view_webhookendpoint",
     "webhooks:write": "orders_project.edit_endpoint",
     "accounts:read": "payments.view_account",

@@ -361,7 +361,7 @@ class TestStaff:
     def enter(self, *permissions: str, **fields: Any) -> Http:
         from django.contrib.auth.models import Permission, User
 
-        person = User.objects.create_user("ann", password="a long secret", **{"is_staff": True} | fields)
+        person, _ = User.objects.get_or_create(username="ann", defaults={"is_staff": True} | fields)
         for permission in permissions:
             app, _, codename = permission.partition(".")
             person.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
@@ -370,9 +370,12 @@ class TestStaff:
         return browser
 
     def send(self, browser: Http, path: str, form: dict[str, str]) -> Any:
+        return browser.post(path, form | {"csrfmiddlewaretoken": self.token_of(browser, path)}, headers=self.PAGE)
+
+    def token_of(self, browser: Http, path: str) -> str:
         page = browser.get(path, headers=self.PAGE).content.decode()
         (token,) = set(re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)) or {""}
-        return browser.post(path, form | {"csrfmiddlewaretoken": token}, headers=self.PAGE)
+        return token
 
     def test_may_do_what_their_permissions_allow(self) -> None:
         browser = self.enter("orders_project.edit_product")
@@ -387,6 +390,26 @@ class TestStaff:
         assert len(browser.get("/orders").json()["results"]) == 1
         assert self.send(browser, "/orders", {"user_id": "eve", "amount": "5"}).status_code == 403
         assert Order.objects.count() == 1
+
+    @pytest.mark.parametrize(
+        ("path", "permission", "scope"),
+        [("capture", "capture_order", "payments:write"), ("refunds", "refund_order", "refunds:write")],
+    )
+    def test_need_the_permission_of_the_same_action_in_the_back_office(
+        self, http: Http, path: str, permission: str, scope: str
+    ) -> None:
+        """Who may cancel orders may not take or return money for it."""
+        http.post("/orders", {"user_id": "eve", "amount": 5}, "application/json", headers=bearer("eve", "orders:write"))
+        where = f"/orders/{Order.objects.get().order_id}/{path}"
+        others = {"cancel_order", "capture_order", "refund_order"} - {permission}
+        browser = self.enter("orders.view_order", *(f"orders_project.{name}" for name in others))
+        headers = {"Origin": "http://testserver", "X-CSRFToken": self.token_of(browser, "/orders")}
+        body = {"amount": 1, "reason": "It was broken."}
+        answer = browser.post(where, body, "application/json", headers=headers)
+        assert (answer.status_code, answer.json()["detail"]) == (403, f"This needs the scope {scope}.")
+        self.enter(f"orders_project.{permission}")
+        answer = browser.post(where, body, "application/json", headers=headers)
+        assert answer.status_code == 409, answer.content  # it is not paid yet
 
     def test_need_the_token_of_the_form(self) -> None:
         browser = self.enter(is_superuser=True)
