@@ -18,9 +18,10 @@ $$
 """
 ROWS = """
 CREATE TEMPORARY TABLE crowd AS
-SELECT n, 'o' || n AS order_id, pg_temp.uuid7(at, n) AS id, at,
+SELECT n, CASE WHEN %(long_ids)s THEN id::text ELSE 'o' || n END AS order_id, id, at,
     n > %(orders)s - 30 AS rare, n > %(orders)s / 2 AS old, n <= %(unfinished)s AS fresh
-FROM (SELECT n, now() - n / 7.0 * interval '1 second' AS at FROM generate_series(%(orders)s, 1, -1) AS n) numbered
+FROM (SELECT n, at, pg_temp.uuid7(at, n) AS id FROM generate_series(%(orders)s, 1, -1) AS n,
+    LATERAL (SELECT now() - n / 7.0 * interval '1 second' AS at) AS times OFFSET 0) numbered
 """
 
 MAILBOX = (
@@ -191,12 +192,18 @@ FILL: dict[str, tuple[str, ...]] = {
 
 
 def gather(
-    orders: int, *, services: Iterable[str] = FILL, tables: Container[str] | None = None, unfinished: int = 40
+    orders: int,
+    *,
+    services: Iterable[str] = FILL,
+    tables: Container[str] | None = None,
+    unfinished: int = 40,
+    long_ids: bool = False,
 ) -> None:
     """
     Fill the databases of services, or these tables of them, with what so many orders would have left there.
 
     :param unfinished: how many of them, the newest, have not come to their end
+    :param long_ids: with ids of orders as the system makes them, instead of `o1`, `o2` …
     """
     for service in services:
         statements = {statement: INTO.findall(statement)[0] for statement in (*FILL[service], *MAILBOX)}
@@ -205,7 +212,7 @@ def gather(
             continue
         with connections[service].cursor() as cursor:
             cursor.execute(UUID7)
-            cursor.execute(ROWS, {"orders": orders, "unfinished": unfinished})
+            cursor.execute(ROWS, {"orders": orders, "unfinished": unfinished, "long_ids": long_ids})
             for statement in filled:
                 cursor.execute(statement)
             cursor.execute("DROP TABLE crowd")
