@@ -18,8 +18,9 @@ while :; do
         rm -f base/wanted
         for old in $(ls base | grep 'Z$' | sort -r | tail -n "+$(($2 + 1))"); do rm -rf "base/$old"; done
         oldest=$(ls base | grep 'Z$' | sort | head -n 1)
-        first=$(sed -n 's/^START WAL LOCATION.*(file \([0-9A-F]*\)).*/\1/p' "base/$oldest/backup_label")
-        pg_archivecleanup -x .gz wal "$first"
+        # Where each begins: one that was made before a restore may be further ahead in the log than those after it.
+        first=$(sed -n 's/^START WAL LOCATION.*(file .\{8\}\(.\{16\}\)).*/\1/p' base/*Z/backup_label | sort | head -n 1)
+        pg_archivecleanup -x .gz wal "00000001$first" # it does not look at the history, which is the first part
         echo "base/$name is complete and checked; everything since base/$oldest can be had again"
     fi
     [ "${3:-}" != once ] || exit 0

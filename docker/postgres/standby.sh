@@ -8,6 +8,8 @@ if [ ! -e "$PGDATA/PG_VERSION" ]; then
     find "$PGDATA" -mindepth 1 -delete # what was cut short
     PGHOST=${PRIMARY%:*} PGPORT=${PRIMARY##*:} PGUSER=replicator PGPASSWORD=$REPLICATION_PASSWORD \
         pg_basebackup --pgdata="$PGDATA/copying" --checkpoint=fast --wal-method=stream --write-recovery-conf --no-password
+    # Of a primary that was restored: a standby would stop at that moment, or take itself for a primary.
+    sed -i -e '/^restore_command/d' -e '/^recovery_target/d' "$PGDATA/copying/postgresql.auto.conf"
     mv "$PGDATA/copying/PG_VERSION" "$PGDATA/.PG_VERSION"
     mv "$PGDATA/copying/"* "$PGDATA/"
     rmdir "$PGDATA/copying"

@@ -69,6 +69,16 @@ class Backups:
                 if user is not None:
                     os.chown(part, user.pw_uid, user.pw_gid)
 
+    def refuse_another(self, data: Path) -> None:
+        """
+        Check that what was backed up here is of the server with these data.
+
+        :raises NoBackup: if it is of another one: a second log between the files of the first would spoil both
+        """
+        made = self._made()
+        if made and identity(made[-1]) != identity(data):
+            raise NoBackup(f"the backups in {self.folder} are of another run: restore them, or name another folder")
+
     def archive(self) -> dict[str, str]:
         """Settings of a server that archives what it writes: each file once, whole or not at all."""
         kept, unfinished = self._file(".gz"), self._file(".unfinished")
@@ -114,9 +124,10 @@ class Backups:
         for folder in gone:
             shutil.rmtree(folder)
         if gone:
-            first = (kept[0] / "backup_label").read_text().split("(file ", 1)[1].split(")", 1)[0]
+            # Not of the oldest: one that was made before a restore may be further ahead than those after it.
+            first = min(map(_begin_of, kept))
             for file in self.wal.glob("*.gz"):
-                if file.name[8:24] < first[8:24] and not file.name.endswith(".history.gz"):
+                if file.name[8:24] < first and not file.name.endswith(".history.gz"):
                     file.unlink()
         return gone
 
@@ -131,6 +142,17 @@ class Backups:
 def moment_of(base: Path) -> datetime:
     """When a base backup was complete."""
     return datetime.strptime(base.name, STAMP).replace(tzinfo=UTC)
+
+
+def identity(data: Path) -> bytes | None:
+    """What tells the data of one server, and copies of them, from those of every other; None if there are none."""
+    control = data / "global" / "pg_control"
+    return control.read_bytes()[:8] if control.exists() else None
+
+
+def _begin_of(base: Path) -> str:
+    """Where in the log a base backup begins, without the number of the history that it belongs to."""
+    return (base / "backup_label").read_text().split("(file ", 1)[1][8:24]
 
 
 def _quoted(path: Path) -> str:

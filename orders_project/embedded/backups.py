@@ -26,7 +26,7 @@ from orders_project.environment import Environment
 from outbox.management.arguments import moment
 
 from . import CannotRun, places, processes
-from .backup_folder import STAMP, VARIABLE, Backups, NoBackup, moment_of
+from .backup_folder import STAMP, VARIABLE, Backups, NoBackup, identity, moment_of
 from .postgres import USER, Postgres
 from .postgres_sources import data_of
 from .rabbitmq import data_of as data_of_broker
@@ -62,6 +62,7 @@ def backup(data: Path, backups: Backups) -> Path:
     if not places.is_in_use(data / "postgres"):
         raise NoBackup(f"no PostgreSQL runs in {data}: start it with {VARIABLE}=… make run")
     server = Postgres.attached(data / "postgres")
+    backups.refuse_another(data_of(data / "postgres"))
     unfinished = backups.folder / "base" / "unfinished"
     programs = replace(server.installation, env=server.installation.env | {"PGPASSWORD": server.password})
     address = ["-h", "127.0.0.1", "-p", str(server.port), "-U", USER]
@@ -78,7 +79,7 @@ def backup(data: Path, backups: Backups) -> Path:
             if done.returncode:
                 raise NoBackup(f"{program}: {(done.stderr or done.stdout).strip()}")
         _await_archive(connection, backups)
-    _copy_keys(data, backups.folder / "keys")
+    _copy_keys(data, backups.folder / "keys", aside=_before(), moved={})
     return unfinished.rename(unfinished.with_name(f"{datetime.now(UTC):{STAMP}}"))
 
 
@@ -105,21 +106,23 @@ def restore(data: Path, backups: Backups, *, to: datetime | None) -> str:
     places.claim(data / "postgres").close()
     base = backups.base(before=to)
     backups.prepare()
-    _copy_keys(backups.folder / "keys", data)
     # Note [A restore that is killed]: until the copy is complete, nothing has been moved. What was moved is looked
     # through again by the next try, as it may hold what was never archived.
-    into, suffix = data_of(data / "postgres"), f".before-{datetime.now(UTC):{STAMP}}"
+    into, suffix = data_of(data / "postgres"), _before()
     copy, before = into.with_name(f"{into.name}.restoring"), sorted(into.parent.glob(f"{into.name}.before-*"))
     shutil.rmtree(copy, ignore_errors=True)
     moved: dict[Path, Path] = {}
+    ours = identity(base)
     try:
         _copy(base, copy)
-        _bring_unarchived([*before, into], copy, backups)
+        _bring_unarchived([old for old in (*before, into) if identity(old) == ours], copy, backups)
         (copy / "recovery.signal").touch()
         for folder in (into, data_of_broker(data / "rabbitmq")):
             if folder.exists():
                 moved[folder] = folder.rename(f"{folder}{suffix}")
         copy.rename(into)
+        is_another = into in moved and identity(moved[into]) != ours
+        _copy_keys(backups.folder / "keys", data, aside=suffix if is_another else None, moved=moved)
         last = _recover(data, backups, to=to)
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
@@ -176,13 +179,27 @@ def _copy(there: Path, here: Path) -> None:
         raise NoBackup(f"{there} could not be copied, and everything is as it was: {said}")
 
 
-def _copy_keys(there: Path, here: Path) -> None:
-    """Copy the secrets of a run; none that is here is replaced."""
+def _copy_keys(there: Path, here: Path, *, aside: str | None, moved: dict[Path, Path]) -> None:
+    """
+    Copy the secrets of a run.
+
+    :param aside: what is added to the name of one that is replaced; without it, none that is here is
+    :param moved: gets where those are that were replaced
+    """
     for name in KEYS:
-        if (there / name).exists() and not (here / name).exists():
-            (here / name).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (here / name).touch(mode=0o600)
-            (here / name).write_bytes((there / name).read_bytes())
+        old, new = here / name, there / name
+        if not new.exists() or (old.exists() and (aside is None or old.read_bytes() == new.read_bytes())):
+            continue
+        old.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if old.exists():
+            moved[old] = old.rename(f"{old}{aside}")
+        old.touch(mode=0o600)
+        old.write_bytes(new.read_bytes())
+
+
+def _before() -> str:
+    """What is added to the name of what is replaced now."""
+    return f".before-{datetime.now(UTC):{STAMP}}"
 
 
 # At a terminal --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from . import DATABASES, backup_folder, variable
 from .backup_folder import Backups
 from .postgres import FOR_TESTS, Postgres
+from .postgres_sources import data_of
 from .rabbitmq import RabbitMQ, greeting
 
 __all__ = ["DATABASES", "Services", "provide", "variable"]
@@ -76,7 +77,7 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
             services.rabbitmq.launch()  # it takes seconds, so let it start while PostgreSQL does
             services.env["AMQP_URL"] = services.rabbitmq.url("/")
         if missing:
-            settings = (FOR_TESTS if for_tests else {}) | _archive(env.get(backup_folder.VARIABLE, ""))
+            settings = (FOR_TESTS if for_tests else {}) | _archive(env.get(backup_folder.VARIABLE, ""), home)
             services.postgres = Postgres(home / "postgres", settings=settings)
             services.postgres.start()
             for database in missing:
@@ -88,12 +89,13 @@ def begin(home: Path, env: Mapping[str, str], *, for_tests: bool = False) -> Ser
     return services
 
 
-def _archive(folder: str) -> dict[str, str]:
+def _archive(folder: str, home: Path) -> dict[str, str]:
     """The settings of a server that is to be backed up, if it is."""
     if not folder:
         return {}
     kept = Backups.named(folder)
     kept.prepare()
+    kept.refuse_another(data_of(home / "postgres"))
     return kept.archive()
 
 

@@ -99,6 +99,50 @@ def test_every_moment_since_the_first_backup_can_be_had_again_and_again(server: 
         restore(server.data, server.backups, to=two)
 
 
+def test_the_log_after_a_restore_outlives_backups_from_before_it(server: Server) -> None:
+    """They are further ahead in the log than those that were made since."""
+    backup(server.data, server.backups)
+    one = server.write(1)
+    for number in range(2, 6):
+        server.write(number)
+        server.ask("SELECT pg_switch_wal()")
+    ahead = backup(server.data, server.backups)
+    assert server.restored(one) == [1]
+    seven = server.write(7)
+    last = backup(server.data, server.backups)
+    server.write(8)
+    server.backups.forget(keep=3)
+    kept = sorted((server.backups.folder / "base").iterdir())
+    assert (kept[0], kept[-1]) == (ahead, last)
+    assert server.restored(seven) == [1, 7]
+
+
+def test_the_folder_belongs_to_one_run(server: Server) -> None:
+    """The log of another run between its files, and the other's keys beside its databases, would spoil both."""
+    (server.data / "secret-key").write_text("one")
+    server.write(1)
+    backup(server.data, server.backups)
+    (server.data / "secret-key").write_text("two")  # rotated meanwhile
+    backup(server.data, server.backups)
+    server.stop()
+    first = server.data
+    server.data = first.with_name("another")
+    server.data.mkdir(mode=0o711)
+    with pytest.raises(NoBackup, match="are of another run: restore them, or name another folder"):
+        server.start()
+    folder, server.backups = server.backups, Backups(first.with_name("more backups"))
+    server.start()
+    (server.data / "secret-key").write_text("three")
+    server.ask("CREATE TABLE numbers (number int)")
+    with pytest.raises(NoBackup, match="are of another run"):
+        backup(server.data, folder)
+    backup(server.data, server.backups)
+    server.backups = folder
+    assert server.restored(None) == [1]  # with the password of its own
+    assert (server.data / "secret-key").read_text() == "two"
+    assert [path.read_text() for path in server.data.glob("secret-key.before-*")] == ["three"]
+
+
 def test_a_lost_disk_costs_nothing_that_was_archived_and_secrets_come_back(server: Server) -> None:
     (server.data / "secret-key").write_text("one")
     server.write(1)

@@ -66,9 +66,14 @@ class Deployed:
         assert done.returncode == 0, done.stderr
         return sorted(path.name for path in (self.folder / "base").iterdir())
 
-    def restore(self, *moment: str) -> subprocess.CompletedProcess[str]:
-        data = str(data_of(self.server.home))
-        return self.run("sh", "/scripts/restore.sh", "/backups", *moment, env={"PGDATA": data})
+    @property
+    def data(self) -> Path:
+        return data_of(self.server.home)
+
+    def restore(self, *moment: str, limit: str = "unlimited") -> subprocess.CompletedProcess[str]:
+        """:param limit: the size of a file that may be written, in half kilobytes: as on a disk that is full"""
+        command = f'ulimit -f {limit}; exec sh /scripts/restore.sh /backups "$@"'
+        return self.run("sh", "-c", command, "sh", *moment, env={"PGDATA": str(self.data)})
 
     def restored(self, *moment: str) -> list[int]:
         """The numbers that are there after a restore to this moment."""
@@ -93,6 +98,11 @@ class Deployed:
 
     def numbers(self) -> list[int]:
         return [number for (number,) in self.ask("SELECT number FROM numbers ORDER BY 1")]
+
+    def begin_of(self, base: str) -> str:
+        """Where in the log a backup begins."""
+        label = (self.folder / "base" / base / "backup_label").read_text()
+        return label.split("(file ", 1)[1][8:24]
 
     def archived(self) -> None:
         """Wait until what was written is in the archive."""
@@ -148,6 +158,47 @@ def test_old_backups_go_with_the_log_that_only_they_needed(deployed: Deployed) -
     assert before - set((deployed.folder / "wal").glob("*.gz"))
     deployed.write(2)
     assert deployed.restored() == [1, 2]
+
+
+def test_the_log_after_a_restore_outlives_backups_from_before_it(deployed: Deployed) -> None:
+    """They are further ahead in the log than those that were made since."""
+    deployed.back_up()
+    one = deployed.write(1)
+    for number in range(2, 6):
+        deployed.write(number)
+        deployed.archived()
+    deployed.back_up()
+    assert deployed.restored(one) == [1]
+    deployed.back_up()
+    later = deployed.write(7)
+    deployed.archived()
+    deployed.write(8)
+    ahead, first = sorted(path.name for path in (deployed.folder / "base").iterdir())[-2:]
+    assert deployed.begin_of(ahead) > deployed.begin_of(first)
+    assert ahead in deployed.back_up(keep=3)
+    assert deployed.restored(later) == [1, 7]
+
+
+def test_a_restore_that_fails_changes_nothing_or_is_begun_again(deployed: Deployed) -> None:
+    deployed.back_up()
+    deployed.write(1)
+    deployed.server.stop()
+    refused = deployed.restore(limit="2000")
+    assert refused.returncode == 1
+    assert "could not be copied to" in refused.stderr.splitlines()[-1]
+    assert not list(deployed.folder.glob("repl*"))
+    deployed.server.start()
+    assert deployed.numbers() == [1]
+    deployed.write(2)
+    deployed.server.stop()
+    (file,) = deployed.folder.glob("base/*/global/pg_filenode.map")
+    mode = file.stat().st_mode
+    file.chmod(0)  # a disk that cannot be read
+    assert deployed.restore().returncode
+    assert not (deployed.data / "PG_VERSION").exists()  # so no server starts in it
+    file.chmod(mode)
+    assert deployed.restored() == [1, 2]
+    assert len(list(deployed.folder.glob("repl*"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,21 @@ def test_a_standby_is_copied_once_and_follows_until_it_is_promoted(regions: Regi
     assert tell(regions.follower, "SELECT count(*) FROM numbers") == [(2,)]
 
 
+def test_a_standby_of_a_primary_that_was_restored_follows_it(regions: Regions) -> None:
+    """The settings of the restore are the primary's own: a standby would stop at their moment, or promote itself."""
+    settings = data_of(regions.server.home) / "postgresql.auto.conf"
+    restored = "restore_command = 'false'\nrecovery_target_timeline = 'current'\nrecovery_target_action = 'promote'\n"
+    settings.write_text(settings.read_text() + restored + "recovery_target_time = '2026-01-01T00:00:00+00'\n")
+    done = regions.run()
+    assert done.returncode == 0, done.stderr
+    regions.follower.start()
+    tell(regions.server, "CREATE TABLE numbers AS SELECT 1 AS number")
+    processes.wait_until(
+        lambda: tell(regions.follower, "SELECT to_regclass('numbers') IS NOT NULL") == [(True,)], timeout=120
+    )
+    assert tell(regions.follower, "SELECT pg_is_in_recovery()") == [(True,)]
+
+
 def test_a_primary_of_before_is_not_started_as_a_second_one(regions: Regions) -> None:
     for name in ("PG_VERSION", "postgresql.auto.conf"):
         shutil.copy(data_of(regions.server.home) / name, regions.data / name)
