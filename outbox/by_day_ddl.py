@@ -12,26 +12,23 @@ an advisory lock, and `outbox_make_days`, which workers call, drops the constrai
 rest, and days go as ever. What is small moves there at once. When only the rest is left, it takes the table's place.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import OperationalError, connections
+from django.db import connections
 from psycopg import sql
 
-from .by_day import AHEAD, LATE, LOCKED, ByDay
+from .by_day import AHEAD, LATE, ByDay
 from .errors import OutboxError
 from .ids import floor7
-from .sqlstates import sqlstate_of
+from .patient_ddl import WAIT
+from .patient_ddl import run as _run
 
 COLUMNS = {"outbox_outgoingmessage": ("id", "published_at"), "outbox_incomingmessage": ("message_id", "handled_at")}
 TABLES = tuple(COLUMNS)
-WAIT = 600.0  # seconds for a lock, with pauses
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LONGEST = "10h"  # for a statement: there are two long ones, and a day until the promise would refuse rows
 SMALL = 16 * 1024 * 1024  # bytes of a partition that moves at once
 NO_MORE_DAYS = "no more days"  # the comment that outbox_make_days looks for
@@ -276,23 +273,6 @@ def _turn(using: str, table: str) -> Iterator[None]:
             cursor.execute("RESET statement_timeout")
             cursor.execute("RESET lock_timeout")
         _only(using, f"SELECT pg_advisory_unlock({TURN})", table)
-
-
-def _run(using: str, *statements: sql.Composed, seconds: float = 0.2) -> None:
-    """Run these as one transaction; wait for a lock so long each time, and try again for `WAIT` seconds."""
-    until, pause = time.monotonic() + WAIT, FIRST_PAUSE
-    text = sql.SQL(";\n").join(statements)
-    while True:
-        try:
-            with connections[using].cursor() as cursor:
-                cursor.execute("SELECT set_config('lock_timeout', %s, false)", [f"{seconds * 1000:.0f}"])
-                cursor.execute(text)
-                return
-        except OperationalError as error:
-            if sqlstate_of(error) not in LOCKED or time.monotonic() > until:
-                raise
-        time.sleep(pause * random.uniform(0.8, 1.2))
-        pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def _rows(using: str, query: str, parameters: Any) -> list[tuple[Any, ...]]:

@@ -5,7 +5,7 @@ neither create nor change tables, nor switch off triggers, and that touches only
 The deployment creates the roles and grants all this after each migration: see docs/security.md.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,12 @@ ADD = "SELECT, INSERT"  # append-only
 KEEP = "SELECT, INSERT, UPDATE"
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 SCHEMA = sql.Identifier("public")
+POLICIES = """
+SELECT policyname, cmd, roles::text, qual, with_check FROM pg_policies
+WHERE format('%%I.%%I', schemaname, tablename)::regclass = %s::regclass
+UNION ALL
+SELECT 'row level security', relrowsecurity::text, NULL, NULL, NULL FROM pg_class WHERE oid = %s::regclass
+"""
 
 # What the processes of a service do with its tables: by model, or by app for those that are not ours.
 OUTBOX = {
@@ -85,7 +91,7 @@ TABLES: dict[str, dict[str, str]] = {
         "processing.Processing": ADD,
         "processing.Product": KEEP,
         "processing.ProductPrice": ALL,
-        "processing.StockMovement": ADD,
+        "processing.StockMovement": f"{ADD}, UPDATE (reason)",
     },
 }
 
@@ -202,13 +208,16 @@ def privileges(role: Role) -> dict[str, str]:
     }
 
 
-def statements(database: str, *, name: str, existing: set[str], passwords: Mapping[str, str]) -> Iterator[Any]:
+def statements(
+    database: str, *, name: str, existing: set[str], passwords: Mapping[str, str], settled: Container[str] = ()
+) -> Iterator[Any]:
     """
     Yield the SQL that gives each role of a database exactly what is in the tables above, run by the owner.
 
     :param name: of the database at its server
     :param existing: the roles that are there; of the others those with a password are created
     :param passwords: by role
+    :param settled: the tables whose policies are as they should be; to make one, nobody else may use the table
     """
     here = [role for role in ROLES if role.database == database]
     yield _sql("REVOKE ALL ON DATABASE {} FROM PUBLIC", sql.Identifier(name))
@@ -236,23 +245,54 @@ def statements(database: str, *, name: str, existing: set[str], passwords: Mappi
                 yield _sql("GRANT USAGE ON SEQUENCE {}.{} TO {}", SCHEMA, sql.Identifier(drawn[table]), identifier)
             for function in called.get(table, ()) if "DELETE" in granted else ():
                 yield _sql(f"GRANT EXECUTE ON FUNCTION {{}}.{function} TO {{}}", SCHEMA, identifier)
-    yield from _rows([role for role in here if role.name in existing or passwords.get(role.name)])
+    there = [role for role in here if role.name in existing or passwords.get(role.name)]
+    for label in _limited(there):
+        if label not in settled:
+            table = sql.Identifier(apps.get_model(label)._meta.db_table)
+            yield from _row_statements(_sql("{}.{}", SCHEMA, table), label, there)
 
 
-def _rows(roles: list[Role]) -> Iterator[Any]:
-    """Yield the policies of the tables of which one of these roles does not see or write every row."""
-    for label in sorted({label for role in roles for label in role.rows}):
-        table = sql.Identifier(apps.get_model(label)._meta.db_table)
-        yield _sql("ALTER TABLE {}.{} ENABLE ROW LEVEL SECURITY", SCHEMA, table)
-        for role in roles:
-            if label in role.tables:
-                for command, conditions in _policies(role.rows.get(label, Rows())).items():
-                    policy = sql.Identifier(f"{command.lower()}_by_{role.name}")
-                    yield _sql("DROP POLICY IF EXISTS {} ON {}.{}", policy, SCHEMA, table)
-                    yield _sql(
-                        f"CREATE POLICY {{}} ON {{}}.{{}} FOR {command} TO {{}} {conditions}",
-                        policy, SCHEMA, table, sql.Identifier(role.name),
-                    )  # fmt: skip
+def settled_in(cursor: Any, database: str, *, existing: set[str]) -> set[str]:
+    """Return the tables of a database whose policies are as they should be, by model."""
+    roles = [role for role in ROLES if role.database == database]
+    if {role.name for role in roles} - existing:
+        return set()
+    return {label for label in _limited(roles) if _is_settled(cursor, label, roles)}
+
+
+def _is_settled(cursor: Any, label: str, roles: list[Role]) -> bool:
+    # PostgreSQL words conditions in its own way, so it is asked to do that with ours, on a table that nobody uses.
+    table, probe = _sql("{}.{}", SCHEMA, sql.Identifier(apps.get_model(label)._meta.db_table)), _sql("pg_temp.probe")
+    cursor.execute(_sql("CREATE TEMPORARY TABLE probe (LIKE {})", table))
+    for statement in _row_statements(probe, label, roles):
+        cursor.execute(statement)
+    wanted, found = (_policies_of(cursor, one) for one in (probe, table))
+    cursor.execute(_sql("DROP TABLE {}", probe))
+    return wanted <= found
+
+
+def _policies_of(cursor: Any, table: Any) -> set[tuple[Any, ...]]:
+    cursor.execute(POLICIES, [table.as_string(None)] * 2)
+    return set(cursor.fetchall())
+
+
+def _limited(roles: list[Role]) -> list[str]:
+    """Return the tables of which one of these roles does not see or write every row, by model."""
+    return sorted({label for role in roles for label in role.rows})
+
+
+def _row_statements(table: Any, label: str, roles: list[Role]) -> Iterator[Any]:
+    """Yield the policies of such a table."""
+    yield _sql("ALTER TABLE {} ENABLE ROW LEVEL SECURITY", table)
+    for role in roles:
+        if label in role.tables:
+            for command, conditions in _policies(role.rows.get(label, Rows())).items():
+                policy = sql.Identifier(f"{command.lower()}_by_{role.name}")
+                yield _sql("DROP POLICY IF EXISTS {} ON {}", policy, table)
+                yield _sql(
+                    f"CREATE POLICY {{}} ON {{}} FOR {command} TO {{}} {conditions}",
+                    policy, table, sql.Identifier(role.name),
+                )  # fmt: skip
 
 
 def _policies(rows: Rows) -> dict[str, str]:

@@ -74,6 +74,7 @@ def test_nobody_changes_or_deletes_rows_of_an_append_only_table(alias: str) -> N
             # Of these the trigger lets names and remarks be erased, and nothing else.
             assert changed <= {
                 "orders_archive", "orders_orderevent", "outbox_deadletteraction", "payments_attempt", "payments_entry",
+                "processing_stockmovement",
             }  # fmt: skip
             assert not [table for table in changed if re.search(r"UPDATE(?! \()", granted[table])]
             # And rows go from these to where the trigger finds them.
@@ -378,6 +379,27 @@ def test_grant_is_the_same_every_time_and_names_what_is_missing(monkeypatch: pyt
         with pytest.raises(CommandError, match="processing_app"):
             call_command("grant", stdout=StringIO())
         transaction.set_rollback(True, using="processing")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER POLICY update_by_orders_holding ON processing_hold USING (true)",
+        "DROP POLICY select_by_orders_holding ON processing_hold",
+        "ALTER TABLE processing_hold DISABLE ROW LEVEL SECURITY",
+    ],
+)
+def test_grant_makes_only_the_policies_that_are_not_as_they_should_be(change: str) -> None:
+    """To make one, nobody else may use the table: the next deployment would stop all orders for a report that runs."""
+    existing = {role.name for role in database.ROLES}
+    limited = {"processing.Hold", "processing.StockMovement"}
+    with granted("processing"), connections["processing"].cursor() as cursor:
+        assert database.settled_in(cursor, "processing", existing=existing) == limited
+        again = database.statements("processing", name="x", existing=existing, passwords={}, settled=limited)
+        assert not [one for one in again if re.search("POLICY|ROW LEVEL", one.as_string(None))]
+        cursor.execute(change)
+        assert database.settled_in(cursor, "processing", existing=existing) == limited - {"processing.Hold"}
 
 
 def test_grant_never_takes_the_privileges_of_the_user_that_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:

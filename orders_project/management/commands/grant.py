@@ -8,10 +8,13 @@ from urllib.parse import urlsplit
 import requests
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from orders_project.privileges import broker, database
+from outbox import patient_ddl
 from outbox.broker import nodes
+from outbox.by_day import LOCKED
+from outbox.sqlstates import sqlstate_of
 
 
 class Command(BaseCommand):
@@ -57,11 +60,18 @@ class Command(BaseCommand):
             existing = {name for (name,) in cursor.fetchall()}
             cursor.execute("SELECT current_database()")
             (name,) = cursor.fetchone()
-            for statement in database.statements(
-                alias, name=name, existing=existing, passwords=settings.DATABASE_PASSWORDS
-            ):
-                cursor.execute(statement)
-        granted = [role for role in roles if role in existing or role in settings.DATABASE_PASSWORDS]
+            settled = database.settled_in(cursor, alias, existing=existing)
+        passwords = settings.DATABASE_PASSWORDS
+        try:
+            patient_ddl.run(
+                alias,
+                *database.statements(alias, name=name, existing=existing, passwords=passwords, settled=settled),
+            )
+        except OperationalError as error:
+            if sqlstate_of(error) not in LOCKED:
+                raise
+            raise CommandError(f"{alias}: somebody has used a table for minutes, whose policies are new") from error
+        granted = [role for role in roles if role in existing or role in passwords]
         self.stdout.write(f"{alias}: {', '.join(granted) or 'no role'}")
         if missing := [role for role in roles if role not in granted]:
             raise CommandError(
