@@ -80,6 +80,9 @@ class Action:
     service) and returns what it has found out. `perform` returns the message to show, if any, a secret to show once, or
     a response such as a file. `review` returns what the action would do, as HTML: that is shown first, and the action
     is performed with the values that were reviewed and no others. `keep` names the link that leads back without it.
+
+    One that is `resumable` is in no transaction and has no number: it decides by itself whether it may be performed,
+    commits as it goes on, and goes on from there when it was cut off.
     """
 
     name: str
@@ -94,6 +97,7 @@ class Action:
     destructive: bool = False
     keep: Any = ""
     review: Callable[[ActionCall], str] | None = None
+    resumable: bool = False
 
     def is_permitted(self, request: HttpRequest) -> bool:
         return request.user.has_perm(conf.permission(self.permission))
@@ -215,6 +219,10 @@ class ActionPages:
     def _perform(self, request: HttpRequest, action: Action, call: ActionCall, form: ConfirmationForm) -> Any:
         """Perform the action and log it, unless that was done under the number of this form; return what to show."""
         model: Any = self.model  # type: ignore[attr-defined]
+        if action.resumable:
+            message = action.perform(call)
+            write_log(request, model=model, row=call.row, text=_log_text(action, form))
+            return message
         performed, fingerprint = conf.performed_actions(), _fingerprint(model, action, call)
         if action.first is not None and not performed._base_manager.filter(request_id=call.request_id).exists():
             call = replace(call, found=action.first(call))

@@ -12,14 +12,15 @@ from typing import Any
 from django.apps import apps
 from django.contrib import admin
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, router, transaction
 from django.utils.translation import gettext as _g
 
-from common.admin import display
+from common.admin import conf, display
 from common.admin.actions import Action, ActionCall, perform_once
 from common.authority import Authority, NeedsSecondPerson
 from common.errors import Refusal
 from common.money import Money
+from common.performed_actions import RequestIdReused
 from orders_project.models import Approval
 
 Status = Approval.Status
@@ -73,10 +74,10 @@ def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Appr
     Approve a request, which performs it, or reject it.
 
     It is performed under the number of the approval: after a crash between the two commits, approving it again does
-    nothing more.
+    nothing more. To reject it takes that number too, so what has been performed, or is being, cannot be rejected.
 
     :raises SamePerson: if the person who requested it decides
-    :raises AlreadyDecided: if somebody was faster
+    :raises AlreadyDecided: if somebody was faster, or was cut off before that was stored
     :raises Refusal: if the state, the version or the amount are no longer those that were approved
     """
     locked: Any = Approval.objects.select_for_update().get(pk=approval.pk)
@@ -86,6 +87,8 @@ def decide(*, approval: Approval, approve: bool, by: str, now: datetime) -> Appr
         raise SamePerson(_g("A second person has to decide, because you requested this."))
     if approve:
         _carry_out(locked, by=by, now=now)
+    else:
+        _take_number(locked, now=now)
     locked.status = Status.APPROVED if approve else Status.REJECTED
     locked.decided_by, locked.decided_at = by, now
     locked.save(update_fields=["status", "decided_by", "decided_at"])
@@ -103,6 +106,20 @@ def _carry_out(approval: Approval, *, by: str, now: datetime) -> None:
         perform_once(action, call, model=model)
     except NeedsSecondPerson as other:
         raise AmountChanged(_g("The amount is no longer the one that was requested.")) from other
+    except RequestIdReused as rejected:
+        raise AlreadyDecided(_g("Rejecting this was cut off. Reject it again.")) from rejected
+
+
+def _take_number(approval: Approval, *, now: datetime) -> None:
+    model, _action = action_of(approval)
+    performed = conf.performed_actions(model._meta.app_label)
+    if performed is conf.performed_actions():  # whatever is performed here commits together with the decision
+        return
+    try:
+        with transaction.atomic(using=router.db_for_write(model)):
+            performed.first_time(approval.pk, fingerprint=Status.REJECTED, now=now)
+    except RequestIdReused as done:
+        raise AlreadyDecided(_g("This was done, but to store that was cut off. Approve it again.")) from done
 
 
 def in_words(approval: Approval) -> str:

@@ -57,7 +57,7 @@ def _request(call: ActionCall) -> str:
 
 
 def _approve(call: ActionCall) -> str:
-    if call.row.status == Status.WAITING:
+    if call.row.status != Status.RUNNING:
         people_data.decide(call.row.pk, approve=True, by=call.actor, now=call.now)
     people_data.carry_out(call.row.pk, now=call.now)
     return _g("The data is erased.")
@@ -110,6 +110,7 @@ class Erasures(ReadOnlyAdmin):
             perform=_approve,
             is_possible=lambda row: row.status in (Status.WAITING, Status.RUNNING),
             destructive=True,
+            resumable=True,  # what is half erased can be erased and not rejected
         ),
         Action(
             name="reject",

@@ -179,6 +179,27 @@ class TestApproving:
         assert do(bob, Approval.objects.get(), "approve").status_code == 302
         assert Entry.objects.filter(amount=5000_00).count() == 1
 
+    def test_what_was_done_before_a_crash_cannot_be_rejected(self, paid: Order, ann: Account) -> None:
+        """Or else the same could be requested and approved once more."""
+        eve, bob = client_of("manager", "eve"), client_of("manager", "bob")
+        do(eve, ann, "deposit", amount="5000", reason="a prize")
+        do(bob, Approval.objects.get(), "approve")
+        Approval.objects.update(status="waiting", decided_by="")  # as if the second commit had been lost
+        refused = do(bob, Approval.objects.get(), "reject")
+        assert (refused.status_code, b"Approve it again" in refused.content) == (422, True)
+        assert do(bob, Approval.objects.get(), "approve").status_code == 302
+        assert Entry.objects.filter(amount=5000_00).count() == 1
+
+    def test_what_was_rejected_before_a_crash_cannot_be_approved(self, paid: Order, ann: Account) -> None:
+        eve, bob = client_of("manager", "eve"), client_of("manager", "bob")
+        do(eve, ann, "deposit", amount="5000", reason="a prize")
+        do(bob, Approval.objects.get(), "reject")
+        Approval.objects.update(status="waiting", decided_by="")
+        refused = do(bob, Approval.objects.get(), "approve")
+        assert (refused.status_code, b"Reject it again" in refused.content) == (422, True)
+        assert do(bob, Approval.objects.get(), "reject").status_code == 302
+        assert not Entry.objects.filter(amount=5000_00).exists()
+
     def test_is_not_needed_below_the_limit(self, ann: Account, post: Any) -> None:
         order = place(amount=LIMIT)
         post.passes_over = lambda envelope: envelope.type == "processing.process"
