@@ -11,17 +11,21 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Self
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from django.db import router
 from django.db.models import Model, Q, QuerySet, TextField
 from django.db.models.functions import Cast
 
+from outbox import strict_json
 from outbox.models import DeadLetter, DeadLetterAction
 
 PSEUDONYM = re.compile(r"erased-[0-9a-f]{16}(@erased\.invalid)?")
 LONG = 5  # characters of a name that is replaced within a text too; shorter ones only where nothing else stands
 BATCH = 500
+WORD = re.compile(r"[\w.~%+@-]+")  # as a name may be encoded in the query of a URL
 
 NAMES = frozenset({"user_id", "customer_id", "user_email", "customer_email", "receipt_email", "email", "payer_email"})
 OTHERS = frozenset(
@@ -49,6 +53,11 @@ class Person:
         """Return the same person with further names."""
         return replace(self, names=tuple(dict.fromkeys([*self.names, *filter(None, names)])))
 
+    def spellings(self) -> tuple[str, ...]:
+        """Return the names as texts have them: as they are, and encoded as in URLs."""
+        encodings: tuple[Callable[[str], str], ...] = (str, quote_plus, partial(quote, safe="@"))
+        return tuple(dict.fromkeys(encode(name) for name in self.names for encode in encodings))
+
     def in_columns(self, *columns: str) -> Q:
         """Return the condition that one of these columns holds a name."""
         found = Q(pk__in=[])
@@ -69,7 +78,17 @@ class Person:
         return f"erased-{digest}@erased.invalid" if "@" in name else f"erased-{digest}"
 
     def free(self, text: str) -> str:
-        """Return a text in which pseudonyms stand for the names."""
+        """Return a text in which pseudonyms stand for the names, also where it has them encoded as in URLs."""
+        text = self._free(text)
+        return WORD.sub(self._free_encoded, text) if "%" in text or "+" in text else text
+
+    def _free_encoded(self, word: re.Match[str]) -> str:
+        """Return a word without the names in what it encodes, if it encodes something."""
+        decoded = unquote_plus(word[0])
+        freed = self._free(decoded) if decoded != word[0] else decoded
+        return word[0] if freed == decoded else quote_plus(freed)
+
+    def _free(self, text: str) -> str:
         if self.is_called(text):
             return self.pseudonym(text)
         for name in self.names:
@@ -136,8 +155,8 @@ def encoded(treatment: Treatment) -> Treatment:
         if isinstance(value, bytes | memoryview):
             return treat(bytes(value).decode(errors="replace"), person).encode()
         try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
+            found = strict_json.parse(value)
+        except ValueError:  # also of JSON that is nested too deeply
             return person.free(value)
         treated = treatment(found, person)
         return value if treated == found else json.dumps(treated, ensure_ascii=False, separators=(",", ":"))
@@ -151,7 +170,8 @@ class Table:
     A table with personal data: how the rows of a person are found, and how each column is treated.
 
     Rows belong to an order (`of_order` leads to its id), have a name in one of `named`, or mention it in one of
-    `mentioned`. `hidden` columns are secrets, which are not exported.
+    `mentioned`; only rows that are `among` these are looked through. `hidden` columns are secrets, which are not
+    exported.
     """
 
     model: type[Model]
@@ -161,6 +181,7 @@ class Table:
     mentioned: tuple[str, ...] = ()
     client: str = ""
     hidden: tuple[str, ...] = ()
+    among: Q = field(default_factory=Q)
 
     @property
     def database(self) -> str:
@@ -174,9 +195,9 @@ class Table:
         found = person.in_columns(*self.named)
         for column in self.mentioned:
             rows = rows.annotate(**{f"{column}_text": Cast(column, TextField())})
-            for one in person.names:
+            for one in person.spellings():
                 found |= Q(**{f"{column}_text__icontains": one})
-        rows = rows.filter(found)
+        rows = rows.filter(self.among, found)
         if self.client and person.client is not None:
             rows = rows.filter(**{self.client: person.client})
         return rows

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import Model
 
-from common.personal_data import Person, Table, Treatment, data, empty, encoded, messages, name, remark, text
+from common.personal_data import Person, Table, Treatment, data, empty, encoded, mentions, messages, name, remark, text
 
 from .models import (
     ENDS,
@@ -71,7 +71,11 @@ TABLES = (
     Table(ArchivedHistory, {"document": document}, of_order="order_id"),
     Table(OrderEvent, IN_DOCUMENT[OrderEvent], of_order="order_id"),
     Table(Refund, {"reason": remark}, of_order="order_id"),
-    Table(IdempotencyKey, {"answer": encoded(data), "fingerprint": empty}, of_order="order_id"),
+    Table(
+        IdempotencyKey,
+        {"answer": encoded(data), "answer_headers": mentions, "fingerprint": empty},
+        of_order="order_id",
+    ),
     Table(WebhookDelivery, IN_DOCUMENT[WebhookDelivery], of_order="order_id"),
     Table(WebhookAttempt, IN_DOCUMENT[WebhookAttempt], of_order="delivery__order_id"),
     *messages(Outgoing, DeadLetter),

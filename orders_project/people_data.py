@@ -35,6 +35,7 @@ BACK_OFFICE = (
     Table(Approval, {"reason": text, "call": mentions}, mentioned=("reason", "call")),
     Table(BulkRun, {"params": mentions, "values": mentions}, mentioned=("params", "values")),
     Table(BulkRow, {"said": text}, mentioned=("said",)),
+    Table(Erasure, {"reason": text}, mentioned=("reason",), hidden=("names", "key")),
     Table(SavedFilter, {"name": text, "params": mentions}, mentioned=("name", "params")),
     Table(LogEntry, {"object_repr": text, "change_message": text}, mentioned=("object_repr", "change_message")),
 )
@@ -182,15 +183,18 @@ def carry_out(erasure_id: Any, *, now: datetime) -> Erasure:
     erasure = Erasure.objects.get(pk=erasure_id)
     if erasure.status != Erasure.Status.RUNNING:
         return erasure
-    person = Person(tuple(erasure.names), erasure.client, bytes(erasure.key or b""))
+    person = _person_of(erasure)
     order_ids = of_orders.orders_of(person)
     _refuse_while_open(person, order_ids)
     for some in _in_batches(order_ids):
         _erase([table for table in TABLES if table.of_order], person, some, erasure)
     _erase([table for table in TABLES if not table.of_order], person, [], erasure)
-    erasure.reason = person.free(erasure.reason)
     _forget(erasure, Erasure.Status.DONE, now=now)
     return erasure
+
+
+def _person_of(erasure: Erasure) -> Person:
+    return Person(tuple(erasure.names), erasure.client, bytes(erasure.key or b""))
 
 
 def _erase(tables: list[Table], person: Person, order_ids: list[str], erasure: Erasure) -> None:
@@ -219,6 +223,7 @@ def _refuse_while_open(person: Person, order_ids: list[str]) -> None:
 
 
 def _forget(erasure: Erasure, status: Erasure.Status, *, now: datetime) -> None:
+    erasure.reason = _person_of(erasure).free(erasure.reason)
     erasure.status, erasure.names, erasure.key, erasure.client = status, [], None, None
     erasure.erased = {label: number for label, number in erasure.erased.items() if number}
     erasure.done_at = now

@@ -1,6 +1,6 @@
 """What payments stores about a person: see common/personal_data.py."""
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from common import money
 from common.personal_data import Person, Table, data, empty, encoded, mentions, messages, name, remark, text
@@ -9,6 +9,7 @@ from .models import (
     Account,
     Attempt,
     DeadLetter,
+    Difference,
     Dispute,
     Entry,
     GatewayTransaction,
@@ -36,15 +37,29 @@ TABLES = (
     Table(Attempt, {"message": empty}, of_order="payment__order_id"),
     Table(Refund, {"reason": remark}, of_order="payment__order_id"),
     Table(Dispute, of_order="payment__order_id"),
-    Table(WebhookReceipt, {"headers": data, "body": encoded(data)}, of_order="order_id"),
+    Table(WebhookReceipt, {"headers": data, "body": encoded(data), "reason": remark}, of_order="order_id"),
     Table(GatewayTransaction, {"description": text}, of_order="order_id"),
+    Table(Difference, {"closed_why": remark}, of_order="order_id"),
     Table(Entry, of_order="order_id"),
     *messages(Outgoing, DeadLetter),
     Table(
         Entry, {"reason": reason}, named=("source__user_id", "target__user_id"), mentioned=("reason",)
     ),  # before accounts, by whose names they are found
     ACCOUNTS,
-    Table(IdempotencyKey, {"answer": encoded(mentions)}, mentioned=("answer",), client="principal"),
+    # What a person has decided about money of no order, or of somebody else's.
+    Table(
+        WebhookReceipt,
+        {"reason": remark},
+        mentioned=("reason",),
+        among=Q(status=WebhookReceipt.Status.DISCARDED),
+    ),
+    Table(Difference, {"closed_why": remark}, mentioned=("closed_why",)),
+    Table(
+        IdempotencyKey,
+        {"answer": encoded(mentions), "answer_headers": mentions},
+        mentioned=("answer",),
+        client="principal",
+    ),
 )
 
 

@@ -1,13 +1,18 @@
-"""What processing stores about a person: no more than the messages about orders. See common/personal_data.py."""
+"""What processing stores about a person: messages about orders, and reasons. See common/personal_data.py."""
 
-from common.personal_data import Table, messages
+from django.db.models import Q
 
-from .models import DeadLetter, Hold, Outgoing, Processing
+from common.personal_data import Table, messages, remark
+
+from .models import DeadLetter, Hold, Outgoing, Processing, StockMovement
+
+BY_HAND = (StockMovement.Kind.RECEIVED, StockMovement.Kind.CORRECTED)  # with a reason that a person has given
 
 TABLES = (
     Table(Hold, of_order="order_id"),
     Table(Processing, of_order="order_id"),
     *messages(Outgoing, DeadLetter),
+    Table(StockMovement, {"reason": remark}, mentioned=("reason",), among=Q(kind__in=BY_HAND)),
 )
 
 

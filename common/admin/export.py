@@ -23,7 +23,7 @@ from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_lazy as _
 
 from .. import tables
-from . import urls
+from . import list_queries, urls
 from .actions import write_log
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def _with_bom(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _log_text(request: HttpRequest, chosen: list[Column]) -> str:
-    filtered = f" where {request.GET.urlencode()}" if request.GET else ""
-    return f"Export as CSV{filtered}. Columns: {', '.join(one.name for one in chosen)}."
+    # Not encoded, as in the log of bulk actions: so a name in it is found when the data of a person is erased.
+    where = " and ".join("=".join(one) for one in list_queries.params_of(request))
+    return f"Export as CSV{f' where {where}' if where else ''}. Columns: {', '.join(one.name for one in chosen)}."
 
 
 def _column(admin: Any, entry: Any) -> Iterator[Column]:

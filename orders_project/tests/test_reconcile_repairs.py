@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, Phase, given
@@ -304,6 +305,23 @@ class TestMoneyOfNoPayment:
         with pytest.raises(repairs.OrderIsPaidOtherwise):
             repairs.repair(difference_id=one.pk, now=NOW)
         assert not Payment.objects.exists()
+
+    def test_ends_the_command_with_an_error_after_the_others_are_repaired(
+        self, one: Difference, bank: type[Bank], capsys: Any
+    ) -> None:
+        with pytest.raises(CommandError, match=r"^1 of 1 could not be repaired") as error:
+            call_command("reconcile", "--repair", str(one.pk))
+        assert error.value.returncode == 1
+        assert f"{one.pk}  No order here can have this payment" in capsys.readouterr().out
+        bank.pay("lost")
+        assert found() == {("unknown", "charge", ""), ("unknown", "charge", "lost")}
+        with pytest.raises(CommandError, match=r"^1 of 2 could not be repaired"):
+            call_command("reconcile", "--repair", "all")
+        work()
+        assert Payment.objects.get().order_id == "lost"
+        lost = Difference.objects.get(payment_id="pi_lost")
+        call_command("reconcile", "--repair", str(lost.pk))
+        assert f"{lost.pk}  The gateway says that the payment" in capsys.readouterr().out
 
     def test_is_given_to_no_order_that_has_another_payment(self, bank: type[Bank]) -> None:
         charge("twice")

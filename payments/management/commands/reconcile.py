@@ -30,7 +30,7 @@ SHOWN = 50
 class Command(BaseCommand):
     help = (
         "Compare what a gateway has booked with the ledger, or repair or accept a difference that was found."
-        " The exit status is 1 if differences are open."
+        " The exit status is 1 if differences are open, or if one could not be repaired."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -103,12 +103,17 @@ class Command(BaseCommand):
             self.say(f"{one['outcome']:<14} {one['count']:>9} {money.text(one['sum'], currency=one['currency']):>24}")
 
     def repair(self, ids: list[str], *, gateway: str, now: datetime) -> None:
+        chosen = refused = 0
         for one in _chosen(ids, gateway=gateway):
+            chosen += 1
             try:
                 said = repairs.repair(difference_id=one.pk, now=now)
             except Refusal as refusal:
+                refused += 1
                 said = f"{refusal} ({refusal.code})"
             self.say(f"{one.pk}  {said}")
+        if refused:
+            raise CommandError(f"{refused} of {chosen} could not be repaired.")
 
 
 def _chosen(ids: list[str], *, gateway: str) -> Iterator[Difference]:
