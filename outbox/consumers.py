@@ -189,10 +189,9 @@ def deliver(consumer: Consumer, envelope: Envelope, message: Message, delivery: 
     """
     received_at = clock.now(consumer.database)
     with Arrived(envelope, message).acting():
-        answer: tuple[Any, ...] = ()
-        if consumer.first is not None and not consumer.incoming.seen(envelope):
-            answer = (next(consumer.first([message])),)
-        return _commit(consumer, envelope, message, *answer, delivery=delivery, received_at=received_at)
+        if consumer.first is not None and not delivery.answer and not consumer.incoming.seen(envelope):
+            delivery.answer = (next(consumer.first([message])),)
+        return _commit(consumer, envelope, message, *delivery.answer, delivery=delivery, received_at=received_at)
 
 
 @retry_on_conflict

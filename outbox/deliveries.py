@@ -85,6 +85,7 @@ class Delivery:
     worker: str
     id: UUID = field(default_factory=uuid4)
     has_start: bool = False  # whether a row says that its attempt has begun
+    answer: tuple[Any, ...] = ()  # of what is called before its handler: once, however long the database is away then
 
     @property
     def rows(self) -> Rows:

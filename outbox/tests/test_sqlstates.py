@@ -13,10 +13,11 @@ from django.db import Error, connections, transaction
 from psycopg import errors
 
 from outbox import consumers, sessions
+from outbox.message import Message
 from outbox.relay import Relay
 from outbox.services import model_of
 from outbox.sqlstates import Verdict, is_unavailable, note, skip_while_unavailable, sqlstate_of, verdict_on
-from outbox.tests.examples import SERVICE, Count
+from outbox.tests.examples import CALLS, SERVICE, Count, CountAfter
 
 Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLetter")
 
@@ -134,10 +135,13 @@ def _notice(record: logging.LogRecord, refused: threading.Event) -> bool:
 
 @pytest.mark.django_db(transaction=True, databases=["default", SERVICE])
 class TestAReadOnlyDatabase:
+    @pytest.mark.parametrize("message", [Count(), CountAfter(order_id="o-1")])
     def test_costs_a_message_no_attempt(
-        self, posted: Any, hand_over: Any, counted: Any, read_only: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        envelope, pauses = posted(Count()), []
+        self, message: Message, posted: Any, hand_over: Any, counted: Any, read_only: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        CALLS.clear()
+        envelope, pauses = posted(message), []
 
         def pause(seconds: float) -> None:
             pauses.append(seconds)
@@ -148,6 +152,7 @@ class TestAReadOnlyDatabase:
         read_only(True)
         hand_over(envelope)
         assert (counted(), len(pauses)) == ([envelope.id], 3)
+        assert len(CALLS) == isinstance(message, CountAfter), "nobody is called again meanwhile"
         assert not Outgoing.objects.exists()
         assert not DeadLetter.objects.exists()
 
