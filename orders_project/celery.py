@@ -18,6 +18,8 @@ The topology of the broker: exchanges, queues and dead-lettering. The deployment
 import itertools
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from amqp.exceptions import NotFound
@@ -144,6 +146,8 @@ def as_declared(queue: Any) -> Any:
     return queue
 
 
+# Who waits for an answer of a node that stands still gives it up after the same time as who has nothing to ask.
+TIMEOUTS = {"read_timeout": 2 * settings.AMQP_HEARTBEAT, "write_timeout": 2 * settings.AMQP_HEARTBEAT}
 QUESTIONS_STREAM, ANSWERS_STREAM = map(as_declared, inspection())
 
 
@@ -152,14 +156,7 @@ app.conf.update(
     broker_url=settings.AMQP_URL,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    # Who waits for an answer of a node that stands still gives it up after the same time as who has nothing to ask.
-    broker_transport_options={
-        "confirm_publish": True,
-        "max_retries": 3,
-        "interval_step": 0.2,
-        "read_timeout": 2 * settings.AMQP_HEARTBEAT,
-        "write_timeout": 2 * settings.AMQP_HEARTBEAT,
-    },
+    broker_transport_options={"confirm_publish": True, "max_retries": 3, "interval_step": 0.2, **TIMEOUTS},
     broker_heartbeat=settings.AMQP_HEARTBEAT,
     task_default_queue="orders",
     task_default_exchange=TASKS.name,
@@ -231,11 +228,26 @@ def consume_left_over(connection: Any, queues: Any) -> None:
                 queues.select_add(as_declared(work_queue(name)))
 
 
+@contextmanager
+def _channel(url: str) -> Iterator[Any]:
+    """A channel of a connection of its own, which is dropped without a good-bye if the broker does not answer."""
+    with Connection(url, connect_timeout=3, transport_options=TIMEOUTS) as connection:
+        try:
+            yield connection.channel()
+        except OSError:
+            connection.collect()
+            raise
+
+
 def declare_topology() -> list[str]:
-    """Declare all exchanges and queues, unless they exist already; return the names of the queues."""
+    """
+    Declare all exchanges and queues, unless they exist already; return the names of the queues.
+
+    :raises OSError, AMQPError: if the broker can't be reached, does not answer, or does not let this user do so
+    """
     url = answering_first(settings.AMQP_URL)
     queues = [*map(work_queue, WORK), *map(dead_letter_queue, SERVICES), *map(beat_queue, SERVICES), UNROUTED_QUEUE]
-    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
+    with _channel(url) as channel:
         for exchange in (MESSAGES, TASKS, DEAD, UNROUTED, EVENTS, WORKERS, QUESTIONS, ANSWERS):
             exchange(channel).declare()
         for queue in queues:
@@ -245,7 +257,7 @@ def declare_topology() -> list[str]:
         logger.warning("%s", why)
         return names
     streams = inspection()
-    with Connection(url, connect_timeout=3) as connection, connection.channel() as channel:
+    with _channel(url) as channel:
         for queue in streams:
             queue(channel).declare()
     return [*names, settings.EVENTS_STREAM, *(queue.name for queue in streams)]

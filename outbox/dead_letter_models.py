@@ -1,7 +1,6 @@
 """Messages that could not be sent or handled, and what was done about them."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from typing import Any, Self
@@ -10,7 +9,7 @@ from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from . import clock, metrics
+from . import clock, metrics, strict_json
 from .attempts import ATTEMPTS, replays
 from .envelope import Envelope
 from .errors import Unreadable
@@ -116,8 +115,10 @@ class DeadLetter(models.Model):
         :raises Unreadable: if they are none, or of another type than this dead letter
         """
         try:
-            raw = json.loads(bytes(self.body))
-        except (ValueError, RecursionError) as error:
+            raw = strict_json.parse(bytes(self.body))
+        except strict_json.TooDeep as error:
+            raise Unreadable("malformed", "The message is nested too deeply.") from error
+        except ValueError as error:
             raise Unreadable("malformed", "The body is not JSON.") from error
         # What the broker dead-lettered is a whole Celery task: its arguments come first.
         if isinstance(raw, list) and raw and isinstance(raw[0], list):
@@ -137,7 +138,7 @@ class DeadLetterAction(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     dead_letter_id = models.UUIDField(db_index=True)
-    verb = models.CharField(_("verb"), max_length=20)
+    verb = models.CharField(_("action"), max_length=20)
     by = models.CharField(_("by"), max_length=150)
     at = models.DateTimeField(_("at"), default=timezone.now)
     detail = models.JSONField(_("detail"), default=dict)

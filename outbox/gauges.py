@@ -10,6 +10,7 @@ from typing import Any
 
 from django.db import connections, transaction
 
+from .due_rows import DUE_SINCE, MAY_BE_LATE
 from .models import DeadLetter, OutgoingMessage
 from .services import database_of
 
@@ -43,9 +44,9 @@ class Reading:
 
 PENDING = f"""
 SELECT %(service)s AS service, count(*) AS outbox_service_pending,
-       coalesce(extract(epoch FROM statement_timestamp() - min(due_at)), 0) AS outbox_oldest_seconds
-FROM (SELECT due_at FROM {OutgoingMessage._meta.db_table}
-      WHERE published_at IS NULL AND due_at <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
+       coalesce(extract(epoch FROM statement_timestamp() - min(due_since)), 0) AS outbox_oldest_seconds
+FROM (SELECT {DUE_SINCE} AS due_since FROM {OutgoingMessage._meta.db_table}
+      WHERE {MAY_BE_LATE} <= statement_timestamp() ORDER BY due_at LIMIT %(most)s) pending
 """  # noqa: S608 - the table's name
 
 WAITING = f"""
@@ -96,7 +97,7 @@ def readings_of(service: str) -> Iterator[Reading]:
 
     pending = {
         "outbox_service_pending": "Messages of a service that are due and not sent.",
-        "outbox_oldest_seconds": "How long the oldest of them has been due.",
+        "outbox_oldest_seconds": "How long the oldest of them has been due, however often it was put off.",
     }
     waiting = {"outbox_waiting_for_release": "Messages put back because no worker here knows their type or version."}
     connected = {

@@ -27,6 +27,7 @@ from .services import database_of, model_of
 
 PAGE = 10_000
 BATCH = 500  # rows that are locked at a time
+CHANGED = ("published_at", "first_due_at", "due_at", "publish_attempts", "refusals", "last_error")
 NIL = UUID(int=0)
 SENT = """
 SELECT id, message_id, "to", type, subject FROM outbox_outgoingmessage
@@ -108,7 +109,7 @@ def send_again(service: str, row_ids: Sequence[UUID]) -> int:
                 )
             )
             _make_due(rows, now=clock.now(using))
-            outgoing.objects.bulk_update(rows, ["published_at", "first_due_at", "due_at", "refusals", "last_error"])
+            outgoing.objects.bulk_update(rows, CHANGED)
             if rows:
                 WakeUp.after_commit(using)
         number += len(rows)
@@ -118,7 +119,8 @@ def send_again(service: str, row_ids: Sequence[UUID]) -> int:
 def _make_due(rows: Sequence[OutgoingMessage], *, now: datetime) -> None:
     for row in rows:
         row.first_due_at = row.sent_since()
-        row.due_at, row.published_at, row.refusals, row.last_error = now, None, 0, ""
+        row.due_at, row.published_at, row.last_error = now, None, ""
+        row.publish_attempts = row.refusals = 0
 
 
 def _pages(

@@ -59,7 +59,7 @@ class OutgoingMessage(models.Model):
         verbose_name = _("outgoing message")
         verbose_name_plural = _("outgoing messages")
         indexes = [
-            models.Index(fields=["due_at"], name="outgoing_unpublished", condition=models.Q(published_at__isnull=True)),
+            models.Index(fields=["due_at", "id"], name="outgoing_due", condition=models.Q(published_at__isnull=True)),
             models.Index(fields=["subject"], name="outgoing_by_subject"),
             models.Index(fields=["message_id"], name="outgoing_again", condition=models.Q(attempt__gt=0)),
             models.Index(

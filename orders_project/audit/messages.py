@@ -7,6 +7,7 @@ from django.conf import settings
 from common.audit import Finding, Rule, Scope, rows
 from orders.messages import Overdue
 from outbox import forgotten, lost
+from outbox.due_rows import DUE_SINCE, MAY_BE_LATE
 from outbox.ids import floor7
 
 
@@ -40,16 +41,16 @@ def seen_but_not_sent(scope: Scope) -> Iterator[Finding]:
         )
 
 
-UNSENT = """
-SELECT message_id, type, subject, "to", due_at, last_error FROM outbox_outgoingmessage
-WHERE published_at IS NULL AND due_at < %s ORDER BY due_at LIMIT 1000
-"""
+UNSENT = f"""
+SELECT message_id, type, subject, "to", {DUE_SINCE}, last_error FROM outbox_outgoingmessage
+WHERE {MAY_BE_LATE} < %s ORDER BY due_at LIMIT 1000
+"""  # noqa: S608 - conditions of ours
 
 
 def unsent(scope: Scope) -> Iterator[Finding]:
     for service in settings.SERVICES:
-        for message_id, kind, subject, to, due_at, error in rows(service, UNSENT, scope.settled):
-            detail = f"{kind} for {subject} from {service} to {to} was due at {due_at.isoformat()}"
+        for message_id, kind, subject, to, due_since, error in rows(service, UNSENT, scope.settled):
+            detail = f"{kind} for {subject} from {service} to {to} has been due since {due_since.isoformat()}"
             yield Finding(
                 "unsent",
                 str(message_id),

@@ -248,8 +248,7 @@ def statements(
     there = [role for role in here if role.name in existing or passwords.get(role.name)]
     for label in _limited(there):
         if label not in settled:
-            table = sql.Identifier(apps.get_model(label)._meta.db_table)
-            yield from _row_statements(_sql("{}.{}", SCHEMA, table), label, there)
+            yield from _row_statements(_table_of(label), label, there)
 
 
 def settled_in(cursor: Any, database: str, *, existing: set[str]) -> set[str]:
@@ -262,7 +261,7 @@ def settled_in(cursor: Any, database: str, *, existing: set[str]) -> set[str]:
 
 def _is_settled(cursor: Any, label: str, roles: list[Role]) -> bool:
     # PostgreSQL words conditions in its own way, so it is asked to do that with ours, on a table that nobody uses.
-    table, probe = _sql("{}.{}", SCHEMA, sql.Identifier(apps.get_model(label)._meta.db_table)), _sql("pg_temp.probe")
+    table, probe = _table_of(label), _sql("pg_temp.probe")
     cursor.execute(_sql("CREATE TEMPORARY TABLE probe (LIKE {})", table))
     for statement in _row_statements(probe, label, roles):
         cursor.execute(statement)
@@ -274,6 +273,10 @@ def _is_settled(cursor: Any, label: str, roles: list[Role]) -> bool:
 def _policies_of(cursor: Any, table: Any) -> set[tuple[Any, ...]]:
     cursor.execute(POLICIES, [table.as_string(None)] * 2)
     return set(cursor.fetchall())
+
+
+def _table_of(label: str) -> Any:
+    return _sql("{}.{}", SCHEMA, sql.Identifier(apps.get_model(label)._meta.db_table))
 
 
 def _limited(roles: list[Role]) -> list[str]:

@@ -30,6 +30,7 @@ from outbox.ids import floor7, time7, uuid7
 from outbox.online_ddl import AddIndexOnline, RemoveIndexOnline
 from outbox.services import model_of
 from outbox.store import Rows
+from outbox.tests.plans import fill_after_analyze, plans_of
 
 SERVICE = "payments"
 OUTBOX, INBOX = by_day_ddl.TABLES
@@ -480,6 +481,18 @@ def test_everybody_goes_on_while_a_table_becomes_partitioned_and_one_again() -> 
 
 @pytest.mark.usefixtures("days")
 class TestWhoeverUsesTheTables:
+    def test_sorts_nothing_of_what_is_due(self) -> None:
+        """To append what is in all partitions, most of which are empty, and to sort it would seem to cost less."""
+        fill_after_analyze(SERVICE)
+        due = DueRows(SERVICE)
+        due.next_due()
+        assert [plan for plan in plans_of(due) if "Merge Append  (" not in plan or "Sort  (" in plan] == []
+        assert sql("SHOW enable_sort") == [("on",)]
+        for table in by_day_ddl.TABLES:
+            by_day_ddl.revert(SERVICE, table, at_once=True, say=lambda line: None)
+        assert [plan for plan in plans_of(due) if "Sort  (" in plan] == []
+        assert not due._is_by_day
+
     def test_goes_on_while_days_go(self) -> None:
         for hours in range(24 * 25):
             handled(ago(hours=hours))

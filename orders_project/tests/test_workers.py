@@ -1,5 +1,6 @@
 """What `celery inspect` and `manage.py workers` make of the answers; see test_observability.py for a real run."""
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from celery.worker.pidbox import Pidbox
 from django.conf import settings
 from django.core.management import CommandError, call_command
 
+from orders_project import celery
 from orders_project.celery import WORK, app, declare_topology
 from orders_project.celery_inspect import ANSWERED
 from orders_project.celery_worker import Answers, CarefulConsumer
@@ -89,6 +91,38 @@ class TestAWorkerWhoseNodeStandsStill:
             monkeypatch.setattr(settings, "AMQP_HEARTBEAT", 0)
             with pytest.raises(ConnectionError, match="does not answer"):
                 consumer.leave_if_alone()
+
+
+def test_a_declaration_ends_though_its_node_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the connection was made: until then the time to connect is the limit."""
+    ended: list[BaseException] = []
+
+    def declare() -> None:
+        try:
+            declare_topology()
+        except OSError as error:
+            ended.append(error)
+
+    node = urlsplit(settings.AMQP_URL)
+    with Proxies(broker=lambda: node.port or 5672) as proxies:
+        credentials = node.netloc.rpartition("@")[0]
+        through = node._replace(netloc=f"{credentials}@127.0.0.1:{proxies.links['broker'].port}").geturl()
+        make = kombu.Exchange.declare
+
+        def hold_and_make(self: kombu.Exchange, **options: Any) -> Any:
+            proxies.hold("broker")
+            return make(self, **options)
+
+        monkeypatch.setattr(kombu.Exchange, "declare", hold_and_make)
+        monkeypatch.setattr(settings, "AMQP_URL", through)
+        monkeypatch.setitem(celery.TIMEOUTS, "read_timeout", 0.5)
+        thread = threading.Thread(target=declare)
+        thread.start()
+        thread.join(timeout=30)
+        is_stuck = thread.is_alive()
+    thread.join(timeout=30)
+    assert not is_stuck
+    assert isinstance(ended[0], TimeoutError)
 
 
 def request(name: str, shown: str, began: float | None) -> dict[str, Any]:

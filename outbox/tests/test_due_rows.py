@@ -14,6 +14,7 @@ from outbox import due_rows
 from outbox.due_rows import CLAIM, DueRows
 from outbox.services import model_of
 from outbox.tests.examples import SERVICE, Count, Echo
+from outbox.tests.plans import fill_after_analyze, plans_of
 
 Outgoing = model_of(SERVICE, "Outgoing")
 ROWS = 1500
@@ -61,6 +62,14 @@ def test_rows_of_some_types_are_found_without_changing_where_a_look_at_all_begin
         assert due.claim_of({"tests.echo"}, now=timezone.now(), limit=200) == [reply]
     due._everywhere_at = time.monotonic() + 3600
     assert late.pk in claimed(due)
+
+
+@pytest.mark.django_db
+def test_nothing_is_sorted_though_the_statistics_are_from_before_anything_was_due() -> None:
+    fill_after_analyze(SERVICE)
+    due = DueRows(SERVICE)
+    due.next_due()  # it says whether the table is in partitions
+    assert [plan for plan in plans_of(due) if "Sort  (" in plan or "Seq Scan" in plan] == []
 
 
 @pytest.mark.django_db(transaction=True)
