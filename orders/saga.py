@@ -116,6 +116,7 @@ def _hold(order: Order) -> str | None:
 
 PAYMENT_TIMEOUT = "payment_timeout"
 AUTHORIZATION_EXPIRED = "authorization_expired"
+CAPTURE_REFUSED = "capture_refused"
 
 # An order that was turned back for one of these reasons has failed; for any other reason it is canceled.
 FAILURES = frozenset(
@@ -182,6 +183,7 @@ STEPS: Steps = {
     (PP,         PaymentVoided):     Step(RELEASING,  says=release),
     (AUTHORIZED, PaymentVoided):     Step(RELEASING,  says=release),
     (CAPTURING,  PaymentVoided):     Step(RELEASING,  says=release),
+    (CAPTURING,  PaymentRefunded):   Step(RELEASING,  says=release),  # taken although the capture was refused
     (RELEASING,  StockReleased):     Step(end),
 
     # turned back before it was paid: make sure that no money stays in, then give the stock back
@@ -209,6 +211,7 @@ STEPS: Steps = {
     (REFUNDING,  OrderProcessed):    Step(DONE),  # it had been accepted before the way back began
 
     # the gateway refuses to return the money: the order stays where it is until a person has decided
+    (CAPTURING,  PaymentReturnRefused): Step(CAPTURING),  # after a refused capture, which payments takes back by itself
     (VOIDING,    PaymentReturnRefused): Step(VOIDING),
     (REFUNDING,  PaymentReturnRefused): Step(REFUNDING),
 
@@ -256,8 +259,8 @@ ALREADY: dict[type[Event], frozenset[Status]] = {
 REFUSED: dict[type[Event], dict[Status, str]] = {
     PaymentFailed: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
     PaymentVoided: dict.fromkeys((PAID, REFUNDING, DONE), "paid_already"),
-    PaymentRefunded: dict.fromkeys((P, R, PP, AUTHORIZED, CAPTURING, PAID, DONE), "refund_not_asked_for"),
-    PaymentReturnRefused: dict.fromkeys((P, R, PP, AUTHORIZED, CAPTURING, PAID, DONE), "refund_not_asked_for"),
+    PaymentRefunded: dict.fromkeys((P, R, PP, AUTHORIZED, PAID, DONE), "refund_not_asked_for"),
+    PaymentReturnRefused: dict.fromkeys((P, R, PP, AUTHORIZED, PAID, DONE), "refund_not_asked_for"),
     PaymentReturnUndone: dict.fromkeys((P, R, PP, AUTHORIZED, CAPTURING, PAID, DONE), "refund_not_asked_for"),
     OrderProcessed: dict.fromkeys(
         (P, R, PP, AUTHORIZED, CAPTURING, VOIDING, RELEASING, CANCELED, FAILED), "not_being_processed"
@@ -413,6 +416,7 @@ def _of_timeout(order: Order) -> str:
 REASONS: dict[type[Event], Callable[[Any, Order], str]] = {
     PaymentFailed: lambda event, order: event.reason,
     PaymentVoided: lambda event, order: "payment_voided",
+    PaymentRefunded: lambda event, order: CAPTURE_REFUSED,  # without a reason only where nobody asked for it
     ProcessingRefused: lambda event, order: (
         PROCESSING_TIMEOUT if event.reason == PROCESSING_TIMEOUT else "processing_refused"
     ),

@@ -289,9 +289,9 @@ def _changes(event: Event, order: Order, *, becomes: Status) -> dict[str, Any]:
         changes["captured"] = event.amount if event.amount < order.total else None
     match event:
         case PaymentRefunded():
-            changes["refunded"] = order.paid
+            changes["refunded"] = order.paid if event.amount is None else event.amount
         case PaymentReturnUndone():
-            changes["refunded"] = max(0, order.paid - event.amount)
+            changes["refunded"] = max(0, order.refunded - event.amount)
     blocked = order.blocked if becomes == order.status else ""
     if isinstance(event, PaymentReturnRefused | PaymentReturnUndone):
         blocked = event.reason

@@ -9,11 +9,16 @@ later, does an empty search count.
 # Note [A key that broke]: a gateway that fails in the middle of a call may repeat its failure under that key for as
 long as it remembers it. So each failure ends a key, as each refusal does; and before a call is made under another key,
 the gateway is asked whether the former one had an effect after all.
+
+# Note [A refusal to tell]: a gateway that refuses to be asked how a payment is says nothing of the payment, and nothing
+of what was asked for before. So that is no refusal of what is to be done, but no answer.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any, TypeVar
 
 from . import gateways, ledger, returns
 from .gateways.base import (
@@ -31,6 +36,7 @@ from .gateways.base import Status as GatewayStatus
 from .models import Payment
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 KEYS_LAST = timedelta(hours=23)  # gateways remember idempotency keys for a day
 CLOCKS_DIFFER = timedelta(minutes=10)
@@ -69,7 +75,7 @@ class AtGateway:
     def _search(self) -> Answer | None:
         # While the search may lag behind, all payments since then are listed.
         since = self.payment.created_at - CLOCKS_DIFFER if self._is_recent() else None
-        found = self._gateway.status(order_id=self.payment.reference, since=since)
+        found = self._ask(self._gateway.status, order_id=self.payment.reference, since=since)
         return found and self._ours(found)
 
     def _is_recent(self) -> bool:
@@ -78,7 +84,7 @@ class AtGateway:
     def find(self) -> Answer | None:
         """Return the payment as it is at the gateway; None if it is certain that there is none."""
         if payment_id := self.payment.gateway_payment_id:
-            found = self._gateway.status(payment_id=payment_id)
+            found = self._ask(self._gateway.status, payment_id=payment_id)
             if found is None and self._is_recent():
                 raise GatewayUnavailable(f"{self._gateway.name}: the payment is not listed.")
             return found and self._ours(found)
@@ -115,7 +121,7 @@ class AtGateway:
 
     def _moved_on(self, found: Answer, refused: GatewayRefused) -> Answer:
         """Return the payment if it is not as it was found any more, which explains the refusal."""
-        moved = self._gateway.status(payment_id=found.payment_id)
+        moved = self._ask(self._gateway.status, payment_id=found.payment_id)
         if moved is None or moved.status == found.status:
             raise refused
         return moved
@@ -126,7 +132,7 @@ class AtGateway:
 
         What was asked for before is not asked for again: the refund is as it is by now.
         """
-        made = self._gateway.refunds(payment_id=found.payment_id)
+        made = self._ask(self._gateway.refunds, payment_id=found.payment_id)
         if (current := returns.current(self.payment, made)) is not None:
             return current
         amount = ledger.left(self.payment) if found.status == GatewayStatus.SUCCEEDED else 0
@@ -162,6 +168,13 @@ class AtGateway:
             logger.error("%s: the gateway answers about another refund: %s", self.payment, refund)
             raise GatewayUnavailable(f"{self._gateway.name}: the answer is about another refund.")
         return refund
+
+    def _ask(self, ask: Callable[..., T], **which: Any) -> T:
+        """Return what the gateway tells: see Note [A refusal to tell]."""
+        try:
+            return ask(**which)
+        except GatewayRefused as refused:
+            raise GatewayUnavailable(f"{self._gateway.name}: it refuses to tell: {refused.code}") from refused
 
     def _key(self, what: str) -> str:
         """The idempotency key of a call: another one after each refusal, and each failure, which end the one before."""

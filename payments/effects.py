@@ -11,7 +11,7 @@ from outbox.store import Batch
 from . import ledger, messages
 from .gateways.base import RefundAnswer
 from .ledger import CASH, InsufficientFunds, system_account
-from .models import Outgoing, Payment
+from .models import Entry, Outgoing, Payment
 
 Status = Payment.Status
 
@@ -114,13 +114,17 @@ def _voided(payment: Payment) -> Message:
     return messages.PaymentVoided(order_id=payment.order_id)
 
 
+def _refunded(payment: Payment) -> Message:
+    return messages.PaymentRefunded(order_id=payment.order_id, amount=ledger.of_order(payment.order_id).refunded)
+
+
 ANNOUNCEMENTS: dict[Status, Callable[[Payment], Message]] = {
     Status.PENDING: lambda p: messages.PaymentPending(order_id=p.order_id, payment_id=p.gateway_payment_id),
     Status.AUTHORIZED: _authorized,
     Status.SUCCEEDED: _succeeded,
     Status.FAILED: lambda p: messages.PaymentFailed(order_id=p.order_id, reason=p.fail_reason),
     Status.VOIDED: _voided,
-    Status.REFUNDED: lambda p: messages.PaymentRefunded(order_id=p.order_id),
+    Status.REFUNDED: _refunded,
     Status.VOID_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
     Status.REFUND_REFUSED: lambda p: messages.PaymentReturnRefused(order_id=p.order_id, reason=p.refusal),
 }
@@ -143,9 +147,15 @@ def announce_undone(payment: Payment, details: Details) -> None:
 
 
 def announce_refund(payment: Payment, details: Details) -> None:
-    """Announce that the money is back, unless it was announced before that none came in."""
-    if payment.fail_reason in ("", CAPTURE_REFUSED):
+    """Announce that the money is back, unless what was announced last is that none came in."""
+    if payment.fail_reason in ("", CAPTURE_REFUSED) or _was_undone(payment):
         announce(payment, details)
+
+
+def _was_undone(payment: Payment) -> bool:
+    """Return whether the refund of all that was left has failed after it had succeeded: see `announce_undone`."""
+    undone = Entry.objects.filter(order_id=payment.order_id, kind=Entry.Kind.REFUND_FAILED, refund_id=None)
+    return undone.exists()
 
 
 def ask_again_later(payment: Payment, details: Details) -> None:

@@ -87,10 +87,11 @@ class PaymentVoided(Message, name="payment.voided", to="orders"):
     order_id: str
 
 
-class PaymentRefunded(Message, name="payment.refunded", to="orders"):
-    """The money that was taken has been given back."""
+class PaymentRefunded(Message, name="payment.refunded", to="orders", withheld=("amount",)):
+    """The money that was taken has been given back: all of it, or the `amount` that no lost dispute has taken."""
 
     order_id: str
+    amount: int | None = None
 
 
 class RefundSucceeded(Message, name="refund.succeeded", to="orders"):

@@ -56,7 +56,8 @@ def event(payment: Payment, refund: RefundAnswer, *, is_webhook: bool = False) -
     Return what this refund, one of ours, means for the payment; None if nothing new.
 
     A webhook may be overtaken by the one that says the refund has failed after all. So it is believed about the refund
-    that is being made now only; about an earlier one, the gateway is asked.
+    that is being made now only; about an earlier one, the gateway is asked. Nobody asks where a person decides: what
+    says there that money went back, and is not known to have failed since, is different from what is known.
     """
     recorded = _recorded(payment, refund)
     if refund.status == RefundStatus.FAILED:
@@ -67,12 +68,21 @@ def event(payment: Payment, refund: RefundAnswer, *, is_webhook: bool = False) -
         return Event.RETURN_FAILED if recorded is None and is_current else None
     if recorded is not None:
         return None
-    if refund.status == RefundStatus.PENDING or (is_webhook and refund.refund_id != name(payment)):
+    if refund.status == RefundStatus.PENDING:
         return Event.RETURN_PENDING
+    if is_webhook and refund.refund_id != name(payment):
+        is_news = _is_by_hand(payment) and refund.gateway_refund_id != payment.gateway_refund_id
+        return Event.DIFFERENT if is_news else Event.RETURN_PENDING
     kept = ledger.of_order(payment.order_id).kept
     if refund.amount > kept or refund.currency != payment.currency:
         return Event.DIFFERENT
     return Event.RETURNED if refund.amount == kept else Event.RETURNED_IN_PART
+
+
+def _is_by_hand(payment: Payment) -> bool:
+    """Return whether a person decides, or has decided, how the money goes back."""
+    settled = payment.status == Payment.Status.REFUNDED and bool(payment.settled_by)
+    return settled or payment.status == Payment.Status.REFUND_REFUSED
 
 
 def _recorded(payment: Payment, refund: RefundAnswer) -> str | None:

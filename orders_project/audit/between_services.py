@@ -27,7 +27,8 @@ MOVED = f"""
 SELECT order_id,
        coalesce(sum(amount) FILTER (WHERE kind = '{KIND.CHARGE}'), 0),
        coalesce(sum(amount) FILTER (WHERE kind = '{KIND.REFUND}'), 0)
-           - coalesce(sum(amount) FILTER (WHERE kind = '{KIND.REFUND_FAILED}'), 0)
+           - coalesce(sum(amount) FILTER (WHERE kind = '{KIND.REFUND_FAILED}'), 0),
+       coalesce(sum(amount) FILTER (WHERE kind = '{KIND.DISPUTE_LOST}'), 0)
 FROM payments_entry WHERE order_id = ANY(%s) GROUP BY order_id
 """  # noqa: S608 - the kinds are ours
 CAPTURES = """
@@ -43,12 +44,13 @@ def captures(scope: Scope) -> Iterator[Finding]:
         order_ids = [order_id for order_id, *_ in page]
         moved = {order_id: amounts for order_id, *amounts in rows("payments", MOVED, order_ids)}
         for order_id, status, paid, refunded in page:
-            charged, returned = moved.get(order_id, (0, 0))
+            charged, returned, lost = moved.get(order_id, (0, 0, 0))
             keeps = status in KEEPS_MONEY
-            if (charged, returned) != (paid, refunded) if keeps else charged != returned:
+            if (charged, returned) != (paid, refunded) if keeps else charged - lost != returned:
                 due = f"{paid} was to be paid and {refunded} refunded" if keeps else "nothing was to be kept"
-                detail = f"order is {status}, and {due}; {charged} was charged and {returned} refunded"
-                owed = charged - returned > (paid - refunded if keeps else 0)
+                gone = f"{charged} was charged and {returned} refunded" + (f", {lost} lost in disputes" if lost else "")
+                detail = f"order is {status}, and {due}; {gone}"
+                owed = charged - returned > (paid - refunded if keeps else lost)
                 repair = "post payments.refund for the order" if owed else "charge the customer or cancel"
                 yield Finding("captures", order_id, detail, repair, order_id)
     for page in batches("payments", CAPTURES, CHARGE, scope.settled, start=""):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from outbox.ids import uuid7
 from payments import decisions, gateways, ledger, receipts, refunds, services
-from payments.gateways.base import RefundStatus, Status
+from payments.gateways.base import DisputeStatus, GatewayRefused, RefundStatus, Status
 from payments.models import Attempt, Outgoing, Payment, Refund, WebhookReceipt
 from payments.tests.driver import NOW, ask_again, handle, moved, stored, types, view, work
 from payments.tests.model_gateway import ModelGateway
@@ -348,6 +348,55 @@ class TestAReturn:
         assert types(work()) == ["payment.refunded"]
         assert (gateway.payments["pay_1"].back, ledger.of_order("o").refunded) == (1000, 1000)
 
+    @pytest.mark.parametrize("decision", ["tries again", "settles by hand"])
+    def test_that_was_refused_and_yet_made_is_shown_to_whoever_decides(
+        self, gateway: ModelGateway, decision: str
+    ) -> None:
+        paid(gateway)
+        services.give_back(order_id="o", now=timezone.now())
+        with pytest.MonkeyPatch.context() as refusing:
+            refusing.setattr(gateway, "refund", self.refuses)
+            assert types(work()) == ["payment.return_refused"]
+        gateway.refunded("pay_1", amount=1000, refund_id="o.refund", order_id="o")
+        body = gateway.webhooks[-1]
+        assert deliver_all(gateway) == []
+        kept = WebhookReceipt.objects.filter(about="refund")
+        assert list(kept.values_list("status", "reason")) == [("unmatched", "refund_exceeds_captured")]
+        if decision == "tries again":
+            services.try_return_again(order_id="o", now=timezone.now())
+            assert types(work() + ask_again()) == ["payment.refunded"]
+            assert (kept.get().status, moved()[1:]) == ("applied", [("refund", 1000)])
+        else:
+            services.settle_by_hand(order_id="o", reason="transfer", by=decisions.Authority("ann"), now=NOW)
+            work()
+            deliver(body.replace(b'"evt_', b'"evt_again_'))
+            ask_again()
+            WebhookReceipt.objects.update(received_at=NOW - timedelta(hours=2))
+            ask_again()
+            assert set(kept.values_list("status", flat=True)) == {"quarantined"}
+
+    def refuses(self, request: Any) -> Any:
+        raise GatewayRefused("balance_insufficient")
+
+    def test_of_money_that_came_in_late_is_told_once_its_failure_was(self, gateway: ModelGateway) -> None:
+        begin()
+        services.give_back(order_id="o", now=timezone.now())
+        assert types(work()) == ["payment.voided"]
+        gateway.pays("pay_1")
+        assert types(deliver_all(gateway)) == []
+        assert moved() == [("charge", 1000), ("refund", 1000)]
+        gateway.refund_becomes("pay_1", stored().gateway_refund_id, RefundStatus.FAILED)
+        assert types(deliver_all(gateway)) == ["payment.return_undone"]
+        services.try_return_again(order_id="o", now=timezone.now())
+        assert [(told["type"], told["amount"]) for told in work()] == [("payment.refunded", 1000)]
+
+    def test_is_told_with_what_went_back(self, gateway: ModelGateway) -> None:
+        paid(gateway)
+        gateway.dispute_becomes("pay_1", gateway.disputes_payment("pay_1", amount=400), DisputeStatus.LOST)
+        deliver_all(gateway)
+        services.give_back(order_id="o", now=timezone.now())
+        assert [(told["type"], told["amount"]) for told in work()] == [("payment.refunded", 600)]
+
     def test_of_nothing_asks_nobody(self, gateway: ModelGateway) -> None:
         paid(gateway)
         with transaction.atomic("payments"):
@@ -405,6 +454,55 @@ class TestAGatewayThatBreaks:
         assert (moved(), set(WebhookReceipt.objects.values_list("status", flat=True))) == (
             [("charge", 1000)], {"refunded", "applied"} | ({"discarded"} if does == "pays" else set()),
         )  # fmt: skip
+
+
+class TestAGatewayThatRefusesToTell:
+    """It says nothing of what is to be done, which may have been done already."""
+
+    @pytest.mark.parametrize("what", ["status", "refunds"])
+    def test_refuses_no_refund(self, gateway: ModelGateway, what: str) -> None:
+        paid(gateway)
+        services.give_back(order_id="o", now=timezone.now())
+        fail_at(gateway, "refund", "lost")
+        work()
+        assert (stored().status, gateway.payments["pay_1"].back) == ("refunding", 1000)
+        assert self.asked(gateway, what) == []
+        assert stored().status == "refunding"
+        assert types(ask_again()) == ["payment.refunded"]
+        assert (gateway.payments["pay_1"].back, moved()) == (1000, [("charge", 1000), ("refund", 1000)])
+
+    def test_refuses_no_capture(self, gateway: ModelGateway) -> None:
+        authorized(gateway)
+        services.capture(order_id="o", amount=900, now=timezone.now())
+        assert self.asked(gateway, "status") == []
+        assert stored().status == "capturing"
+        assert types(ask_again()) == ["payment.succeeded"]
+
+    def test_refuses_no_cancellation(self, gateway: ModelGateway) -> None:
+        begin()
+        services.give_back(order_id="o", now=timezone.now())
+        assert self.asked(gateway, "status") == []
+        assert stored().status == "voiding"
+        assert types(ask_again()) == ["payment.voided"]
+
+    def test_refuses_no_payment_that_it_may_have_made(self, gateway: ModelGateway) -> None:
+        gateway.fault = "broke_late"
+        begin()
+        assert self.asked(gateway, "status") == []
+        assert stored().status == "requested"
+        ask_again()
+        assert (len(gateway.payments), stored().status) == (1, "pending")
+
+    def asked(self, gateway: ModelGateway, what: str) -> list[dict[str, Any]]:
+        """Have the gateway asked while it refuses to tell this."""
+
+        def refuse(**which: Any) -> Any:
+            raise GatewayRefused("parameter_unknown")
+
+        setattr(gateway, what, refuse)
+        told = work() + ask_again()
+        delattr(gateway, what)
+        return told
 
 
 def fail_at(gateway: ModelGateway, name: str, fault: str) -> None:
