@@ -1,15 +1,20 @@
 """The limits of requests a minute for one client and for one address: counted before anything else is done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from django.conf import settings
+from django.core import signing
+from django.http import HttpRequest, HttpResponse
 
 from outbox.metrics import counter
 
 from . import rate_limits
-from .addresses import source_of
+from .addresses import client_address, source_of
 from .errors import Refusal
 from .rate_limits import RateLimit, Standing
+
+SALT = "counted request"
+COUNT_TOKEN_AGE = 60  # seconds
 
 RATE_LIMIT_REFUSALS = counter("rate_limit_refusals_total", "Requests refused by a rate limit.", "limit")
 
@@ -38,6 +43,32 @@ def count_request(*, principal: str = "", address: str = "") -> dict[str, str]:
         ],
         of="requests",
     )
+
+
+def counted(request: HttpRequest, perform: Callable[[], HttpResponse], *, principal: str) -> HttpResponse:
+    """
+    Count a request, then return the response of `perform`, with the RateLimit headers.
+
+    :raises LimitReached: if a limit is exceeded
+    """
+    left = count_request(principal=principal, address=client_address(request))
+    response = perform()
+    for name, value in left.items():
+        response[name] = value
+    return response
+
+
+def count_token(principal: str) -> str:
+    """Return what tells another process of ours that a request of this client is counted: nobody else can make it."""
+    return signing.dumps(principal, salt=SALT)
+
+
+def is_counted(principal: str, token: str) -> bool:
+    """Whether a process of ours has told by this token that it has just counted a request of this client."""
+    try:
+        return bool(signing.loads(token, salt=SALT, max_age=COUNT_TOKEN_AGE) == principal)
+    except signing.BadSignature:
+        return False
 
 
 def count(limits: Sequence[RateLimit], *, of: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -26,8 +27,7 @@ from rest_framework.views import APIView
 
 from outbox import clock
 
-from . import client_limits
-from .addresses import client_address
+from . import client_limits, locks
 from .errors import Refusal
 
 HEADER = "Idempotency-Key"
@@ -67,6 +67,11 @@ class StoredAnswer(models.Model):
     def __str__(self) -> str:
         return self.key
 
+    @property
+    def has_answer(self) -> bool:
+        """Whether a repeated request is answered from here: see `keep`."""
+        return self.fingerprint != ""
+
     @classmethod
     def forget(cls, *, before: datetime, limit: int = 1000) -> int:
         """Delete responses older than `before`, at most `limit` of them; return how many were deleted."""
@@ -91,6 +96,12 @@ class TooManyKeys(Refusal):
 
     code = "too_many_idempotency_keys"
 
+    def __init__(self) -> None:
+        super().__init__(
+            f"No more than {settings.IDEMPOTENCY_MAX_KEYS} keys are kept for one client.",
+            extra={"retry_after": int(COUNTED_FOR)},
+        )
+
 
 class AnswerTooLarge(Refusal):
     """The answer is larger than what is kept under a key."""
@@ -111,6 +122,7 @@ def answer_once(
     *,
     answers: type[StoredAnswer],
     principal: str,
+    prepare: Callable[[], None] | None = None,
     extra_fields: Callable[[], dict[str, Any]] = dict,
     not_stored: Collection[str] = (),
 ) -> HttpResponse:
@@ -119,16 +131,16 @@ def answer_once(
 
     The request is first counted against the limits of its principal and its address. `perform` runs in a transaction of
     the service's database. A refusal is stored as well, and only the refusal. What was no valid request is not stored,
-    nor is a server error. `extra_fields` is called after `perform`, and returns the values of further fields to store.
-    `not_stored` names fields of the answer that contain secrets: a replayed answer has null in their place.
+    nor is a server error. `prepare` is called before the transaction, unless the request is repeated: it may wait for
+    others, and what it raises is not stored. `extra_fields` is called after `perform`, and returns the values of
+    further fields to store. `not_stored` names fields of the answer that contain secrets: a replayed answer has null in
+    their place.
     """
-    limits = client_limits.count_request(principal=principal, address=client_address(request._request))
-    response = _answered(
-        view, request, perform, answers=answers, principal=principal, extra_fields=extra_fields, not_stored=not_stored
-    )
-    for name, value in limits.items():
-        response[name] = value
-    return response
+    answered = partial(
+        _answered, view, request, perform, answers=answers, principal=principal, prepare=prepare,
+        extra_fields=extra_fields, not_stored=not_stored,
+    )  # fmt: skip
+    return client_limits.counted(request._request, answered, principal=principal)
 
 
 def _answered(
@@ -138,28 +150,30 @@ def _answered(
     *,
     answers: type[StoredAnswer],
     principal: str,
+    prepare: Callable[[], None] | None,
     extra_fields: Callable[[], dict[str, Any]],
     not_stored: Collection[str],
 ) -> HttpResponse:
     key = request.headers.get(HEADER)
     if key is None:
+        if prepare is not None:
+            prepare()
         return perform()
     check_key(key)
     asked = fingerprint(request)
     using = router.db_for_write(answers)
+    stored = answers._base_manager.filter(principal=principal, key=key)
+    if prepare is not None:
+        if (known := stored.first()) is not None and known.has_answer:
+            return _replayed(known, asked)
+        prepare()
     with transaction.atomic(using=using):
         if not _try_lock(using, principal, key):
             raise StillRunning("The first request with this key is still running.", extra={"retry_after": RETRY_AFTER})
-        known = answers._base_manager.filter(principal=principal, key=key).first()
-        if known is not None:
-            if known.fingerprint != asked:
-                raise KeyReused("This key was already used for another request.")
-            return _replayed(known)
-        if is_full(answers, principal):
-            raise TooManyKeys(
-                f"No more than {settings.IDEMPOTENCY_MAX_KEYS} keys are kept for one client.",
-                extra={"retry_after": int(COUNTED_FOR)},
-            )
+        if (known := stored.first()) is not None and known.has_answer:
+            return _replayed(known, asked)
+        if known is None and is_full(answers, principal):
+            raise TooManyKeys
         try:
             with transaction.atomic(using=using):
                 response = perform()
@@ -171,17 +185,39 @@ def _answered(
             answer = _body(response, without=not_stored)
             if len(answer) > MAX_ANSWER:
                 raise AnswerTooLarge("The answer is too large to be kept. Send the request without a key.")
-            answers._base_manager.create(
-                principal=principal,
-                key=key,
-                fingerprint=asked,
-                answer_status=response.status_code,
-                answer=answer.decode(),
-                answer_headers={name: value for name, value in response.items() if name != "Content-Type"},
-                created_at=clock.now(using),
-                **extra_fields(),
-            )
+            values = {
+                "fingerprint": asked,
+                "answer_status": response.status_code,
+                "answer": answer.decode(),
+                "answer_headers": {name: value for name, value in response.items() if name != "Content-Type"},
+            }
+            if known is None:
+                now = clock.now(using)
+                answers._base_manager.create(principal=principal, key=key, created_at=now, **values, **extra_fields())
+            else:  # what it was used for before stays
+                stored.update(**values)
     return response
+
+
+def wait_for(answers: type[StoredAnswer], *, principal: str, key: str) -> None:
+    """Wait until no request runs under this key; none begins until the transaction around this call ends."""
+    locks.take_turn(router.db_for_write(answers), _lock_of(principal, key))
+
+
+def keep(answers: type[StoredAnswer], *, principal: str, key: str, **fields: Any) -> None:
+    """
+    Keep that a key was used, with the values of further fields, and without an answer, unless there is one.
+
+    The next request under the key is looked at, and its answer kept. Call `wait_for` before, in the same transaction.
+
+    :raises TooManyKeys: if the principal has as many keys as are kept for one
+    """
+    if answers._base_manager.filter(principal=principal, key=key).update(**fields):
+        return
+    if is_full(answers, principal):
+        raise TooManyKeys
+    now = clock.now(router.db_for_write(answers))
+    answers._base_manager.create(principal=principal, key=key, answer_status=0, created_at=now, **fields)
 
 
 _counted: dict[tuple[str, str], tuple[float, bool]] = {}  # when, and whether that was all that is kept
@@ -212,7 +248,9 @@ def _body(response: HttpResponse, *, without: Collection[str]) -> bytes:
     return JSONRenderer().render(response.data | left_out if left_out else response.data)
 
 
-def _replayed(known: StoredAnswer) -> HttpResponse:
+def _replayed(known: StoredAnswer, asked: str) -> HttpResponse:
+    if known.fingerprint != asked:
+        raise KeyReused("This key was already used for another request.")
     headers = known.answer_headers | {REPLAYED: "true"}
     if known.answer_status < 400:
         return Response(_parsed(known.answer), known.answer_status, headers=headers)
@@ -225,10 +263,12 @@ def _parsed(answer: str) -> Any:
 
 def _try_lock(using: str, principal: str, key: str) -> bool:
     with connections[using].cursor() as cursor:
-        cursor.execute(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [f"idempotency {principal!r} {key!r}"]
-        )
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [_lock_of(principal, key)])
         return bool(cursor.fetchone()[0])
+
+
+def _lock_of(principal: str, key: str) -> str:
+    return f"idempotency {principal!r} {key!r}"
 
 
 def fingerprint(request: Request) -> str:

@@ -1,5 +1,6 @@
 """Admin pages of the orders service. The page of an order itself reads all services: see orders_project/backoffice."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from django import forms
@@ -94,9 +95,14 @@ class NewEndpoint(EndpointForm):
     """Asks for the client as well whose orders the endpoint hears of."""
 
     client = forms.ChoiceField(
-        label=_("Client"), choices=_clients, help_text=_("It hears of the orders of this client only.")
+        label=_("Client"), choices=_clients, help_text=_("It receives events about the orders of this client only.")
     )
     field_order = ("client", "url", "events", "description")
+
+
+def _look_up(call: ActionCall) -> Mapping[str, Any]:
+    webhook_endpoints.look_up(url=call.values["url"])
+    return {}
 
 
 def _register(call: ActionCall) -> ShownOnce:
@@ -179,6 +185,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
             explanation=_("The endpoint will receive these events from now on, signed with its own secret."),
             permission="edit_endpoint",
             form=NewEndpoint,
+            first=_look_up,
             perform=_register,
             of_list=True,
         ),
@@ -188,6 +195,7 @@ class WebhookEndpoints(ReadOnlyAdmin):
             explanation=_("What is still to be sent goes to the new URL."),
             permission="edit_endpoint",
             form=EndpointForm,
+            first=_look_up,
             perform=_edit,
             is_possible=_is_there,
         ),

@@ -12,7 +12,7 @@ import ipaddress
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -21,10 +21,16 @@ from django.conf import settings
 from django.utils.translation import gettext as _g
 from django.utils.translation import gettext_noop
 
+from common.deadline import cut_off
+from common.errors import Refusal
+
 CONNECT_TIMEOUT = 3.0
 TOTAL_TIMEOUT = 10.0
 MAX_ANSWER = 2048  # bytes of an answer that are read
 DNS_TIMEOUT = 3.0
+MAX_CHECKS = 4  # look-ups at once in a process for addresses that somebody registers
+
+_checks = threading.BoundedSemaphore(MAX_CHECKS)
 
 # Note [What is public]: of IPv6 the block that is given out as global unicast, of IPv4 everything, both without what is
 # named here. It is written out because the opinion of `ipaddress` differs between versions of Python.
@@ -64,6 +70,12 @@ class Unreachable(Exception):
     code = "unreachable"
 
 
+class TooManyChecks(Refusal):
+    """As many addresses are being checked in this process as may be at once. Try again after `retry_after`."""
+
+    code = "unavailable"
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer: its status, the beginning of its text, and when to try again."""
@@ -97,15 +109,35 @@ def target(url: str) -> SplitResult:
     return parts
 
 
-def resolve(parts: SplitResult) -> tuple[str, int]:
+def check(url: str) -> None:
     """
-    Resolve a host to an address and a port to connect to.
+    Check that webhooks may be sent to an address which somebody wants to register. `post` decides anew, each time.
+
+    # Note [The DNS of strangers]: whoever registers an address chooses who answers for its name, and when. So a request
+    # waits for that in no transaction, and few of them at once. A look-up counts until the resolver gives up, which may
+    # be after we do. Those of `post` do not count: a worker sends one webhook after the other.
+
+    :raises Refused: if it is not a URL that webhooks may be sent to, or one of its host's addresses is not public
+    :raises Unreachable: if its host has no address, or none in time
+    :raises TooManyChecks: if too many are being checked
+    """
+    parts = target(url)
+    if not _checks.acquire(blocking=False):
+        raise TooManyChecks(
+            _g("Too many addresses are being checked. Try again in a moment."), extra={"retry_after": int(DNS_TIMEOUT)}
+        )
+    resolve(parts, done=_checks.release)
+
+
+def resolve(parts: SplitResult, *, done: Callable[[], None] = lambda: None) -> tuple[str, int]:
+    """
+    Resolve a host to an address and a port to connect to. `done` is called when the resolver has ended.
 
     :raises Refused: if one of its addresses is not public
     :raises Unreachable: if it has none
     """
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    found = _look_up(parts.hostname or "", port)
+    found = _look_up(parts.hostname or "", port, done)
     addresses = [ipaddress.ip_address(str(where[0]).partition("%")[0]) for *_, where in found]
     for address in addresses:
         if not may_reach(address, scheme=parts.scheme):
@@ -113,7 +145,7 @@ def resolve(parts: SplitResult) -> tuple[str, int]:
     return str(addresses[0]), port
 
 
-def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
+def _look_up(host: str, port: int, done: Callable[[], None]) -> list[tuple[Any, ...]]:
     """
     The system's resolver, which has no timeout of its own: a thread that waits longer is left to it.
 
@@ -122,11 +154,18 @@ def _look_up(host: str, port: int) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
 
     def ask() -> None:
-        with contextlib.suppress(OSError, UnicodeError):
-            found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        try:
+            with contextlib.suppress(OSError, UnicodeError):
+                found.extend(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        finally:
+            done()
 
     asking = threading.Thread(target=ask, name="dns", daemon=True)
-    asking.start()
+    try:
+        asking.start()
+    except RuntimeError:  # the process has as many threads as it may have
+        done()
+        raise
     asking.join(DNS_TIMEOUT)
     if asking.is_alive() or not found:
         raise Unreachable(_g(NOT_FOUND) % {"host": host})
@@ -145,7 +184,7 @@ def may_reach(address: Address, *, scheme: str = "https") -> bool:
 
 def post(url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:
     """
-    Send a POST request, once.
+    Send a POST request, once. An answer that takes too long is cut off, and what has come of it may count.
 
     :raises Refused: if the address is not one that webhooks may be sent to
     :raises Unreachable: if there was no answer in time
@@ -157,28 +196,19 @@ def post(url: str, *, headers: Mapping[str, str], body: bytes) -> Answer:
         raw = socket.create_connection((address, port), timeout=CONNECT_TIMEOUT)
     except OSError as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
-    deadline = threading.Timer(TOTAL_TIMEOUT, _cut, args=(raw,))
-    deadline.start()
     try:
-        raw.settimeout(TOTAL_TIMEOUT)
-        connection.sock = raw
-        if parts.scheme == "https":
-            connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=parts.hostname)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("POST", path, body=body, headers={**headers, "Host": parts.netloc})
-        answer = connection.getresponse()
-        text = answer.read(MAX_ANSWER).decode("utf-8", "replace").replace("\0", "")
-        return Answer(answer.status, text, answer.headers.get("Retry-After", ""))
+        with cut_off(raw, after=TOTAL_TIMEOUT):
+            raw.settimeout(TOTAL_TIMEOUT)
+            connection.sock = raw
+            if parts.scheme == "https":
+                connection.sock = ssl.create_default_context().wrap_socket(raw, server_hostname=parts.hostname)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.request("POST", path, body=body, headers={**headers, "Host": parts.netloc})
+            answer = connection.getresponse()
+            text = answer.read(MAX_ANSWER).decode("utf-8", "replace").replace("\0", "")
+            return Answer(answer.status, text, answer.headers.get("Retry-After", ""))
     except (OSError, http.client.HTTPException) as error:
         raise Unreachable(f"{type(error).__name__}: {error}") from error
     finally:
-        deadline.cancel()
         connection.close()
-        raw.close()
-
-
-def _cut(raw: socket.socket) -> None:
-    try:
-        raw.shutdown(socket.SHUT_RDWR)
-    except OSError:
         raw.close()

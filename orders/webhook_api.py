@@ -1,7 +1,7 @@
 """The HTTP API of webhook endpoints: a client registers its own, and sees what was sent to them."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db.models import Prefetch, QuerySet
 from django.http import HttpResponse
@@ -12,6 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer, Serializer
 
+from common import client_limits
 from common.conditional import etags_in, if_match
 from common.html_forms import WithForm
 from common.idempotency import PARAMETER, answer_once
@@ -47,10 +48,24 @@ class OfEndpoints(WithForm):
     scope = "webhooks"
     pagination_class = NewestFirst
 
-    def once(self, request: Request, perform: Callable[[], HttpResponse]) -> HttpResponse:
+    def once(
+        self, request: Request, perform: Callable[[], HttpResponse], prepare: Callable[[], None] | None = None
+    ) -> HttpResponse:
         """Answer once for each Idempotency-Key. A secret is not stored with the answer."""
         principal = principal_of(request).name
-        return answer_once(self, request, perform, answers=IdempotencyKey, principal=principal, not_stored=(SECRET,))
+        return answer_once(
+            self,
+            request,
+            perform,
+            answers=IdempotencyKey,
+            principal=principal,
+            prepare=prepare,
+            not_stored=(SECRET,),
+        )
+
+    def counted(self, request: Request, perform: Callable[[], HttpResponse]) -> HttpResponse:
+        """Count a request that has no Idempotency-Key, as `once` does, and answer it."""
+        return client_limits.counted(request._request, perform, principal=principal_of(request).name)
 
 
 class Endpoints(OfEndpoints):
@@ -58,6 +73,7 @@ class Endpoints(OfEndpoints):
 
     serializer_class = NewEndpointSerializer
     queryset = WebhookEndpoint.objects.none()
+    wanted: dict[str, Any]  # what was asked for and is valid
 
     @extend_schema(operation_id="list_webhook_endpoints", responses=WebhookEndpointSerializer(many=True))
     def get(self, request: Request) -> Response:
@@ -74,15 +90,17 @@ class Endpoints(OfEndpoints):
     @retry_on_conflict
     def post(self, request: Request) -> HttpResponse:
         """Register an endpoint, which will be sent the events of your orders. Only this answer has its secret."""
-        return self.once(request, lambda: self.register(request))
+        return self.once(request, lambda: self.register(request), prepare=lambda: self.check(request))
 
-    def register(self, request: Request) -> Response:
+    def check(self, request: Request) -> None:
         asked = self.asked = NewEndpointSerializer(data=request.data, context=self.get_serializer_context())
         asked.is_valid(raise_exception=True)
+        self.wanted = asked.validated_data
+        webhook_endpoints.look_up(url=self.wanted["url"])
+
+    def register(self, request: Request) -> Response:
         name = principal_of(request).name
-        endpoint = webhook_endpoints.register(
-            **asked.validated_data, principal=name, actor=name, now=clock.now("orders")
-        )
+        endpoint = webhook_endpoints.register(**self.wanted, principal=name, actor=name, now=clock.now("orders"))
         location = reverse("webhook-endpoint", args=[endpoint.pk])
         return shown(endpoint, EndpointWithSecretSerializer, status=201, headers={"Location": location})
 
@@ -104,13 +122,18 @@ class OneEndpoint(OfEndpoints):
         responses=WebhookEndpointSerializer,
     )
     @retry_on_conflict
-    def patch(self, request: Request, endpoint_id: str) -> Response:
+    def patch(self, request: Request, endpoint_id: str) -> HttpResponse:
         """Change an endpoint, or switch it off or on. What is still to be sent goes to its new address."""
+        return self.counted(request, lambda: self.change(request, endpoint_id))
+
+    def change(self, request: Request, endpoint_id: str) -> Response:
         principal = principal_of(request)
         webhook_endpoints.get(endpoint_id=endpoint_id, principal=principal)
         context = self.get_serializer_context()
         asked = self.asked = EndpointChangeSerializer(data=request.data, partial=True, context=context)
         asked.is_valid(raise_exception=True)
+        if "url" in asked.validated_data:
+            webhook_endpoints.look_up(url=asked.validated_data["url"])
         changed = webhook_endpoints.change(
             endpoint_id=endpoint_id, principal=principal, versions=etags_in(request), **asked.validated_data
         )
@@ -118,8 +141,11 @@ class OneEndpoint(OfEndpoints):
 
     @extend_schema(operation_id="delete_webhook_endpoint", parameters=[IF_MATCH], responses={204: None})
     @retry_on_conflict
-    def delete(self, request: Request, endpoint_id: str) -> Response:
+    def delete(self, request: Request, endpoint_id: str) -> HttpResponse:
         """Delete an endpoint: nothing more is sent to it. Staff still see what was sent."""
+        return self.counted(request, lambda: self.remove(request, endpoint_id))
+
+    def remove(self, request: Request, endpoint_id: str) -> Response:
         webhook_endpoints.delete(
             endpoint_id=endpoint_id,
             principal=principal_of(request),

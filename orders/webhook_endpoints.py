@@ -80,13 +80,29 @@ def version_of(endpoint: WebhookEndpoint) -> str:
     return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:20]
 
 
+def look_up(*, url: str) -> None:
+    """
+    Look up the host of an address before it is registered, so that whoever registers it hears of a mistake at once.
+
+    Do this before the transaction, which must not wait for a stranger's DNS. Whether something is sent to the address
+    is decided each time that it is sent: see `outbound_http.post`.
+
+    :raises BadEndpoint: if the address is not one that webhooks are sent to
+    :raises TooManyChecks: if too many addresses are being checked
+    """
+    try:
+        outbound_http.check(url)
+    except FAILED as failed:
+        raise BadEndpoint(str(failed), errors={"url": [str(failed)]}) from failed
+
+
 def mistakes(*, url: str | None = None, events: Iterable[str] = ()) -> dict[str, list[str]]:
-    """Everything that is wrong with an address and with the names of events, by field."""
+    """What is wrong with the form of an address and with the names of events, by field."""
     errors = {}
     if url is not None:
         try:
-            outbound_http.resolve(outbound_http.target(url))
-        except FAILED as refused:
+            outbound_http.target(url)
+        except outbound_http.Refused as refused:
             errors["url"] = [str(refused)]
     for number, kind in enumerate(events):
         if kind not in KINDS:
@@ -113,9 +129,10 @@ def register(
     """
     Register an address for these events, or for all of them; return the endpoint with its `new_secret`.
 
-    It hears of the orders of this principal only or, with `hears_all`, of those of everybody.
+    It hears of the orders of this principal only or, with `hears_all`, of those of everybody. The host is not looked up
+    here: see `look_up`.
 
-    :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
+    :raises BadEndpoint: if the address is of a form that webhooks are not sent to, or an event is unknown
     :raises NotDuringUpgrade: if processes of the release before run, which know of endpoints for everybody only
     :raises TooManyEndpoints: if the client has as many as one may have
     """
@@ -163,12 +180,13 @@ def change(
     is_active: bool | None = None,
 ) -> WebhookEndpoint:
     """
-    Change what is given of an endpoint. What is on its way goes to the new address.
+    Change what is given of an endpoint. What is on its way goes to the new address, which is not looked up here: see
+    `look_up`.
 
     :param versions: accept one of these only: see `version_of`
     :raises NoSuchEndpoint: if there is none that the principal may see
     :raises EndpointChanged: if it is at another version
-    :raises BadEndpoint: if the address is not one that webhooks are sent to, or an event is unknown
+    :raises BadEndpoint: if the address is of a form that webhooks are not sent to, or an event is unknown
     """
     get(endpoint_id=endpoint_id, principal=principal)
     wanted = None if events is None else list(events)

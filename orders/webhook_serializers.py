@@ -54,7 +54,11 @@ class EndpointFields(StrictSerializer):
     description = Text(required=False, allow_blank=True, max_length=500, help_text=_("For people."))
 
     def to_internal_value(self, data: Any) -> Any:
-        """What is of the right form is looked at as well, so that all mistakes are told at once."""
+        """
+        What is of the right type is looked at as well, so that all mistakes are told at once.
+
+        The host of the URL is not looked up: that takes a while, see `webhook_endpoints.look_up`.
+        """
         wrong: dict[str, Any] = {}
         try:
             known = super().to_internal_value(data)

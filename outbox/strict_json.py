@@ -11,7 +11,16 @@ from typing import Any, NoReturn
 
 from .errors import Unreadable
 
+MAX_DEPTH = 32  # of lists and objects within each other; what is read calls itself for each of them
+
 hints = functools.cache(typing.get_type_hints)
+
+
+class TooDeep(ValueError):
+    """JSON that is nested more deeply than `MAX_DEPTH`."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def write(value: object) -> bytes:
@@ -26,6 +35,38 @@ def plain(value: Any) -> Any:
     return {name: plain(each) for name, each in vars(value).items()} if is_dataclass(value) else value
 
 
+def parse(text: str | bytes, **options: Any) -> Any:
+    """
+    Return what `json.loads` returns with these options, for JSON that somebody else has written.
+
+    :raises ValueError: if it is no JSON
+    :raises TooDeep: if it is nested too deeply
+    """
+    try:
+        value = json.loads(text, **options)
+    except RecursionError:
+        raise TooDeep from None
+    if is_too_deep(value, text):
+        raise TooDeep
+    return value
+
+
+def is_too_deep(value: object, text: str | bytes) -> bool:
+    """Whether a value is nested more deeply than `MAX_DEPTH`, where this is the JSON of it."""
+    brackets = (
+        text.count("[") + text.count("{") if isinstance(text, str) else text.count(b"[") + text.count(b"{")
+    )  # of nearly all JSON there are too few, so nothing else is looked at
+    if brackets <= MAX_DEPTH:
+        return False
+    level: list[Any] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
+        inside = (each for one in level for each in (one.values() if isinstance(one, dict) else one))
+        level = [each for each in inside if isinstance(each, dict | list)]
+        if not level:
+            return False
+    return True
+
+
 def loads(text: str | bytes, *, number: Callable[[str], Any] = float) -> Any:
     """
     Return the plain value of JSON that somebody else has written.
@@ -33,9 +74,9 @@ def loads(text: str | bytes, *, number: Callable[[str], Any] = float) -> Any:
     :param number: makes a number of one that is not whole
     :raises ValueError: if it is no JSON, has text that cannot be stored, or what is not read alike everywhere: NaN, or
         a name that occurs twice
-    :raises RecursionError: if it is nested too deeply
+    :raises TooDeep: if it is nested too deeply
     """
-    return json.loads(text, parse_float=number, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    return parse(text, parse_float=number, parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import logging
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
@@ -14,7 +16,7 @@ from rest_framework.test import APIClient
 from standardwebhooks import Webhook
 
 from common.principal import Principal
-from orders import webhook_endpoints
+from orders import outbound_http, webhook_endpoints
 from orders.models import IdempotencyKey, WebhookDelivery, WebhookEndpoint
 from orders.services import Line, NewOrder, place_order
 from orders.webhook_models import WebhookSecret
@@ -266,8 +268,93 @@ class TestChanging:
         assert WebhookEndpoint.objects.get().url == made["url"]
 
 
+class TestTheLookUp:
+    """A client chooses who answers for the name of its host, and when."""
+
+    NEW: ClassVar = {"url": "https://new.example/"}
+
+    @pytest.fixture
+    def asked(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
+        """The hosts that were looked up, each with the databases that had a transaction open meanwhile."""
+        settings.WEBHOOKS_ALLOW_LOOPBACK = False
+        asked: list[tuple[str, list[str]]] = []
+
+        def look_up(host: str, port: int, done: Callable[[], None]) -> Any:
+            done()
+            busy = [one.alias for one in connections.all(initialized_only=True) if one.in_atomic_block]
+            asked.append((host, busy))
+            return [(2, 1, 6, "", ("93.184.216.34", port))]
+
+        monkeypatch.setattr(outbound_http, "_look_up", look_up)
+        return asked
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_one_a_request_and_in_no_transaction(self, shop: APIClient, asked: list[tuple[str, list[str]]]) -> None:
+        made = send(shop, "POST", ENDPOINTS, {"url": "https://first.example/"}).json()
+        path = f"{ENDPOINTS}/{made['endpoint_id']}"
+        for _ in range(2):
+            send(shop, "POST", ENDPOINTS, {"url": "https://second.example/"}, **{"Idempotency-Key": "k"})
+        reused = send(shop, "POST", ENDPOINTS, {"url": "https://other.example/"}, **{"Idempotency-Key": "k"})
+        assert (reused.status_code, reused.json()["code"]) == (409, "idempotency_key_reused")
+        assert send(shop, "PATCH", path, {"url": "https://third.example/"}).status_code == 200
+        assert send(shop, "PATCH", path, {"description": "Till"}).status_code == 200
+        for wrong in ({"url": "http://shop.example/"}, {"url": "https://wrong.example/", "events": ["order.pad"]}):
+            assert send(shop, "POST", ENDPOINTS, wrong).status_code == 400
+        assert asked == [(f"{name}.example", []) for name in ("first", "second", "third")]
+
+    @pytest.mark.django_db(transaction=True)
+    def test_is_in_no_transaction_of_the_back_office(
+        self, admin_client: Client, asked: list[tuple[str, list[str]]]
+    ) -> None:
+        def do(path: str, **values: str) -> int:
+            return admin_client.post(
+                f"/admin/orders/webhookendpoint/{path}/", {"once": str(uuid4()), **values}
+            ).status_code
+
+        assert do("do/register", url="https://first.example/", client="*") == 200
+        assert do(f"{WebhookEndpoint.objects.get().pk}/do/edit", url="https://second.example/") == 302
+        assert asked == [("first.example", []), ("second.example", [])]
+
+    def test_that_finds_no_free_place_is_answered_with_503(
+        self, made: dict[str, Any], shop: APIClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, key = f"{ENDPOINTS}/{made['endpoint_id']}", {"Idempotency-Key": "k"}
+        first = send(shop, "POST", ENDPOINTS, {"url": URL}, **key)
+        monkeypatch.setattr(outbound_http, "_checks", threading.BoundedSemaphore(1))
+        outbound_http._checks.acquire()
+        for refused in (
+            send(shop, "POST", ENDPOINTS, self.NEW),
+            send(shop, "POST", ENDPOINTS, self.NEW, **{"Idempotency-Key": "new"}),
+            send(shop, "PATCH", path, self.NEW),
+        ):
+            assert (refused.status_code, refused["Retry-After"]) == (503, "3")
+            assert refused["Content-Type"] == "application/problem+json"
+            assert (refused.json()["code"], refused.json()["retry_after"]) == ("unavailable", 3)
+        assert set(WebhookEndpoint.objects.values_list("url", flat=True)) == {made["url"], URL}
+        again = send(shop, "POST", ENDPOINTS, {"url": URL}, **key)
+        assert (again.status_code, again.json()) == (201, first.json() | {"secret": None})
+        assert send(shop, "PATCH", path, {"description": "Till"}).status_code == 200
+        outbound_http._checks.release()
+        assert send(shop, "POST", ENDPOINTS, self.NEW, **{"Idempotency-Key": "new"}).status_code == 201
+        assert send(shop, "PATCH", path, self.NEW).status_code == 200
+
+
+def test_changes_count_against_the_limits_like_registering(
+    shop: APIClient, made: dict[str, Any], settings: Any
+) -> None:
+    settings.RATE_LIMIT_CLIENT_PER_MINUTE = 3
+    path = f"{ENDPOINTS}/{made['endpoint_id']}"
+    answers = [send(shop, "PATCH", path, {"description": "Till"}) for _ in range(2)]
+    answers += [send(shop, method, path, {"url": URL}) for method in ("DELETE", "PATCH", "DELETE")]
+    assert [answer.status_code for answer in answers] == [200, 200, 204, 429, 429]
+    assert ['"client";r=2' in answers[0]["RateLimit"], answers[3].json()["code"]] == [True, "rate_limited"]
+
+
 @pytest.mark.django_db(transaction=True)
-def test_a_hundred_at_once_get_no_more_endpoints_than_one_client_may_have(public: None, settings: Any) -> None:
+def test_a_hundred_at_once_get_no_more_endpoints_than_one_client_may_have(
+    public: None, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound_http, "_checks", threading.BoundedSemaphore(100))
     settings.WEBHOOK_MAX_ENDPOINTS = 5
     send(client_of("other"), "POST", ENDPOINTS, {"url": "https://other.example/"})
 

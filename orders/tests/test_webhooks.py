@@ -305,14 +305,15 @@ class TestTheAddress:
             with pytest.raises(outbound_http.Refused):
                 outbound_http.post(url, headers={}, body=b"")
             with pytest.raises(webhook_endpoints.BadEndpoint):
-                webhook_endpoints.register(url=url, actor="root", now=NOW)
+                webhook_endpoints.look_up(url=url)
         assert not connected
 
     @pytest.mark.parametrize("address", PUBLIC)
     def test_may_be_any_public_one(self, settings: Any, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         resolves(monkeypatch, [address])
-        assert webhook_endpoints.register(url="https://shop.example/", actor="root", now=NOW).is_active
+        webhook_endpoints.look_up(url="https://shop.example/")
+        assert outbound_http.resolve(outbound_http.target("https://shop.example/")) == (address, 443)
 
     def test_must_be_found_in_time(self, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """A name whose server never answers holds nobody up."""
@@ -359,7 +360,7 @@ class TestTheAddress:
     def test_may_be_loopback_only_if_that_is_allowed(self, settings: Any, receiver: Receiver) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False
         with pytest.raises(webhook_endpoints.BadEndpoint):
-            webhook_endpoints.register(url=receiver.url, actor="root", now=NOW)
+            webhook_endpoints.look_up(url=receiver.url)
 
     def test_is_checked_again_when_sending(self, settings: Any, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         settings.WEBHOOKS_ALLOW_LOOPBACK = False

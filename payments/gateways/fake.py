@@ -1,6 +1,5 @@
 """The client of the fake payment service (`manage.py fake_gateway`)."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from django.conf import settings
 
 from common import money, signing, trial_outcomes
 from common.circuit_breaker import CircuitBreaker
+from outbox import strict_json
 
 from .base import (
     Answer,
@@ -116,10 +116,10 @@ class FakeGateway:
 
     def read_webhook(self, *, body: bytes) -> Event:
         try:
-            content = json.loads(body)
+            content = strict_json.parse(body)
             data, kind = content["data"], content["type"]
             about = EVENTS[kind](kind, data)
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise BadEvent("The body is not that of a known webhook.") from error
         return Event(webhook_id="", type=kind, about=about)
 

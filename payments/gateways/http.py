@@ -1,16 +1,20 @@
 """The HTTP client of gateways, which turns everything that can go wrong into the errors of the port."""
 
+import contextlib
 import functools
-import json
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import requests
 import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from common.circuit_breaker import CircuitBreaker, CircuitOpen
-from outbox import context, tracing
+from common.deadline import cut_off
+from outbox import context, strict_json, tracing
 from payments import metrics
 
 from .base import GatewayBroke, GatewayRefused, GatewayUnavailable
@@ -59,6 +63,44 @@ def measured(call: Callable[Concatenate[G, P], R]) -> Callable[Concatenate[G, P]
     return measured_call
 
 
+class _Connection(HTTPConnection):
+    """A connection that calls `opened` with its socket."""
+
+    def __init__(self, *args: Any, opened: Callable[[socket.socket], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._opened = opened
+
+    def connect(self) -> None:
+        super().connect()
+        self._opened(self.sock)
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same with TLS."""
+
+
+class _LimitedAdapter(HTTPAdapter):
+    """Cuts its connections off so many seconds from now: their own timeouts begin again with every byte."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._until = time.monotonic() + seconds
+        self._limits = contextlib.ExitStack()
+
+    def get_connection_with_tls_context(self, *args: Any, **options: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **options)
+        kind = _TlsConnection if pool.scheme == "https" else _Connection
+        pool.ConnectionCls = functools.partial(kind, opened=self._limit)
+        return pool
+
+    def _limit(self, connection: socket.socket) -> None:
+        self._limits.enter_context(cut_off(connection, after=self._until - time.monotonic()))
+
+    def close(self) -> None:
+        self._limits.close()
+        super().close()
+
+
 class HttpClient:
     """Calls one gateway. Threads may share it."""
 
@@ -93,33 +135,31 @@ class HttpClient:
             raise GatewayUnavailable(str(error)) from error
 
     def _exchange(self, method: str, path: str, **request: Any) -> tuple[int, bytes]:
-        deadline = time.monotonic() + sum(self.timeout)
         request["headers"] = context.headers() | dict(request.get("headers") or {})
         try:
             with requests.Session() as session:
                 session.trust_env = False  # a .netrc must not replace our credentials
+                session.mount(self.base_url, _LimitedAdapter(sum(self.timeout)))
                 with session.request(
                     method, self.base_url + path, timeout=self.timeout, allow_redirects=False, stream=True, **request
                 ) as response:
-                    return response.status_code, self._read(response, deadline)
+                    return response.status_code, self._read(response)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise GatewayUnavailable(f"{self.name}: {type(error).__name__}") from error
 
-    def _read(self, response: requests.Response, deadline: float) -> bytes:
-        """Return the whole answer, however slowly it arrives, within the limits of time and size."""
+    def _read(self, response: requests.Response) -> bytes:
+        """Return the whole answer, within the limit of its size."""
         content = b""
         while chunk := response.raw.read1(16384, decode_content=True):
             content += chunk
             if len(content) > MAX_ANSWER_BYTES:
                 raise GatewayUnavailable(f"{self.name}: the answer is too large.")
-            if time.monotonic() > deadline:
-                raise GatewayUnavailable(f"{self.name}: the answer is too slow.")
         return content
 
     def _understand(self, status: int, content: bytes) -> dict[str, Any]:
         try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
+            answer = strict_json.parse(content)
+        except ValueError:
             answer = None
         if not isinstance(answer, dict):
             raise GatewayUnavailable(f"{self.name}: status {status} without a JSON object.")

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import requests
 
 from common import signing
+from outbox import strict_json
 
 from . import fake_page
 from .fake_bank import Bank
@@ -343,8 +344,8 @@ class Handler(BaseHTTPRequestHandler):
     def _body(self) -> dict[str, Any]:
         raw = self._raw("application/json")
         try:
-            content = json.loads(raw) if raw else {}
-        except (ValueError, RecursionError):
+            content = strict_json.parse(raw) if raw else {}
+        except ValueError:
             raise Refused(400, "not_json") from None
         if not isinstance(content, dict):
             raise Refused(400, "not_an_object")

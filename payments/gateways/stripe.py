@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from django.conf import settings
 
 from common import signing
 from common.circuit_breaker import CircuitBreaker
+from outbox import strict_json
 
 from . import stripe_objects as objects
 from .base import (
@@ -144,14 +144,14 @@ class StripeGateway:
 
     def read_webhook(self, *, body: bytes) -> Event:
         try:
-            content = json.loads(body)
+            content = strict_json.parse(body)
             webhook_id, kind = content["id"], content["type"]
             if not (webhook_id and kind and objects.are_texts(webhook_id, kind, max_length=255)):
                 raise BadEvent("The event lacks its id or its type.")
             read = objects.EVENTS.get(kind)
             at = datetime.fromtimestamp(content["created"], UTC) if type(content.get("created")) is int else None
             about = read(content["data"]["object"], kind, at) if read else None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise BadEvent("The body is not that of a known webhook.") from error
         return Event(webhook_id=webhook_id, type=kind, about=about)
 
