@@ -21,6 +21,7 @@ from common.conditional import etags_in, if_match
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.pagination import Filters
+from common.parameters import StrictView
 from common.principal import Principal, principal_of
 from common.reads import reads_may_lag
 from outbox import clock
@@ -54,7 +55,6 @@ class Orders(WithForm):
     """All orders, the newest first."""
 
     scope = "orders"
-    expandable = services.EXPANDABLE
     serializer_class = NewOrderSerializer
     pagination_class = NewestFirst
     filter_backends = [Filters]
@@ -123,7 +123,7 @@ def _is_without_name(request: Request) -> bool:
     return HEADER not in request.headers and not has_id
 
 
-class OneOrder(GenericAPIView[Order]):
+class OneOrder(StrictView, GenericAPIView[Order]):
     """One order."""
 
     scope = "orders"
@@ -155,7 +155,7 @@ class OneOrder(GenericAPIView[Order]):
         }
 
 
-class Events(GenericAPIView[OrderEvent]):
+class Events(StrictView, GenericAPIView[OrderEvent]):
     """The history of an order."""
 
     scope = "orders"

@@ -27,6 +27,7 @@ from .serializers import ADDED, ORDER_ID, CancellationSerializer, NewOrderSerial
 LISTED = 100
 EXACT = "decimal_"  # before the name of an amount: the field with the same amount as a text
 IS_NEW = "order-made"  # in the trailing metadata: whether the order was placed by this call
+COUNTED = "order-counted"  # in the metadata: the token that says that the gateway has counted the call
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,10 @@ class OrderService(stubs.OrderServiceServicer):
             for name, value in limits.count_order(email=new.user_email, principal=principal).items():
                 known = call.trailing.get(name.lower())
                 call.trailing[name.lower()] = f"{known}, {value}" if known else value
-        order, is_new = retry_on_conflict(services.place_order)(new=new, now=now, actor=principal, key=key)
+        if key is None or new.order_id is None:  # else the id of the order does not tell its key
+            order, is_new = retry_on_conflict(services.place_order)(new=new, now=now, actor=principal, key=key)
+        else:
+            order, is_new = retry_on_conflict(services.place_order_under)(new=new, now=now, actor=principal, key=key)
         call.trailing[IS_NEW] = str(is_new).lower()
         return message_of(order)
 
@@ -97,7 +101,10 @@ class OrderService(stubs.OrderServiceServicer):
 
 
 def _count(call: Call) -> None:
-    """Count a call against the limits of its client, which its trailing metadata tell."""
+    """Count a call against the limits of its client, which its trailing metadata tell, unless the gateway has."""
+    token = call.metadata.get(COUNTED)
+    if token and client_limits.is_counted(call.principal.name, token):
+        return
     left = client_limits.count_request(principal=call.principal.name, address=call.address)
     call.trailing.update({name.lower(): value for name, value in left.items()})
 

@@ -7,6 +7,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 from drf_spectacular.utils import extend_schema
 from rest_framework.generics import GenericAPIView
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import ListSerializer
@@ -15,6 +16,7 @@ from common.authority import Authority
 from common.html_forms import WithForm
 from common.idempotency import HEADER, PARAMETER, answer_once
 from common.pagination import KeysetPagination
+from common.parameters import StrictView
 from common.principal import principal_of
 from outbox import clock
 from outbox.conflicts import retry_on_conflict
@@ -32,7 +34,7 @@ class OldestFirst(KeysetPagination):
     ordering = ("refund_id",)
 
 
-class PaymentOfOrder(GenericAPIView[Order]):
+class PaymentOfOrder(StrictView, GenericAPIView[Order]):
     """The payment of an order."""
 
     scope = "orders"
@@ -57,8 +59,13 @@ class OnOrder(WithForm):
         Return the order of the path.
 
         :raises services.NoSuchOrder: if there is none that the client may see
+        :raises services.AmbiguousOrder: if several clients have one of this id, and it is to be changed
         """
-        self.order = services.get_order(order_id=self.kwargs["order_id"], principal=principal_of(self.request))
+        self.order = services.get_order(
+            order_id=self.kwargs["order_id"],
+            principal=principal_of(self.request),
+            to_change=self.request.method not in SAFE_METHODS,
+        )
         return self.order
 
     def get_serializer_context(self) -> dict[str, Any]:
@@ -150,7 +157,7 @@ class Refunds(OnOrder):
         return Response(RefundSerializer(refund).data, 202, headers={"Location": location})
 
 
-class OneRefund(GenericAPIView[Refund]):
+class OneRefund(StrictView, GenericAPIView[Refund]):
     """One refund of an order."""
 
     scope = "orders"

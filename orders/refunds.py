@@ -163,6 +163,8 @@ def ask(
         raise transitions.VersionConflict(order)
     if code := obstacle(order):
         raise NotRefundable(code, order)
+    if wanted.restock and order.status != Status.DONE:
+        raise NotSoldYet(_g("The stock of order %(order)s is not sold yet.") % {"order": order.shown_id})
     known = list(order.refunds.filter(status__in=OPEN))
     before = sum(refund.amount for refund in known)
     lines, amount = _lines_and_amount(wanted, order, known, left=order.paid - before)
@@ -170,8 +172,6 @@ def ask(
         raise WrongLines(_g("These pieces cost nothing."), errors={"lines": [_g("These pieces cost nothing.")]})
     if not 0 < amount <= order.paid - before:
         raise ExceedsCaptured(order.paid - before, order)
-    if wanted.restock and order.status != Status.DONE:
-        raise NotSoldYet(_g("The stock of order %(order)s is not sold yet.") % {"order": order.shown_id})
     by.permit(before + amount, order.currency)  # all refunds of an order count together
     refund = Refund.objects.create(
         refund_id=ids[0],
@@ -235,6 +235,9 @@ def _lines_and_amount(
         return stored, sum(amounts.values())
     if not wanted.restock:
         return [], left if wanted.amount is None else wanted.amount
+    if not any(line.product_id for line in lines):
+        detail = _g("A line without a product has no stock.")
+        raise WrongLines(detail, errors={"restock": [detail]})
     if wanted.amount is not None:
         raise WrongLines(_g("Say which lines go back into stock."), errors={"restock": [_g("Give lines.")]})
     taken = {position: max(returned.get(position, 0), restocked.get(position, 0)) for position in returned | restocked}
@@ -319,13 +322,13 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
 
 def take_back(refund: Refund, order: Order) -> None:
     """Have the pieces of a refund put back into stock, if they are to go there; asked for twice, it is done once."""
-    if refund.restock:
+    if refund.restock and (quantities := _products(refund, order)):
         Outgoing.post(
             TakeBack(
                 order_id=order.order_id,
                 hold_id=str(order.hold_id),
                 request_id=str(refund.refund_id),
-                quantities=_products(refund, order),
+                quantities=quantities,
             )
         )
 

@@ -12,7 +12,7 @@ from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.utils.crypto import salted_hmac
 from django.utils.translation import gettext as _g
 
-from common import locks, money
+from common import idempotency, locks, money
 from common.authority import SYSTEM, Authority
 from common.errors import NotDuringUpgrade, Refusal
 from common.idempotency import KeyReused
@@ -23,7 +23,7 @@ from processing import services as stock
 from processing.messages import GiveBack
 
 from . import archive, repair, saga, shedding, transitions
-from .models import LOADED_LINES, ROWS, Order, OrderLine, Outgoing, Status, new_order_id
+from .models import LOADED_LINES, ROWS, IdempotencyKey, Order, OrderLine, Outgoing, Status, new_order_id
 from .new_order import NewOrder
 from .pricing import Line, price
 
@@ -32,10 +32,24 @@ __all__ = ["Line", "NewOrder", "NoSuchOrder", "OrderExists", "cancel_order", "ge
 
 EXPANDABLE = ("events",)  # what can be read together with orders, in one more query for all of them
 MAX_NAMESAKES = 100  # orders of one name that are looked at, for staff, who see those of all clients
+MAX_NAMED = 10  # of them that a refusal names
 
 
 class NoSuchOrder(Refusal):
     code = "order_not_found"
+
+
+class AmbiguousOrder(Refusal):
+    """Who sees the orders of all clients wants to change one by an id that several of them use."""
+
+    code = "ambiguous_order"
+
+    def __init__(self, order_id: str, found: list[str]) -> None:
+        super().__init__(
+            _g("Several clients have an order %(order)s. Name one of these: %(orders)s.")
+            % {"order": order_id, "orders": ", ".join(found[:MAX_NAMED])},
+            extra={"order_ids": found[:MAX_NAMED]},
+        )
 
 
 class OrderExists(Refusal):
@@ -137,6 +151,19 @@ def place_order(*, new: NewOrder, now: datetime, actor: str = "", key: str | Non
     return order, True
 
 
+@transaction.atomic(using="orders")
+def place_order_under(*, new: NewOrder, key: str, now: datetime, actor: str = "") -> tuple[Order, bool]:
+    """
+    Place an order that has an id of its client, as `place_order` does, and keep for which one its `key` was used.
+
+    For endpoints that keep no answer under the key, as `answer_once` does for the others.
+    """
+    idempotency.wait_for(IdempotencyKey, principal=new.principal, key=key)
+    order, is_new = place_order(new=new, now=now, actor=actor, key=key)
+    idempotency.keep(IdempotencyKey, principal=new.principal, key=key, order_id=order.order_id)
+    return order, is_new
+
+
 def _method(new: NewOrder) -> str:
     """
     How an order is paid: by invoice where neither an account nor a payer is named.
@@ -195,6 +222,7 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
         # During an upgrade an order still gets it as its key, if that is free, since processes of the release before
         # find it by nothing else; and everybody waits for the lock that they know.
         turn = new.order_id if exclusive else ""
+        under_key = _meant_by(key, principal=new.principal, now=now, exclusive=exclusive) if key is not None else set()
         if new.principal:
             if exclusive and not settings.UPGRADING:
                 turn = f"order {new.order_id!r} of {new.principal!r}"
@@ -205,6 +233,8 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
             raise OrderExists(
                 f"There is another order {new.order_id}.", errors={"order_id": ["Another order has this id."]}
             )
+        if under_key - {stored and stored.order_id}:
+            raise KeyReused("This key was already used for another request.")
         return stored
     if key is not None:
         stored = placed_under(key, principal=new.principal, now=now, exclusive=exclusive)
@@ -215,7 +245,7 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
 
 
 # Note [Two ways to find an order by its key]: its id is derived from the key, unless the request named an id itself;
-# then it is in the answer to that request, which is stored under the key.
+# then it is in what is stored under the key: the answer to that request, or the order alone (`place_order_under`).
 PLACED_UNDER = """
 WHERE order_id IN (
     SELECT unnest(%s::text[]) UNION ALL SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s
@@ -230,11 +260,38 @@ def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = F
     Keys are forgotten after `IDEMPOTENCY_RETENTION`, and can then be used for another order. An `exclusive` call waits
     for one before it; until its transaction ends, nobody else places an order under the key.
     """
+    since, order_ids = _ids_under(key, principal=principal, now=now)
+    turn = _turn_of(key, principal=principal) if exclusive else ""
+    return _found(PLACED_UNDER, order_ids, principal, key, principal, since, turn=turn)
+
+
+def _ids_under(key: str, *, principal: str, now: datetime) -> tuple[datetime, list[str]]:
+    """Since when keys are remembered, and the ids that an order may have that was placed under this one since then."""
     since = now - settings.IDEMPOTENCY_RETENTION
     days = (now.date() - since.date()).days
-    order_ids = [id_under(key, principal=principal, day=now.date() - timedelta(days)) for days in range(days + 1)]
-    turn = f"order under {principal!r} {key!r}" if exclusive else ""
-    return _found(PLACED_UNDER, order_ids, principal, key, principal, since, turn=turn)
+    return since, [id_under(key, principal=principal, day=now.date() - timedelta(day)) for day in range(days + 1)]
+
+
+def _turn_of(key: str, *, principal: str) -> str:
+    return f"order under {principal!r} {key!r}"
+
+
+MEANT = """
+SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s AND order_id <> ''
+UNION ALL
+SELECT order_id FROM orders_order WHERE order_id = ANY(%s) AND principal = %s AND created_at > %s
+"""
+
+
+def _meant_by(key: str, *, principal: str, now: datetime, exclusive: bool) -> set[str]:
+    """
+    The ids of the orders that this key of this principal stands for: at most one. Whoever waits for the key's turn and
+    for that of an id, waits for the key's first.
+    """
+    if exclusive:
+        ROWS.run(locks.turn(_turn_of(key, principal=principal)))
+    since, order_ids = _ids_under(key, principal=principal, now=now)
+    return {order_id for (order_id,) in ROWS.fetch(MEANT, principal, key, order_ids, principal, since)}
 
 
 def _found(where: str, *parameters: Any, turn: str) -> Order | None:
@@ -309,22 +366,32 @@ def expand(orders: Collection[Order], names: Collection[str]) -> None:
             order.loaded_events = histories[order.pk]
 
 
-def stored_id(order_id: str, *, principal: Principal) -> str:
-    """The id under which an order is stored that this principal knows by this one."""
+def stored_id(order_id: str, *, principal: Principal, to_change: bool = False) -> str:
+    """
+    The id under which an order is stored that this principal knows by this one; of several, the newest is shown.
+
+    :raises AmbiguousOrder: if it is `to_change`, and there are several
+    """
     if not principal.name:
         return order_id
     named = Order.objects.filter(Q(pk=order_id) | Q(reference=order_id)).order_by("-created_at")
     found = list(principal.own(named).values_list("pk", flat=True)[:MAX_NAMESAKES])
-    return found[0] if found and order_id not in found else order_id
+    if not found or order_id in found:
+        return order_id
+    if to_change and len(found) > 1:
+        raise AmbiguousOrder(order_id, found)
+    return found[0]
 
 
-def get_order(*, order_id: str, principal: Principal) -> Order:
+def get_order(*, order_id: str, principal: Principal, to_change: bool = False) -> Order:
     """
     One order, with its lines.
 
     :raises NoSuchOrder: if there is none that this principal may see
+    :raises AmbiguousOrder: if it is `to_change`, and several clients have one of this id
     """
-    order = orders_of(principal).filter(pk=stored_id(order_id, principal=principal)).first()
+    stored = stored_id(order_id, principal=principal, to_change=to_change)
+    order = orders_of(principal).filter(pk=stored).first()
     if order is None:
         raise NoSuchOrder("There is no such order.")
     return order
@@ -350,6 +417,7 @@ def cancel_order(
     :param versions: cancel the order only if it is at one of these versions
 
     :raises NoSuchOrder: if there is none that this principal may see
+    :raises AmbiguousOrder: if several clients have one of this id
     :raises transitions.OutOfTurn: if it is done or has failed
     :raises transitions.VersionConflict: if it is at another version
     :raises ReasonMissing: if staff give no reason
@@ -358,7 +426,8 @@ def cancel_order(
     by = Authority.of(principal) if principal else SYSTEM
     by.justify(reason)
     try:
-        order = transitions.lock(stored_id(order_id, principal=principal) if principal else order_id)
+        stored = stored_id(order_id, principal=principal, to_change=True) if principal else order_id
+        order = transitions.lock(stored)
     except Order.DoesNotExist:
         raise NoSuchOrder("There is no such order.") from None
     if principal is not None and not principal.sees(order):

@@ -5,6 +5,8 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+from .errors import Undeliverable
+
 ahead = 0  # nanoseconds by which the clock of the databases is ahead of a host's that is wrong: see clock.py
 
 
@@ -23,6 +25,18 @@ def uuid7_from(seed: bytes, *, at: datetime) -> uuid.UUID:
     random = int.from_bytes(seed[:10], "big")
     fraction, rest = random >> 68, random & (1 << 62) - 1
     return uuid.UUID(int=floor7(at).int | fraction << 64 | rest)
+
+
+def uuid_of(text: str) -> uuid.UUID:
+    """
+    Return the id that a message names by this text.
+
+    :raises Undeliverable: if it names none, which no further attempt changes
+    """
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise Undeliverable("malformed", f"{text[:50]!r} is no id.") from None
 
 
 def time7(made: uuid.UUID) -> datetime:

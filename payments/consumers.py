@@ -110,6 +110,6 @@ def handle_webhook(message: messages.HandleWebhook) -> None:
 
 
 @consumes(messages.RefundReceipt, first=decisions.refund_at_gateway)
-def refund_receipt(message: messages.RefundReceipt, refunded: bool) -> None:
-    """Record whether money which belongs to no order went back."""
-    decisions.refunded(receipt_id=message.receipt_id, done=refunded, now=clock.now("payments"))
+def refund_receipt(message: messages.RefundReceipt, reply: decisions.Reply | None) -> None:
+    """Record whether money which belongs to no order went back, with what follows."""
+    decisions.record(message=message, reply=reply, now=clock.now("payments"))

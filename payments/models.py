@@ -425,6 +425,8 @@ class WebhookReceipt(models.Model):
     order_id = models.CharField(_("order id"), max_length=64, blank=True, db_index=True)
     installation = models.CharField(_("installation"), max_length=20, blank=True, default="", db_default="")
     decided_by = models.CharField(_("decided by"), max_length=150, blank=True)
+    failures = models.SmallIntegerField(_("attempts to return its money that failed"), default=0, db_default=0)
+    unanswered = models.SmallIntegerField(_("unanswered in a row"), default=0, db_default=0)
     received_at = models.DateTimeField(_("received at"))
     handled_at = models.DateTimeField(_("handled at"), null=True)
 
@@ -452,6 +454,12 @@ class WebhookReceipt(models.Model):
     def early_or_wrong(self, *, now: datetime) -> Status:
         """Return the status of a webhook that does not fit, but may once others have come that were sent before it."""
         return self.Status.UNMATCHED if now - self.received_at < self.EARLY else self.Status.QUARANTINED
+
+    @property
+    def is_being_returned(self) -> bool:
+        """Whether it was decided that its money goes back, which has not happened yet."""
+        is_kept = self.status in (self.Status.UNMATCHED, self.Status.QUARANTINED)
+        return is_kept and self.about == self.About.PAYMENT and self.decided_by != ""
 
     @property
     def says_that_money_came_in(self) -> bool:

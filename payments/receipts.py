@@ -194,7 +194,7 @@ def _post(receipt: WebhookReceipt) -> None:
 def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
     """Handle a webhook, once, and return its receipt; a webhook that does not fit is kept."""
     payment, receipt = _lock(receipt_id)
-    if receipt.status not in (Status.RECEIVED, Status.UNMATCHED):
+    if receipt.status not in (Status.RECEIVED, Status.UNMATCHED) or receipt.is_being_returned:
         return receipt
     try:
         about = content(receipt)
@@ -325,7 +325,7 @@ KNOWN_NOW = f"""
 WITH known AS (
     SELECT receipt.id FROM payments_webhookreceipt receipt
     JOIN payments_payment payment ON payment.order_id = receipt.order_id AND payment.gateway = receipt.gateway
-    WHERE receipt.status = '{Status.UNMATCHED}'
+    WHERE receipt.status = '{Status.UNMATCHED}' AND (receipt.decided_by = '' OR receipt.about <> '{About.PAYMENT}')
       AND (payment.gateway_payment_id <> '' OR payment.status NOT IN ({NAMELESS}))
     ORDER BY receipt.received_at LIMIT {BATCH}
     FOR UPDATE OF receipt SKIP LOCKED

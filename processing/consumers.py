@@ -67,7 +67,8 @@ def release(command: messages.Release) -> None:
 @consumes(messages.KeepHold)
 def keep_hold(command: messages.KeepHold) -> None:
     """Keep what is held for the order for longer. There is no answer."""
-    services.keep_hold(hold_id=command.hold_id, until=datetime.fromisoformat(command.until))
+    until = datetime.fromisoformat(command.until)
+    services.keep_hold(hold_id=command.hold_id, until=until, now=clock.now("processing"))
 
 
 @consumes(messages.TakeBack)

@@ -9,13 +9,14 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import F, Q, Value
+from django.db.models.functions import Greatest, Least
 from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _g
 
 from common import locks, trial_outcomes
 from common.errors import Refusal
-from outbox.ids import uuid7
+from outbox.ids import uuid7, uuid_of
 from outbox.store import Statement
 
 from . import metrics, returns
@@ -322,9 +323,15 @@ def release(*, order_id: str, hold_id: str | None, now: datetime, even_if_sold: 
 
 
 @transaction.atomic(using="processing")
-def keep_hold(*, hold_id: str, until: datetime) -> None:
-    """Keep what is held until then, if it is still held."""
-    held = Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.HELD, expires_at__lt=until).first()
+def keep_hold(*, hold_id: str, until: datetime, now: datetime) -> None:
+    """
+    Keep what is held until then, and for as long as a new hold lasts at least, if it is still held.
+
+    An order asks for that while it waits: for its money to be captured, say, which is overdue after a minute.
+    """
+    until = max(until, now + settings.HOLD_TTL)
+    open_hold = Hold.objects.select_for_update().filter(pk=uuid_of(hold_id), status=Hold.Status.HELD)
+    held = open_hold.filter(expires_at__lt=until).first()
     if held is not None:
         held.expires_at, held.asked_at = until, None
         held.save(update_fields=["expires_at", "asked_at"])
@@ -360,21 +367,29 @@ def _open_hold(by: Literal["hold_id", "order_id"], value: str | None) -> Hold | 
 
 
 def _open_holds(by: Literal["hold_id", "order_id"], values: Sequence[str]) -> list[Hold]:
-    """Return the holds of these ids or of these orders that are open, locked and with their quantities."""
-    kind = "uuid" if by == "hold_id" else "text"
+    """
+    Return the holds of these ids or of these orders that are open, locked and with their quantities.
+
+    :raises Undeliverable: if one of the ids is none
+    """
+    kind, asked = ("uuid", [uuid_of(value) for value in values]) if by == "hold_id" else ("text", list(values))
     where = f"WHERE {by} = ANY(%s::{kind}[]) AND status = '{Hold.Status.HELD}' ORDER BY hold_id FOR UPDATE"
-    return ROWS.select(Hold, where, list(values), quantities=QUANTITIES) if values else []
+    return ROWS.select(Hold, where, asked, quantities=QUANTITIES) if values else []
 
 
-ASK_AGAIN_AFTER = timedelta(minutes=1)
+SHORTEST, LONGEST = timedelta(minutes=1), timedelta(hours=1)  # until an expired hold is told of again
+PAUSE = Least(Greatest(F("asked_at") - F("expires_at"), SHORTEST), LONGEST)
 
 
 @transaction.atomic(using="processing")
 def expired_holds(*, now: datetime, limit: int = 500) -> list[Hold]:
-    """Return open holds that have expired. Each is returned again after a minute while it stays open."""
+    """
+    Return open holds that have expired. While one stays open, it is returned again after as long as it has been expired
+    already, at least a minute and at most an hour.
+    """
     holds = list(
         Hold.objects.select_for_update(skip_locked=True)
-        .filter(Q(asked_at=None) | Q(asked_at__lte=now - ASK_AGAIN_AFTER), status=Hold.Status.HELD, expires_at__lte=now)
+        .filter(Q(asked_at=None) | Q(asked_at__lte=Value(now) - PAUSE), status=Hold.Status.HELD, expires_at__lte=now)
         .order_by("expires_at")[:limit]
     )
     Hold.objects.filter(pk__in=[held.pk for held in holds]).update(asked_at=now)

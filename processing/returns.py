@@ -9,6 +9,7 @@ from django.db.models import Sum
 from django.utils.translation import gettext as _g
 
 from outbox.errors import Undeliverable
+from outbox.ids import uuid_of
 from outbox.store import Statement
 
 from .models import ROWS, Hold, StockMovement
@@ -33,7 +34,7 @@ def take_back(*, hold_id: str, request_id: str, quantities: Mapping[str, int], n
     """
     Put a part of what was sold with a hold back into stock. The same `request_id` does it once.
 
-    :raises Undeliverable: if the hold was not sold, or less of it is left
+    :raises Undeliverable: if the hold was not sold, less of it is left, or its id is none
     """
     reason = f"refund {request_id}"
     hold = _sold(hold_id)
@@ -58,7 +59,7 @@ def _sold(hold_id: str | None) -> Hold | None:
     """Return this hold, locked, if it was sold."""
     if hold_id is None:
         return None
-    return Hold.objects.select_for_update().filter(pk=hold_id, status=Hold.Status.SOLD).first()
+    return Hold.objects.select_for_update().filter(pk=uuid_of(hold_id), status=Hold.Status.SOLD).first()
 
 
 def _left(hold: Hold) -> dict[str, int]:

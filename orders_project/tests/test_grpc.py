@@ -2,12 +2,14 @@
 
 import json
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 import pytest
 from django.db import transaction
 from django.test import Client
+from django.utils import timezone
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
@@ -15,11 +17,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
+from common import keyset
 from orders.models import Order, OrderEvent
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders_project.grpc.calls import SERVICE
 from orders_project.tests.efforts import EFFORT
+from processing import services as products
 
 from .databases import keep_waiting
 
@@ -188,6 +192,61 @@ class TestAnOrder:
             assert details(error)[0].reason == "IDEMPOTENCY_KEY_REUSED"
         assert Order.objects.count() == 2
 
+    @pytest.mark.parametrize("first", ["http", "grpc"])
+    @pytest.mark.parametrize("then", ["http", "grpc"])
+    def test_with_another_id_under_the_key_is_refused(self, orders: OrderServiceStub, first: str, then: str) -> None:
+        def place(how: str, **named: str) -> str:
+            """Return the code of the refusal, or nothing."""
+            if how == "http":
+                body = {"user_id": "ann", "amount": 1} | named
+                answer = Client().post("/orders", body, "application/json", headers={"Idempotency-Key": "key-6"})
+                return str(answer.json().get("code", ""))
+            request = pb.CreateOrderRequest(user_id="ann", amount=1, **named)  # type: ignore[arg-type]  # of texts
+            try:
+                orders.CreateOrder(request, metadata=[("idempotency-key", "key-6")])
+            except grpc.RpcError as error:
+                return str(details(error)[0].reason).lower()
+            return ""
+
+        assert place(first, order_id="ord-1") == ""
+        for other in ({"order_id": "ord-2"}, {}, {"order_id": "ord-2"}):
+            assert place(then, **other) == place("grpc", **other) == "idempotency_key_reused"
+        assert place("grpc", order_id="ord-1") == ""
+        assert Order.objects.count() == 1
+
+    def test_with_an_id_under_the_key_of_one_without_is_refused(self, orders: OrderServiceStub) -> None:
+        key = [("idempotency-key", "key-7")]
+        made = orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=1), metadata=key)
+        named = pb.CreateOrderRequest(user_id="ann", amount=1, order_id="ord-1")
+        assert details(refused(orders.CreateOrder, named, metadata=key))[0].reason == "IDEMPOTENCY_KEY_REUSED"
+        assert Order.objects.get().order_id == made.order_id
+
+    def test_of_many_ids_at_once_under_one_key_is_one(self, orders: OrderServiceStub) -> None:
+        def place(number: int) -> str:
+            named = {"order_id": f"ord-{number}"} if number % 4 else {}
+            request = pb.CreateOrderRequest(user_id="ann", amount=1, **named)  # type: ignore[arg-type]  # of texts
+            try:
+                orders.CreateOrder(request, metadata=[("idempotency-key", "key-8")])
+            except grpc.RpcError as error:
+                return str(details(error)[0].reason)
+            return ""
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(place, range(24))) == {"", "IDEMPOTENCY_KEY_REUSED"}
+        assert Order.objects.count() == 1
+
+    def test_that_http_refused_under_the_key_can_be_placed_once(self, orders: OrderServiceStub) -> None:
+        lamp = products.make_product(name="Lamp", price=1, stock=0, actor="test", now=timezone.now())
+        items = [{"product_id": str(lamp.pk), "quantity": 1}]
+        body = {"user_id": "ann", "items": items, "order_id": "ord-1"}
+        answer = Client().post("/orders", body, "application/json", headers={"Idempotency-Key": "key-9"})
+        assert (answer.status_code, answer.json()["code"]) == (409, "insufficient_stock")
+        key = [("idempotency-key", "key-9")]
+        orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=1, order_id="ord-1"), metadata=key)
+        other = pb.CreateOrderRequest(user_id="ann", amount=1, order_id="ord-2")
+        assert details(refused(orders.CreateOrder, other, metadata=key))[0].reason == "IDEMPOTENCY_KEY_REUSED"
+        assert Order.objects.count() == 1
+
     def test_asked_for_again_under_its_key_is_not_counted(self, orders: OrderServiceStub, settings: Any) -> None:
         settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1
         request = pb.CreateOrderRequest(user_email="grpc-again@example.com", amount=1)
@@ -234,6 +293,9 @@ class TestASearch:
             (pb.FindOrdersRequest(limit=101), "limit"),
             (pb.FindOrdersRequest(limit=-1), "limit"),
             (pb.FindOrdersRequest(cursor="nonsense"), "cursor"),
+            (pb.FindOrdersRequest(cursor=keyset.encode(["2026-01-01T00:00:00+20:00", 1])), "cursor"),
+            (pb.FindOrdersRequest(cursor=keyset.encode(["2026-01-01 00:00:00+00:00:00.5", 1])), "cursor"),
+            (pb.FindOrdersRequest(cursor=keyset.encode([None, None])), "cursor"),
             (pb.FindOrdersRequest(user_id="a\0b"), "user_id"),
             (pb.FindOrdersRequest(updated_since=Timestamp(seconds=10**12)), "updated_since"),
         ],

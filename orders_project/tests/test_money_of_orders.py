@@ -1,7 +1,8 @@
 """What becomes of an order's money: invoices, money that is reserved and captured, and refunds of orders that stay."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -16,14 +17,14 @@ from common.money import Money
 from common.principal import SCOPES, Principal
 from orders import refunds, transitions
 from orders.messages import Overdue
-from orders.models import IdempotencyKey, Order, OrderEvent, Outgoing, Refund
+from orders.models import DeadLetter, IdempotencyKey, Order, OrderEvent, Outgoing, Refund
 from orders.refunds import Wanted
 from orders.tests.conftest import lamp, shop, unlimited
 from orders_project.audit import between_services
 from orders_project.tests.carrier import Carrier
-from payments import gateways, receipts
+from payments import gateway_calls, gateways, receipts
 from payments import services as money
-from payments.gateways.base import RefundStatus
+from payments.gateways.base import DisputeStatus, GatewayRefused, RefundStatus
 from payments.tests.model_gateway import ModelGateway
 from processing.models import Product, StockMovement
 
@@ -148,6 +149,38 @@ class TestAnInvoice:
         assert (answer.status_code, answer.json()["code"]) == (503, "not_during_upgrade")
 
 
+@contextmanager
+def refused(gateway: ModelGateway, *calls: str) -> Iterator[None]:
+    """Have the gateway refuse these calls."""
+    for call in calls:
+        setattr(gateway, call, refuse)
+    yield
+    for call in calls:
+        delattr(gateway, call)
+
+
+def refuse(*request: Any, **named: Any) -> Any:
+    raise GatewayRefused("processing_error")
+
+
+def pass_time(shopper: Shopper, span: timedelta) -> None:
+    """Let the timer of the order come, once, after this time."""
+    order = Order.objects.get()
+    transitions.on_timeout(order_id=order.pk, now=max(timezone.now(), order.timer_at or order.created_at) + span)
+    shopper.carrier.run()
+
+
+def assert_turned_back_unpaid(gateway: ModelGateway) -> Order:
+    """Its capture was refused; it keeps neither money nor stock, waits for nobody, and no message was refused."""
+    order, product = Order.objects.get(), Product.objects.get()
+    assert (order.status, order.fail_reason, order.blocked) == ("canceled", "capture_refused", "")
+    assert (product.available, product.sold, product.held) == (10, 0, 0)
+    assert gateway.payments["pay_1"].left == 0
+    assert not DeadLetter.objects.exists()
+    assert_audit_is_clean()
+    return order
+
+
 class TestReservedMoney:
     """`capture: manual`."""
 
@@ -220,6 +253,64 @@ class TestReservedMoney:
         assert shopper.order("o")["status"] == "done"
         assert shopper.get("/orders/o/payment")["captured_amount"] == 60.0
 
+    def test_that_can_neither_be_taken_nor_released_waits_for_a_person(
+        self, shopper: Shopper, gateway: ModelGateway, order_id: str
+    ) -> None:
+        with refused(gateway, "capture", "cancel"):
+            assert shopper.post("/orders/o/capture", {"amount": 50}).status_code == 202
+            shopper.carrier.run()
+            order = Order.objects.get()
+            assert (order.status, order.blocked, money.Payment.objects.get().status) == (
+                "capturing", "processing_error", "void_refused",
+            )  # fmt: skip
+            for _ in range(3):  # it asks again, and is told the same
+                pass_time(shopper, timedelta(minutes=5))
+        assert Order.objects.get().version == order.version
+        money.try_return_again(order_id=order.pk, now=timezone.now())
+        shopper.carrier.run()
+        assert_turned_back_unpaid(gateway)
+
+    @pytest.mark.parametrize("heard", ["at once", "after the refusal"])
+    def test_that_was_taken_by_hand_although_the_capture_was_refused_goes_back(
+        self, shopper: Shopper, gateway: ModelGateway, order_id: str, heard: str
+    ) -> None:
+        with refused(gateway, "capture", "cancel"):
+            shopper.post("/orders/o/capture", {"amount": 50})
+            if heard == "at once":
+                shopper.carrier.passes_over = lambda envelope: envelope.type == "payments.turn_to_gateway"
+            shopper.carrier.run()
+        shopper.carrier.passes_over = lambda envelope: False
+        if heard == "at once":
+            payment = money.Payment.objects.get()
+            reply = gateway_calls.GatewayReply(money.Payment.Status.CAPTURING, refused="processing_error")
+            gateway_calls.record(order_id=payment.pk, reply=reply, now=timezone.now())
+        gateway.captures_by_hand("pay_1", 60_00)
+        shopper.hears(gateway)
+        order = assert_turned_back_unpaid(gateway)
+        assert (gateway.payments["pay_1"].back, order.refunded) == (60_00, 60_00)
+
+    def test_that_came_in_late_and_did_not_go_back_is_at_rest_once_it_has(
+        self, shopper: Shopper, gateway: ModelGateway, order_id: str
+    ) -> None:
+        """The order was never told of it, until its refund failed."""
+        shopper.post("/orders/o/cancel")
+        shopper.carrier.run()
+        assert shopper.order("o")["status"] == "canceled"
+        gateway.captures_by_hand("pay_1", 60_00)
+        shopper.hears(gateway)
+        (number,) = gateway.payments["pay_1"].refunds
+        assert shopper.order("o")["refunded_amount"] == 0
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED, "account_closed")
+        shopper.hears(gateway)
+        order = Order.objects.get()
+        assert (order.blocked, order.refunded) == ("account_closed", 0)
+        by = Authority("bob", is_staff=True)
+        money.settle_by_hand(order_id=order.pk, reason="bank transfer 7", by=by, now=timezone.now())
+        shopper.carrier.run()
+        order.refresh_from_db()
+        assert (order.status, order.blocked, order.refunded) == ("canceled", "", 60_00)
+        assert_audit_is_clean()
+
     def test_is_of_gateways_only(self, shopper: Shopper) -> None:
         for fields in ({"user_id": "ann"}, {"customer_id": "c"}):
             answer = shopper.post("/orders", {"amount": 5, "capture": "manual", **fields})
@@ -265,6 +356,20 @@ class TestMoneyAfterStock:
         assert shopper.order("o")["status"] == "failed"
         assert gateway.payments["pay_1"].answer.status == "canceled"
         assert Product.objects.get().available == 10
+
+    def test_takes_back_what_was_sold_if_the_capture_is_refused_and_yet_happens(
+        self, shopper: Shopper, gateway: ModelGateway, lamp: str
+    ) -> None:
+        with refused(gateway, "capture", "cancel"):
+            self.place(shopper, gateway, lamp)
+            shopper.hears(gateway)
+            order = Order.objects.get()
+            assert (order.status, order.blocked) == ("capturing", "processing_error")
+            assert Product.objects.get().sold == 2
+        gateway.captures_by_hand("pay_1", order.total)
+        shopper.hears(gateway)
+        assert assert_turned_back_unpaid(gateway).refunded == order.total
+        assert StockMovement.objects.filter(kind="returned").count() == 1
 
     def test_takes_back_what_was_sold_if_the_capture_fails(
         self, shopper: Shopper, gateway: ModelGateway, lamp: str
@@ -331,6 +436,16 @@ class TestRefunds:
         assert order["refunded_amount"] == order["total_amount"] == 136.67
         assert_audit_is_clean()
 
+    def test_without_pieces_for_the_stock_ask_for_none(self, shopper: Shopper, lamp: str) -> None:
+        items = [{"product_id": lamp, "quantity": 1}, {"sku": "card", "quantity": 1, "price": "5.00"}]
+        order_id = paid_from_account(shopper, items=items)["order_id"]
+        path = f"/orders/{order_id}/refunds"
+        for body in ({"lines": [{"position": 1, "quantity": 1}]}, {"restock": True}):
+            assert shopper.post(path, body | {"restock": True}).status_code == 202
+            shopper.carrier.run()
+        assert Outgoing.objects.filter(type="processing.take_back").count() == 1
+        assert_audit_is_clean()
+
     @pytest.mark.parametrize(
         ("body", "field"),
         [
@@ -342,6 +457,7 @@ class TestRefunds:
             ({"lines": [{"position": 1, "quantity": 1}] * 2}, "lines[1].position"),
             ({"lines": [{"position": 1, "quantity": 1}], "restock": True}, "lines[0].position"),
             ({"amount": 1, "restock": True}, "restock"),
+            ({"restock": True}, "restock"),
             ({"amout": 1}, "amout"),
         ],
     )
@@ -423,6 +539,27 @@ class TestRefunds:
         refund_id = shopper.post("/orders/o/refunds").json()["refund_id"]  # of 50, of which 30 are disputed
         shopper.hears(gateway)
         assert shopper.get(f"/orders/o/refunds/{refund_id}")["fail_code"] == "refund_exceeds_captured"
+
+    @pytest.mark.parametrize(("end", "back"), [(DisputeStatus.LOST, 20), (DisputeStatus.WON, 50)], ids=["lost", "won"])
+    def test_of_an_order_that_is_turned_back_are_what_disputes_have_left(
+        self, shopper: Shopper, gateway: ModelGateway, end: DisputeStatus, back: int
+    ) -> None:
+        shopper.carrier.passes_over = lambda envelope: envelope.type == "processing.process"
+        shopper.places(order_id="o", user_email="a@example.com", amount=50)
+        gateway.pays("pay_1")
+        shopper.hears(gateway)
+        number = gateway.disputes_payment("pay_1", amount=30_00)
+        shopper.hears(gateway)
+        shopper.post("/orders/o/cancel")
+        shopper.hears(gateway)
+        assert shopper.order("o")["status"] == "refunding"
+        gateway.dispute_becomes("pay_1", number, end)
+        shopper.hears(gateway)
+        order = shopper.order("o")
+        assert (order["status"], order["refunded_amount"], gateway.payments["pay_1"].back) == (
+            "canceled", back, back * 100,
+        )  # fmt: skip
+        assert_audit_is_clean()
 
     def test_need_their_scope_and_their_client(self, shopper: Shopper) -> None:
         order_id = paid_from_account(shopper, amount=100)["order_id"]

@@ -106,6 +106,24 @@ class TestAnOrderId:
         listed = boss.get(reverse("admin:orders_order_changelist"), {"q": "ord-1"}).content.decode()
         assert all(order.pk in listed for order in Order.objects.all())
 
+    def test_of_several_clients_is_not_changed_by_guessing(self) -> None:
+        for name in ("shop", "spy"):
+            call(name, "POST", "/orders", BODY)
+        found = [order.pk for order in Order.objects.order_by("-created_at")]
+        boss = client_of("manager")
+        assert boss.get("/orders/ord-1").status_code == 200
+        for what in ("cancel", "capture", "refunds"):
+            answer = boss.post(f"/orders/ord-1/{what}", {"reason": "asked for"}, content_type="application/json")
+            assert (answer.status_code, answer.json()["code"]) == (409, "ambiguous_order"), answer.content
+            assert answer.json()["order_ids"] == found
+            assert all(order_id in answer.json()["detail"] for order_id in found)
+        assert set(Order.objects.values_list("status", flat=True)) == {"pending"}
+        answer = boss.post(f"/orders/{found[1]}/cancel", {"reason": "asked for"}, content_type="application/json")
+        assert answer.status_code == 202, answer.content
+        assert {order.pk for order in Order.objects.exclude(status="pending")} == {found[1]}
+        assert call("spy", "POST", "/orders/ord-1/cancel").status_code == 202
+        assert not Order.objects.filter(status="pending").exists()
+
 
 def _copy(order: Order, **changes: Any) -> Order:
     fields = {field.attname: getattr(order, field.attname) for field in Order._meta.concrete_fields}
@@ -150,7 +168,7 @@ def test_an_email_is_limited_for_each_client(settings: Any) -> None:
 class TestAWebhookEndpoint:
     @pytest.fixture(autouse=True)
     def anywhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(outbound_http, "resolve", lambda target: None)
+        monkeypatch.setattr(outbound_http, "check", lambda url: None)
 
     def register(self, client: str) -> WebhookEndpoint:
         """Register an endpoint for this client, on the page of the back office."""

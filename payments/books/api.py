@@ -1,5 +1,6 @@
 """The HTTP endpoint of statements."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -12,6 +13,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
+from common.parameters import mistakes
 from outbox import clock
 
 from ..api import CURRENCY, EntryShown, OneAccount
@@ -67,7 +69,7 @@ class Statement(OneAccount):
 
     renderer_classes = [JSONRenderer, CSVRenderer]
     serializer_class = StatementShown
-    parameters = ("currency", "from", "to", "format")
+    ends: Mapping[str, datetime] = {}  # of the period, as far as the request names them
 
     @extend_schema(
         operation_id="get_statement",
@@ -85,12 +87,11 @@ class Statement(OneAccount):
     )
     def get(self, request: Request, user_id: str) -> StreamingHttpResponse:
         """Return the entries of a period with the balance after each, the oldest first, as JSON or CSV."""
-        asked = self._asked(request)
         account = self.account()
         stated = statements.statement(
             account=account,
-            since=asked.get("from", account.created_at),
-            until=asked.get("to", clock.now("payments")),
+            since=self.ends.get("from", account.created_at),
+            until=self.ends.get("to", clock.now("payments")),
         )
         name = str(request.accepted_renderer.format)
         answer = StreamingHttpResponse(
@@ -101,20 +102,17 @@ class Statement(OneAccount):
             answer["Content-Disposition"] = 'attachment; filename="statement.csv"'
         return answer
 
-    def _asked(self, request: Request) -> dict[str, datetime]:
-        """Return the ends of the period that the request names."""
-        errors, ends = {}, {}
-        for name in request.query_params:
-            if name not in self.parameters:
-                errors[name] = [_g("There is no such filter.")]
+    def check_parameters(self, request: Request) -> None:
+        """Read the ends of the period; tell what is wrong with them together with parameters that are unknown."""
+        wrong, ends = mistakes(request, self), dict[str, datetime]()
         for name in ("from", "to"):
             if text := request.query_params.get(name):
                 try:
                     ends[name] = moment(text)
                 except ValueError as error:
-                    errors[name] = [str(error)]
+                    wrong.setdefault(name, [str(error)])
         if len(ends) == 2 and ends["to"] < ends["from"]:
-            errors["to"] = [_g("The period ends before it begins.")]
-        if errors:
-            raise ValidationError(errors)
-        return ends
+            wrong.setdefault("to", [_g("The period ends before it begins.")])
+        if wrong:
+            raise ValidationError(wrong)
+        self.ends = ends

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 
 from django.utils.dateparse import parse_datetime
 from django.utils.timezone import is_naive
@@ -129,8 +129,8 @@ def _amount(cells: dict[str, str], name: str) -> int:
 def _at(text: str) -> datetime:
     try:
         at = parse_datetime(text)
-    except ValueError:
-        at = None
-    if at is None or is_naive(at):
-        raise ValueError(_g("at: a date and time with its offset, such as 2026-11-28T12:00:00Z"))
-    return at
+        if at is not None and not is_naive(at):
+            return at.astimezone(UTC)  # a database takes fewer offsets than there are
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(_g("at: a date and time with its offset, such as 2026-11-28T12:00:00Z"))

@@ -27,13 +27,13 @@ def handle(row: Any) -> list[dict[str, Any]]:
         case "payments.turn_to_gateway":
             call(row.data["order_id"])
         case "payments.call_for_refund":
-            command = messages.CallForRefund(**row.data)
-            refunds.record(reply=refunds.call_gateway(command), now=timezone.now(), **row.data)
+            call_for = messages.CallForRefund(**row.data)
+            refunds.record(reply=refunds.call_gateway(call_for), now=timezone.now(), **row.data)
         case "payments.handle_webhook":
             receipts.handle(receipt_id=row.data["receipt_id"], now=timezone.now())
         case "payments.refund_receipt":
-            done = decisions.refund_at_gateway(messages.RefundReceipt(**row.data))
-            decisions.refunded(receipt_id=row.data["receipt_id"], done=done, now=timezone.now())
+            command = messages.RefundReceipt(**row.data)
+            decisions.record(message=command, reply=decisions.refund_at_gateway(command), now=timezone.now())
         case _:
             return [{"type": row.type} | row.data]
     return []

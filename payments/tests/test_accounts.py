@@ -56,7 +56,7 @@ class TestOpeningAnAccount:
 
     @pytest.mark.parametrize(
         "query", ["", "?user_id=", "?user_id=a/b", "?user_id=..", f"?user_id={'x' * 101}", "?user_id=a%00b",
-                  "?user_id=a%0Ab", "?user_id=a&user_id=b", "?user=ann"],
+                  "?user_id=a%0Ab", "?user_id=a&user_id=b"],
     )  # fmt: skip
     def test_needs_a_user(self, client: Client, query: str) -> None:
         answer = client.post(f"/accounts{query}", content_type="application/json")

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from django.db import DatabaseError, connections, transaction
 from django.utils import timezone
 
 from common import trial_outcomes
+from outbox.errors import Undeliverable
 from processing import services
 from processing.messages import HoldExpired
 from processing.models import Hold, HoldLine, Outgoing, Processing, Product, StockMovement
@@ -216,6 +217,26 @@ class TestAnyOrderOfEvents:
         assert counters("lamp") == (9, 0, 1)
 
 
+class TestAnIdThatIsNone:
+    """Such a message is a dead letter at once: another attempt reads it no better."""
+
+    @pytest.mark.parametrize(
+        "handle",
+        [
+            lambda **at: services.process(order_id="o1", hold_id="None", refusal=None, **at),
+            lambda **at: services.release(order_id="o1", hold_id="None", even_if_sold=True, **at),
+            lambda **at: services.keep_hold(hold_id="None", until=timezone.now(), **at),
+            lambda **at: services.take_back(hold_id="None", request_id="r", quantities={}, **at),
+            lambda **at: services.give_back(hold_id="None", **at),
+        ],
+        ids=["process", "release", "keep_hold", "take_back", "give_back"],
+    )
+    def test_makes_a_message_undeliverable(self, handle: Callable[..., Any]) -> None:
+        with pytest.raises(Undeliverable) as refusal:
+            handle(now=timezone.now())
+        assert refusal.value.code == "malformed"
+
+
 class TestExpiry:
     def test_is_announced_once_a_minute_while_the_hold_stays_open(self, time_machine: Any, settings: Any) -> None:
         product("lamp", stock=10)
@@ -230,6 +251,34 @@ class TestExpiry:
         envelope = Outgoing.objects.earliest("id").envelope()
         assert envelope.message() == HoldExpired(order_id="o1", hold_id=held)
         assert counters("lamp") == (6, 4, 0)
+
+    def test_is_announced_less_often_the_longer_it_is_in_vain(self, time_machine: Any) -> None:
+        """A day in which orders cannot end it: thirty times, not 1,440."""
+        product("lamp", stock=10)
+        hold("o1", lamp=4)
+        begin = when_expired()
+        announced: list[int] = []
+        for minute in range(24 * 60):
+            time_machine.move_to(begin + timedelta(minutes=minute, seconds=minute / 10), tick=False)
+            expire_holds()
+            announced += [minute] * (Outgoing.objects.count() - len(announced))
+        assert announced[:7] == [0, 1, 3, 7, 15, 31, 63]
+        assert {later - earlier for earlier, later in pairwise(announced[6:])} <= {60, 61}
+
+    def test_waits_as_long_as_a_new_hold_lasts_where_its_order_wants_it(self, time_machine: Any, settings: Any) -> None:
+        """Also where what the order waits for is overdue: its money is captured."""
+        product("lamp", stock=10)
+        held = hold("o1", lamp=4)
+        time_machine.move_to(when_expired(), tick=False)
+        expire_holds()
+        now = timezone.now()
+        for until in (now - timedelta(minutes=1), now + timedelta(days=2), now):
+            services.keep_hold(hold_id=held, until=until, now=now)
+        assert Hold.objects.get().expires_at == now + timedelta(days=2)
+        Hold.objects.update(expires_at=now, asked_at=now)
+        services.keep_hold(hold_id=held, until=now - timedelta(minutes=1), now=now)
+        kept = Hold.objects.get()
+        assert (kept.expires_at, kept.asked_at) == (now + settings.HOLD_TTL, None)
 
     def test_of_an_ended_hold_is_never_announced(self, time_machine: Any) -> None:
         product("lamp", stock=10)
