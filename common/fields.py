@@ -15,7 +15,7 @@ from rest_framework.utils.html import is_html_input
 
 from . import money
 from .field_rules import FieldRule, broken
-from .near import did_you_mean
+from .near import MOST_NAMED, refuse_unknown
 
 MAX_INTEGER = 2**31 - 1
 DIGITS = re.compile(r"-?[0-9]{1,20}")
@@ -166,12 +166,16 @@ class Amounts(serializers.Field):
     def to_internal_value(self, data: Any) -> dict[str, int | None]:
         if not isinstance(data, dict):
             self.fail("not_a_dict")
-        amounts, errors = {}, {}
-        for currency, value in data.items():
-            try:
-                amounts[currency] = self._amount(currency, value)
-            except serializers.ValidationError as error:
-                errors[currency] = error.detail
+        unknown = [currency for currency in data if currency not in settings.CURRENCIES]
+        refused = self.error_messages["unknown_currency"].format(currencies=", ".join(settings.CURRENCIES))
+        errors: dict[str, Any] = refuse_unknown(unknown, (), refused)
+        amounts = {}
+        for currency in settings.CURRENCIES:
+            if currency in data:
+                try:
+                    amounts[currency] = self._amount(currency, data[currency])
+                except serializers.ValidationError as error:
+                    errors[currency] = error.detail
         if errors:
             raise serializers.ValidationError(errors)
         return amounts
@@ -180,8 +184,6 @@ class Amounts(serializers.Field):
         return {currency: money.number(amount, currency=currency) for currency, amount in value.items()}
 
     def _amount(self, currency: str, value: Any) -> int | None:
-        if currency not in settings.CURRENCIES:
-            self.fail("unknown_currency", currencies=", ".join(settings.CURRENCIES))
         if value is None and self.nullable:
             return None
         return int(Amount(currency=currency).run_validation(value))
@@ -252,10 +254,9 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         """The valid data. All mistakes are told at once: wrong values, unknown fields and broken rules."""
-        unknown = {}
-        if isinstance(data, dict) and not is_html_input(data):
-            refused = self.error_messages["unknown"]
-            unknown = {name: [did_you_mean(refused, name, self.fields)] for name in data if name not in self.fields}
+        is_json = isinstance(data, dict) and not is_html_input(data)
+        names = [name for name in data if name not in self.fields] if is_json else ()
+        unknown = self._refused(names) if names else {}
         try:
             known = super().to_internal_value(data)
         except serializers.ValidationError as error:
@@ -266,6 +267,13 @@ class StrictSerializer(serializers.Serializer[Any]):
         if unknown:
             raise serializers.ValidationError(unknown | broken(self.rules, known | unknown, wrong=unknown))
         return known
+
+    def _refused(self, names: Sequence[str]) -> dict[str, Any]:
+        """The texts that refuse these unknown fields: one by one for the first of a request, in all of its lines."""
+        root: Any = self.root
+        most = getattr(root, "unknown_to_tell", MOST_NAMED)
+        root.unknown_to_tell = max(0, most - len(names))
+        return refuse_unknown(names, self.fields, self.error_messages["unknown"], most=most)
 
     def _given(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """The values that were sent for the fields, as they are."""

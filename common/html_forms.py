@@ -9,8 +9,10 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.utils.serializer_helpers import ReturnDict
 
+from .parameters import StrictView
 
-class WithForm(GenericAPIView[Any]):
+
+class WithForm(StrictView, GenericAPIView[Any]):
     """
     A view that accepts JSON from programs and, from browsers, also the form on its own page.
 

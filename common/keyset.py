@@ -8,6 +8,7 @@ every query without looking at any other row.
 import base64
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from django.core.exceptions import ValidationError
@@ -67,6 +68,16 @@ def decode(cursor: str, model: type[Model], ordering: Sequence[str], *, sort: st
         if sort and (not key or key.pop(0) != sort):
             raise ValueError(cursor)
         fields = [model._meta.pk if name == "pk" else model._meta.get_field(name) for name in names(ordering)]
-        return [field.to_python(value) for field, value in zip(fields, key, strict=True)]  # type: ignore[union-attr]
+        found = [_in_utc(field.to_python(value)) for field, value in zip(fields, key, strict=True)]  # type: ignore[union-attr]
     except (TypeError, RecursionError, OverflowError, ValidationError) as error:
         raise ValueError(cursor) from error
+    # Note [Only what was encoded]: a field takes 1.5 and true for 1, and makes a text of a list. No row has such a key,
+    # and null cannot be compared.
+    if None in found or encode(found) != encode(key):
+        raise ValueError(cursor)
+    return found
+
+
+def _in_utc(value: Any) -> Any:
+    """A time in UTC, as rows have it; other values as they are."""
+    return value.astimezone(UTC) if isinstance(value, datetime) else value

@@ -2,23 +2,41 @@
 
 import difflib
 import string
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 
 CUTOFF = 0.75  # of difflib: `userid` and `userids` are 0.92 alike, `status` and `sort` 0.6
+LONGEST = 100  # characters of a name that may be near to one of ours
+MOST_NAMED = 20  # unknown names of a request that are told one by one: a body may have tens of thousands
 CHARACTERS = string.ascii_letters + string.digits + "-_./ "  # that one is mistyped for another
 
 
 def did_you_mean(refused: Any, name: str, known: Iterable[str]) -> Any:
     """The text that refuses an unknown name, and names the known one that is near, if there is one."""
+    if len(name) > LONGEST:
+        return refused
     by_form = {_form(each): each for each in known}
     near = difflib.get_close_matches(_form(name), by_form, n=1, cutoff=CUTOFF)
     if not near:
         return refused
     return format_lazy("{} {}", refused, format_lazy(_("Did you mean {known}?"), known=by_form[near[0]]))
+
+
+def refuse_unknown(
+    names: Sequence[str], known: Iterable[str], refused: Any, *, most: int = MOST_NAMED, rest: str = "non_field_errors"
+) -> dict[str, list[Any]]:
+    """
+    The texts that refuse these unknown names, by name.
+
+    Only the first `most` are told, with what is near to them; how many more there are is told under the name `rest`.
+    """
+    told: dict[str, list[Any]] = {name: [did_you_mean(refused, name, known)] for name in names[:most]}
+    if more := len(names) - len(told):
+        told[rest] = [format_lazy(_("More unknown names: {number}."), number=more)]
+    return told
 
 
 def _form(name: str) -> str:

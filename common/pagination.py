@@ -14,8 +14,7 @@ from rest_framework.response import Response
 from rest_framework.utils.urls import replace_query_param
 from rest_framework.views import APIView
 
-from . import keyset
-from .near import did_you_mean
+from . import keyset, parameters
 
 
 class Filters(DjangoFilterBackend):
@@ -90,18 +89,9 @@ class KeysetPagination(BasePagination):
         """
         What is wrong with the parameters, apart from the values of filters, by name.
 
-        A misspelled filter must not show everything, and of one that is repeated no value may be ignored.
+        :param view: none if the page is not asked for over HTTP, where there are no other parameters
         """
-        filters = getattr(getattr(view, "filterset_class", None), "base_filters", ())
-        own = [name for name, there in (("sort", self.sorts), ("expand", getattr(view, "expandable", ()))) if there]
-        known = {"limit", "cursor", "format", *own, *getattr(view, "parameters", ()), *filters}
-        refused = _("There is no such filter.")
-        wrong = {
-            name: [did_you_mean(refused, name, sorted(known))] for name in request.query_params if name not in known
-        }
-        for name, values in request.query_params.lists():
-            if len(values) > 1 and name in known - {"expand"}:
-                wrong[name] = [_("Give this once.")]
+        wrong = parameters.mistakes(request, view) if view is not None else {}
         if not self._limit(request):
             wrong["limit"] = [_("A page has 1 to %d entries.") % self.max_limit]
         if self.sorts and (sort := request.query_params.get("sort")) and sort not in self.sorts:
@@ -137,14 +127,14 @@ class KeysetPagination(BasePagination):
     def get_schema_operation_parameters(self, view: APIView) -> list[dict[str, Any]]:
         limit = {"type": "integer", "minimum": 1, "maximum": self.max_limit, "default": self.default_limit}
         cursor = {"type": "string", "maxLength": keyset.MAX_CURSOR_LENGTH}
-        parameters = [
+        described = [
             {"name": "limit", "in": "query", "schema": limit, "description": "The size of the page, at most."},
             {"name": "cursor", "in": "query", "schema": cursor, "description": "Where the page begins: see `next`."},
         ]
         if self.sorts:
             usual = next(name for name, ordering in self.sorts.items() if ordering == self.ordering)
             sort = {"type": "string", "enum": list(self.sorts), "default": usual}
-            parameters.append(
+            described.append(
                 {"name": "sort", "in": "query", "schema": sort, "description": "The order; `-` means descending."}
             )
-        return parameters
+        return described

@@ -68,7 +68,7 @@ REASONS: dict[str, Any] = {
     "refund_not_asked_for": _("It tells of a refund that the order has not asked for."),
     "not_being_processed": _("It is about processing, but the order is not being processed."),
     "processed_already": _("It says that processing was refused, but the order is done."),
-    "release_not_asked_for": _("It tells that stock came back that the order has not given back."),
+    "release_not_asked_for": _("It says that stock came back, but the order has not given any back."),
     "holds_no_stock": _("It is about stock, but the order holds none."),
     "nothing_collected": _("It is about a payment, but the order is paid by invoice."),
 }

@@ -13,17 +13,22 @@ beginnings.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.core.exceptions import ValidationError
 from django.db import Error, connections
 from django.db.models import BooleanField, Func, Index, Model, OrderBy, Q, QuerySet, TextField, Value
 from django.db.models.functions import Collate, Upper
 from django.db.models.indexes import IndexExpression
 from django.db.models.lookups import Exact
+from django.utils.translation import gettext_lazy as _
 
 IndexExpression.register_wrappers(OrderBy, OpClass, Collate)  # as the app django.contrib.postgres would
+
+MAX_WORDS = 8  # of a term that are looked for: each of them is compared with every row that no index rules out
 
 PUNCTUATION = '-_./:,;()[]#+&*!?"'  # between words
 
@@ -56,13 +61,32 @@ class Words(Func):
 
 
 def has_words(words: Words, term: str) -> Any:
-    """The condition that each word of the term begins one of these words; None for a term without words."""
+    """
+    The condition that each word of the term begins one of these words; None for a term without words.
+
+    Of more than `MAX_WORDS` the first are looked for.
+    """
     asked = re.split(rf"[\s\\'{re.escape(PUNCTUATION)}]+", term.replace("\0", " "))
-    query = " & ".join(f"'{word}':*" for word in asked if word)
+    different = [*dict.fromkeys(filter(None, asked))]
+    query = " & ".join(f"'{word}':*" for word in different[:MAX_WORDS])
     if not query:
         return None
     parsed = Func(Value("simple"), Value(query), function="to_tsquery")
     return Func(words, parsed, template="(%(expressions)s)", arg_joiner=" @@ ", output_field=BooleanField())
+
+
+def distinct(words: Iterable[str]) -> list[str]:
+    """
+    Return these words, the longest first, without those that are a part of another one, in any case.
+
+    If there are more than `MAX_WORDS`, one more than that is returned.
+    """
+    by_form = {word.lower(): word for word in words if word}
+    found: list[str] = []
+    for form in sorted(by_form, key=len, reverse=True):
+        if len(found) <= MAX_WORDS and not any(form in longer for longer in found):
+            found.append(form)
+    return [by_form[form] for form in found]
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------
@@ -107,6 +131,10 @@ class PartIndex:
         """Whether the index is there, and can find this term."""
         return TRIGRAM.search(term) is not None and self.is_there(using)
 
+    def may_have(self, term: str) -> Any:
+        """The condition of `has_parts`, only for the words by which this index finds a row."""
+        return has_parts(self.texts, " ".join(filter(TRIGRAM.search, term.split())))
+
     def is_there(self, using: str) -> bool:
         with connections[using].cursor() as cursor:
             cursor.execute(IS_VALID, [self.name])
@@ -118,10 +146,20 @@ def literal(text: str) -> str:
     return re.sub(r"([\\%_])", r"\\\1", text)
 
 
+def check_words(term: str) -> None:
+    """:raises ValidationError: if a term has more words than are looked for"""
+    if len(distinct(term.split())) > MAX_WORDS:
+        raise ValidationError(_("Search for at most %(most)d words."), "too_many_words", {"most": MAX_WORDS})
+
+
 def has_parts(texts: Any, term: str) -> Any:
-    """The condition that each word of the term is a part of these texts, an expression such as `Texts`."""
+    """
+    The condition that each word of the term is a part of these texts, an expression such as `Texts`.
+
+    Of more than `MAX_WORDS` the longest are looked for.
+    """
     found = Q()
-    for word in term.split():
+    for word in distinct(term.split())[:MAX_WORDS]:
         pattern = Upper(Value(f"%{literal(word)}%"))
         found &= Q(Func(texts, pattern, template="(%(expressions)s)", arg_joiner=" LIKE ", output_field=BooleanField()))
     return found

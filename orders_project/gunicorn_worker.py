@@ -155,10 +155,10 @@ def write_error(sock: Any, status: int, reason: str, message: str) -> None:
     """Answer what gunicorn itself refuses, such as headers that are too long, with a problem document."""
     from .http import headers  # need the settings, which the parent process does not read
     from .http.errors import Problem
+    from .http.problem_types import code_of
 
-    code = "malformed" if status == 400 else reason.lower().replace(" ", "_")
     with context.acting(context.current()) as here:
-        answer = Problem(status, code, f"{reason}.").response()
+        answer = Problem(status, code_of(status), f"{reason}.").response()
     of_connection = {"Content-Length": str(len(answer.content)), "Connection": "close"}
     for name, value in (headers.of_every_answer(here.correlation_id) | of_connection).items():
         answer[name] = value

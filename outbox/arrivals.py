@@ -18,10 +18,13 @@ def read(raw: object) -> Envelope:
     """
     Return the envelope that arrived.
 
-    :raises Unreadable: if it is none, or larger than a message may be
+    :raises Unreadable: if it is none, or larger than a message may be, or nested more deeply
     """
-    if len(strict_json.write(raw)) > MAX_BYTES + MAX_ENVELOPE_BYTES:
+    text = strict_json.write(raw)
+    if len(text) > MAX_BYTES + MAX_ENVELOPE_BYTES:
         raise Unreadable("too_large", "The message is larger than a message may be.")
+    if strict_json.is_too_deep(raw, text):
+        raise Unreadable("malformed", "The message is nested too deeply.")
     return Envelope.parse(raw)
 
 

@@ -42,7 +42,7 @@ def parse(text: str | bytes) -> Any:
     """
     try:
         return strict_json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise NotCorrectable(_g("This is not JSON: %(why)s") % {"why": error}) from error
 
 

@@ -5,7 +5,6 @@ Reading takes nothing out of a stream. Where an event stands in it is its offset
 stand there more than once, and after a newer one of the same subject: its `id` and `sequence` say so.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, Self
 import amqp
 from amqp.exceptions import AccessRefused, AMQPError, NotFound, PreconditionFailed, ResourceLocked
 
-from . import conf
+from . import conf, strict_json
 from .broker import CONFIRM_TIMEOUT, LOST, Publisher, connect
 from .message import EVENTS, REGISTRY
 
@@ -83,7 +82,7 @@ class Kept:
     def event(self) -> dict[str, Any]:
         """The event, or nothing if it is none."""
         try:
-            event = json.loads(self.message.body)
+            event = strict_json.parse(self.message.body)
         except ValueError:
             return {}
         return event if isinstance(event, dict) else {}

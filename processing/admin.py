@@ -331,7 +331,7 @@ class Processings(ReadOnlyAdmin):
     list_filter = ("verdict",)
     search_by = ("order_id",)
     order = ("-order_id",)
-    empty = _("No decisions yet. The processor decides when an order is paid.")
+    empty = _("No decisions yet. Once an order is paid, the processor decides.")
     fields = (
         display.order(), display.explained_status("verdict", _("verdict")),
         display.reason("reason", _("reason"), explained=True), "at",

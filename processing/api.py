@@ -10,11 +10,13 @@ from django.db.models import QuerySet
 from django.http.response import HttpResponseBase
 from django.utils.cache import get_conditional_response
 from drf_spectacular.utils import extend_schema, extend_schema_field, extend_schema_serializer
-from rest_framework import generics, serializers
+from rest_framework import serializers
 from rest_framework.exceptions import APIException
+from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.response import Response
+from rest_framework.serializers import ListSerializer
 from rest_framework.views import APIView
 
 from common import fields, money
@@ -24,9 +26,10 @@ from common.field_rules import AtMostOne, NotEmpty
 from common.html_forms import WithForm
 from common.lockout import Attempt
 from common.pagination import Filters, KeysetPagination
+from common.parameters import StrictView
 from common.principal import PRODUCTS_WRITE, is_answered, principal_of
 from common.reads import reads_may_lag
-from common.search import Texts, has_parts
+from common.search import Texts, check_words, has_parts
 from outbox import clock
 
 from . import services
@@ -149,7 +152,8 @@ class ProductFilter(django_filters.FilterSet):
         django_filters.CharFilter(
             max_length=200,
             method="with_name",
-            help_text="Each of these words is a part of the name, in any case.",
+            validators=[check_words],
+            help_text="Each of these words is a part of the name, in any case. At most eight words.",
         )
     )
 
@@ -159,11 +163,10 @@ class ProductFilter(django_filters.FilterSet):
 
     def with_name(self, products: QuerySet[Product], field: str, name: str) -> QuerySet[Product]:
         # What is in the name is in the texts of the index as well, which is only there where a server can have it.
-        is_somewhere, is_in_name = (has_parts(texts, name) for texts in (PRODUCT_PARTS.texts, Texts("name")))
-        return products.filter(is_somewhere, is_in_name)
+        return products.filter(PRODUCT_PARTS.may_have(name), has_parts(Texts("name"), name))
 
 
-class Products(generics.ListAPIView[Product]):
+class Products(StrictView, GenericAPIView[Product]):
     """The catalogue, the newest product first."""
 
     scope = "products"
@@ -174,12 +177,15 @@ class Products(generics.ListAPIView[Product]):
     filterset_class = ProductFilter
     queryset = Product.objects.prefetch_related("other_prices")
 
+    @extend_schema(responses=ProductShown(many=True))
     @reads_may_lag("processing")
-    def list(self, request: Request, *args: Any, **kwargs: Any) -> Response:
-        return super().list(request, *args, **kwargs)
+    def get(self, request: Request) -> Response:
+        """The catalogue, the newest product first."""
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        return self.get_paginated_response(ListSerializer(page, child=ProductShown()).data)
 
 
-class OneProduct(generics.GenericAPIView[Product]):
+class OneProduct(StrictView, GenericAPIView[Product]):
     """One product."""
 
     scope = "products"

@@ -17,6 +17,8 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from outbox import strict_json
+
 from .. import money, reasons
 from . import conf
 
@@ -113,11 +115,11 @@ def json(name: str, label: Any) -> Shown:
 
 
 def laid_out(value: Any) -> SafeString | str:
-    """A value as indented JSON; text or bytes that aren't JSON, as text."""
+    """A value as indented JSON; text or bytes that aren't JSON, or are nested too deeply to be laid out, as text."""
     if isinstance(value, bytes | memoryview | str):
         text = value if isinstance(value, str) else bytes(value).decode(errors="backslashreplace")
         try:
-            value = plain_json.loads(text)
+            value = strict_json.parse(text)
         except ValueError:
             return preformatted(text)
     return preformatted(plain_json.dumps(value, indent=2, ensure_ascii=False, default=str)) if value else NOTHING

@@ -80,6 +80,53 @@ def test_names_that_are_nearly_those_of_fields_and_filters(client: Client) -> No
     assert text.endswith("Did you mean is_active?")
 
 
+class TestVeryManyUnknownNames:
+    """Looking for what was meant takes longer than all the rest, so it is done for the first of a request."""
+
+    @pytest.fixture
+    def looks(self, monkeypatch: pytest.MonkeyPatch) -> Mock:
+        looks = Mock(wraps=near.difflib.get_close_matches)
+        monkeypatch.setattr(near.difflib, "get_close_matches", looks)
+        return looks
+
+    def test_of_an_order(self, client: Client, looks: Mock) -> None:
+        told = errors(client, {"userId": "ann", **{f"user_i{number}": 1 for number in range(15_000)}})
+        assert len(told) == near.MOST_NAMED + 3
+        assert told.keys() >= {"userId", "items", "customer_id"}
+        assert told["user_i0"] == ["There is no such field. Did you mean user_id?"]
+        assert told["body"] == [f"More unknown names: {15_001 - near.MOST_NAMED}."]
+        assert looks.call_count == near.MOST_NAMED
+
+    def test_of_its_lines(self, client: Client, looks: Mock) -> None:
+        line = {f"colour{number}": 1 for number in range(15)}
+        told = errors(client, {"customer_id": "c", "items": [LINE | {"sku": f"s{n}"} | line for n in range(100)]})
+        assert told["items[0].colour0"] == ["There is no such field."]
+        assert told["items[1]"] == ["More unknown names: 10."]
+        assert told["items[99]"] == ["More unknown names: 15."]
+        assert looks.call_count == near.MOST_NAMED
+
+    def test_of_prices(self, client: Client) -> None:
+        body = {"name": "Lamp", "price": 1, "stock": 1, "prices": {f"X{number}": 1 for number in range(20_000)}}
+        answer = client.post(
+            "/admin/products", body, "application/json", headers={"X-Admin-Secret": "dev-admin-secret"}
+        )
+        assert answer.status_code == 400
+        assert len(answer.json()["errors"]) == near.MOST_NAMED + 1
+        assert answer.json()["errors"]["prices"] == [f"More unknown names: {20_000 - near.MOST_NAMED}."]
+
+    def test_that_are_very_long(self, client: Client, looks: Mock) -> None:
+        assert "x" * 100_000 in errors(client, {"x" * 100_000: 1, "user_id": "ann", "amount": 1})
+        assert looks.call_count == 0
+
+    def test_of_a_query_that_anybody_may_send(self, client: Client, looks: Mock) -> None:
+        answer = client.get("/products?" + "&".join(f"is_activ{number}=" for number in range(900)))
+        told = answer.json()["errors"]
+        assert (answer.status_code, len(told)) == (400, near.MOST_NAMED + 1)
+        assert told["is_activ0"] == ["There is no such parameter. Did you mean is_active?"]
+        assert told["parameters"] == [f"More unknown names: {900 - near.MOST_NAMED}."]
+        assert looks.call_count == near.MOST_NAMED
+
+
 class TestASkuThatIsNearlyKnown:
     """It is a mistake, and not a free line: nobody is charged for what nobody sends."""
 

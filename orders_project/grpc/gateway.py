@@ -1,30 +1,39 @@
-"""A gateway from HTTP to gRPC: each request becomes a call of the gRPC server, which decides everything."""
+"""
+A gateway from HTTP to gRPC: each request becomes a call of the gRPC server.
+
+# Note [Before the body is read]: reading and checking a body costs more than all the rest. So whoever may not place
+orders, or has placed too many, is refused here. The server identifies the caller once more, as it does everybody, and
+does not count again what is counted here.
+"""
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
 import grpc
 from django.conf import settings
+from django.http import HttpResponse
 from drf_spectacular.utils import extend_schema
 from google.protobuf import json_format
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
+from common import client_limits
 from common.addresses import client_address
 from common.idempotency import check_key
-from orders.grpc import EXACT, IS_NEW, is_map
+from common.parameters import StrictView
+from common.principal import principal_of
+from orders.grpc import COUNTED, EXACT, IS_NEW, is_map
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
 from orders.serializers import NewOrderSerializer, OrderSerializer
 from outbox import context
 
-from ..auth.authentication import CHALLENGE
+from ..auth.authentication import CHALLENGE, Bearer
 from ..http.errors import CallFailed, Problem
 from . import transport
 from .status import problem_in
@@ -61,19 +70,18 @@ def passed_on(headers: Mapping[str, str]) -> list[str]:
     return [name for name in ("authorization", "idempotency-key") if name in headers]
 
 
-class ByGrpc(APIView):
-    """A view that passes requests to the gRPC server, which checks the permissions."""
+class ByGrpc(StrictView):
+    """A view that passes requests to the gRPC server, for which a session of the back office counts for nothing."""
 
     scope = "orders"
-    authentication_classes = ()
-    permission_classes = ()
+    authentication_classes = (Bearer,)
 
-    def call(self, method: str, message: Message) -> tuple[Any, dict[str, str]]:
-        """Call a method; return the answer and its trailing metadata."""
+    def call(self, method: str, message: Message, **more: str) -> tuple[Any, dict[str, str]]:
+        """Call a method, with `more` metadata; return the answer and its trailing metadata."""
         headers = self.request.headers
         metadata = [(name, headers[name]) for name in passed_on(headers)]
         metadata += [(name.lower(), value) for name, value in context.headers().items()]
-        metadata.append(("x-forwarded-for", client_address(self.request._request)))
+        metadata += [("x-forwarded-for", client_address(self.request._request)), *more.items()]
         ask: Callable[..., Any] = getattr(stub(), method).with_call
         try:
             answer, done = ask(message, timeout=TIMEOUT, metadata=metadata)
@@ -84,6 +92,8 @@ class ByGrpc(APIView):
 
 class GrpcOrders(ByGrpc):
     """Orders, through the gRPC server."""
+
+    limits: Mapping[str, str] = {}  # of the email
 
     @extend_schema(operation_id="grpc_list_orders", responses=OrderSerializer(many=True))
     def get(self, request: Request) -> Response:
@@ -96,15 +106,22 @@ class GrpcOrders(ByGrpc):
         request=NewOrderSerializer,
         responses={200: OrderSerializer, 201: OrderSerializer},
     )
-    def post(self, request: Request) -> Response:
+    def post(self, request: Request) -> HttpResponse:
         """Place an order."""
+        principal = principal_of(request).name
+        answer = client_limits.counted(request._request, partial(self.place, request, principal), principal=principal)
+        for name, value in self.limits.items():
+            answer[name] = f"{answer[name]}, {value}" if name in answer else value
+        return answer
+
+    def place(self, request: Request, principal: str) -> Response:
         # As strict as elsewhere: protobuf alone would accept field names in camel case, and strings for numbers.
         NewOrderSerializer(data=request.data).is_valid(raise_exception=True)
         message = json_format.ParseDict(request.data, pb.CreateOrderRequest())
-        answer, metadata = self.call("CreateOrder", message)
-        is_new = metadata.pop(IS_NEW, "true") == "true"
-        left = {name: value for name, value in metadata.items() if name.startswith("ratelimit")}
-        return Response(as_json(answer), HTTPStatus.CREATED if is_new else HTTPStatus.OK, headers=left)
+        answer, metadata = self.call("CreateOrder", message, **{COUNTED: client_limits.count_token(principal)})
+        self.limits = {name: value for name, value in metadata.items() if name.startswith("ratelimit")}
+        is_new = metadata.get(IS_NEW, "true") == "true"
+        return Response(as_json(answer), HTTPStatus.CREATED if is_new else HTTPStatus.OK)
 
 
 class GrpcOrder(ByGrpc):

@@ -26,7 +26,7 @@ from outbox.errors import OutboxError
 from outbox.sqlstates import is_unavailable, note
 
 from . import error_pages
-from .problem_types import STATUS
+from .problem_types import STATUS, code_of
 
 logger = logging.getLogger(__name__)
 
@@ -259,5 +259,4 @@ class ErrorBodies:
             return response
         status = HTTPStatus(response.status_code)
         headers = {name: value for name, value in response.items() if name not in ("Content-Type", "Content-Length")}
-        code = status.phrase.lower().replace(" ", "_").replace("-", "_")
-        return answer(request, Problem(status, code, f"{status.phrase}.", headers=headers))
+        return answer(request, Problem(status, code_of(status), f"{status.phrase}.", headers=headers))

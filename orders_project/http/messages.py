@@ -16,7 +16,8 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
+
+from common.parameters import StrictView
 
 YAML, JSON, HTML = "application/yaml", "application/json", "text/html"
 FORMS = {"yaml": YAML, "json": JSON, "html": HTML}
@@ -89,7 +90,7 @@ class EventTypesSerializer(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True, help_text="There is no next page.")
 
 
-class EventTypes(APIView):
+class EventTypes(StrictView):
     """The types of events."""
 
     public_methods = ("GET", "HEAD")

@@ -30,8 +30,8 @@ class JSONParser(parsers.JSONParser):
             raise TooLarge
         try:
             return strict_json.loads(body.decode(), number=_exactly)
-        except RecursionError:
-            raise ParseError("The JSON is nested too deeply.") from None
+        except strict_json.TooDeep as error:
+            raise ParseError(f"The JSON cannot be read: {error}.") from None
         except UnicodeDecodeError:
             raise ParseError("The body is not UTF-8.") from None
         except ValueError as error:

@@ -5,11 +5,12 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
-# By status, so that a code stands in one place only. A refusal whose code is not here is a conflict: 409.
+# By status, so that a code stands in one place only. A refusal whose code is not here is a conflict: 409. The first
+# code of a status is that of an answer of which nothing else is known.
 BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.BAD_REQUEST: {
-        "invalid": _("A field or parameter of the request is wrong; `errors` says which and why."),
         "malformed": _("The request cannot be read: it is not JSON, or not HTTP."),
+        "invalid": _("A field or parameter of the request is wrong; `errors` says which and why."),
         "unknown_product": _("There is no such product. Where the sku is nearly a known one, that one is named."),
         "two_prices": _("In its own currency a product would have two prices, or none."),
         "duplicate_line": _("A product is ordered in two lines: put the quantity in one."),
@@ -28,12 +29,14 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.UNAUTHORIZED: {
         "not_authenticated": _("There is no token."),
         "authentication_failed": _("The token is not valid, or not any more."),
+        "admin_secret_needed": _("`X-Admin-Secret` is missing or wrong, and no token allows this."),
         "signature_missing": _("The webhook has no signature."),
         "signature_stale": _("The webhook was signed too long ago, or in the future."),
         "signature_mismatch": _("The signature of the webhook fits none of the secrets."),
     },
     HTTPStatus.FORBIDDEN: {
         "permission_denied": _("The token does not allow this: `detail` names the scope that is needed."),
+        "cross_site": _("A page of another site may not make a browser do this."),
         "csrf_failed": _("The form has no CSRF token, or a wrong one: load the page again."),
         "second_person_needed": _("One person alone may not move this amount: use the back office."),
     },
@@ -83,6 +86,7 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
         "not_sold_yet": _("Pieces can go back into stock only once the order is done."),
         "account_taken": _("Another client has an account of this user, and the system is being upgraded."),
         "ambiguous_user": _("Several clients have a user of this name."),
+        "ambiguous_order": _("Several clients have an order of this id: `order_ids` says which."),
         "balance_too_large": _("The balance would be larger than an account may hold."),
         "request_id_reused": _("The number of the form was used for another one."),
         "sku_taken": _("Another product has this sku."),
@@ -101,6 +105,9 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: {
         "too_large": _("The body is larger than 256 KB."),
     },
+    HTTPStatus.REQUEST_URI_TOO_LONG: {
+        "uri_too_long": _("The address, with its parameters, is too long."),
+    },
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: {
         "unsupported_media_type": _("Send JSON, as `application/json`."),
     },
@@ -109,8 +116,17 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
         "too_many_idempotency_keys": _("The client has as many Idempotency-Keys as are kept for one."),
         "locked_out": _("There were too many wrong secrets from one address: try again after `Retry-After`."),
     },
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: {
+        "request_header_fields_too_large": _("The headers are too large, or too many."),
+    },
     HTTPStatus.INTERNAL_SERVER_ERROR: {
         "internal": _("The server failed. Report it with the `correlation_id`."),
+    },
+    HTTPStatus.NOT_IMPLEMENTED: {
+        "not_implemented": _("The request uses a part of HTTP that is not supported here."),
+    },
+    HTTPStatus.BAD_GATEWAY: {
+        "bad_gateway": _("A part of the system did not answer as expected. Report it with the `correlation_id`."),
     },
     HTTPStatus.SERVICE_UNAVAILABLE: {
         "unavailable": _("A part of the system cannot be reached or is busy: try again after `Retry-After`."),
@@ -121,8 +137,17 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
         "not_during_upgrade": _("This is not possible while the system is being upgraded: try again later."),
         "history_detached": _("The history of the order is in a month of the archive that is not attached now."),
     },
+    HTTPStatus.GATEWAY_TIMEOUT: {
+        "timeout": _("It took too long, and may have had its effect: send it again under its Idempotency-Key."),
+    },
 }
 STATUS = {code: status for status, codes in BY_STATUS.items() for code in codes}
+
+
+def code_of(status: int) -> str:
+    """The code of an answer of which only the status is known."""
+    general = HTTPStatus.BAD_REQUEST if status < HTTPStatus.INTERNAL_SERVER_ERROR else HTTPStatus.INTERNAL_SERVER_ERROR
+    return next(iter(BY_STATUS.get(HTTPStatus(status), BY_STATUS[general])))
 
 
 def meaning(code: str) -> str:

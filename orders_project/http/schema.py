@@ -328,8 +328,6 @@ def _complete_operation(path: str, method: str, operation: dict[str, Any]) -> No
         if status in WITH_BODY and method == "get":
             continue
         operation["responses"].setdefault(status, {"$ref": f"#/components/responses/Problem{status}"})
-    if path.startswith("/grpc/"):
-        operation["security"] = [{CLIENTS: [f"orders:{'read' if method == 'get' else 'write'}"]}]
     for scope in [scope for one in operation.get("security", ()) for scope in one.get(CLIENTS, ())]:
         operation["responses"]["403"]["description"] = f"The token does not allow this: it needs the scope `{scope}`."
     if path.startswith("/admin/"):

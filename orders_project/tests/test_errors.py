@@ -1,6 +1,10 @@
 """Every error is a problem document, whatever endpoint it comes from."""
 
+import ast
+import re
 from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,14 +12,17 @@ from django.contrib.auth.models import Group, User
 from django.db import DatabaseError, OperationalError, connections, transaction
 from django.http import HttpResponse, HttpResponseNotAllowed
 from django.test import Client, RequestFactory
-from rest_framework.exceptions import NotAcceptable, Throttled, ValidationError
+from rest_framework.exceptions import APIException, NotAcceptable, Throttled, ValidationError
 
 from common.errors import Refusal
 from orders import refunds, saga
 from orders.saga import CancelRequested, CaptureRequested
 from orders_project.http import errors
 from orders_project.http.parsers import JSONParser
+from orders_project.http.problem_types import code_of
 from outbox import metrics
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -222,15 +229,36 @@ def subclasses(kind: type) -> Iterator[Any]:
         yield from subclasses(each)
 
 
+def used() -> set[str]:
+    """Every code that the source names or derives, wherever it does."""
+    codes = {kind.code for kind in subclasses(Refusal) if ".tests." not in kind.__module__} | {*refunds.REFUSALS}
+    codes |= {code for asked in (CancelRequested, CaptureRequested) for code in saga.REFUSED[asked].values()}
+    raised = [kind for kind in (APIException, *subclasses(APIException)) if ".tests." not in kind.__module__]
+    codes |= {errors.RENAMED.get(kind.default_code, kind.default_code) for kind in raised}
+    codes |= {code_of(status) for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
+    for source in PROJECT.glob("[!.]*/**/*.py"):
+        if "tests" not in source.parts and "Problem(" in (text := source.read_text()):
+            codes |= {code for call in ast.walk(ast.parse(text)) for code in named_by(call)}
+    gateway = (PROJECT / "docker" / "nginx" / "gateway.conf.template").read_text()
+    return codes | set(re.findall(r'"code":"(\w+)"', gateway))
+
+
+def named_by(call: ast.AST) -> Iterator[str]:
+    """The code in `Problem(status, code, …)`, if it is not made of something else."""
+    match call:
+        case ast.Call(func=ast.Name(id="Problem"), args=[_, ast.Constant(value=str(code)), *_]):
+            yield code
+
+
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_every_code_is_listed_with_its_meaning(client: Client, language: str) -> None:
     answer = client.get("/problems", headers={"Accept-Language": language})
     assert answer["Content-Language"] == language
     listed = {each["code"]: each for each in answer.json()["results"]}
     assert all(each["meaning"].strip() and each["title"] and each["status"] >= 400 for each in listed.values())
-    codes = {kind.code for kind in subclasses(Refusal) if ".tests." not in kind.__module__} | {*refunds.REFUSALS}
-    codes |= {code for asked in (CancelRequested, CaptureRequested) for code in saga.REFUSED[asked].values()}
+    codes = used()
     assert codes - listed.keys() <= FOR_PEOPLE
+    assert {"admin_secret_needed", "bad_gateway", "cross_site", "timeout", "uri_too_long"} <= codes
     for code in ("insufficient_stock", "order_not_found", "unavailable"):
         assert client.get(f"/problems/{code}", headers={"Accept-Language": language}).json() == listed[code]
 

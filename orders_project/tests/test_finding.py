@@ -9,7 +9,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connections
 from django.test import Client
 from django.urls import reverse
@@ -48,6 +48,30 @@ class TestTheNumber:
             out = StringIO()
             call_command("order", name, stdout=out)
             assert first["order_id"] in out.getvalue()
+
+    def test_leads_to_an_order_like_the_id_that_its_client_gave_it(self) -> None:
+        """`manage.py order` lists the orders that several clients call the same, also if one has it as its number."""
+
+        def shown(name: str) -> str:
+            out = StringIO()
+            call_command("order", name, stdout=out)
+            return out.getvalue()
+
+        shop, other = (factories.order(order_id="mine", principal=principal) for principal in ("shop", "other"))
+        named_so = factories.order(order_id=str(shop.number), principal="other")
+        with pytest.raises(CommandError) as refusal:
+            shown("mine")
+        for order in (shop, other):
+            assert f"#{order.number}  {order.order_id}  {order.principal}" in str(refusal.value)
+            assert order.order_id in shown(order.order_id)
+        with pytest.raises(CommandError, match=named_so.order_id):
+            shown(str(shop.number))
+        assert shop.order_id in shown(f"#{shop.number}")
+        Order.objects.filter(pk=other.pk).update(reference="theirs")
+        assert shop.order_id in shown("mine")
+        for nobody in ("", "#mine", "nobody"):
+            with pytest.raises(CommandError, match="There is no order"):
+                shown(nobody)
 
     def test_is_given_to_orders_of_processes_that_do_not_know_it(self) -> None:
         order = factories.order()

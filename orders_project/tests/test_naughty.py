@@ -203,13 +203,14 @@ class TestClientsCannotSet:
     def test_of_an_account(self, http: Client, field: str) -> None:
         value = {"balance": 10**6, "currency": "EUR", "kind": "system", "created_at": "2001-01-01T00:00:00Z"}
         body = {field: value.get(field, "boss")}
-        http.post(f"/accounts?user_id=ann&{field}={body[field]}", body, content_type="application/json")
-        http.post("/accounts/ann/deposit", {"amount": 5, **body}, content_type="application/json")
-        account = Account.objects.filter(user_id="ann").first()
-        if account is not None:
-            assert account.balance in (0, 500)
-            assert (account.principal, account.currency, account.kind) == ("", "USD", "customer")
-            assert account.created_at.year > 2001
+        for query, more in ((f"?user_id=ann&{field}={body[field]}", {}), ("", {"user_id": "ann", **body})):
+            assert http.post(f"/accounts{query}", more, content_type="application/json").status_code == 400
+        assert http.post("/accounts?user_id=ann", content_type="application/json").status_code == 201
+        deposit = http.post("/accounts/ann/deposit", {"amount": 5, **body}, content_type="application/json")
+        account = Account.objects.get(user_id="ann")
+        assert (deposit.status_code, account.balance) == (400, 0)
+        assert (account.principal, account.currency, account.kind) == ("", "USD", "customer")
+        assert account.created_at.year > 2001
 
     @pytest.mark.parametrize("field", ["product_id", "held", "sold", "received", "available", "currency", "created_at"])
     def test_of_a_product(self, http: Client, field: str) -> None:

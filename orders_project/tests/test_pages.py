@@ -178,7 +178,9 @@ def test_the_root_lists_endpoints_that_exist(http: Client) -> None:
 def test_the_type_of_a_problem_links_to_its_meaning(http: Client) -> None:
     problem = http.get("/orders/no-such-order").json()
     path = re.sub(r"^https?://[^/]+", "", problem["type"])
+    assert http.get(path).json() == http.get(f"{path}/").json()
     assert http.get(path).json()["status"] == 404
+    assert http.get("/problems").json() == http.get("/problems/").json()
     assert http.get("/problems/never-heard-of").status_code == 404
 
 

@@ -7,7 +7,6 @@ EXAMPLES says.
 
 import os
 import re
-import socket
 import sys
 from collections import Counter
 from collections.abc import Collection
@@ -45,8 +44,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def every_name_is_public(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which names of hosts have an address, and which one, is described by nobody."""
-    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", 443))]
-    monkeypatch.setattr("orders.outbound_http._look_up", lambda host, port: found)
+    monkeypatch.setattr("orders.outbound_http.check", lambda url: None)
 
 
 @schemathesis.check

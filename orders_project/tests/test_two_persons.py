@@ -249,14 +249,17 @@ class FakeGateway:
 
     def __init__(self, amount: int) -> None:
         self.amount = amount
-        self.refunds: list[int] = []
+        self.refunded: list[int] = []
 
     def status(self, **which: Any) -> Answer:
         succeeded = GatewayStatus.SUCCEEDED
         return Answer(payment_id="pay_1", order_id="x", status=succeeded, amount=self.amount, currency="USD")
 
+    def refunds(self, **which: Any) -> list[RefundAnswer]:
+        return []
+
     def refund(self, request: Any) -> RefundAnswer:
-        self.refunds.append(request.amount)
+        self.refunded.append(request.amount)
         return RefundAnswer(
             gateway_refund_id="re_1", payment_id="pay_1", status=RefundStatus.SUCCEEDED, amount=request.amount,
             currency="USD",
@@ -291,7 +294,7 @@ class TestAStrayPayment:
         assert do(bob, approval, "approve").status_code == 302
         post.run()
         receipt.refresh_from_db()
-        assert (receipt.status, receipt.decided_by, gateway.refunds) == ("refunded", "bob for eve", [5000_00])
+        assert (receipt.status, receipt.decided_by, gateway.refunded) == ("refunded", "bob for eve", [5000_00])
 
     def test_is_not_refunded_if_the_amount_has_changed_since(
         self, receipt: WebhookReceipt, gateway: FakeGateway, post: Any
@@ -302,7 +305,7 @@ class TestAStrayPayment:
         gateway.amount = 5000_00
         post.run()
         receipt.refresh_from_db()
-        assert (receipt.status, receipt.reason, gateway.refunds) == ("quarantined", "amount_mismatch", [])
+        assert (receipt.status, receipt.reason, gateway.refunded) == ("quarantined", "amount_mismatch", [])
         do(manager, receipt, "refund", reason="stray")
         assert Approval.objects.get().amount == 5000_00
 

@@ -63,4 +63,7 @@ def moment(text: str) -> datetime:
         raise ArgumentTypeError(f"{text!r} is no date and no time: write 2026-11-01 or 2026-11-01T12:00Z.") from None
     if found.tzinfo is None:
         raise ArgumentTypeError(f"{text!r} has no time zone: write {text}Z for UTC, or {text}+01:00.")
-    return found
+    try:
+        return found.astimezone(UTC)  # a database takes fewer offsets than there are
+    except OverflowError:
+        raise ArgumentTypeError(f"{text!r} is too early or too late.") from None

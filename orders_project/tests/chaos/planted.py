@@ -33,8 +33,8 @@ BUGS: dict[str, list[Edit]] = {
         ),
         (
             "outbox/consumers.py",
-            "        if consumer.first is not None and not consumer.incoming.seen(envelope):\n",
-            "        if consumer.first is not None:\n",
+            "        if consumer.first is not None and not delivery.answer and not consumer.incoming.seen(envelope):\n",
+            "        if consumer.first is not None and not delivery.answer:\n",
         ),
         (
             "outbox/batches.py",
@@ -123,15 +123,10 @@ BUGS: dict[str, list[Edit]] = {
     "answer-stored-apart": [
         (
             "common/idempotency.py",
-            "            answers._base_manager.create(\n                principal=principal,\n",
-            "            keep = dict(\n                principal=principal,\n",
-        ),
-        (
-            "common/idempotency.py",
-            "                **extra_fields(),\n            )\n    return response\n",
-            "                **extra_fields(),\n            )\n"
-            "            transaction.on_commit(lambda: answers._base_manager.create(**keep), using=using)\n"
-            "    return response\n",
+            "                answers._base_manager.create("
+            "principal=principal, key=key, created_at=now, **values, **extra_fields())\n",
+            "                kept = dict(principal=principal, key=key, created_at=now, **values, **extra_fields())\n"
+            "                transaction.on_commit(lambda: answers._base_manager.create(**kept), using=using)\n",
         ),
     ],
     "refund-under-a-new-key": [

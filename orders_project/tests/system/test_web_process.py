@@ -65,6 +65,9 @@ def chunks(*parts: bytes) -> bytes:
         (asked("DELETE", "/static/docs/docs.css"), 405, "method_not_allowed"),
         (asked("GET", "/static/%2e%2e/settings.py"), 404, "not_found"),
         (asked("GET", "/orders/%00"), 404, "not_found"),
+        (asked("POST", "/orders", JSON + "Transfer-Encoding: x\r\n", ORDER), 501, "not_implemented"),
+        (asked("GET", "/static/docs/docs.css", "Range: bytes=999999-\r\n"), 416, "malformed"),
+        (asked("GET", "/schema", 'If-Match: "x"\r\n'), 412, "version_conflict"),
     ],
 )
 def test_a_refusal_is_a_problem(web: RunningSystem, said: bytes, status: int, code: str) -> None:
