@@ -119,7 +119,7 @@ def _take_number(approval: Approval, *, now: datetime) -> None:
         with transaction.atomic(using=router.db_for_write(model)):
             performed.first_time(approval.pk, fingerprint=Status.REJECTED, now=now)
     except RequestIdReused as done:
-        raise AlreadyDecided(_g("This was done, but to store that was cut off. Approve it again.")) from done
+        raise AlreadyDecided(_g("This was carried out, but that was not stored. Approve it again.")) from done
 
 
 def in_words(approval: Approval) -> str:

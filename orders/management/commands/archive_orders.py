@@ -16,7 +16,9 @@ class Command(BaseCommand):
     help = "Move the histories of orders that finished ARCHIVE_ORDERS_AFTER_DAYS ago into the archive, or one back."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--bring-back", metavar="ORDER_ID", help="instead: put the history of this order back")
+        parser.add_argument(
+            "--bring-back", metavar="ORDER_ID", help="instead: put the history of this order (our id) back"
+        )
 
     def handle(self, *args: Any, bring_back: str | None, **options: Any) -> None:
         try:

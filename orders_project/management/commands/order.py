@@ -8,6 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db.models import Q
 from django.utils import timezone
 
 from common.durations import duration
@@ -20,18 +21,29 @@ MAX_INDENT = 8
 
 
 def id_of(name: str) -> str:
-    """Return the id of the order with this number; the same name if there is none."""
-    number = name.removeprefix("#")
-    if not (number.isascii() and number.isdigit() and len(number) < 19) or Order.objects.filter(pk=name).exists():
+    """
+    Return the id of the order with this id, or with this number, or to which a client gave this id; the same name if
+    there is none.
+
+    :raises CommandError: if there are several, all of which it names
+    """
+    if Order.objects.filter(pk=name).exists():
         return name
-    return Order.objects.filter(number=number).values_list("pk", flat=True).first() or name
+    named, number = Q(reference=name) & ~Q(reference=""), name.removeprefix("#")
+    if number.isascii() and number.isdigit() and len(number) < 19:
+        named |= Q(number=number)
+    found = list(Order.objects.filter(named).order_by("number"))
+    if len(found) > 1:
+        each = "".join(f"\n  #{order.number}  {order.pk}  {order.principal or '-'}" for order in found)
+        raise CommandError(f"Several orders are called {name}. Take the number or the id of one of them:{each}")
+    return found[0].pk if found else name
 
 
 class Command(BaseCommand):
     help = "Show the timeline of one order over all services: causes and effects, time spent, and why it waits."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("order_id", metavar="ID", help="its id or its number")
+        parser.add_argument("order_id", metavar="ID", help="its id, its number, or the id that a client gave it")
         parser.add_argument("--json", action="store_true", help="write JSON")
 
     def handle(self, *args: Any, order_id: str, **options: Any) -> None:

@@ -11,6 +11,8 @@ from django.conf import settings
 from django.core.management import get_commands, load_command_class
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from orders_project.embedded import backups
+
 INHERITED = {action.dest for action in BaseCommand().create_parser("manage.py", "any")._actions}
 SECTION, VARIABLE = re.compile(r"# == (.+)"), re.compile(r"#?([A-Z0-9_]+)=(.*)")
 HEAD = """# Reference
@@ -43,14 +45,25 @@ def document() -> str:
 def _commands() -> Iterator[str]:
     yield "\nOf `manage.py`: `--help` behind a command tells more. `manage.py up` is what `make run` calls.\n"
     yield "| command | what it does |\n|---|---|"
+    for name, (parser, what_it_does) in sorted({**_of_django(), **_outside_django()}.items()):
+        yield f"| `{name}`{_options(parser)} | {_cell(what_it_does)} |"
+        for verb, one in _subcommands(parser).items():
+            yield f"| `{name} {verb}`{_options(one)} | {_cell(_help_of(parser, verb))} |"
+
+
+def _of_django() -> dict[str, tuple[argparse.ArgumentParser, str]]:
+    """Our commands, each with its parser and its help."""
     ours = {app.name for app in _apps()}
-    for name, app in sorted(get_commands().items()):
-        if app in ours:
-            command = load_command_class(str(app), name)
-            parser = command.create_parser("manage.py", name)
-            yield f"| `{name}`{_options(parser)} | {_cell(command.help)} |"
-            for verb, one in _subcommands(parser).items():
-                yield f"| `{name} {verb}`{_options(one)} | {_cell(_help_of(parser, verb))} |"
+    commands = {name: load_command_class(str(app), name) for name, app in get_commands().items() if app in ours}
+    return {name: (command.create_parser("manage.py", name), command.help) for name, command in commands.items()}
+
+
+def _outside_django() -> dict[str, tuple[argparse.ArgumentParser, str]]:
+    """The commands that manage.py runs without Django."""
+    return {
+        "version": (argparse.ArgumentParser(), "Print the version of this release."),
+        **{name: (backups.parser_of(name), about) for name, about in backups.ABOUT.items()},
+    }
 
 
 def _apps() -> list[AppConfig]:
@@ -59,7 +72,7 @@ def _apps() -> list[AppConfig]:
 
 def _options(parser: argparse.ArgumentParser) -> str:
     shown = [
-        action.option_strings[-1] if action.option_strings else str(action.metavar or action.dest).upper()
+        action.option_strings[0] if action.option_strings else str(action.metavar or action.dest).upper()
         for action in parser._actions
         if action.dest not in INHERITED and action.help != argparse.SUPPRESS
         and not isinstance(action, argparse._SubParsersAction)
@@ -81,14 +94,15 @@ def _help_of(parser: argparse.ArgumentParser, verb: str) -> str:
 
 def _settings() -> Iterator[str]:
     yield "\nVariables of the environment, or of a file `.env` beside `manage.py`; see [.env.example](../.env.example)."
-    above = ""
+    above: list[str] = []
     for line in (settings.BASE_DIR / ".env.example").read_text().splitlines():
         if section := SECTION.match(line):
             yield f"\n### {re.split('[.:]', section[1])[0]}\n\n| variable | default | meaning |\n|---|---|---|"
         elif (variable := VARIABLE.fullmatch(line)) and above:
             default = f"`{variable[2]}`" if variable[2] and not line.startswith("#") else ""
-            yield f"| `{variable[1]}` | {default} | {_cell(above)} |"
-        above = line.removeprefix("# ") if line.startswith("# ") else ""
+            yield f"| `{variable[1]}` | {default} | {_cell(' '.join(above))} |"
+        is_comment = line.startswith("# ") and not section
+        above = [*above, line.removeprefix("# ")] if is_comment else []
 
 
 def _cell(text: str) -> str:
