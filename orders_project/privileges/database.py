@@ -20,8 +20,8 @@ KEEP = "SELECT, INSERT, UPDATE"
 ALL = "SELECT, INSERT, UPDATE, DELETE"
 SCHEMA = sql.Identifier("public")
 POLICIES = """
-SELECT policyname, cmd, roles::text, qual, with_check FROM pg_policies
-WHERE format('%%I.%%I', schemaname, tablename)::regclass = %s::regclass
+SELECT polname, polcmd::text, polroles::text, pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+FROM pg_policy WHERE polrelid = %s::regclass
 UNION ALL
 SELECT 'row level security', relrowsecurity::text, NULL, NULL, NULL FROM pg_class WHERE oid = %s::regclass
 """
