@@ -1,7 +1,10 @@
 """The gRPC API: the same orders, principals and refusals as over HTTP."""
 
 import json
+import os
 import random
+import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -497,3 +500,21 @@ class TestOverHttp:
         answer = http.get("/grpc/orders")
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         assert answer["Retry-After"] == "5"
+
+
+def test_programs_that_a_process_starts_while_it_calls_are_not_harmed(grpc_channel: grpc.Channel) -> None:
+    """Started as another user, as the embedded servers are: by a fork that a library may prepare."""
+    health, done = health_pb2_grpc.HealthStub(grpc_channel), threading.Event()
+
+    def call() -> None:
+        while not done.is_set():
+            health.Check(health_pb2.HealthCheckRequest())
+
+    with ThreadPoolExecutor(2) as threads:
+        calling = [threads.submit(call) for _ in range(2)]
+        try:
+            ended = [subprocess.run(["true"], preexec_fn=os.getpid, check=False).returncode for _ in range(100)]
+        finally:
+            done.set()
+    assert [one.result() for one in calling] == [None, None]
+    assert set(ended) == {0}
