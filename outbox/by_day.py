@@ -27,14 +27,13 @@ from django.db import OperationalError, connections
 from django.db.models import Q, QuerySet
 
 from .ids import floor7
-from .sqlstates import sqlstate_of
+from .sqlstates import LOCKED, sqlstate_of
 
 logger = logging.getLogger(__name__)
 
 AHEAD = 2  # days that are made before they begin
 LATE = timedelta(hours=1)  # after the end of a day, from which on rows are in its index of those that came late
 MOST = 10_000  # rows of a day that move; if more of them have to stay, it is purged by deleting
-LOCKED = {"55P03", "40P01"}
 TOO_LARGE, TOO_SLOW = "55000", "57014"
 AGAIN = 3600.0  # seconds until it is tried again to drop a day of which too many rows had to stay
 PAUSE = 300.0  # seconds until the next try where one got no lock

@@ -24,8 +24,7 @@ from psycopg import sql
 from .by_day import AHEAD, LATE, ByDay
 from .errors import OutboxError
 from .ids import floor7
-from .patient_ddl import WAIT
-from .patient_ddl import run as _run
+from .patient_ddl import WAIT, run
 
 COLUMNS = {"outbox_outgoingmessage": ("id", "published_at"), "outbox_incomingmessage": ("message_id", "handled_at")}
 TABLES = tuple(COLUMNS)
@@ -105,7 +104,7 @@ def convert(using: str, table: str, *, now: datetime, say: Say) -> None:
     """
     with _turn(using, table):
         if _only(using, IS_PARTITIONED, table):
-            _run(using, _format("COMMENT ON TABLE {} IS NULL", table))
+            run(using, _format("COMMENT ON TABLE {} IS NULL", table))
             ByDay.of(using, table).make(now=now)
             say(f"{table}: is partitioned by day")
             return
@@ -113,36 +112,36 @@ def convert(using: str, table: str, *, now: datetime, say: Say) -> None:
         midnight = datetime(now.year, now.month, now.day, tzinfo=UTC) + timedelta(days=AHEAD)
         bound = floor7(midnight)
         promise, late = f"{table}_by_day", f"{table}_before_late"
-        _run(using, _format("DROP INDEX CONCURRENTLY IF EXISTS {}", late), seconds=WAIT)
+        run(using, _format("DROP INDEX CONCURRENTLY IF EXISTS {}", late), seconds=WAIT)
         _ensure_possible(using, table, key, bound)
         try:
-            _run(using, _format("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", table, promise))
-            _run(
+            run(using, _format("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}", table, promise))
+            run(
                 using, _format("ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} < {}) NOT VALID", table, promise, key, bound)
             )
             say(f"{table}: is read once, which takes a while; nobody waits")
-            _run(
+            run(
                 using,
                 _format(
                     "CREATE INDEX CONCURRENTLY {} ON {} ({}) WHERE {} >= {}", late, table, key, stamp, midnight + LATE
                 ),
                 seconds=WAIT,
             )
-            _run(using, _format("ALTER TABLE {} VALIDATE CONSTRAINT {}", table, promise), seconds=WAIT)
+            run(using, _format("ALTER TABLE {} VALIDATE CONSTRAINT {}", table, promise), seconds=WAIT)
             if clock_is_past(using, midnight - timedelta(hours=1)):
                 raise CannotConvert(
                     f"{table} took too long: it was to be ready an hour before {midnight:%Y-%m-%d %H:%M}."
                 )
-            _run(
+            run(
                 using,
                 *_swap(using, table, bound=bound, late=late),
                 _format("SELECT outbox_make_days({}, {})", (table,), (midnight.date(),)),
             )
         except BaseException:
             # If this fails too, what workers call does it.
-            _run(using, _format("ALTER TABLE ONLY {} DROP CONSTRAINT IF EXISTS {}", table, promise))
+            run(using, _format("ALTER TABLE ONLY {} DROP CONSTRAINT IF EXISTS {}", table, promise))
             raise
-        _run(using, _format("ANALYZE {}", table), seconds=WAIT)
+        run(using, _format("ANALYZE {}", table), seconds=WAIT)
         say(f"{table}: is partitioned by day; {table}_before has what comes before {midnight:%Y-%m-%d}")
 
 
@@ -157,10 +156,10 @@ def revert(using: str, table: str, *, at_once: bool, say: Say) -> bool:
         if not _only(using, IS_PARTITIONED, table):
             say(f"{table}: is one table")
             return True
-        _run(using, _format("COMMENT ON TABLE {} IS {}", table, (NO_MORE_DAYS,)))
+        run(using, _format("COMMENT ON TABLE {} IS {}", table, (NO_MORE_DAYS,)))
         for part in ByDay.of(using, table).parts:
             if at_once or _only(using, "SELECT pg_relation_size(%s::regclass)", part.name) <= SMALL:
-                _run(
+                run(
                     using,
                     _format("LOCK TABLE ONLY {} IN ACCESS EXCLUSIVE MODE", table),
                     _format("ALTER TABLE {} DETACH PARTITION {}", table, part.name),
@@ -170,8 +169,8 @@ def revert(using: str, table: str, *, at_once: bool, say: Say) -> bool:
         if left := ByDay.of(using, table).parts:
             say(f"{table}: waits for {', '.join(part.name for part in left)} to go; run this again then")
             return False
-        _run(using, *_swap_back(using, table))
-        _run(using, _format("ANALYZE {}", table), seconds=WAIT)
+        run(using, *_swap_back(using, table))
+        run(using, _format("ANALYZE {}", table), seconds=WAIT)
         say(f"{table}: is one table")
         return True
 

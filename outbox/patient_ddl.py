@@ -11,8 +11,7 @@ import time
 from django.db import OperationalError, connections
 from psycopg import sql
 
-from .by_day import LOCKED
-from .sqlstates import sqlstate_of
+from .sqlstates import LOCKED, sqlstate_of
 
 WAIT = 600.0  # seconds for a lock, with pauses
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
+LOCKED = {"55P03", "40P01"}  # a lock was not available in time, or two waited for each other
+
 
 class Verdict(Enum):
     """

@@ -207,6 +207,6 @@ def _matching(changes: Any, *, upto: str) -> list[Model]:
 
 def _log_text(action: Action, number: int, params: list_queries.Params, values: dict[str, str]) -> str:
     with translation.override("en"):
-        where = " and ".join("=".join(one) for one in params)
+        where = list_queries.for_log(params)
         told = "; ".join(f"{name}: {value}" for name, value in values.items())
         return f"{action.label}: {number} rows{f' where {where}' if where else ' that were selected'}. {told}".strip()

@@ -113,8 +113,7 @@ def _with_bom(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _log_text(request: HttpRequest, chosen: list[Column]) -> str:
-    # Not encoded, as in the log of bulk actions: so a name in it is found when the data of a person is erased.
-    where = " and ".join("=".join(one) for one in list_queries.params_of(request))
+    where = list_queries.for_log(list_queries.params_of(request))
     return f"Export as CSV{f' where {where}' if where else ''}. Columns: {', '.join(one.name for one in chosen)}."
 
 

@@ -35,6 +35,11 @@ def params_of(request: HttpRequest, *, but: Iterable[str] = ()) -> list[list[str
     return [[name, value] for name, values in request.GET.lists() if name not in left_out for value in values if value]
 
 
+def for_log(params: Params) -> str:
+    """Return the query with these parameters for the log. It is not encoded, so names in it are found and erased."""
+    return " and ".join("=".join(one) for one in params)
+
+
 def query(params: Params) -> str:
     """Return the query with these parameters."""
     made = QueryDict(mutable=True)

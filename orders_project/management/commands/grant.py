@@ -13,8 +13,7 @@ from django.db import OperationalError, connections, transaction
 from orders_project.privileges import broker, database
 from outbox import patient_ddl
 from outbox.broker import nodes
-from outbox.by_day import LOCKED
-from outbox.sqlstates import sqlstate_of
+from outbox.sqlstates import LOCKED, sqlstate_of
 
 
 class Command(BaseCommand):

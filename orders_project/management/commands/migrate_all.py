@@ -35,9 +35,8 @@ from orders_project import database_limits
 from orders_project.lock_waits import LockWatch
 from outbox import online_ddl
 from outbox.online_ddl import RowsStayLocked
-from outbox.sqlstates import sqlstate_of
+from outbox.sqlstates import LOCKED, sqlstate_of
 
-LOCKED = {"55P03", "40P01"}  # a lock was not available in time, or two waited for each other
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0  # seconds between two tries
 LOOK = 1.0  # seconds between two looks whether the other migration of a database has ended
 TURN = "1835625074, 1"  # the advisory lock of the migration of a database
