@@ -241,7 +241,7 @@ class Relay:
                     elif is_posted:
                         self.publisher.open()
                         sent, sent_at = self._send_burst(), time.monotonic()
-                        rested_at = sent_at + rest.after(sent, took=sent_at - began)
+                        rested_at = sent_at + rest.after(sent, took=sent_at - began, quiet=began - rested_at)
                         is_posted, wait = False, QUIET
                     else:
                         due = self.drain()

@@ -15,6 +15,7 @@ LONG = 0.05  # seconds
 LONGEST = 0.1  # seconds, with very many messages
 EACH = 0.001  # seconds for each message, from LONG to LONGEST
 LATELY = 10  # bursts
+QUIET = 0.2  # seconds without a message, after which what was lately says nothing any more
 
 
 @dataclass
@@ -29,8 +30,10 @@ class Rest:
     _messages: float = 0.0
     _took: float = 0.0
 
-    def after(self, messages: int, *, took: float) -> float:
-        """Return how many seconds to rest after a burst of so many messages that took so long."""
+    def after(self, messages: int, *, took: float, quiet: float = 0.0) -> float:
+        """Return how many seconds to rest after a burst of so many messages that took so long, and after this quiet."""
+        if quiet > QUIET:
+            self._messages = self._took = 0.0
         self._messages += (messages - self._messages) / LATELY
         self._took += (min(took, LONGEST) - self._took) / LATELY
         longest = min(LONGEST, max(LONG, EACH * self._messages))

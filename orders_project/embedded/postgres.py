@@ -174,6 +174,7 @@ class Postgres:
                 "max_connections": "200",
                 "jit": "off",  # of no use for short queries, and its libraries may not be there
                 "wal_compression": "on",  # of whole pages, which are up to a third of the log
+                "random_page_cost": "1.1",  # of disks without heads, where PostgreSQL reads whole tables otherwise
                 "timezone": "UTC",
                 "log_timezone": "UTC",
                 **self.settings,

@@ -239,7 +239,7 @@ class TestCompose:
             folder = f"{compose.example()['BACKUPS']}/{name}:/backups"
             assert folder in server["volumes"]
             assert folder in backup["volumes"]
-            assert {"-carchive_mode=on", "-cwal_compression=on"} <= {*server["command"]}
+            assert {"-carchive_mode=on", "-cwal_compression=on", "-crandom_page_cost=1.1"} <= {*server["command"]}
             assert backup["network_mode"] == "none"
             assert backup["image"] == server["image"]
             assert backup["environment"]["PGUSER"] == server["environment"]["POSTGRES_USER"]

@@ -380,7 +380,7 @@ class TestARunningRelay:
 
     @pytest.mark.usefixtures("without_polling")
     def test_sends_replies_while_it_rests(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(Rest, "after", lambda self, messages, took: 3600.0)
+        monkeypatch.setattr(Rest, "after", lambda self, messages, took, quiet: 3600.0)
         post()
         self.wait(self.sent)
         (alone,) = post()

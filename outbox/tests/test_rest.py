@@ -1,6 +1,6 @@
 import pytest
 
-from outbox.rest import EACH, FACTOR, LONG, LONGEST, MANY, Rest
+from outbox.rest import EACH, FACTOR, LONG, LONGEST, MANY, QUIET, Rest
 
 
 def settled(messages: int, *, took: float) -> tuple[Rest, float]:
@@ -30,3 +30,11 @@ def test_is_hardly_changed_by_a_single_burst() -> None:
     rest, steady = settled(MANY, took=0.003)
     assert steady < rest.after(MANY, took=0.006) < 1.2 * steady
     assert 0.8 * steady < rest.after(1, took=0.001) < 1.1 * steady
+
+
+def test_begins_anew_when_nothing_came_for_a_while() -> None:
+    rest, busy = settled(1000, took=0.05)
+    assert busy == LONGEST
+    assert rest.after(1, took=0.005, quiet=2 * QUIET) == Rest().after(1, took=0.005)
+    rest, busy = settled(1000, took=0.05)
+    assert rest.after(1000, took=0.05, quiet=QUIET / 2) == busy
