@@ -1,6 +1,7 @@
 """What a Celery process does when it starts, forks, beats and ends."""
 
 import logging
+import random
 from typing import Any
 
 from celery.signals import (
@@ -47,7 +48,7 @@ def on_child_start(**kwargs: Any) -> None:
     """Keep one connection per database in a child of the pool: it handles one message at a time."""
     for database in connections.settings.values():
         if database.get("OPTIONS", {}).pop("pool", None):
-            database["CONN_MAX_AGE"] = settings.CONNECTION_AGE
+            database["CONN_MAX_AGE"] = settings.CONNECTION_AGE * random.uniform(0.5, 1)
     tracing.begin(_name)
 
 
