@@ -36,7 +36,7 @@ IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 MOST_WORKERS = 8
 # Running systems on the servers of the run.
-SYSTEMS = ("system", "observability", "rolling", "chaos", "queues", "shedding", "failover")
+SYSTEMS = ("system", "observability", "rolling", "chaos", "queues", "shedding", "failover", "timers")
 
 
 def _start_services() -> list[str]:

@@ -18,6 +18,7 @@ from benchmarks import baseline, chart, footprint, growth, overload, peer
 from benchmarks.limit import copy_tables, limit
 from benchmarks.load import PRODUCTS, USERS
 from benchmarks.measurement import SEED, finish, latency, load, measure
+from orders_project.embedded.supervisor import stopping_on_signals
 from orders_project.tests.running_system import RunningSystem
 
 GENTLE = 10
@@ -170,4 +171,5 @@ def draw(result: dict[str, Any], folder: Path, *, seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with stopping_on_signals():
+        main()

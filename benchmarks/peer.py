@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ def measure(system: RunningSystem, peer: str, *, seconds: int) -> dict[str, Any]
     _run([*run, "1", "1", "first"])  # makes the tables
     before = cpu_by_group(system)["PostgreSQL"]
     each = str(CLIENTS // CORES)
-    running = [
-        subprocess.Popen([*run, str(seconds), each, f"executor-{number}"], stdout=subprocess.PIPE, text=True)
-        for number in range(CORES)
-    ]
-    said = [process.communicate()[0] for process in running]
+    with ExitStack() as at_the_end:
+        running = []
+        for number in range(CORES):
+            command = [*run, str(seconds), each, f"executor-{number}"]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            at_the_end.callback(running[-1].kill)
+        said = [process.communicate()[0] for process in running]
     assert not any(process.returncode for process in running), said
     answers = [json.loads(output.splitlines()[-1]) for output in said]
     finished = sum(one["finished"] for one in answers)

@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from orders_project.embedded import places
 from orders_project.embedded.services import provide
+from orders_project.embedded.supervisor import stopping_on_signals
 
 
 def main(number: int) -> None:
@@ -80,4 +81,6 @@ def peak() -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transactions", type=int, default=100_000)
-    main(parser.parse_args().transactions)
+    arguments = parser.parse_args()
+    with stopping_on_signals():
+        main(arguments.transactions)

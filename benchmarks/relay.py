@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from orders_project.embedded.supervisor import stopping_on_signals
 from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.ids import uuid7
@@ -263,4 +264,5 @@ def main(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with stopping_on_signals():
+        main(sys.argv[1:])

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks import footprint
 from benchmarks.load import PRODUCTS, USERS
 from benchmarks.measurement import SEED, SERVICES, TICK, count_orders, cpu_by_group, finish, load
+from orders_project.embedded.supervisor import stopping_on_signals
 from orders_project.tests.running_system import RunningSystem
 
 RATES = (100, 1_000, 10_000, 100_000)
@@ -124,4 +125,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with stopping_on_signals():
+        main()

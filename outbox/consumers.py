@@ -22,7 +22,7 @@ from celery import shared_task
 from celery.exceptions import Reject
 from django.db import Error, transaction
 
-from . import arrivals, batches, clock, context, metrics, strict_json, unknown
+from . import arrivals, batches, clock, context, metrics, strict_json, unknown, worker_stop
 from .arrivals import Arrived
 from .attempts import ATTEMPTS, backoff, last_attempt
 from .conflicts import retry_on_conflict
@@ -130,7 +130,7 @@ def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str, 
 
     :param raw: its envelope as it arrived
     :param until: how long to wait for the database, on the monotonic clock; by default for `DATABASE_TIMEOUT`
-    :raises Reject: to have the broker deliver it again, after waiting for the database
+    :raises Reject: to have the broker deliver it again, after waiting for the database or where the worker is to stop
     """
     delivery = Delivery(service, raw, headers, worker)
     give_up_at = time.monotonic() + DATABASE_TIMEOUT.total_seconds() if until is None else until
@@ -143,11 +143,10 @@ def receive(service: str, raw: object, *, headers: dict[str, Any], worker: str, 
                 raise
             metrics.WORKER_ERRORS.inc()
             # Note [An unavailable database is not the message's fault]: so it waits here, unacknowledged, until it is
-            # back. Sent back to the broker, it would only come again at once.
-            if time.monotonic() > give_up_at:
-                raise Reject(str(error), requeue=True) from error
+            # back. Sent back to the broker, it would only come again at once; but not to a worker that is to stop.
             note(error, where=f"{service}, waiting")
-            time.sleep(pause * random.uniform(0.75, 1.25))
+            if time.monotonic() > give_up_at or worker_stop.wait(pause * random.uniform(0.75, 1.25)):
+                raise Reject(str(error), requeue=True) from error
             pause = min(pause * 2, 5)
 
 

@@ -102,7 +102,9 @@ class DueRows:
         with transaction.atomic(using=stored.using, savepoint=False) if self._is_by_day else nullcontext():
             if self._is_by_day:
                 stored.run(WITHOUT_SORT)
-            rows: list[Any] = stored.select(model_of(self.service, "Outgoing"), where, *parameters, is_by_day=IS_BY_DAY)
+            rows: list[Any] = stored.select(
+                model_of(self.service, "Outgoing"), where, *parameters, is_by_day=IS_BY_DAY, due_since=DUE_SINCE
+            )
         if rows:
             self._is_by_day = rows[0].is_by_day
         return rows

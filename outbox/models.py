@@ -54,6 +54,7 @@ class OutgoingMessage(models.Model):
     refusals = models.PositiveSmallIntegerField(_("refusals by the broker"), default=0)
     last_error = models.CharField(_("last error"), max_length=500, blank=True)
     published_at = models.DateTimeField(_("published at"), null=True)
+    due_since: datetime  # however often it was put off; of rows that were read with `DUE_SINCE`
 
     class Meta:
         verbose_name = _("outgoing message")

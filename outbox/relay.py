@@ -92,7 +92,7 @@ class Relay:
                 rows = self._due.claim(now=now, overdue=overdue, limit=free)
             if not rows:
                 return 0
-            lag = max(now - rows[0].due_at, timedelta(0))
+            lag = max(now - min(row.due_since for row in rows), timedelta(0))
             with tracing.span(f"relay {self.service}", kind="producer", links=(row.traceparent for row in rows)):
                 packed = batches.packed(rows)
                 outcome = self.publisher.publish([([row.envelope() for row in some], some[0].to) for some in packed])

@@ -107,11 +107,12 @@ def _unhandled(sources: Sources) -> Iterator[OutgoingMessage]:
 
 def _under_way(row: OutgoingMessage, *, now: datetime) -> Reason:
     """Where a message is."""
-    now = now if row.attempt else max(now, row.due_at)  # a first attempt is due at once, by a clock that may be ahead
+    due = row.due_since
+    now = now if row.attempt else max(now, due)  # a first attempt is due at once, by a clock that may be ahead
     about = {"type": row.type, "service": row.to, "here": service_of(row)}
-    since = row.published_at or max(row.due_at, row.created_at)
+    since = row.published_at or max(due, row.created_at)
     about["age"] = duration(max(0.0, (now - since).total_seconds()))
-    if row.published_at is None and row.due_at > now:
+    if row.published_at is None and row.due_at > now and not row.publish_attempts:  # not put off by a relay
         about["time"] = time_of_day(row.due_at)
         return Reason(_g("%(type)s failed in %(service)s and will be retried at %(time)s.") % about, trouble=True)
     if now - since < FRESH and not row.last_error:

@@ -3,13 +3,17 @@
 from dataclasses import dataclass, field
 
 from django.conf import settings
-from django.db.models import Q
+from django.db.models import DateTimeField, Q
+from django.db.models.expressions import RawSQL
 
 from orders import archive
 from orders.models import IdempotencyKey, Order, OrderEvent
+from outbox.due_rows import DUE_SINCE
 from outbox.models import DeadLetter, IncomingMessage, OutgoingMessage
 from outbox.services import model_of
 from payments.models import Payment, WebhookReceipt
+
+DUE = RawSQL(DUE_SINCE, (), output_field=DateTimeField())  # noqa: S611 (our own)
 
 
 @dataclass
@@ -35,7 +39,8 @@ def read(order_id: str) -> Sources:
         keys=list(IdempotencyKey.objects.filter(order_id=order_id)),
     )
     for service in settings.SERVICES_HERE:
-        found.sent += model_of(service, "Outgoing").objects.filter(subject=order_id)
+        outbox = model_of(service, "Outgoing").objects.annotate(due_since=DUE)
+        found.sent += outbox.filter(subject=order_id)
         found.received |= {
             str(row.message_id): row for row in model_of(service, "Incoming").objects.filter(subject=order_id)
         }

@@ -150,10 +150,10 @@ def _of_event(event: OrderEvent) -> Moment:
 def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Moment:
     kind = {EVENTS: "fact"}.get(row.to, "timer" if row.type == TIMER else "message")
     arrived = received if received is not None and received.attempt == row.attempt else None
-    due = max(row.due_at, row.created_at)
+    due = row.due_since
     attempt = _g("attempt %(n)d") % {"n": row.attempt % ATTEMPTS + 1} if row.attempt else ""
     return Moment(
-        at=row.created_at if not row.attempt else row.due_at,
+        at=row.created_at if not row.attempt else due,
         service=service_of(row),
         kind=kind,
         title=f"{row.type} → {row.to}",
@@ -161,8 +161,8 @@ def _of_message(row: OutgoingMessage, received: IncomingMessage | None) -> Momen
         message_id=str(row.message_id),
         cause=row.causation_id or "",
         stages=_stages(
-            wait=_between(row.created_at, row.due_at) if not row.attempt else None,
-            outbox=_between(due, row.published_at),
+            wait=_between(row.created_at, due) if not row.attempt else None,
+            outbox=_between(max(due, row.created_at), row.published_at),
             broker=_between(row.published_at, arrived.received_at if arrived else None),
             inbox=_between(arrived.received_at, arrived.handled_at) if arrived else None,
         ),

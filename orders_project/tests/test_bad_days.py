@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from amqp.exceptions import NotFound
 
-from orders_project.embedded import rabbitmq
+from orders_project.embedded import processes, rabbitmq
 from orders_project.tests.running_system import RunningSystem
 from outbox import broker
 from outbox.envelope import Envelope
@@ -241,6 +241,28 @@ def test_postgresql_restarts_under_load(stage: Stage) -> None:
     stage.services.postgres.stop()  # type: ignore[union-attr]
     time.sleep(1)
     stage.services.postgres.start()  # type: ignore[union-attr]
+    stage.settle(ids)
+
+
+def test_a_worker_is_told_to_stop_while_postgresql_is_away(stage: Stage) -> None:
+    """It returns what it holds, in place of waiting for the database as long as it is allowed to live."""
+    stage.stop("payments")
+    ids = stage.post(40, then="nap", every=0.02) + stage.post(40, then="nap", kind=TOGETHER)
+    stage.until(lambda: stage.depth("payments") > 0)
+    log = stage.log("payments")
+    size = log.stat().st_size
+    stage.start("payments")
+    stage.until(lambda: stage.undone(ids) < len(ids))
+    stage.services.postgres.stop()  # type: ignore[union-attr]
+    stage.until(lambda: b"payments, waiting" in log.read_bytes()[size:])
+    worker = stage.running.pop("payments")
+    worker.terminate()
+    try:
+        assert worker.wait(timeout=20) == 0
+    finally:
+        processes.end(worker, grace=0)
+        stage.services.postgres.start()  # type: ignore[union-attr]
+    stage.start("payments")
     stage.settle(ids)
 
 

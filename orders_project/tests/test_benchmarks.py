@@ -1,14 +1,20 @@
 """What `make bench` makes of what it has measured."""
 
+import os
+import sys
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks import baseline, cells, chart, footprint, load, scaling
+from orders_project.embedded import processes
+from orders_project.tests.process_tree import family
+from orders_project.tests.running_system import PROJECT
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -103,3 +109,26 @@ def test_what_rates_take_is_what_an_order_costs_as_often() -> None:
     found = scaling.needed(costs, rate=1000)
     assert (found["cores of web"], found["cores of workers"], found["commits/s of orders"]) == (1, 3, 2000)
     assert (found["WAL MB/s"], found["rows/s to purge, at most"], found["GB a day"]) == (1, 2000, 86.4)
+
+
+@pytest.mark.processes
+def test_a_benchmark_that_is_told_to_end_stops_what_it_has_started(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.orders", "--seconds", "60"]
+    with (tmp_path / "output").open("wb") as output:
+        run = processes.spawn(command, env=os.environ, cwd=PROJECT, output=output)
+    try:
+        processes.wait_until(lambda: "postgres" in map(name_of, family(run.pid)), timeout=180)
+        started = family(run.pid)
+        run.terminate()
+        assert run.wait(timeout=120) == 0, (tmp_path / "output").read_text()
+        processes.wait_until(lambda: not any(map(name_of, started)), timeout=60)
+    finally:
+        processes.end(run)
+
+
+def name_of(pid: int) -> str:
+    """What a process is called, if there is one."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""

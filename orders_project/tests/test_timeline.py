@@ -15,6 +15,7 @@ from common.authority import Authority
 from orders import repair, services
 from orders.models import DeadLetter, Order, Outgoing
 from orders_project.backoffice import timeline
+from outbox.attempts import backoff
 from outbox.ids import uuid7
 from payments import services as money
 from payments.models import Incoming, Payment, WebhookReceipt
@@ -96,6 +97,29 @@ class TestAWaitingOrder:
         assert "Why it is stuck" in text
         assert "payments.charge has been in the outbox of orders for 2 min: is the relay of orders running?" in text
         assert "The order will be canceled automatically in 13 min" in text
+
+    @pytest.mark.parametrize("attempt", [0, 1])
+    def test_says_how_long_a_message_waits_that_a_relay_has_put_off(self, attempt: int) -> None:
+        order = place()
+        row = Outgoing.objects.get(type="payments.charge")
+        row.attempt = attempt
+        for n in range(12):
+            row.postpone(row.due_at + backoff(n, spread=0), why="The broker can't be reached.")
+        row.save()
+        now = row.due_at
+        waiting = timeline.of(order.order_id, now=now - timedelta(seconds=8)).waiting
+        assert waiting is not None
+        assert waiting.reasons == (
+            "payments.charge has been in the outbox of orders for 2 min."
+            " It could not be sent: The broker can't be reached.",
+        )
+        row.published_at = now
+        row.save()
+        (moment,) = [
+            one for one in timeline.of(order.order_id, now=now).moments if one.title == "payments.charge → payments"
+        ]
+        (stage,) = moment.stages
+        assert (stage.name, round(stage.seconds)) == ("outbox", 143)
 
     def test_shows_an_unhandled_message(self, post: Any) -> None:
         post.passes_over = lambda envelope: envelope.type == "payments.charge"

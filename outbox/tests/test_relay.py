@@ -17,7 +17,7 @@ from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from outbox import broker, context, tasks
+from outbox import broker, context, metrics, tasks
 from outbox import relay as relays
 from outbox.broker import Publisher
 from outbox.notifications import CHANNEL
@@ -35,6 +35,10 @@ Outgoing, DeadLetter = model_of(SERVICE, "Outgoing"), model_of(SERVICE, "DeadLet
 def post(number: int = 1, **options: Any) -> list[Any]:
     with transaction.atomic(using=SERVICE):
         return Outgoing.post(*(Count(order_id=f"o-{n}") for n in range(number)), **options)
+
+
+def lag_of_relays() -> float:
+    return metrics.REGISTRY.get_sample_value("relay_lag_seconds_sum", {"service": SERVICE}) or 0.0
 
 
 @contextmanager
@@ -74,6 +78,14 @@ class TestABatch:
         assert [message.properties["message_id"] for message in take()] == [str(now.message_id)]
         later.refresh_from_db()
         assert later.published_at is None
+
+    def test_is_as_late_as_it_has_been_due_however_often_it_was_put_off(self, relay: Relay) -> None:
+        post(2)
+        (put_off, _) = Outgoing.objects.order_by("pk")
+        Outgoing.objects.filter(pk=put_off.pk).update(publish_attempts=100, due_at=timezone.now())
+        before = lag_of_relays()
+        relay.drain()
+        assert lag_of_relays() - before > 100 * 10
 
     def test_goes_out_in_the_order_it_was_posted(self, relay: Relay, take: Any) -> None:
         ids = [str(row.message_id) for _ in range(20) for row in post(3)]

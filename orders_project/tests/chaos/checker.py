@@ -260,6 +260,19 @@ def every_message_has_its_effect_once(records: Records) -> Iterator[str]:
 
 
 @_check
+def no_timer_is_left_that_nobody_waits_for(records: Records) -> Iterator[str]:
+    """One that an order has no use for is withdrawn, unless it is due within a minute then, or may have been sent."""
+    sql = """
+    SELECT o.order_id, o.status, timer.due_at
+    FROM outbox_outgoingmessage timer JOIN orders_order o ON o.order_id = timer.subject
+    WHERE timer.type = 'orders.overdue' AND timer.message_id IS DISTINCT FROM o.timer_id
+      AND timer.published_at IS NULL AND timer.first_due_at IS NULL AND timer.due_at > now() + interval '1 minute'
+    """
+    for order, status, due_at in records.ask("orders", sql):
+        yield f"order {order} is {status}, and a timer that it does not wait for is due at {due_at}"
+
+
+@_check
 def no_message_is_answered_twice(records: Records) -> Iterator[str]:
     """Whoever handles a message says the same once, also where what it does has no effect the second time."""
     sql = """
