@@ -14,7 +14,7 @@ ARGS ?=
 .PHONY: help run manage test check fuzz chaos bench bench-reconcile bench-relay bench-scaling screenshots translations contracts client lint format types imports advisories locks clean venv protos
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 run: ## run everything on this machine; PORT=8000, DATA=.data
 	@requirements/bootstrap base

@@ -23,7 +23,7 @@ MINUTE = 60
 REDIS_TIMEOUT = 0.25  # seconds; after that the limits are counted on this machine
 REDIS_PAUSE = 5.0  # seconds without Redis after it failed
 
-FALLBACKS = Counter("rate_limit_fallbacks", "Times that Redis was out of reach and a limit was counted locally")
+FALLBACKS = Counter("rate_limit_fallbacks", "Times that Redis was out of reach and a limit was counted locally.")
 
 
 @dataclass(frozen=True)

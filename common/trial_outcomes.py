@@ -32,7 +32,10 @@ TOTALS: Mapping[int, TestTotal] = {
     900_03: TestTotal(
         {"outcome": "success", "dispute": True}, "The payment succeeds, and the payer's bank disputes all of it."
     ),
-    900_04: TestTotal({"outcome": "success", "delay": 5, "refund": "late"}, "A refund is `pending` for five seconds."),
+    900_04: TestTotal(
+        {"outcome": "success", "delay": 5, "refund": "late"},
+        "The payment and each refund are `pending` for five seconds.",
+    ),
     900_05: TestTotal({"outcome": "success", "refund": "failed"}, "A refund is `pending` at first, and fails."),
     900_06: TestTotal({"outcome": "success", "refuse_return": True}, "Refunds and cancellations are refused."),
 }

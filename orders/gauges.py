@@ -63,9 +63,9 @@ READINGS = (
         shedding.MEASURE,
         {
             "orders_waiting": "Orders that wait for this system alone, and that no later order has overtaken.",
-            "orders_late_seconds": "The age of the oldest of them.",
+            "orders_late_seconds": "The age of the oldest order that waits for this system alone.",
             "orders_wait_seconds": "How long a new order has to wait for those before it.",
-            "orders_shed_share": "The share of new orders that is refused for it.",
+            "orders_shed_share": "The share of new orders that is refused because too many wait, from 0 to 1.",
         },
         shedding.parameters,
     ),

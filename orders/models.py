@@ -296,7 +296,7 @@ class OrderLine(models.Model):
 
     @property
     def is_free(self) -> bool:
-        """Whether it is goods that are not in the catalogue."""
+        """Whether it is goods that are not in the catalog."""
         return self.kind == self.Kind.ITEM and self.product_id is None
 
 

@@ -196,7 +196,7 @@ def _free(line: Line, number: int, *, near: str) -> OrderLine:
         detail = _g("There is no product %(sku)s. Did you mean %(known)s?") % {"sku": line.sku, "known": near}
         raise UnknownProduct(detail, errors={where: [detail]})
     if not settings.ORDERS_ALLOW_FREE_LINES:
-        detail = "Only products of the catalogue can be ordered."
+        detail = "Only products of the catalog can be ordered."
         raise FreeLinesOff(detail, errors={where: [detail]})
     if line.price is None:
         raise UnknownProduct(f"There is no product {line.sku}.", errors={where: ["There is no such product."]})

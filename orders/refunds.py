@@ -20,7 +20,7 @@ from common import money
 from common.authority import Authority
 from common.errors import NotDuringUpgrade, Refusal
 from common.idempotency import KeyReused
-from outbox.ids import uuid7
+from outbox.ids import uuid7, uuid_of
 from payments.messages import PaymentDisputed, RefundFailed, RefundPart, RefundSucceeded
 from processing.messages import TakeBack
 
@@ -305,10 +305,12 @@ def succeeded(event: RefundSucceeded, *, now: datetime) -> None:
     """
     order = transitions.lock(event.order_id)
     refund = _refund(event, order, now=now, reason=event.reason)
-    if refund.status != Refund.Status.PENDING:
+    is_new = refund.status == Refund.Status.PENDING
+    refunded = transitions.refunded_by(event, order, change=refund.amount if is_new else 0)
+    if not is_new:
+        _correct(order, event, refunded, now=now)
         return
     _become(refund, Refund.Status.SUCCEEDED, now=now)
-    refunded = min(order.paid, order.refunded + refund.amount)
     transitions.record(
         order,
         kind=event.type,
@@ -342,15 +344,23 @@ def failed(event: RefundFailed, *, now: datetime) -> None:
     """
     order = transitions.lock(event.order_id)
     refund = _refund(event, order, now=now)
-    if refund.status == Refund.Status.FAILED:
-        return
     was_back = refund.status == Refund.Status.SUCCEEDED
+    refunded = transitions.refunded_by(event, order, change=-refund.amount if was_back else 0)
+    if refund.status == Refund.Status.FAILED:
+        _correct(order, event, refunded, now=now)
+        return
     refund.restock = refund.restock and was_back
     _become(refund, Refund.Status.FAILED, now=now, fail_code=event.code)
-    changes = {"refunded": max(0, order.refunded - refund.amount)} if was_back else {}
+    changes = {"refunded": refunded} if refunded != order.refunded else {}
     transitions.record(
         order, kind=event.type, changes=changes, fact="refund_failed", now=now, about={"refund": told(refund)}
     )
+
+
+def _correct(order: Order, event: RefundSucceeded | RefundFailed, refunded: int, *, now: datetime) -> None:
+    """Record how much is back if an event that tells nothing else says so."""
+    if refunded != order.refunded:
+        transitions.record(order, kind=event.type, changes={"refunded": refunded}, now=now)
 
 
 @transaction.atomic(using="orders", savepoint=False)
@@ -363,7 +373,7 @@ def disputed(event: PaymentDisputed, *, now: datetime) -> None:
 
 def _refund(event: RefundSucceeded | RefundFailed, order: Order, *, now: datetime, reason: str = "") -> Refund:
     return Refund.objects.get_or_create(
-        refund_id=event.refund_id,
+        refund_id=uuid_of(event.refund_id),
         defaults={
             "order": order,
             "amount": event.amount,

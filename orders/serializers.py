@@ -36,7 +36,7 @@ def optional_text(**kwargs: Any) -> Text:
 
 class NewLineSerializer(StrictSerializer):
     """
-    A product of the catalogue by `product_id`, or by `sku` with its price; an unknown sku is a free line.
+    A product of the catalog by `product_id`, or by `sku` with its price; an unknown sku is a free line.
 
     With a `type` it is a tax, a discount or shipping: its `name` and `amount`, which is positive for a discount too. It
     belongs to the line of goods of the number `of`, counted from 1, or without that to the order as a whole.
@@ -255,7 +255,7 @@ class LineSerializer(AnswerSerializer):
     quantity = serializers.IntegerField(read_only=True)
     price = serializers.SerializerMethodField()
     free_line = serializers.SerializerMethodField(
-        help_text=_("whether it is goods that are not in the catalogue, of which no stock is held")
+        help_text=_("whether it is goods that are not in the catalog, of which no stock is held")
     )
 
     def get_free_line(self, line: OrderLine) -> bool:

@@ -246,11 +246,12 @@ def _stored(new: NewOrder, *, key: str | None, now: datetime, exclusive: bool = 
 
 # Note [Two ways to find an order by its key]: its id is derived from the key, unless the request named an id itself;
 # then it is in what is stored under the key: the answer to that request, or the order alone (`place_order_under`).
-PLACED_UNDER = """
-WHERE order_id IN (
-    SELECT unnest(%s::text[]) UNION ALL SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s
-) AND principal = %s AND created_at > %s
+MEANT = """
+SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s AND order_id <> ''
+UNION ALL
+SELECT order_id FROM orders_order WHERE order_id = ANY(%s) AND principal = %s AND created_at > %s
 """
+PLACED_UNDER = f"WHERE order_id IN ({MEANT}) AND principal = %s"
 
 
 def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = False) -> Order | None:
@@ -260,27 +261,20 @@ def placed_under(key: str, *, principal: str, now: datetime, exclusive: bool = F
     Keys are forgotten after `IDEMPOTENCY_RETENTION`, and can then be used for another order. An `exclusive` call waits
     for one before it; until its transaction ends, nobody else places an order under the key.
     """
-    since, order_ids = _ids_under(key, principal=principal, now=now)
     turn = _turn_of(key, principal=principal) if exclusive else ""
-    return _found(PLACED_UNDER, order_ids, principal, key, principal, since, turn=turn)
+    return _found(PLACED_UNDER, *_meaning(key, principal=principal, now=now), principal, turn=turn)
 
 
-def _ids_under(key: str, *, principal: str, now: datetime) -> tuple[datetime, list[str]]:
-    """Since when keys are remembered, and the ids that an order may have that was placed under this one since then."""
+def _meaning(key: str, *, principal: str, now: datetime) -> tuple[Any, ...]:
+    """The parameters of `MEANT`, with the ids that an order may have that was placed under a key still remembered."""
     since = now - settings.IDEMPOTENCY_RETENTION
     days = (now.date() - since.date()).days
-    return since, [id_under(key, principal=principal, day=now.date() - timedelta(day)) for day in range(days + 1)]
+    order_ids = [id_under(key, principal=principal, day=now.date() - timedelta(day)) for day in range(days + 1)]
+    return principal, key, order_ids, principal, since
 
 
 def _turn_of(key: str, *, principal: str) -> str:
     return f"order under {principal!r} {key!r}"
-
-
-MEANT = """
-SELECT order_id FROM orders_idempotencykey WHERE principal = %s AND key = %s AND order_id <> ''
-UNION ALL
-SELECT order_id FROM orders_order WHERE order_id = ANY(%s) AND principal = %s AND created_at > %s
-"""
 
 
 def _meant_by(key: str, *, principal: str, now: datetime, exclusive: bool) -> set[str]:
@@ -290,8 +284,7 @@ def _meant_by(key: str, *, principal: str, now: datetime, exclusive: bool) -> se
     """
     if exclusive:
         ROWS.run(locks.turn(_turn_of(key, principal=principal)))
-    since, order_ids = _ids_under(key, principal=principal, now=now)
-    return {order_id for (order_id,) in ROWS.fetch(MEANT, principal, key, order_ids, principal, since)}
+    return {order_id for (order_id,) in ROWS.fetch(MEANT, *_meaning(key, principal=principal, now=now))}
 
 
 def _found(where: str, *parameters: Any, turn: str) -> Order | None:

@@ -17,11 +17,18 @@ from outbox.arrivals import Arrived
 from outbox.errors import Undeliverable
 from outbox.message import Message
 from outbox.store import Batch
-from payments.messages import PaymentRefunded, PaymentReturnRefused, PaymentReturnUndone, PaymentSucceeded
+from payments.messages import (
+    PaymentRefunded,
+    PaymentReturnRefused,
+    PaymentReturnUndone,
+    PaymentSucceeded,
+    RefundFailed,
+    RefundSucceeded,
+)
 
 from . import archive, history, metrics, origin, webhooks
 from .messages import OrderFact, Overdue
-from .models import ENDS, NUMBERS, ROWS, Order, OrderEvent, OrderLine, Outgoing, Status
+from .models import ENDS, NUMBERS, ROWS, Incoming, Order, OrderEvent, OrderLine, Outgoing, Status
 from .saga import (
     REASONS,
     REFUSALS,
@@ -287,18 +294,41 @@ def _changes(event: Event, order: Order, *, becomes: Status) -> dict[str, Any]:
         changes["fail_reason"] = ""
     if isinstance(event, CaptureRequested | PaymentSucceeded) and event.amount is not None:
         changes["captured"] = event.amount if event.amount < order.total else None
+    blocked = order.blocked if becomes == order.status else ""
     match event:
+        case PaymentRefunded() | PaymentReturnUndone() if is_overtaken(event):
+            pass
         case PaymentRefunded():
             changes["refunded"] = order.paid if event.amount is None else event.amount
+            blocked = ""
         case PaymentReturnUndone():
-            changes["refunded"] = max(0, order.refunded - event.amount)
-    blocked = order.blocked if becomes == order.status else ""
-    if isinstance(event, PaymentReturnRefused | PaymentReturnUndone):
-        blocked = event.reason
-    elif isinstance(event, PaymentRefunded):
-        blocked = ""
+            changes["refunded"] = refunded_by(event, order, change=-event.amount)
+            blocked = event.reason
+        case PaymentReturnRefused():
+            blocked = event.reason
     changes["blocked"] = blocked
     return {name: value for name, value in changes.items() if value != getattr(order, name)}
+
+
+# Note [How much is back]: payments says it in each event about it, as a sum. Events overtake one another, so the one
+# counts that was written last: payments writes those of an order one after the other, their ids grow with time, and the
+# inbox knows which have been handled, for as long as an older one would be handled at all.
+TELL_HOW_MUCH_IS_BACK = (RefundSucceeded, RefundFailed, PaymentRefunded, PaymentReturnUndone)
+
+
+def is_overtaken(event: Message) -> bool:
+    """Whether an event has been handled that was written after this one, and also tells how much is back."""
+    if (message_id := context.current().causation_id) is None:
+        return False
+    kinds = [kind.name for kind in TELL_HOW_MUCH_IS_BACK]
+    return Incoming.objects.filter(subject=event.subject, type__in=kinds, message_id__gt=message_id).exists()
+
+
+def refunded_by(event: RefundSucceeded | RefundFailed | PaymentReturnUndone, order: Order, *, change: int) -> int:
+    """How much of the money of an order is back by this event; that of the release before tells the `change` only."""
+    if event.refunded is None:
+        return min(order.paid, max(0, order.refunded + change))
+    return order.refunded if is_overtaken(event) else event.refunded
 
 
 # Its timers ---------------------------------------------------------------------------------------------------------

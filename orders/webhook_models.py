@@ -120,7 +120,7 @@ class WebhookDelivery(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.type} of {self.order_id}" if self.order_id else self.type
+        return f"{self.type} · {self.order_id}" if self.order_id else self.type
 
 
 class WebhookAttempt(models.Model):

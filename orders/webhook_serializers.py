@@ -21,8 +21,8 @@ MAX_EVENTS = 50
 # What became of an attempt that got no answer, by the code that its error begins with. Whether there is a host of this
 # name in our own network is nobody's business, so the first two have one text.
 IN_WORDS = {
-    "unreachable": _("The endpoint could not be reached at a public address."),
-    "address_refused": _("The endpoint could not be reached at a public address."),
+    "unreachable": _("The endpoint could not be reached, or has no public address."),
+    "address_refused": _("The endpoint could not be reached, or has no public address."),
     "unreadable": _("The answer of the endpoint could not be read."),
 }
 

@@ -22,7 +22,7 @@ from common.circuit_breaker import CircuitBreaker, CircuitOpen
 from common.errors import Refusal
 from common.principal import Principal
 from outbox import clock
-from outbox.ids import uuid7
+from outbox.ids import uuid7, uuid_of
 from outbox.message import EVENTS
 from outbox.models import OutgoingMessage
 
@@ -38,6 +38,10 @@ RETRY_DELAYS = tuple(
 )
 MAX_WAIT = timedelta(days=1)
 REST = 60.0  # seconds without attempts at an endpoint that does not answer
+# Note [Many that wait for one endpoint]: only one of them is tried each minute. If each asked as often whether it is
+# its turn, thousands that wait for an endpoint that is gone would cost more than all orders. So each asks after a
+# quarter of the time for which it has waited.
+LONGEST_REST = timedelta(hours=1)
 GONE = 410  # the endpoint wants no more webhooks
 PING = "ping"  # the type of what is sent to try an endpoint
 
@@ -128,7 +132,7 @@ def send(message: DeliverWebhook) -> Result | None:
 
     It runs outside of any transaction and may run again: the id of the delivery is the same each time.
     """
-    delivery = WebhookDelivery.objects.select_related("endpoint").filter(pk=message.delivery_id).first()
+    delivery = WebhookDelivery.objects.select_related("endpoint").filter(pk=uuid_of(message.delivery_id)).first()
     if delivery is None or not _is_due(delivery, message):
         return None
     endpoint = delivery.endpoint
@@ -175,7 +179,8 @@ def record(*, message: DeliverWebhook, result: Result | None, now: datetime) -> 
     if delivery is None or result is None or not _is_due(delivery, message):  # one that is archived has ended
         return
     if result.resting:
-        _schedule(delivery, at=now + timedelta(seconds=REST))
+        waited = now - delivery.created_at
+        _schedule(delivery, at=now + max(timedelta(seconds=REST), min(waited / 4, LONGEST_REST)))
     elif result.disabled:
         delivery.status, delivery.next_at = WebhookDelivery.Status.FAILED, None
     else:

@@ -15,6 +15,7 @@ from django.db import connections
 from django.utils import timezone
 
 from . import ids
+from .errors import Undeliverable
 
 VALID = 30.0  # seconds for which a comparison of the two clocks is used
 GOOD = 0.01  # seconds that a good comparison takes at most; the error is not larger
@@ -51,6 +52,21 @@ class _Comparison:
 
 
 _comparisons: dict[str, _Comparison] = {}
+
+
+def moment_of(text: str) -> datetime:
+    """
+    Return the time that a message names by this text.
+
+    :raises Undeliverable: if it names none, which no further attempt changes
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Undeliverable("malformed", f"{text[:50]!r} is no time.") from None
+    if moment.tzinfo is None:
+        raise Undeliverable("malformed", f"{text[:50]!r} has no time zone.")
+    return moment
 
 
 def now(using: str) -> datetime:

@@ -97,7 +97,7 @@ def readings_of(service: str) -> Iterator[Reading]:
 
     pending = {
         "outbox_service_pending": "Messages of a service that are due and not sent.",
-        "outbox_oldest_seconds": "How long the oldest of them has been due, however often it was put off.",
+        "outbox_oldest_seconds": "How long the oldest unsent message has been due, however often it was put off.",
     }
     waiting = {"outbox_waiting_for_release": "Messages put back because no worker here knows their type or version."}
     connected = {
@@ -106,7 +106,7 @@ def readings_of(service: str) -> Iterator[Reading]:
     }
     archived = {
         "archive_failing": "Whether a database server failed to archive its log when it tried last.",
-        "archive_late_seconds": "How long it has archived nothing of what it has written since.",
+        "archive_late_seconds": "How long a database server has archived nothing although it has written something.",
     }
     yield Reading(database, PENDING, pending, parameters)
     yield Reading(database, WAITING, waiting, parameters)

@@ -80,4 +80,6 @@ BATCH_SIZE = histogram(
 )
 BATCHES_SPLIT = counter("consumer_batches_split_total", "Batches whose messages were handled one by one.", "service")
 CONSUMER_SECONDS = histogram("consumer_seconds", "Time to handle a message.", "type")
-LAST_TICK = gauge("clock_last_tick_seconds", "When the clock last ticked, in Unix time.", over_processes="max")
+LAST_TICK = gauge(
+    "clock_last_tick_seconds", "When beat last ran its periodic tasks, in Unix time.", over_processes="max"
+)

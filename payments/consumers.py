@@ -58,7 +58,7 @@ def charge(command: messages.Charge) -> None:
 
 
 def _deadline(command: messages.Charge) -> datetime | None:
-    return datetime.fromisoformat(command.deadline) if command.deadline else None
+    return clock.moment_of(command.deadline) if command.deadline else None
 
 
 @consumes(messages.Capture)

@@ -238,13 +238,13 @@ def _cancel(gateway: gateways.Gateway, found: Answer, decided: tuple[int, str], 
 
 
 def _refund(gateway: gateways.Gateway, found: Answer, decided: tuple[int, str], number: str) -> Outcome:
-    first = f"stray.{found.payment_id}.refund"
-    made = [one for one in gateway.refunds(payment_id=found.payment_id) if one.refund_id.startswith(first)]
-    if any(one.status != RefundStatus.FAILED for one in made):
-        return Outcome.RETURNED
-    name = first + number
-    current = next((one for one in made if one.refund_id == name), None)
+    name = receipts.name_of_return(found.payment_id) + number
+    made = [one for one in gateway.refunds(payment_id=found.payment_id) if receipts.is_return_of_stray(one)]
+    under_way = (one for one in made if one.status != RefundStatus.FAILED)
+    current = next(under_way, None) or next((one for one in made if one.refund_id == name), None)
     if current is None:
+        if found.status == GatewayStatus.REFUNDED:  # by hand
+            return Outcome.RETURNED
         if (found.taken, found.currency) != decided:
             return Outcome.OTHER_AMOUNT
         current = gateway.refund(
@@ -259,16 +259,20 @@ def _refund(gateway: gateways.Gateway, found: Answer, decided: tuple[int, str], 
         )
         if (current.payment_id, current.amount, current.currency) != (found.payment_id, *decided):
             raise GatewayUnavailable(f"{gateway.name}: the answer is about another refund.")
+    if current.status == RefundStatus.PENDING:  # it can still fail, so the gateway is asked until it has an end
+        raise GatewayUnavailable(f"{gateway.name}: the money is on its way back.")
     if current.status == RefundStatus.FAILED:
         raise GatewayRefused(current.fail_reason or "refund_failed")
     return Outcome.RETURNED
 
 
-# The call that a payment needs in its status, so that nothing of it stays in; in the others nothing does.
+# The call that a payment needs in its status, so that nothing of it stays in; in the others nothing does. A gateway may
+# say that all went back while it is on its way.
 CALLS: dict[GatewayStatus, Callable[[gateways.Gateway, Answer, tuple[int, str], str], Outcome]] = {
     GatewayStatus.PENDING: _cancel,
     GatewayStatus.AUTHORIZED: _cancel,
     GatewayStatus.SUCCEEDED: _refund,
+    GatewayStatus.REFUNDED: _refund,
 }
 
 

@@ -141,7 +141,10 @@ def announce_undone(payment: Payment, details: Details) -> None:
     assert details.refund is not None
     Outgoing.post(
         messages.PaymentReturnUndone(
-            order_id=payment.order_id, amount=details.refund.amount, reason=payment.refusal or "refund_failed"
+            order_id=payment.order_id,
+            amount=details.refund.amount,
+            reason=payment.refusal or "refund_failed",
+            refunded=ledger.of_order(payment.order_id).refunded,
         )
     )
 

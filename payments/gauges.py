@@ -138,7 +138,7 @@ READINGS = (
         REFUNDS_OPEN,
         {
             "refunds_open": "Refunds of parts that the gateway has yet to make.",
-            "refunds_late": "Refunds of parts for which that has taken far too long.",
+            "refunds_late": "Refunds of parts that the gateway has taken far too long to make.",
         },
     ),
     Reading("payments", REFUNDS_FAILED, {"refunds_failed": "Refunds of parts that have failed within a day."}),

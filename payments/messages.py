@@ -95,23 +95,30 @@ class PaymentRefunded(Message, name="payment.refunded", to="orders", withheld=("
 
 
 class RefundSucceeded(Message, name="refund.succeeded", to="orders"):
-    """A part of the money is back. `reason` says why if it was not asked for here but made at the gateway."""
+    """
+    A part of the money is back, which makes `refunded` of it in all. `reason` says why if it was not asked for here but
+    made at the gateway.
+    """
 
     order_id: str
     refund_id: str
     amount: int
     currency: str
     reason: str = ""
+    refunded: int | None = None
 
 
 class RefundFailed(Message, name="refund.failed", to="orders"):
-    """A part of the money did not go back, perhaps after it was said to have; `code` says why."""
+    """
+    A part of the money did not go back, perhaps after it was said to have; `code` says why. `refunded` of it is back.
+    """
 
     order_id: str
     refund_id: str
     amount: int
     currency: str
     code: str
+    refunded: int | None = None
 
 
 class PaymentDisputed(Message, name="payment.disputed", to="orders"):
@@ -133,11 +140,15 @@ class PaymentReturnRefused(Message, name="payment.return_refused", to="orders"):
 
 
 class PaymentReturnUndone(Message, name="payment.return_undone", to="orders"):
-    """Money that was said to be back has not reached the payer: `amount` of it is here again. A person decides."""
+    """
+    Money that was said to be back has not reached the payer: `amount` of it is here again, and `refunded` is back. A
+    person decides.
+    """
 
     order_id: str
     amount: int
     reason: str
+    refunded: int | None = None
 
 
 class CallGateway(Message, name="payments.turn_to_gateway", to="payments"):

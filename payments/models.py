@@ -406,6 +406,12 @@ class WebhookReceipt(models.Model):
         DISPUTE = "dispute", _("dispute")
 
     UNSETTLED = (Status.RECEIVED, Status.UNMATCHED, Status.QUARANTINED)  # handled later, or kept for a decision
+    # What says that money came in, or goes back, or that the payer's bank has it.
+    MOVED = (
+        Q(about=About.PAYMENT, says__in=("succeeded", "refunded"))
+        | Q(about=About.REFUND, says__in=("pending", "succeeded"))
+        | Q(about=About.DISPUTE, says__in=("opened", "lost"))
+    )
     EARLY = timedelta(hours=1)  # within which one that was sent before it may come after it
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
@@ -445,6 +451,13 @@ class WebhookReceipt(models.Model):
 
     def __str__(self) -> str:
         return f"{self.gateway} {self.webhook_id}"
+
+    @classmethod
+    def of_moved_money(cls, payment: Payment) -> models.QuerySet["WebhookReceipt"]:
+        """Return the webhooks that are not settled and say that money of this payment has moved."""
+        name = "payment_id" if payment.gateway_payment_id else "order_id"
+        known = payment.gateway_payment_id or payment.order_id
+        return cls.objects.filter(cls.MOVED, gateway=payment.gateway, status__in=cls.UNSETTLED, **{name: known})
 
     @property
     def reference(self) -> str:

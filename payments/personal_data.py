@@ -54,6 +54,8 @@ TABLES = (
         among=Q(status=WebhookReceipt.Status.DISCARDED),
     ),
     Table(Difference, {"closed_why": remark}, mentioned=("closed_why",)),
+    # What a gateway has booked for no order of ours: those of orders are found above.
+    Table(GatewayTransaction, {"description": text}, mentioned=("description",), among=Q(order_id="")),
     Table(
         IdempotencyKey,
         {"answer": encoded(mentions), "answer_headers": mentions},

@@ -18,6 +18,7 @@ from common.audit import rows
 from common.backlog import work_off
 from common.errors import Refusal
 from outbox import metrics
+from outbox.ids import uuid_of
 
 from . import attempts, disputes, gateways, lifecycle, refunds, returns
 from .at_gateway import difference
@@ -144,7 +145,8 @@ def _why_not(about: Content | None) -> str:
     """Return why a webhook is none of our business; "" if it may be."""
     if about is None:
         return "not_about_a_payment"
-    if not about.order_id and not isinstance(about, Answer):
+    is_named = isinstance(about, Answer) or (isinstance(about, RefundAnswer) and is_return_of_stray(about))
+    if not about.order_id and not is_named:
         return "unknown_payment"
     installation, _colon, order_id = about.reference.rpartition(":")
     if (
@@ -206,16 +208,18 @@ def handle(*, receipt_id: str, now: datetime) -> WebhookReceipt:
         status, reason = apply(receipt, about, payment, now=now)
     elif payment is not None and _is_second(payment, about):
         return _return_second(receipt, now=now)
-    elif _is_return_of_stray(receipt):
+    elif isinstance(about, RefundAnswer) and _is_return_of_stray(receipt, about):
+        if about.status == RefundStatus.FAILED:
+            _return_again(about, receipt)
         status, reason = Status.DISCARDED, "return_of_stray_money"
     return settle(receipt, status, reason=reason, now=now)
 
 
 def _lock(receipt_id: str) -> tuple[Payment | None, WebhookReceipt]:
     """Lock the payment that a receipt names, and then the receipt, and return both. Everybody locks in this order."""
-    receipt = WebhookReceipt.objects.get(pk=receipt_id)
+    receipt = WebhookReceipt.objects.get(pk=uuid_of(receipt_id))
     payment = Payment.lock(receipt.order_id) if receipt.order_id else None
-    return payment, WebhookReceipt.objects.select_for_update().get(pk=receipt_id)
+    return payment, WebhookReceipt.objects.select_for_update().get(pk=receipt.pk)
 
 
 def content(receipt: WebhookReceipt) -> Content:
@@ -259,14 +263,40 @@ def _is_second(payment: Payment, about: Content) -> bool:
     )
 
 
-def _is_return_of_stray(receipt: WebhookReceipt) -> bool:
-    """Return whether this is a refund, and has not failed, of money that was decided to belong to no order."""
+def name_of_return(payment_id: str) -> str:
+    """Return our name of the first refund of money that belongs to no order; further ones have a number as well."""
+    return f"stray.{payment_id}.refund"
+
+
+def is_return_of_stray(refund: RefundAnswer) -> bool:
+    """Return whether a refund has our name of one of money that belongs to no order."""
+    return refund.refund_id.startswith(name_of_return(refund.payment_id))
+
+
+def _is_return_of_stray(receipt: WebhookReceipt, refund: RefundAnswer) -> bool:
+    """Return whether this refund is ours of money that belongs to no order, or one by hand that has not failed."""
+    if is_return_of_stray(refund):
+        return True
     decided = WebhookReceipt.objects.filter(gateway=receipt.gateway, payment_id=receipt.payment_id, about=About.PAYMENT)
-    return (
-        receipt.about == About.REFUND
-        and receipt.says != RefundStatus.FAILED
-        and decided.exclude(decided_by="").exclude(status=Status.DISCARDED).exists()
+    is_decided = decided.exclude(decided_by="").exclude(status=Status.DISCARDED).exists()
+    return is_decided and refund.status != RefundStatus.FAILED
+
+
+def _return_again(refund: RefundAnswer, receipt: WebhookReceipt) -> None:
+    """
+    Have the gateway asked once more about money that went back, as it says now that this has failed. It may be an old
+    failure; if nothing else went back, it is decided about again: see decisions.py.
+    """
+    returned = WebhookReceipt.objects.select_for_update().filter(
+        gateway=receipt.gateway, payment_id=receipt.payment_id, about=About.PAYMENT, status=Status.REFUNDED
     )
+    for one in returned.order_by("pk"):
+        one.status, one.reason, one.unanswered = Status.QUARANTINED, "refund_failed", 0
+        one.save(update_fields=["status", "reason", "unanswered"])
+        command = RefundReceipt(
+            receipt_id=str(one.pk), order_id=one.order_id, amount=refund.amount, currency=refund.currency
+        )
+        Outgoing.post(command)
 
 
 def _return_second(receipt: WebhookReceipt, *, now: datetime) -> WebhookReceipt:

@@ -65,6 +65,7 @@ def announce(refund: Refund, payment: Payment, now: datetime) -> None:
         "refund_id": str(refund.refund_id),
         "amount": refund.amount,
         "currency": refund.currency,
+        "refunded": ledger.of_order(payment.order_id).refunded,
     }
     if refund.status == Status.SUCCEEDED:
         Outgoing.post(messages.RefundSucceeded(**told, reason=refund.reason if refund.is_foreign else ""))

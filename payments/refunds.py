@@ -8,12 +8,12 @@ the lock of the payment, and the database refuses what would exceed it.
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from uuid import UUID
 
 from django.db import transaction
 
 from common.backlog import work_off
 from common.money import Money
+from outbox.ids import uuid_of
 
 from . import gateways, ledger, messages
 from .gateways.base import GatewayBroke, GatewayRefused, GatewayUnavailable, RefundAnswer, RefundRequest, RefundStatus
@@ -45,7 +45,10 @@ def request(*, order_id: str, refund_id: str, money: Money, reason: str, now: da
 
     It fails if there is not as much to give back; how it ends is announced to orders, again if it has ended already.
     Without a payment there is no refund, only its failure.
+
+    :raises Undeliverable: if `refund_id` is no id
     """
+    key = uuid_of(refund_id)
     payment = Payment.lock(order_id)
     if payment is None:
         failure = messages.RefundFailed(
@@ -54,10 +57,10 @@ def request(*, order_id: str, refund_id: str, money: Money, reason: str, now: da
         Outgoing.post(failure)
         return None
     event = Event.ASKED_OF_GATEWAY if payment.gateway_payment_id else Event.ASKED_OF_ACCOUNT
-    if (known := Refund.objects.filter(pk=refund_id).first()) is not None:
+    if (known := Refund.objects.filter(pk=key).first()) is not None:
         return advance(known, payment, event, now=now)
     refund = Refund(
-        refund_id=UUID(refund_id),
+        refund_id=key,
         payment=payment,
         amount=money.amount,
         currency=money.currency,
@@ -98,7 +101,7 @@ def call_gateway(message: messages.CallForRefund) -> Reply | None:
 
     It runs outside of any transaction, and may run again. The gateway is always asked first whether it has the refund.
     """
-    refund = Refund.objects.select_related("payment").filter(pk=message.refund_id).first()
+    refund = Refund.objects.select_related("payment").filter(pk=uuid_of(message.refund_id)).first()
     if refund is None or refund.status not in Refund.OPEN:
         return None
     try:
@@ -114,10 +117,10 @@ def call_gateway(message: messages.CallForRefund) -> Reply | None:
             raise GatewayUnavailable(f"{refund.gateway}: the answer is about another refund.")
         return Reply(EVENTS[found.status], answer=found)
     except GatewayRefused as refused:
-        logger.warning("%s: the gateway refuses the refund: %s %s", refund, refused.code, refused)
+        logger.warning("refund %s: the gateway refuses it: %s", refund.refund_id, refused)
         return Reply(Event.REFUSED, refused=refused.code)
     except GatewayUnavailable as unavailable:
-        logger.warning("%s: the gateway does not reply: %s", refund, unavailable)
+        logger.warning("refund %s: the gateway does not reply: %s", refund.refund_id, unavailable)
         return Reply(Event.NO_REPLY, broke=isinstance(unavailable, GatewayBroke))
 
 

@@ -31,7 +31,7 @@ from .accounts import (
 )
 from .ledger import InsufficientFunds
 from .lifecycle import Event
-from .models import Account, Payment
+from .models import Account, Payment, WebhookReceipt
 
 __all__ = [
     "AccountTaken", "BalanceTooLarge", "CurrencyMismatch", "InsufficientFunds", "Money", "NoAccount", "ReasonMissing",
@@ -187,17 +187,32 @@ def try_return_again(*, order_id: str, now: datetime) -> Payment:
     return lifecycle.advance(_refused(order_id), Event.TRY_AGAIN, now=now)
 
 
+class NotHandledYet(Refusal):
+    """The gateway has told where the money is, and that is not handled yet."""
+
+    code = "webhook_not_handled"
+
+
 @transaction.atomic(using="payments")
 def settle_by_hand(*, order_id: str, reason: str, by: Authority, now: datetime) -> Payment:
     """
     Record that money which the gateway refuses to return went back by another way, and return the payment.
 
     :raises NotRefused: if the gateway has refused nothing
+    :raises NotHandledYet: while a webhook is kept that says that money of it has moved
     :raises ReasonMissing: without a reason
     :raises NeedsSecondPerson: if one person may not decide about this amount alone
     """
     by.justify(reason)
     payment = _refused(order_id)
+    if (kept := WebhookReceipt.of_moved_money(payment).first()) is not None:
+        raise NotHandledYet(
+            _g(
+                "The webhook %(webhook)s says that the money has moved."
+                " Ask the gateway again, or decide about it first."
+            )
+            % {"webhook": kept.webhook_id}
+        )
     by.permit(payment.amount, payment.currency)
     payment.settled_by, payment.settled_why = by.name[:150], reason[:500]
     return lifecycle.advance(payment, Event.SETTLED_BY_HAND, now=now)

@@ -1,4 +1,4 @@
-"""The HTTP endpoints of stock: everybody can read the catalogue, and clients with the admin secret can change it."""
+"""The HTTP endpoints of stock: everybody can read the catalog, and clients with the admin secret can change it."""
 
 from collections.abc import Iterable
 from hmac import compare_digest
@@ -140,7 +140,7 @@ class ProductPages(KeysetPagination):
 
 
 class ProductFilter(django_filters.FilterSet):
-    """The query parameters of the catalogue."""
+    """The query parameters of the catalog."""
 
     is_active = extend_schema_field({"type": "boolean"})(
         django_filters.TypedChoiceFilter(
@@ -167,7 +167,7 @@ class ProductFilter(django_filters.FilterSet):
 
 
 class Products(StrictView, GenericAPIView[Product]):
-    """The catalogue, the newest product first."""
+    """The catalog, the newest product first."""
 
     scope = "products"
     public_methods = ("GET", "HEAD")
@@ -180,7 +180,7 @@ class Products(StrictView, GenericAPIView[Product]):
     @extend_schema(responses=ProductShown(many=True))
     @reads_may_lag("processing")
     def get(self, request: Request) -> Response:
-        """The catalogue, the newest product first."""
+        """The catalog, the newest product first."""
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
         return self.get_paginated_response(ListSerializer(page, child=ProductShown()).data)
 
@@ -202,7 +202,7 @@ class OneProduct(StrictView, GenericAPIView[Product]):
 
 
 class MakeProduct(WithForm):
-    """Add a product to the catalogue, with its first stock."""
+    """Add a product to the catalog, with its first stock."""
 
     scope = "products"
     permission_classes = (MayWriteProducts,)

@@ -1,7 +1,6 @@
 """What processing does with each message that it receives."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 
 from outbox import clock
 from outbox.arrivals import Arrived
@@ -20,7 +19,7 @@ def ask_processor(commands: Sequence[messages.Process]) -> Iterator[str | None]:
     """
     known = services.answered([command.order_id for command in commands])
     for command in commands:
-        is_late = command.deadline and datetime.fromisoformat(command.deadline) <= clock.now("processing")
+        is_late = command.deadline and clock.moment_of(command.deadline) <= clock.now("processing")
         yield messages.PROCESSING_TIMEOUT if is_late else services.ask_processor(order_id=command.order_id, known=known)
 
 
@@ -67,7 +66,7 @@ def release(command: messages.Release) -> None:
 @consumes(messages.KeepHold)
 def keep_hold(command: messages.KeepHold) -> None:
     """Keep what is held for the order for longer. There is no answer."""
-    until = datetime.fromisoformat(command.until)
+    until = clock.moment_of(command.until)
     services.keep_hold(hold_id=command.hold_id, until=until, now=clock.now("processing"))
 
 

@@ -34,7 +34,7 @@ def take_back(*, hold_id: str, request_id: str, quantities: Mapping[str, int], n
     """
     Put a part of what was sold with a hold back into stock. The same `request_id` does it once.
 
-    :raises Undeliverable: if the hold was not sold, less of it is left, or its id is none
+    :raises Undeliverable: if the hold was not sold, less of it is left, nothing would come back, or its id is none
     """
     reason = f"refund {request_id}"
     hold = _sold(hold_id)
@@ -43,7 +43,7 @@ def take_back(*, hold_id: str, request_id: str, quantities: Mapping[str, int], n
     if hold.movements.filter(kind=StockMovement.Kind.RETURNED, reason=reason).exists():
         return
     left = _left(hold)
-    if any(quantity > left.get(product_id, 0) for product_id, quantity in quantities.items()):
+    if any(not 0 < quantity <= left.get(product_id, 0) for product_id, quantity in quantities.items()):
         raise Undeliverable("more_than_sold", _g("More would come back than was sold."))
     _return(hold, quantities, reason=reason, now=now)
 

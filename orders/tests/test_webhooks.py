@@ -255,6 +255,25 @@ class TestAnEndpoint:
         assert WebhookDelivery.objects.filter(endpoint=endpoint, status="pending").count() == 6
         assert Outgoing.objects.filter(type="orders.deliver_webhook", published_at=None).count() == 6
 
+    def test_asks_less_and_less_often_whether_it_is_its_turn(self, receiver: Receiver) -> None:
+        webhook_endpoints.register(url="http://127.0.0.1:1/", actor="root", now=NOW)
+        for number in range(4):
+            place(f"o{number}")
+        work()
+        waiting = WebhookDelivery.objects.get(attempts=0)
+        gaps, began = [], timezone.now()
+        with time_machine.travel(began, tick=False) as clock:
+            while timezone.now() < began + timedelta(hours=12):
+                assert waiting.next_at is not None
+                gaps.append((waiting.next_at - timezone.now()).total_seconds())
+                clock.move_to(waiting.next_at)
+                message = webhooks._message(waiting)
+                webhooks.record(message=message, result=webhooks.Result(0.0, resting=True), now=timezone.now())
+                waiting.refresh_from_db()
+        assert gaps == sorted(gaps)
+        assert (round(gaps[0]), gaps[-1], waiting.attempts) == (60, 3600.0, 0)
+        assert len(gaps) < 40  # not one a minute
+
     def test_with_a_new_secret_gets_both_signatures(self, endpoint: WebhookEndpoint, receiver: Receiver) -> None:
         renewed = webhook_endpoints.rotate(endpoint_id=str(endpoint.pk), principal=ROOT, now=timezone.now())
         place()

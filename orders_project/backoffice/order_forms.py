@@ -74,7 +74,8 @@ class RefundForm(VersionForm):
         left = refunds.left_of(row).pieces
         for line in row.lines.filter(kind=OrderLine.Kind.ITEM):
             self.fields[f"{self.PIECES}{line.position}"] = forms.IntegerField(
-                label=_g("Pieces of %(line)s") % {"line": line.sku or line.name or line.position},
+                label=_g("Pieces of %(line)s")
+                % {"line": line.sku or line.name or _g("line %(number)d") % {"number": line.position}},
                 help_text=_g("%(left)d of %(quantity)d are left.")
                 % {"left": left[line.position], "quantity": line.quantity},
                 min_value=0,

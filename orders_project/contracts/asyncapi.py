@@ -38,7 +38,7 @@ EXAMPLES: dict[str, Any] = {
     "amount": 1999, "currency": "USD", "method": "account", "user_id": "ann", "principal": "client:shop",
     "reason": "insufficient_funds", "attempt": 0, "deadline": A_TIME, "capture": "manual", "expires_at": A_TIME,
     "refund_id": AN_ID, "code": "expired_or_canceled_card", "dispute_id": "dp_1", "status": "opened", "sold": True,
-    "until": A_TIME, "request_id": AN_ID, "quantities": {AN_ID: 1},
+    "until": A_TIME, "request_id": AN_ID, "quantities": {AN_ID: 1}, "refunded": 1999,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 FORMAT = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
 DESCRIPTION = """
 Set `base_url`, `client_id` and `client_secret` (`manage.py client create` shows them), send *Get a token*, and the
-other requests are made with it. Requests that change the catalogue need `admin_secret`, or a token with the scope
+other requests are made with it. Requests that change the catalog need `admin_secret`, or a token with the scope
 `products:write`. Values that later requests need, such as `order_id`, are taken from the answers.
 """.strip()
 VARIABLES = {

@@ -106,6 +106,7 @@ class ForkServer:
     def bare(cls, *, env: Mapping[str, str], cwd: Path, log: Path, python: Path = Path(sys.executable)) -> "ForkServer":
         """A server with the libraries alone: what it forks reads its settings from an environment of its own."""
         log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # what it says about an earlier run is not why this one fails
 
         def launch(control: socket.socket) -> processes.Process:
             with log.open("ab") as output:

@@ -31,7 +31,7 @@ EXAMPLE = '{"user_id": "demo-rich", "amount": "19.99", "description": "A lamp"}'
 WELCOME = """
   Orders is running.
 
-    API        {public}/orders
+    API        {public}/orders    to try all of it: {public}/docs
     Admin      {public}/admin/    user admin, password {password}
     gRPC       127.0.0.1:{grpc}
     Gateway    {gateway} (the fake one)
@@ -40,7 +40,7 @@ WELCOME = """
   {place}
 
   Data and logs are in {data}{backups}
-  Ctrl-C stops everything and keeps the data; `make clean{which}` forgets them.
+  Ctrl-C stops everything and keeps the data; `make clean{which}` deletes them.
 """
 OPEN = """Anybody may call the API in this run (API_AUTH=open). Place an order:
 

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.core.exceptions import ValidationError as ModelValidationError
 from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
@@ -106,6 +106,10 @@ def problem_of(error: BaseException) -> Problem | None:
             return TOO_LARGE
         case UnreadablePostError():
             return Problem(HTTPStatus.REQUEST_TIMEOUT, "request_timeout", "The body did not arrive in time.")
+        case DisallowedHost():
+            return Problem(
+                HTTPStatus.BAD_REQUEST, "malformed", "This system is not served under the host name in `Host`."
+            )
         case SuspiciousOperation():
             return Problem(HTTPStatus.BAD_REQUEST, "malformed", "The request is malformed.")
         case DatabaseError() if is_unavailable(error):
@@ -148,6 +152,8 @@ def _of_api_exception(error: exceptions.APIException) -> Problem:
     if wait := getattr(error, "wait", None):
         headers["Retry-After"] = str(int(wait))
     detail = str(error.detail) if isinstance(error.detail, str) else str(error.default_detail)
+    if isinstance(error, exceptions.UnsupportedMediaType):
+        detail += " Send JSON, with the header Content-Type: application/json."
     return Problem(error.status_code, RENAMED.get(str(code), str(code)), detail, headers=headers)
 
 

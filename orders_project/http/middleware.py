@@ -74,7 +74,8 @@ class RequestLog:
         response = self.get_response(request)
         now = time.monotonic()
         view = view_name(request)
-        if view not in UNLOGGED:
+        is_file = request.path.startswith(settings.STATIC_URL) and response.status_code < 400
+        if view not in UNLOGGED and not is_file:
             logger.log(
                 logging.WARNING if response.status_code >= 500 else logging.INFO,
                 "%s %s %s", request.method, request.path, response.status_code,

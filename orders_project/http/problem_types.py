@@ -19,7 +19,7 @@ BY_STATUS: dict[HTTPStatus, dict[str, Any]] = {
         "discount_too_large": _("A discount is more than what it belongs to costs."),
         "nothing_to_pay": _("The total of the order would be zero."),
         "total_too_large": _("The total of the order, or of a line, is larger than amounts may be."),
-        "free_lines_not_allowed": _("Only products of the catalogue can be ordered here (`ORDERS_ALLOW_FREE_LINES`)."),
+        "free_lines_not_allowed": _("Only products of the catalog can be ordered here (`ORDERS_ALLOW_FREE_LINES`)."),
         "nothing_reserved": _("Only a gateway can reserve money, to be captured later."),
         "reason_missing": _("Staff must give a reason."),
         "no_period": _("The period of a statement ends before it begins, or cannot be told."),

@@ -25,7 +25,7 @@ CLIENTS, ADMIN_SECRET = "clients", "admin_secret"
 
 # By these the operations are grouped in documents, collections and generated clients.
 TAGS = {
-    "products": "The catalogue and its stock.",
+    "products": "The catalog and its stock.",
     "accounts": "The accounts that orders are paid from.",
     "orders": "Orders and what became of them.",
     "webhook-endpoints": "Where a client is told what becomes of its orders, and what was sent there.",

@@ -198,6 +198,9 @@ def configuration(*, level: str, form: str) -> dict[str, Any]:
             "celery.app.trace": {"level": "WARNING"},
             "amqp": {"level": "WARNING"},
             "urllib3": {"level": "WARNING"},
+            # The middleware logs each request once, whatever became of it.
+            "django.request": {"level": "ERROR"},
+            "django.security.DisallowedHost": {"level": "CRITICAL"},
             # Their own handlers would print each line a second time, in another form.
             **{name: {"handlers": [], "propagate": True} for name in ("django", "django.server", "gunicorn.error")},
         },

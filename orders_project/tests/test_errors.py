@@ -218,7 +218,7 @@ FOR_PEOPLE = frozenset({
     "difference_not_open", "gateway_cannot_be_asked", "insufficient_funds", "money_is_not_stray", "name_taken",
     "no_money_at_gateway", "not_rebuilt", "nothing_known", "nothing_to_repeat", "order_has_another_payment",
     "out_of_turn", "return_not_refused", "several_clients", "state_changed", "still_open", "too_many_filters",
-    "too_many_rows", "waits_for_approval", "webhook_does_not_match", "webhook_not_open",
+    "too_many_rows", "waits_for_approval", "webhook_does_not_match", "webhook_not_handled", "webhook_not_open",
 })  # fmt: skip
 
 

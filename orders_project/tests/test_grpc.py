@@ -250,6 +250,18 @@ class TestAnOrder:
         assert details(refused(orders.CreateOrder, other, metadata=key))[0].reason == "IDEMPOTENCY_KEY_REUSED"
         assert Order.objects.count() == 1
 
+    def test_that_is_older_than_its_key_is_the_one_that_the_key_means(
+        self, orders: OrderServiceStub, settings: Any
+    ) -> None:
+        named = pb.CreateOrderRequest(user_id="ann", amount=1, order_id="ord-1")
+        made = orders.CreateOrder(named)
+        Order.objects.update(created_at=timezone.now() - 2 * settings.IDEMPOTENCY_RETENTION)
+        key = [("idempotency-key", "key-10")]
+        assert orders.CreateOrder(named, metadata=key).order_id == made.order_id
+        alone = pb.CreateOrderRequest(user_id="ann", amount=1)
+        assert details(refused(orders.CreateOrder, alone, metadata=key))[0].reason == "IDEMPOTENCY_KEY_REUSED"
+        assert Order.objects.count() == 1
+
     def test_asked_for_again_under_its_key_is_not_counted(self, orders: OrderServiceStub, settings: Any) -> None:
         settings.RATE_LIMIT_ORDERS_PER_MINUTE = 1
         request = pb.CreateOrderRequest(user_email="grpc-again@example.com", amount=1)

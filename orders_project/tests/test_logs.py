@@ -194,3 +194,19 @@ class TestAForgedLine:
                 logging.getLogger("orders_project.http.middleware").removeHandler(logger.handlers[0])
         assert [line for line in stream.getvalue().splitlines() if "such" in line] == stream.getvalue().splitlines()
         assert "\x1b[31mpage" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "logged"),
+    [
+        ("/orders/nope/nope", "testserver", ["GET /orders/nope/nope 404"]),
+        ("/static/nope.css", "testserver", ["GET /static/nope.css 404"]),
+        ("/static/backoffice/backoffice.css", "testserver", []),
+        ("/problems", "elsewhere.example", ["GET /problems 400"]),
+    ],
+)
+def test_a_request_is_one_line_and_a_file_of_a_page_is_none(
+    path: str, host: str, logged: list[str], client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.get(path, headers={"host": host})
+    assert [record.getMessage() for record in caplog.records] == logged

@@ -28,7 +28,7 @@ from orders_project.tests.carrier import Carrier
 from outbox.ids import uuid7
 from outbox.models import DeadLetterAction
 from payments import services as money
-from payments.models import Account, Attempt, Difference, Payment, WebhookReceipt
+from payments.models import Account, Attempt, Difference, GatewayTransaction, Payment, WebhookReceipt
 from payments.models import IdempotencyKey as PaymentAnswer
 from processing import services as stock
 from processing.models import StockMovement
@@ -124,6 +124,10 @@ def everything_about(order: Order) -> None:
         Difference.objects.create(
             id=uuid7(), kind="unknown", status="accepted", gateway="fake", what="charge", order_id=of, at=now,
             found_at=now, seen_at=now, closed_at=now, closed_by="olga", closed_why=f"{EMAIL} has paid in cash",
+        )  # fmt: skip
+        GatewayTransaction.objects.create(
+            id=uuid7(), gateway="fake", transaction_id=f"t{number}", kind="charge", amount=1, fee=0, currency="USD",
+            fee_currency="USD", at=now, order_id=of, description=f"Receipt for {EMAIL}",
         )  # fmt: skip
     lamp = stock.make_product(name="Lamp", price=500, stock=5, actor="olga", now=now)
     for correction in (False, True):

@@ -1,16 +1,19 @@
 """Refunds of orders that fail, perhaps after they had succeeded, in any order of messages."""
 
+import itertools
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from orders import refunds
-from orders.models import Order, Refund
+from orders.models import DeadLetter, Order, Refund
 from orders_project.tests.test_money_of_orders import Shopper, assert_audit_is_clean
 from orders_project.tests.test_money_of_orders import gateway as gateway
 from orders_project.tests.test_money_of_orders import shopper as shopper
-from payments.gateways.base import RefundStatus
+from outbox.envelope import Envelope
+from payments import services as money
+from payments.gateways.base import DisputeStatus, RefundStatus
 from payments.messages import RefundFailed, RefundSucceeded
 from payments.tests.model_gateway import ModelGateway
 from processing import services as stock
@@ -78,4 +81,49 @@ def test_what_never_came_back_goes_back_into_stock_with_the_next_refund(
     assert shopper.post(f"/orders/{order}/refunds", {"restock": True}).status_code == 202
     shopper.hears(gateway)
     assert Product.objects.get().available == 10
+    assert_audit_is_clean()
+
+
+HELD = ("refund.succeeded", "refund.failed", "payment.refunded", "payment.return_undone")
+
+
+@pytest.mark.parametrize("sequence", list(itertools.permutations(range(4))), ids=str)
+@pytest.mark.parametrize("fails", ["part", "rest"])
+def test_what_is_back_is_the_same_in_whatever_order_it_is_told(
+    shopper: Shopper, gateway: ModelGateway, fails: str, sequence: tuple[int, ...]
+) -> None:
+    """Of 50, a part of 20 goes back, 10 are lost in a dispute, and the rest follows; one of the two has to go again."""
+    held: list[Envelope] = []
+
+    def hold(envelope: Envelope) -> bool:
+        held.extend([envelope] if envelope.type in HELD else [])
+        return envelope.type in (*HELD, "processing.process")
+
+    shopper.carrier.passes_over = hold
+    shopper.places(order_id="o", user_email="a@example.com", amount=50)
+    gateway.pays("pay_1")
+    shopper.hears(gateway)
+    shopper.post("/orders/o/refunds", {"amount": 20})
+    shopper.hears(gateway)
+    gateway.dispute_becomes("pay_1", gateway.disputes_payment("pay_1", amount=10_00), DisputeStatus.LOST)
+    shopper.hears(gateway)
+    shopper.post("/orders/o/cancel")
+    shopper.hears(gateway)
+    part, rest = gateway.payments["pay_1"].refunds
+    gateway.refund_becomes("pay_1", part if fails == "part" else rest, RefundStatus.FAILED, "account_closed")
+    shopper.hears(gateway)
+    if fails == "rest":
+        money.try_return_again(order_id=Order.objects.get().pk, now=timezone.now())
+    shopper.hears(gateway)
+    assert [one.type for one in held] == [
+        "refund.succeeded", "payment.refunded", HELD[1] if fails == "part" else HELD[3], "payment.refunded",
+    ]  # fmt: skip
+    for number in sequence:
+        shopper.carrier.deliver("orders", held[number])
+        assert Order.objects.get().refunded <= 40_00
+    shopper.carrier.passes_over = lambda envelope: False
+    shopper.carrier.run()
+    order = Order.objects.get()
+    assert (order.status, order.refunded, order.blocked) == ("canceled", 40_00, "")
+    assert not DeadLetter.objects.exists()
     assert_audit_is_clean()

@@ -13,6 +13,7 @@ import pytest
 import time_machine
 from celery import current_app
 from django.conf import settings
+from django.core.management import CommandError, call_command
 from django.db import connections, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -466,3 +467,8 @@ def test_every_service_has_a_tick() -> None:
     assert {entry["args"] for entry in current_app.conf.beat_schedule.values() if entry["task"] == "outbox.tick"} == {
         (service,) for service in settings.SERVICES
     }
+
+
+def test_a_relay_of_no_service_does_not_start() -> None:
+    with pytest.raises(CommandError, match=f"^There is no service nope: there are .*{SERVICE}"):
+        call_command("relay", SERVICE, "nope")

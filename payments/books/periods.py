@@ -8,7 +8,7 @@ from django.utils.timezone import is_naive
 
 from common.errors import Refusal
 
-HALF_OPEN = "Times are in UTC; a period is from its first moment until before its second."
+HALF_OPEN = "Times are in UTC; a period begins with --from and ends just before --to."
 MAX_LENGTH = 40  # of a moment as text
 YEARS = range(1900, 9000)  # a day before or after a moment is one as well
 

@@ -17,7 +17,7 @@ from payments.messages import RefundReceipt
 from payments.models import Entry, Outgoing, Payment, WebhookReceipt
 from payments.tests.driver import handle, work
 from payments.tests.model_gateway import ModelGateway
-from payments.tests.test_whole_life import begin, deliver_all, gateway
+from payments.tests.test_whole_life import begin, deliver, deliver_all, gateway
 
 __all__ = ["gateway"]
 pytestmark = pytest.mark.django_db
@@ -25,9 +25,9 @@ ROOT = Authority("root", is_staff=True)
 FAULTS = ("", "down", "lost", "broke", "broke_late")
 
 
-def comes_in(gateway: ModelGateway, *, is_paid: bool = True) -> str:
+def comes_in(gateway: ModelGateway, *, is_paid: bool = True, order_id: str = "nobody") -> str:
     """Have the gateway take money for no order of ours; return its payment id."""
-    request = PaymentRequest(order_id="nobody", amount=1000, currency="USD", idempotency_key="theirs")
+    request = PaymentRequest(order_id=order_id, amount=1000, currency="USD", idempotency_key="theirs")
     payment_id = gateway.create(request).payment_id
     if is_paid:
         gateway.pays(payment_id)
@@ -36,7 +36,7 @@ def comes_in(gateway: ModelGateway, *, is_paid: bool = True) -> str:
 
 
 def kept() -> WebhookReceipt:
-    return WebhookReceipt.objects.get(says="succeeded")
+    return WebhookReceipt.objects.get(about="payment", says="succeeded")
 
 
 def decide(receipt: WebhookReceipt | None = None) -> None:
@@ -48,6 +48,27 @@ def back(gateway: ModelGateway, payment_id: str = "pay_1") -> list[int]:
     """What has gone back, or is on its way."""
     made = gateway.payments[payment_id].refunds.values()
     return [refund.amount for refund in made if refund.status != RefundStatus.FAILED]
+
+
+def arrives(gateway: ModelGateway, end: RefundStatus) -> None:
+    """Have the last refund end like this."""
+    gateway.refund_becomes("pay_1", list(gateway.payments["pay_1"].refunds)[-1], end, "account_closed")
+
+
+def tick_until_it_waits() -> None:
+    """Handle what is due, until the gateway is to be asked later."""
+    for _ in range(10):
+        for row in Outgoing.objects.filter(published_at=None, due_at__lte=timezone.now()):
+            handle(row)
+
+
+def to_decide() -> list[str]:
+    """What is kept for a person to decide, by its status."""
+    return [receipt.status for receipt in WebhookReceipt.objects.all() if _is_to_decide(receipt)]
+
+
+def _is_to_decide(receipt: WebhookReceipt) -> bool:
+    return receipt.status in decisions.OPEN and not receipt.is_being_returned
 
 
 def refuse(gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch, what: str, code: str) -> None:
@@ -113,8 +134,56 @@ class TestStrayMoney:
 
         monkeypatch.setattr(gateway, "refund", broken)
         decide()
+        tick_until_it_waits()
+        assert (kept().status, kept().failures, back(gateway)) == ("unmatched", 1, [1000])
+        arrives(gateway, RefundStatus.SUCCEEDED)
         work()
         assert (kept().status, kept().failures, back(gateway)) == ("refunded", 1, [1000])
+
+    @pytest.mark.parametrize("looks", ["refunded", "succeeded"])  # while its money is on its way
+    def test_that_is_on_its_way_and_does_not_arrive_can_be_decided_about_again(
+        self, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch, looks: str
+    ) -> None:
+        comes_in(gateway)
+        gateway.refunds_become = RefundStatus.PENDING
+        if looks == "succeeded":
+            monkeypatch.setattr(gateway, "status", lambda **which: gateway.payments["pay_1"].answer)
+        decide()
+        tick_until_it_waits()
+        assert (kept().status, kept().is_being_returned) == ("unmatched", True)
+        assert to_decide() == []
+        with pytest.raises(NotOpen):
+            decide()
+        arrives(gateway, RefundStatus.FAILED)
+        assert deliver_all(gateway) == work() == []
+        assert (kept().status, kept().reason, kept().decided_by) == ("quarantined", "account_closed", "")
+        assert to_decide() == ["quarantined"]
+        gateway.refunds_become = RefundStatus.SUCCEEDED
+        decide()
+        work()
+        deliver_all(gateway)
+        assert (kept().status, back(gateway), to_decide()) == ("refunded", [1000], [])
+
+    @pytest.mark.parametrize("order_id", ["nobody", ""])
+    def test_that_had_arrived_and_comes_again_can_be_decided_about_again(
+        self, gateway: ModelGateway, order_id: str
+    ) -> None:
+        comes_in(gateway, order_id=order_id)
+        decide()
+        work()
+        deliver_all(gateway)
+        assert kept().status == "refunded"
+        arrives(gateway, RefundStatus.FAILED)
+        failed = gateway.webhooks[-1]
+        deliver_all(gateway)
+        assert (kept().status, kept().reason, kept().decided_by) == ("quarantined", "account_closed", "")
+        decide()
+        work()
+        deliver(failed.replace(b'"evt_', b'"evt_again_'))
+        work()
+        deliver_all(gateway)
+        assert (kept().status, kept().decided_by, back(gateway)) == ("refunded", "root", [1000])
+        assert to_decide() == []
 
     def test_that_the_gateway_refuses_to_return_can_be_decided_about_again(
         self, gateway: ModelGateway, monkeypatch: pytest.MonkeyPatch
@@ -237,6 +306,9 @@ class TestStrayMoney:
             assert len(back(gateway)) <= 1
             assert (kept().status != "refunded") or back(gateway) == [1000]
         gateway.refund, gateway.refunds_become = make, RefundStatus.SUCCEEDED  # type: ignore[method-assign]
+        for number in gateway.payments["pay_1"].refunds:
+            if gateway.payments["pay_1"].refunds[number].status == RefundStatus.PENDING:
+                gateway.refund_becomes("pay_1", number, chance.choice((RefundStatus.SUCCEEDED, RefundStatus.FAILED)))
         for _ in range(50):
             work()
             if kept().status == "refunded":

@@ -367,13 +367,41 @@ class TestAReturn:
             assert types(work() + ask_again()) == ["payment.refunded"]
             assert (kept.get().status, moved()[1:]) == ("applied", [("refund", 1000)])
         else:
-            services.settle_by_hand(order_id="o", reason="transfer", by=decisions.Authority("ann"), now=NOW)
+            with pytest.raises(services.NotHandledYet, match=kept.get().webhook_id):
+                settle()
+            decisions.discard(
+                receipt_id=str(kept.get().pk), reason="not ours", by=decisions.Authority("ann"), now=timezone.now()
+            )
+            settle()
             work()
             deliver(body.replace(b'"evt_', b'"evt_again_'))
             ask_again()
             WebhookReceipt.objects.update(received_at=NOW - timedelta(hours=2))
             ask_again()
-            assert set(kept.values_list("status", flat=True)) == {"quarantined"}
+            assert set(kept.values_list("status", flat=True)) == {"discarded", "quarantined"}
+
+    @pytest.mark.parametrize("said", ["paid", "refund on its way", "refund failed", "disputed"])
+    def test_is_not_settled_by_hand_against_what_the_gateway_has_told(self, gateway: ModelGateway, said: str) -> None:
+        number = being_returned(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.FAILED)
+        deliver_all(gateway)
+        assert stored().status == "refund_refused"
+        if said == "paid":
+            gateway.change("pay_1", client_secret="")
+        elif said == "disputed":
+            gateway.disputes_payment("pay_1", amount=400)
+        else:
+            gateway.refunds_become = RefundStatus.FAILED if said == "refund failed" else RefundStatus.PENDING
+            gateway.refunded("pay_1", amount=400)
+        deliver(*gateway.webhooks)  # which no worker has handled yet
+        if said == "refund failed":
+            settle()  # its money is here
+        else:
+            with pytest.raises(services.NotHandledYet):
+                settle()
+            work()
+            settle()
+        assert stored().status == "refunded"
 
     def refuses(self, request: Any) -> Any:
         raise GatewayRefused("balance_insufficient")
@@ -404,6 +432,10 @@ class TestAReturn:
         gateway.calls.clear()
         services.give_back(order_id="o", now=timezone.now())
         assert (types(work()), gateway.calls) == (["payment.refunded"], [])
+
+
+def settle() -> None:
+    services.settle_by_hand(order_id="o", reason="transfer", by=decisions.Authority("ann"), now=timezone.now())
 
 
 # Faults -------------------------------------------------------------------------------------------------------------

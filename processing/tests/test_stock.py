@@ -237,6 +237,18 @@ class TestAnIdThatIsNone:
         assert refusal.value.code == "malformed"
 
 
+@pytest.mark.parametrize("quantity", [0, -1, 5])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_was_not_sold_is_not_taken_back(quantity: int, is_known: bool) -> None:
+    lamp = product("lamp", stock=10)
+    held = hold("o1", lamp=4)
+    process("o1", held)
+    quantities = {str(lamp.pk) if is_known else "no-id": quantity}
+    with pytest.raises(Undeliverable, match="More would come back"), transaction.atomic(using="processing"):
+        services.take_back(hold_id=held, request_id="r", quantities=quantities, now=timezone.now())
+    assert counters("lamp") == (6, 0, 4)
+
+
 class TestExpiry:
     def test_is_announced_once_a_minute_while_the_hold_stays_open(self, time_machine: Any, settings: Any) -> None:
         product("lamp", stock=10)

@@ -12,7 +12,7 @@ class Command(BaseCommand):
     help = "Show the history of an order, or check that every order can be rebuilt from its history."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("order_id", nargs="?", help="our id of it, which manage.py order shows")
+        parser.add_argument("order_id", nargs="?", help="our own id of the order, which manage.py order ID shows")
         parser.add_argument("--check", action="store_true", help="rebuild every order from its history and compare")
 
     def handle(self, *args: Any, order_id: str | None, check: bool, **options: Any) -> None:

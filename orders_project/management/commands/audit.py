@@ -24,13 +24,21 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="write one JSON object")
         parser.add_argument(
-            "--window", type=number, default=24, metavar="HOURS", help="how far back messages are checked"
+            "--window", type=number, default=24, metavar="HOURS", help="how far back messages are checked (24)"
         )
         parser.add_argument(
-            "--grace", type=number, default=60, metavar="SECONDS", help="what has changed within this time is in flight"
+            "--grace",
+            type=number,
+            default=60,
+            metavar="SECONDS",
+            help="what has changed within this time is in flight (60)",
         )
         parser.add_argument(
-            "--settle", type=number, default=5, metavar="SECONDS", help="the pause before suspects are checked again"
+            "--settle",
+            type=number,
+            default=5,
+            metavar="SECONDS",
+            help="the pause before suspects are checked again (5)",
         )
 
         parser.add_argument(
@@ -56,7 +64,7 @@ class Command(BaseCommand):
         for name, rule in CHECKS.items():
             found = [finding for finding in report.findings if finding.check == name]
             verdict = self.style.ERROR(f"{len(found)} wrong") if found else self.style.SUCCESS("ok")
-            self.stdout.write(f"{name:<10} {rule.promise:<85} {report.seconds[name]:6.2f} s  {verdict}")
+            self.stdout.write(f"{name:<15} {rule.promise:<85} {report.seconds[name]:6.2f} s  {verdict}")
             for finding in found[:SHOWN]:
                 self.stdout.write(f"    {finding.subject}: {finding.detail}\n        repair: {finding.repair}")
             if len(found) > SHOWN:

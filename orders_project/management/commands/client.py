@@ -15,18 +15,18 @@ class Command(BaseCommand):
     help = "Create, list and remove clients of the API, give them new secrets, and create keys that sign tokens."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True)
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="create|list|secret|remove|key")
         create = verbs.add_parser("create", help="create a client and show its secret, once")
-        create.add_argument("name", help="the client id; it owns what the client creates")
+        create.add_argument("name", metavar="NAME", help="the client id; it owns what the client creates")
         create.add_argument("--scopes", nargs="+", metavar="SCOPE", required=True, help=f"some of {', '.join(SCOPES)}")
         verbs.add_parser("list", help="show all clients")
         for verb, text in (
             ("secret", "give a client a new secret"),
             ("remove", "remove a client: it gets no more tokens"),
         ):
-            verbs.add_parser(verb, help=text).add_argument("name")
+            verbs.add_parser(verb, help=text).add_argument("name", metavar="NAME", help="the client id")
         key = verbs.add_parser("key", help="create a private key, for JWT_KEY_FILES")
-        key.add_argument("path", type=Path)
+        key.add_argument("path", type=Path, metavar="PATH", help="the file to write")
 
     def handle(self, *args: Any, verb: str, **options: Any) -> None:
         getattr(self, verb)(**{name: value for name, value in options.items() if name in ("name", "scopes", "path")})
@@ -35,7 +35,7 @@ class Command(BaseCommand):
         try:
             self._show(name, clients.create(name=name, scopes=scopes))
         except clients.ClientExists as error:
-            raise CommandError(f"{error} `client secret {name}` does.") from error
+            raise CommandError(f"{str(error).removesuffix('.')}: manage.py client secret {name}") from error
         except Refusal as error:
             raise CommandError(str(error)) from error
 

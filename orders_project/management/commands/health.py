@@ -13,7 +13,9 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("role", nargs="?", choices=health.ROLES, default="all")
+        parser.add_argument(
+            "role", nargs="?", choices=health.ROLES, default="all", help="of which kind of process (all)"
+        )
 
     def handle(self, *args: Any, role: str, **options: Any) -> None:
         findings = health.examine(health.of_role(role))

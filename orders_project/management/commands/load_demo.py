@@ -29,7 +29,9 @@ class Command(BaseCommand):
     help = "Load demo products and accounts, and an admin user with its password in a file. It can be repeated."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--password-file", type=Path, required=True)
+        parser.add_argument(
+            "--password-file", type=Path, required=True, metavar="FILE", help="where the password is written"
+        )
 
     def handle(self, *args: Any, password_file: Path, **options: Any) -> None:
         now = timezone.now()

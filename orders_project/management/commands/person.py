@@ -23,7 +23,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True)
+        actions = parser.add_subparsers(dest="action", required=True, metavar="export|erase|approve|reject|list")
         whom = ArgumentParser(add_help=False)
         whom.add_argument("names", nargs="+", metavar="NAME", help="a user id, a customer id or an email")
         whom.add_argument("--client", help="whose user ids these are, where several clients have the same")

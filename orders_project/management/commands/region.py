@@ -34,7 +34,7 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(dest="action", required=True)
+        actions = parser.add_subparsers(dest="action", required=True, metavar="status|promote")
         actions.add_parser(
             "status",
             help="how far each standby is behind, and whether this region could take over now; the exit code is 1 if"

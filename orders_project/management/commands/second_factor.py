@@ -12,7 +12,7 @@ class Command(BaseCommand):
     help = "Remove the second factor of a user who has lost it. Make sure that it is this user who asks."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True)
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="remove")
         verbs.add_parser("remove", help="the next login needs the password alone").add_argument("username")
 
     def handle(self, *args: Any, username: str, **options: Any) -> None:

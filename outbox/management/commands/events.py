@@ -21,7 +21,7 @@ class Command(BaseCommand):
     help = "Read the events that the broker keeps, or copy some of them to the queue of a subscriber."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        actions = parser.add_subparsers(required=True, metavar="ACTION")
+        actions = parser.add_subparsers(required=True, metavar="replay|tail")
         replay = actions.add_parser("replay", help="copy events to a queue that exists")
         _add_selection(replay, self._replay)
         replay.add_argument("--until", type=moment, help="only events that were written before this time")

@@ -5,7 +5,7 @@ import threading
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
 from outbox import conf
 from outbox.relay import Relay
@@ -25,6 +25,8 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, services: list[str], **options: Any) -> None:
+        if unknown := sorted({*services} - {*all_services()}):
+            raise CommandError(f"There is no service {', '.join(unknown)}: there are {', '.join(all_services())}.")
         conf.call("ON_START", "relay")
         signals, stop = StopSignals(), threading.Event()
         relays = [Relay(service) for service in services or services_here()]

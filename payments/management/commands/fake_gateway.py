@@ -19,7 +19,7 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--host", default="127.0.0.1", help="the address it listens on (127.0.0.1)")
         parser.add_argument("--port", type=int, default=settings.FAKE_GATEWAY_PORT, help="0 for any free port")
         parser.add_argument("--state", type=Path, metavar="FILE", help="keep the payments in this file across restarts")
 

@@ -21,7 +21,7 @@ class Command(BaseCommand):
     help = f"Show the ledger to people who keep books: see docs/accounting.md. {HALF_OPEN}"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        kinds = parser.add_subparsers(dest="what", required=True)
+        kinds = parser.add_subparsers(dest="what", required=True, metavar="statement|trial_balance|export")
 
         one = kinds.add_parser("statement", help="what an account had, its entries, and what it has")
         who = one.add_mutually_exclusive_group(required=True)

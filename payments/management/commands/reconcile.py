@@ -34,9 +34,9 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--gateway", default=settings.PAYMENT_GATEWAY, help="of whose name payments are")
+        parser.add_argument("--gateway", default=settings.PAYMENT_GATEWAY, help="stripe or fake (PAYMENT_GATEWAY)")
         parser.add_argument("--from", dest="since", type=argument, metavar="TIME", help=HALF_OPEN)
-        parser.add_argument("--to", dest="until", type=argument, metavar="TIME")
+        parser.add_argument("--to", dest="until", type=argument, metavar="TIME", help="the end of the period")
         parser.add_argument("--csv", type=Path, metavar="FILE", help="a settlement file, instead of asking the gateway")
         parser.add_argument("--json", action="store_true", help="write one JSON object")
         parser.add_argument(
