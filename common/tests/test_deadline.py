@@ -45,3 +45,13 @@ def test_what_has_ended_already_is_no_error(pair: Pair) -> None:
     ours, _ = pair
     with cut_off(ours, after=0):
         ours.close()
+
+
+def test_what_the_other_side_has_ended_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", errors.append)
+    with socket.socket() as ended, cut_off(ended, after=0):  # which is not connected any more
+        for timer in threading.enumerate():
+            if isinstance(timer, threading.Timer):
+                timer.join()
+    assert not errors

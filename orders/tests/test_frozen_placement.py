@@ -10,9 +10,10 @@ from django.db import connections
 from django.test import Client
 from django.utils import timezone
 
-from orders.models import Order
+from orders.models import Order, Outgoing
 from outbox import clock
 from processing import services as stock
+from processing.messages import GiveBack
 from processing.models import Hold
 
 from .conftest import Shop
@@ -79,6 +80,7 @@ def test_is_answered_with_the_order_that_stands(frozen: Any, shop: Shop, lamp: s
     answer = late.resume()
     assert (order.status_code, answer.status_code) == (201, 200)
     assert answer.json() == order.json()
+    assert not Outgoing.objects.filter(type=GiveBack.name).exists()
     held = Hold.objects.get()
     assert (held.status, held.pk) == ("held", Order.objects.get().hold_id)
     assert shop.stock(lamp) == (9, 1)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -24,6 +25,7 @@ from orders.api import Orders
 from orders.models import IdempotencyKey, Order, Outgoing
 from payments import services as money
 from payments.models import IdempotencyKey as PaymentsKey
+from processing import services as stock
 
 from .conftest import Shop
 
@@ -107,6 +109,11 @@ class TestAnotherRequestUnderTheKey:
         assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_reused")
         assert Order.objects.get().total == 500
 
+    def test_is_refused_with_another_query(self, client: Client) -> None:
+        send(client, AMOUNT)
+        answer = send(client, AMOUNT, path="/orders?format=json")
+        assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_key_reused")
+
     def test_is_refused_at_another_endpoint(self, client: Client) -> None:
         placed = send(client, AMOUNT)
         assert send(client, AMOUNT, path=f"{placed['Location']}/cancel").status_code == 409
@@ -122,6 +129,12 @@ class TestWhatIsNotStored:
             assert answer.status_code == 400
         assert not IdempotencyKey.objects.exists()
         assert send(client, AMOUNT, "k0").status_code == 201
+
+    def test_a_refusal_of_the_moment(self, client: Client, lamp: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(stock, "hold", Mock(side_effect=stock.PlacedTooSlowly))
+        assert send(client, of_lamps(lamp)).status_code == 503
+        monkeypatch.undo()
+        assert send(client, of_lamps(lamp)).status_code == 201
 
     def test_an_invalid_deposit(self, client: Client) -> None:
         money.open_account(user_id="ann")

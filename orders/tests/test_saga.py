@@ -307,6 +307,39 @@ def test_where_it_ends_depends_on_why_it_turned_back(reason: str) -> None:
 
 
 @pytest.mark.django_db
+def test_what_was_processed_before_it_turned_back_has_no_reason_any_more() -> None:
+    assert order_that_is(Status.REFUNDING).fail_reason
+    transitions.advance(order_id=O, event=EXAMPLES[stock.OrderProcessed], now=timezone.now())
+    order = Order.objects.get()
+    assert (order.status, order.fail_reason) == ("done", "")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("amount", "refunded"), [(None, 300), (200, 200), (0, 0)])
+def test_what_is_back_is_what_was_taken_unless_it_is_told(amount: int | None, refunded: int) -> None:
+    order_that_is(Status.REFUNDING, captured=300)
+    transitions.advance(order_id=O, event=money.PaymentRefunded(order_id=O, amount=amount), now=timezone.now())
+    assert Order.objects.get().refunded == refunded
+
+
+@pytest.mark.django_db
+def test_what_has_come_again_is_not_back() -> None:
+    order_that_is(Status.CANCELED, refunded=500)
+    event = money.PaymentReturnUndone(order_id=O, amount=200, reason="account_closed")
+    transitions.advance(order_id=O, event=event, now=timezone.now())
+    order = Order.objects.get()
+    assert (order.refunded, order.blocked) == (300, "account_closed")
+
+
+@pytest.mark.django_db
+def test_the_first_payment_stays() -> None:
+    order_that_is(Status.PAYMENT_PENDING, payment_id="pay-0")
+    transitions.advance(order_id=O, event=EXAMPLES[money.PaymentSucceeded], now=timezone.now())
+    order = Order.objects.get()
+    assert (order.status, order.payment_id) == ("paid", "pay-0")
+
+
+@pytest.mark.django_db
 def test_the_first_reason_stays() -> None:
     order_that_is(Status.PAYMENT_PENDING)
     for event in (CancelRequested("second_thoughts"), Overdue(order_id=O), EXAMPLES[money.PaymentFailed]):

@@ -45,6 +45,13 @@ class Server:
             self.services.stop()
             self.services = None
 
+    def dies(self) -> None:
+        """It ends as by a power cut: one that is stopped archives first what it has written."""
+        assert self.services is not None
+        assert self.services.postgres is not None
+        self.services.postgres.kill()
+        self.stop()
+
     def ask(self, sql: str) -> list[tuple[Any, ...]]:
         assert self.services is not None
         assert self.services.postgres is not None
@@ -148,9 +155,7 @@ def test_a_lost_disk_costs_nothing_that_was_archived_and_secrets_come_back(serve
     server.write(1)
     backup(server.data, server.backups)  # it waits until all of this is archived
     assert oct((server.backups.folder / "keys" / "secret-key").stat().st_mode)[-3:] == "600"
-    assert server.services is not None
-    assert server.services.postgres is not None
-    server.services.postgres.kill()
+    server.dies()
     shutil.rmtree(server.data)
     shutil.rmtree(places.stand_in(server.data / "postgres"), ignore_errors=True)
     server.data.mkdir(mode=0o711)
@@ -210,8 +215,8 @@ def test_a_restore_that_was_killed_is_begun_again_and_loses_nothing(server: Serv
     server.write(1)
     backup(server.data, server.backups)
     (server.backups.folder / "base" / "of last yearZ").mkdir()  # by a person
-    server.write(2)  # which is not archived yet
-    server.stop()
+    server.write(2)
+    server.dies()
     folder = data_of(server.data / "postgres")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))  # as on a disk that is full
@@ -221,9 +226,15 @@ def test_a_restore_that_was_killed_is_begun_again_and_loses_nothing(server: Serv
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [one.name for one in folder.parent.glob("data*")] == ["data"]
+    another = folder.with_name("data.before-20261031T000000.000000Z")
+    control, log = Path("global", "pg_control"), Path("pg_wal", "0000000900000000000000AA")
+    for file, content in ((control, (folder / control).read_bytes()[::-1]), (log, b"")):
+        (another / file).parent.mkdir(parents=True)
+        (another / file).write_bytes(content)
     folder.rename(f"{folder}.before-20261101T000000.000000Z")
     folder.with_name("data.restoring").mkdir()
     assert server.restored(None) == [1, 2]
+    assert not (folder / log).exists()  # what another server has left is none of its own
 
 
 def test_a_run_with_databases_elsewhere_is_not_half_backed_up(tmp_path: Path) -> None:

@@ -75,6 +75,11 @@ class Deployed:
         command = f'ulimit -f {limit}; exec sh /scripts/restore.sh /backups "$@"'
         return self.run("sh", "-c", command, "sh", *moment, env={"PGDATA": str(self.data)})
 
+    def dies(self) -> None:
+        """The server ends as by a power cut: one that is stopped archives first what it has written."""
+        self.server.kill()
+        (self.data / "postmaster.pid").unlink()
+
     def restored(self, *moment: str) -> list[int]:
         """The numbers that are there after a restore to this moment."""
         self.server.stop()
@@ -145,7 +150,21 @@ def test_every_moment_since_the_oldest_backup_can_be_had_again(deployed: Deploye
 def test_what_was_not_archived_yet_is_taken_over(deployed: Deployed) -> None:
     deployed.back_up()
     deployed.write(1)
+    deployed.dies()
     assert deployed.restored() == [1]
+
+
+def test_what_another_server_has_left_is_not_taken_over(deployed: Deployed) -> None:
+    deployed.back_up()
+    deployed.server.stop()
+    ours = (deployed.data / "global" / "pg_control").read_bytes()
+    for name, control in (("AA", ours), ("BB", ours[::-1])):
+        left = deployed.folder / f"replaced-{name}"
+        for file, content in (("global/pg_control", control), (f"pg_wal/0000000900000000000000{name}", b"")):
+            (left / file).parent.mkdir(parents=True)
+            (left / file).write_bytes(content)
+    assert deployed.restore().returncode == 0
+    assert [path.name[-2:] for path in (deployed.data / "pg_wal").glob("00000009*")] == ["AA"]
 
 
 def test_old_backups_go_with_the_log_that_only_they_needed(deployed: Deployed) -> None:
@@ -190,7 +209,7 @@ def test_a_restore_that_fails_changes_nothing_or_is_begun_again(deployed: Deploy
     deployed.server.start()
     assert deployed.numbers() == [1]
     deployed.write(2)
-    deployed.server.stop()
+    deployed.dies()
     (file,) = deployed.folder.glob("base/*/global/pg_filenode.map")
     mode = file.stat().st_mode
     file.chmod(0)  # a disk that cannot be read
@@ -198,7 +217,7 @@ def test_a_restore_that_fails_changes_nothing_or_is_begun_again(deployed: Deploy
     assert not (deployed.data / "PG_VERSION").exists()  # so no server starts in it
     file.chmod(mode)
     assert deployed.restored() == [1, 2]
-    assert len(list(deployed.folder.glob("repl*"))) == 1
+    assert len([*deployed.folder.glob("repl*"), *deployed.folder.glob("repl*/repl*")]) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import time_machine
@@ -80,6 +81,17 @@ def test_a_timer_that_an_earlier_one_replaces_is_withdrawn(clock: Any) -> None:
     order.refresh_from_db()
     assert first != order.timer_id
     assert [row.message_id for row in Outgoing.objects.filter(type=Overdue.name)] == [order.timer_id]
+
+
+def test_a_timer_that_does_not_count_does_nothing_unless_the_one_that_does_is_late(clock: Any) -> None:
+    post, order = losing("payments.charge", "payments.void"), place()
+    post.run()
+    Order.objects.update(timer_at=timezone.now() + timedelta(hours=2))
+    for hours, status in ((1, "pending"), (2, "voiding")):
+        clock.shift(timedelta(hours=1))
+        transitions.on_timeout(order_id=order.pk, now=timezone.now(), timer_id=str(uuid4()))
+        found = Order.objects.get()
+        assert (found.status, found.timer_id == order.timer_id) == (status, hours == 1)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import random
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import grpc
 import pytest
-from django.db import transaction
+import time_machine
+from django.db import connections, transaction
 from django.test import Client
 from django.utils import timezone
 from google.protobuf.empty_pb2 import Empty
@@ -20,10 +22,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from common import keyset
+from common import idempotency, keyset
 from orders.models import Order, OrderEvent
 from orders.protos import order_service_pb2 as pb
 from orders.protos.order_service_pb2_grpc import OrderServiceStub
+from orders.tests.test_idempotency import another_connection, in_the_background, until_a_lock_is_awaited
+from orders_project.embedded import processes
 from orders_project.grpc.calls import SERVICE
 from orders_project.tests.efforts import EFFORT
 from processing import services as products
@@ -53,6 +57,15 @@ def refused(call: Any, *arguments: Any, **options: Any) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as refusal:
         call(*arguments, **options)
     return refusal.value
+
+
+def waiting(service: str) -> int:
+    """How many connections to the service's database wait for a lock."""
+    with connections[service].cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return int(cursor.fetchone()[0])
 
 
 class TestAnOrder:
@@ -237,6 +250,69 @@ class TestAnOrder:
         with ThreadPoolExecutor(8) as pool:
             assert set(pool.map(place, range(24))) == {"", "IDEMPOTENCY_KEY_REUSED"}
         assert Order.objects.count() == 1
+
+    @pytest.mark.parametrize("named", [{}, {"order_id": "ord-2"}], ids=["generated id", "own id"])
+    def test_waits_for_the_one_that_is_being_placed_under_its_key(
+        self, orders: OrderServiceStub, named: dict[str, str]
+    ) -> None:
+        key = [("idempotency-key", "key-10")]
+        requests = [pb.CreateOrderRequest(user_id="ann", amount=1, **names) for names in (named, {"order_id": "ord-1"})]  # type: ignore[arg-type]
+        with another_connection("orders") as blocker:
+            blocker.execute("LOCK orders_orderevent IN EXCLUSIVE MODE")
+            calls = []
+            for number, request in enumerate(requests, start=1):
+                calls.append(orders.CreateOrder.future(request, metadata=key))
+                processes.wait_until(lambda number=number: waiting("orders") == number, timeout=120)  # type: ignore[misc]
+            blocker.rollback()
+        first, second = calls
+        assert first.result().order_id
+        assert details(refused(second.result))[0].reason == "IDEMPOTENCY_KEY_REUSED"
+        assert Order.objects.count() == 1
+
+    def test_that_is_being_placed_is_known_over_http(self, orders: OrderServiceStub) -> None:
+        named, key = {"user_id": "ann", "amount": 1, "order_id": "ord-1"}, "key-11"
+
+        def over_http() -> Any:
+            return Client().post("/orders", named, "application/json", headers={"Idempotency-Key": key})
+
+        with another_connection("orders") as blocker:
+            blocker.execute("LOCK orders_orderevent IN EXCLUSIVE MODE")
+            call = orders.CreateOrder.future(pb.CreateOrderRequest(**named), metadata=[("idempotency-key", key)])  # type: ignore[arg-type]
+            until_a_lock_is_awaited("orders")
+            with in_the_background(over_http) as answers:
+                processes.wait_until(lambda: bool(answers) or waiting("orders") > 1, timeout=120)
+                blocker.rollback()
+        assert (answers[0].status_code, answers[0].json()["code"]) == (409, "idempotency_key_in_use")
+        assert call.result().order_id == "ord-1"
+
+    def test_is_answered_over_http_once_under_its_key(self, orders: OrderServiceStub) -> None:
+        named, key = {"user_id": "ann", "amount": 1, "order_id": "ord-1"}, "key-13"
+        orders.CreateOrder(pb.CreateOrderRequest(**named), metadata=[("idempotency-key", key)])  # type: ignore[arg-type]
+        headers = {"Idempotency-Key": key}
+        answers = [Client().post("/orders", named, "application/json", headers=headers) for _ in range(2)]
+        assert [answer.get("Idempotency-Replayed") for answer in answers] == [None, "true"]
+
+    def test_under_more_keys_than_are_kept_is_refused(
+        self, orders: OrderServiceStub, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.IDEMPOTENCY_MAX_KEYS = 1
+        monkeypatch.setattr(idempotency, "COUNTED_FOR", 0.0)
+        monkeypatch.setattr(idempotency, "_counted", {})
+
+        def place(number: int) -> Any:
+            request = pb.CreateOrderRequest(user_id="ann", amount=1, order_id=f"ord-{number}")
+            return orders.CreateOrder(request, metadata=[("idempotency-key", f"key-14-{number}")])
+
+        assert place(1) == place(1)
+        assert details(refused(place, 2))[0].reason == "TOO_MANY_IDEMPOTENCY_KEYS"
+        assert Order.objects.count() == 1
+
+    def test_may_have_an_id_under_a_key_that_is_forgotten(self, orders: OrderServiceStub, settings: Any) -> None:
+        key = [("idempotency-key", "key-12")]
+        with time_machine.travel(timezone.now() - settings.IDEMPOTENCY_RETENTION - timedelta(minutes=1)):
+            orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=1), metadata=key)
+        orders.CreateOrder(pb.CreateOrderRequest(user_id="ann", amount=1, order_id="ord-1"), metadata=key)
+        assert Order.objects.count() == 2
 
     def test_that_http_refused_under_the_key_can_be_placed_once(self, orders: OrderServiceStub) -> None:
         lamp = products.make_product(name="Lamp", price=1, stock=0, actor="test", now=timezone.now())

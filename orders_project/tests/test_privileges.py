@@ -386,7 +386,11 @@ def test_grant_is_the_same_every_time_and_names_what_is_missing(monkeypatch: pyt
     "change",
     [
         "ALTER POLICY update_by_orders_holding ON processing_hold USING (true)",
+        "ALTER POLICY insert_by_orders_holding ON processing_hold WITH CHECK (true)",
+        "ALTER POLICY delete_by_orders_holding ON processing_hold TO PUBLIC",
         "DROP POLICY select_by_orders_holding ON processing_hold",
+        "DROP POLICY select_by_orders_holding ON processing_hold;"
+        " CREATE POLICY select_by_orders_holding ON processing_hold TO orders_holding USING (true)",
         "ALTER TABLE processing_hold DISABLE ROW LEVEL SECURITY",
     ],
 )

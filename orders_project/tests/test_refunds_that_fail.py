@@ -1,7 +1,9 @@
 """Refunds of orders that fail, perhaps after they had succeeded, in any order of messages."""
 
 import itertools
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.utils import timezone
@@ -46,6 +48,42 @@ def test_a_success_that_was_overtaken_by_the_failure_changes_nothing(shopper: Sh
     assert (found.refunded, found.version) == (0, version)
     refund = Refund.objects.get()
     assert (refund.status, refund.fail_code, refund.restock) == ("failed", "account_closed", False)
+
+
+def test_each_end_is_recorded_once(shopper: Shopper, order: str) -> None:
+    refund_id = shopper.post(f"/orders/{order}/refunds", {"amount": 20}).json()["refund_id"]
+    about: dict[str, Any] = {
+        "order_id": Order.objects.get().pk, "refund_id": refund_id, "amount": 20_00, "currency": "USD",
+    }  # fmt: skip
+    for end, refunded in (
+        (partial(refunds.succeeded, RefundSucceeded(**about)), 20_00),
+        (partial(refunds.failed, RefundFailed(code="account_closed", **about)), 0),
+    ):
+        version = Order.objects.get().version
+        for _ in range(2):  # payments tells it again if it is asked again
+            end(now=timezone.now())
+        found = Order.objects.get()
+        assert (found.refunded, found.version) == (refunded, version + 1)
+
+
+def test_that_never_came_back_takes_nothing_from_what_has(shopper: Shopper, gateway: ModelGateway, order: str) -> None:
+    for status in (RefundStatus.SUCCEEDED, RefundStatus.FAILED):
+        gateway.refunds_become = status
+        shopper.post(f"/orders/{order}/refunds", {"amount": 20})
+        shopper.hears(gateway)
+    assert sorted(Refund.objects.values_list("status", flat=True)) == ["failed", "succeeded"]
+    assert shopper.order(order)["refunded_amount"] == 20
+    assert_audit_is_clean()
+
+
+def test_no_more_is_back_than_was_paid(shopper: Shopper, order: str) -> None:
+    """What the gateway has returned by hand may be told before what it has returned at our request is taken back."""
+    for number in range(2):
+        event = RefundSucceeded(
+            order_id=Order.objects.get().pk, refund_id=str(UUID(int=number)), amount=40_00, currency="USD"
+        )
+        refunds.succeeded(event, now=timezone.now())
+    assert Order.objects.get().refunded == 60_00
 
 
 def test_pieces_go_back_into_stock_once(shopper: Shopper, gateway: ModelGateway, order: str) -> None:

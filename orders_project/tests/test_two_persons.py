@@ -15,6 +15,7 @@ from orders import repair
 from orders.models import Order, Status
 from orders.tests.conftest import client_named as client_named
 from orders.tests.test_idempotency import another_connection, until_a_lock_is_awaited
+from orders_project.backoffice import approvals
 from orders_project.models import Approval
 from orders_project.tests.test_admin_actions import client_of, do, place, url
 from outbox import dead_letters
@@ -83,6 +84,12 @@ class TestAPaidOrder:
         ]
         assert refused == ["reason_missing", "reason_missing", "second_person_needed"]
         assert is_still(paid, "paid")
+
+    def test_is_canceled_by_one_person_if_no_more_than_the_limit_was_taken(self, paid: Order) -> None:
+        Order.objects.update(captured=LIMIT)
+        answer = client_of("operator").post(f"/orders/{paid.pk}/cancel", {"reason": "quick"}, "application/json")
+        assert (answer.status_code, answer.json()["status"]) == (202, "refunding")
+        assert answer.json()["fail_reason"] == repair.CANCELED_BY_OPERATOR
 
     def test_is_canceled_by_its_client_alone(self, paid: Order, client_named: Any) -> None:
         Order.objects.update(principal="shop")
@@ -159,6 +166,16 @@ class TestApproving:
         post.run()
         paid.refresh_from_db()
         assert paid.status == "paid"
+
+    @pytest.mark.parametrize("approve", [True, False])
+    def test_happens_once(self, paid: Order, approve: bool) -> None:
+        do(client_of("operator", "eve"), paid, "compensate", reason="fraud")
+        approval = Approval.objects.get()
+        approvals.decide(approval=approval, approve=approve, by="bob", now=timezone.now())
+        for again in (approve, not approve):
+            with pytest.raises(approvals.AlreadyDecided, match="is already"), transaction.atomic():
+                approvals.decide(approval=approval, approve=again, by="carol", now=timezone.now())
+        assert Approval.objects.get().decided_by == "bob"
 
     @pytest.mark.parametrize("change", [{"version": 9}, {"status": "refunding"}, {"total": LIMIT + 2}])
     def test_is_of_the_version_the_state_and_the_amount_that_were_seen(

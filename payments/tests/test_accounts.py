@@ -180,6 +180,19 @@ class TestManyAtOnce:
         assert Account.objects.get(user_id="ann").balance == 10
         assert Entry.objects.filter(kind="charge").count() == 11
 
+    def test_charges_together_never_overdraw(self) -> None:
+        services.open_account(user_id="ann")
+        services.deposit(user_id="ann", amount=1000, now=NOW)
+        charges = [
+            services.AccountCharge(
+                order_id=order_id, user_id="ann", principal="", money=services.Money(amount, "USD"), deadline=None
+            )
+            for order_id, amount in (("o1", 600), ("o2", 600), ("o3", 400))
+        ]
+        found = services.charge_accounts(charges, now=NOW)
+        assert [found[order_id].status for order_id in ("o1", "o2", "o3")] == ["succeeded", "failed", "succeeded"]
+        assert Account.objects.get(user_id="ann").balance == 0
+
     def test_charges_of_one_order_take_its_money_once(self) -> None:
         services.open_account(user_id="ann")
         services.deposit(user_id="ann", amount=1000, now=NOW)
@@ -272,6 +285,12 @@ class TestACorrection:
     def test_says_who_and_why(self, ann: Account) -> None:
         with pytest.raises(services.ReasonMissing):
             services.correct(user_id="ann", amount=5, reason=" ", by=ROOT, now=NOW)
+
+    def test_may_take_all(self, ann: Account) -> None:
+        services.deposit(user_id="ann", amount=1000, now=NOW)
+        services.correct(user_id="ann", amount=-1000, reason="closed", by=ROOT, now=NOW)
+        ann.refresh_from_db()
+        assert ann.balance == 0
 
     def test_never_overdraws(self, ann: Account) -> None:
         with pytest.raises(services.InsufficientFunds):

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from common.audit import Scope
 from common.state_diagram import with_diagram
-from payments import audit, diagram, effects, gateway_calls, lifecycle, receipts
+from payments import audit, diagram, effects, gateway_calls, lifecycle, receipts, services
 from payments.gateways.base import RefundAnswer, RefundStatus
 from payments.gateways.base import Status as GatewayStatus
 from payments.ledger import CASH, capture, hand_back, system_account
@@ -58,6 +58,15 @@ def test_every_path_can_end(status: Status) -> None:
 
 def test_the_gateway_is_asked_about_all_that_is_not_settled() -> None:
     assert set(Payment.ASKED) == set(ASK_AT) == set(gateway_calls.CALLS) == set(Status) - set(lifecycle.RESTING)
+
+
+def test_what_is_booked_is_what_has_happened() -> None:
+    for (was, event), step in STEPS.items():
+        comes_in = event in (Event.PAID, Event.WEBHOOK_PAID)
+        goes_back = step.becomes == Status.REFUNDED or event == Event.RETURNED_IN_PART
+        assert comes_in == (effects.record_capture in step.does), (was, event)
+        assert goes_back == (effects.return_money in step.does), (was, event)
+        assert (event == Event.RETURN_UNDONE) == (effects.take_return_back in step.does), (was, event)
 
 
 def test_whatever_the_gateway_says_is_an_event() -> None:
@@ -178,6 +187,29 @@ def test_a_payment_begins_as_the_table_says(event: Event) -> None:
     assert posted() == [*expected_messages(step.does, payment), *repeated]
     assert Entry.objects.filter(kind="charge").count() == (effects.charge_account in step.does)
     assert_ledger_is_right()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("share", [-1, 0, 0.5, 1, 1.1])
+def test_no_more_is_captured_than_is_reserved(share: float) -> None:
+    payment = payment_in(Status.AUTHORIZED)
+    amount = int(payment.amount * share)
+    if not 0 < share <= 1:
+        with pytest.raises(services.NothingReserved), transaction.atomic(using="payments"):
+            services.capture(order_id=payment.order_id, amount=amount, now=NOW)
+        return
+    services.capture(order_id=payment.order_id, amount=amount, now=NOW)
+    services.capture(order_id=payment.order_id, amount=1, now=NOW)  # too late
+    payment.refresh_from_db()
+    assert (payment.status, payment.to_capture) == ("capturing", amount)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("tried_at", "status"), [(None, "voided"), (NOW, "voiding")])
+def test_what_the_gateway_may_know_is_withdrawn_there(tried_at: Any, status: str) -> None:
+    payment = payment_in(Status.REQUESTED)
+    Payment.objects.update(tried_at=tried_at, gateway_payment_id="")
+    assert services.give_back(order_id=payment.order_id, now=NOW).status == status
 
 
 @pytest.mark.django_db

@@ -243,6 +243,30 @@ class TestAPart:
         assert ends(ask_again()) == [("refund.succeeded", 300, "")]
         assert (gateway.payments["pay_1"].back, Refund.objects.get().fail_reason) == (300, "")
 
+    def test_that_is_pending_and_not_listed_is_not_made_again(self, gateway: ModelGateway) -> None:
+        """The gateway may have forgotten its key by now."""
+        pending(gateway)
+        gateway.payments["pay_1"].refunds.clear()
+        made = [key for key in gateway.calls if key]
+        assert ask_again() == []
+        assert [key for key in gateway.calls if key] == made
+
+    @pytest.mark.parametrize("end", [RefundStatus.SUCCEEDED, RefundStatus.FAILED])
+    def test_whose_end_was_known_is_no_news(self, gateway: ModelGateway, end: RefundStatus) -> None:
+        """A success that comes after a failure was overtaken."""
+        number = pending(gateway, 1000)
+        gateway.refund_becomes("pay_1", number, end)
+        deliver_all(gateway)
+        gateway.refund_becomes("pay_1", number, RefundStatus.SUCCEEDED)
+        assert deliver_all(gateway) == []
+        assert set(WebhookReceipt.objects.values_list("status", flat=True)) == {"applied"}
+
+    def test_whose_call_was_posted_is_not_called_again_at_once(self, gateway: ModelGateway) -> None:
+        paid(gateway)
+        due = ask(300).ask_at
+        assert due is not None
+        assert [refunds.post_due_calls(now=due) for _ in range(2)] == [1, 0]
+
     def test_that_was_refused_and_yet_made_is_quarantined(self, gateway: ModelGateway) -> None:
         paid(gateway)
         gateway.payments["pay_1"].disputes["dp"] = DisputeAnswer(

@@ -9,12 +9,13 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 from django.db.models import Sum
 from django.utils import timezone
 
 from common import locks
 from common.locks import LongWaits
+from outbox.errors import Undeliverable
 from processing import holds, services
 from processing.models import Hold, Product, StockMovement
 
@@ -58,6 +59,65 @@ def test_two_hundred_buyers_of_fifty_items_get_exactly_fifty() -> None:
     assert at_once(*calls, threads=50) == {"held": 50, "insufficient_stock": 150}
     assert counters("lamp") == (0, 50, 0)
     assert Hold.objects.filter(status="held").count() == 50
+
+
+def test_a_hold_ends_once() -> None:
+    """It is given back while it waits for its product, and is to be sold meanwhile."""
+    lamp = product("lamp", stock=10)
+    hold("other", lamp=5)
+    held, now = hold("o1", lamp=1), timezone.now()
+
+    def give_back() -> str:
+        services.give_back(hold_id=held, now=now)
+        return "given back"
+
+    def process() -> str:
+        return services.process(order_id="o1", hold_id=held, refusal=None, now=now).verdict
+
+    assert one_after_the_other(lamp, give_back, process) == [{"given back": 1}, {"refused": 1}]
+    assert (counters("lamp"), status(held)) == ((5, 5, 0), "released")
+
+
+def test_no_more_comes_back_than_was_sold() -> None:
+    lamp = product("lamp", stock=10)
+    held, now = hold("o1", lamp=4), timezone.now()
+    services.process(order_id="o1", hold_id=held, refusal=None, now=now)
+    hold("other", lamp=5)
+    services.process(order_id="other", hold_id=str(Hold.objects.get(order_id="other").pk), refusal=None, now=now)
+
+    def take_back(request_id: str) -> str:
+        try:
+            services.take_back(hold_id=held, request_id=request_id, quantities={str(lamp.pk): 3}, now=now)
+        except Undeliverable as refusal:
+            return refusal.code
+        return "back"
+
+    answers = one_after_the_other(lamp, lambda: take_back("r1"), lambda: take_back("r2"))
+    assert answers == [{"back": 1}, {"more_than_sold": 1}]
+    assert counters("lamp") == (4, 0, 6)
+
+
+def one_after_the_other(locked: Product, *calls: Callable[[], str]) -> list[Counter[str]]:
+    """Begin these calls, each of which waits for the product or for one before it; return what they answer then."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        with transaction.atomic(using="processing"):
+            Product.objects.select_for_update().get(pk=locked.pk)
+            begun = []
+            for number, call in enumerate(calls, start=1):
+                begun.append(pool.submit(at_once, call, threads=1))
+                while waiting() < number:
+                    pass
+        return [call.result() for call in begun]
+
+
+def waiting() -> int:
+    """How many sessions wait for a lock in the database."""
+    with connections["processing"].cursor() as cursor:
+        cursor.execute("SELECT pg_stat_clear_snapshot()")
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return int(cursor.fetchone()[0])
 
 
 def test_two_buyers_of_the_last_item() -> None:

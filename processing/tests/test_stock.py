@@ -70,6 +70,12 @@ class TestHolding:
         assert not Hold.objects.exists()
         assert StockMovement.objects.filter(kind="held").count() == 0
 
+    def test_of_what_is_not_sold_any_more_is_refused(self) -> None:
+        product("table", stock=10, is_active=False)
+        with pytest.raises(services.InsufficientStock):
+            hold("o1", table=1)
+        assert counters("table") == (10, 0, 0)
+
     def test_of_more_than_a_column_holds_is_refused(self) -> None:
         product("lamp", stock=10)
         with pytest.raises(services.InsufficientStock):
@@ -215,6 +221,45 @@ class TestAnyOrderOfEvents:
         assert process("o1", held) == "accepted"
         services.give_back(hold_id=held, now=timezone.now())
         assert counters("lamp") == (9, 0, 1)
+
+
+class TestTakingBack:
+    @pytest.fixture
+    def held(self) -> str:
+        """Four lamps of ten are held."""
+        product("lamp", stock=10)
+        return hold("o1", lamp=4)
+
+    def take_back(self, held: str, request_id: str, quantity: int) -> str:
+        """Return the code of the refusal, or nothing."""
+        quantities = {str(Product.objects.get().pk): quantity}
+        try:
+            with transaction.atomic(using="processing"):
+                services.take_back(hold_id=held, request_id=request_id, quantities=quantities, now=timezone.now())
+        except Undeliverable as refusal:
+            return refusal.code
+        return ""
+
+    def test_happens_once_for_each_request_and_never_for_more_than_was_sold(self, held: str) -> None:
+        process("o1", held)
+        asked = [("r1", 1), ("r1", 1), ("r2", 4), ("r3", 3), ("r4", 1)]
+        assert [self.take_back(held, *one) for one in asked] == ["", "", "more_than_sold", "", "more_than_sold"]
+        assert counters("lamp") == (10, 0, 0)
+        assert [quantity for _, kind, quantity in movements() if kind == "returned"] == [1, 3]
+
+    def test_of_what_was_not_sold_is_refused(self, held: str) -> None:
+        assert self.take_back(held, "r1", 1) == "not_sold"
+        release("o1", held)
+        assert self.take_back(held, "r1", 1) == "not_sold"
+        assert counters("lamp") == (10, 0, 0)
+
+    @pytest.mark.parametrize("before", [0, 1, 4])
+    def test_of_all_takes_back_what_has_not_come_back_before(self, held: str, before: int) -> None:
+        process("o1", held)
+        if before:
+            assert self.take_back(held, "r1", before) == ""
+        assert services.release(order_id="o1", hold_id=held, even_if_sold=True, now=timezone.now())
+        assert counters("lamp") == (10, 0, 0)
 
 
 class TestAnIdThatIsNone:
