@@ -47,8 +47,8 @@ def on_fork(**kwargs: Any) -> None:
 def on_child_start(**kwargs: Any) -> None:
     """Keep one connection per database in a child of the pool: it handles one message at a time."""
     for database in connections.settings.values():
-        if database.get("OPTIONS", {}).pop("pool", None):
-            database["CONN_MAX_AGE"] = settings.CONNECTION_AGE * random.uniform(0.5, 1)
+        database.get("OPTIONS", {}).pop("pool", None)
+        database["CONN_MAX_AGE"] = settings.CHILD_CONNECTION_AGE * random.uniform(0.5, 1)
     tracing.begin(_name)
 
 

@@ -54,11 +54,11 @@ DATABASES_NEEDED = tuple(alias for alias in DATABASES_HERE if alias != "payments
 # Those of the other region, as its databases are asked whether they are written to: see manage.py region.
 OTHER_REGION_DATABASE_URLS = env.addresses("OTHER_REGION_DATABASE_URLS")
 DATABASE_POOL = env.whole("DATABASE_POOL", default=0, max_value=100)  # for threaded processes; Celery's have none
-# Note [A new connection costs others]: its session begins with empty caches, which takes 16 ms of a processor, and who
-# is late because of it needs more of them. So a pool ends only one a minute of those that were idle, and the children
-# of a worker, which begin together, end theirs at different times.
-POOL_IDLE = 60  # seconds
-CONNECTION_AGE = 600  # seconds for which a process without a pool keeps a connection
+CONNECTION_AGE = 60  # seconds for which a process without a pool keeps a connection
+# Note [A new connection costs others]: its session begins with empty caches, which takes 16 ms of a processor. So the
+# children of a worker, which begin together, keep theirs for longer and end them at different times. A lost one costs
+# nobody an error there, as the message waits; a request would get a 503.
+CHILD_CONNECTION_AGE = 600  # seconds, at most
 PREPARED_AFTER = 5  # times that a session has run a statement: see outbox/store.py
 DATABASE_LIMITS = Limits(
     lock=env.seconds("DATABASE_LOCK_TIMEOUT", default=5),
@@ -88,7 +88,7 @@ for database in filter(None, DATABASES.values()):
     else:
         database["OPTIONS"]["prepare_threshold"] = PREPARED_AFTER
     if DATABASE_POOL:
-        database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": POOL_IDLE}
+        database["OPTIONS"]["pool"] = {"min_size": 0, "max_size": DATABASE_POOL, "timeout": 10, "max_idle": 10}
     else:
         database["CONN_MAX_AGE"] = CONNECTION_AGE
         database["CONN_HEALTH_CHECKS"] = False

@@ -1,4 +1,4 @@
-"""New connections cost others, so no process makes many at a time."""
+"""New connections cost others, so workers do not make all of theirs at the same time."""
 
 from typing import Any
 
@@ -25,6 +25,6 @@ def age_in_a_child(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def test_children_of_a_worker_end_their_connections_at_different_times(monkeypatch: pytest.MonkeyPatch) -> None:
     children = [age_in_a_child(monkeypatch) for _ in range(4)]
     ages = sorted(age for child in children for age in child.values())
-    assert ages[0] >= settings.CONNECTION_AGE / 2
-    assert ages[-1] <= settings.CONNECTION_AGE
+    assert ages[0] >= settings.CHILD_CONNECTION_AGE / 2
+    assert ages[-1] <= settings.CHILD_CONNECTION_AGE
     assert len(set(ages)) == len(ages)
