@@ -24,21 +24,21 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="write one JSON object")
         parser.add_argument(
-            "--window", type=number, default=24, metavar="HOURS", help="how far back messages are checked (24)"
+            "--window", type=number, default=24, metavar="HOURS", help="how far back messages are checked (%(default)s)"
         )
         parser.add_argument(
             "--grace",
             type=number,
             default=60,
             metavar="SECONDS",
-            help="what has changed within this time is in flight (60)",
+            help="what has changed within this time is in flight (%(default)s)",
         )
         parser.add_argument(
             "--settle",
             type=number,
             default=5,
             metavar="SECONDS",
-            help="the pause before suspects are checked again (5)",
+            help="the pause before suspects are checked again (%(default)s)",
         )
 
         parser.add_argument(

@@ -14,7 +14,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "role", nargs="?", choices=health.ROLES, default="all", help="of which kind of process (all)"
+            "role", nargs="?", choices=health.ROLES, default="all", help="of which kind of process (%(default)s)"
         )
 
     def handle(self, *args: Any, role: str, **options: Any) -> None:
